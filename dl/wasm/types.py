@@ -1,15 +1,15 @@
 """The types of WebAssembly's imports and exports, as values that compare and hash.
 
 Core specification 3.0, section 2.3 (types). Value types are text, as in the text format: `"i32"`, `"i64"`,
-`"f32"`, `"f64"`, `"v128"`, `"funcref"`, `"externref"`, `"exnref"`; the references of the GC proposal are spelled out,
-for example `"(ref null 5)"` or `"(ref func)"`. A type index in such text is the index in its own module, so two
-modules' texts are comparable only for types without one.
+`"f32"`, `"f64"`, `"v128"`, `"funcref"`, `"externref"`, `"exnref"`; the other references are spelled out, for
+example `"(ref null 5)"` or `"(ref func)"`. A type index in such text is the index in its own module, so the
+texts of two modules compare only for types without one.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TypeAlias, Union
+from typing import TypeAlias
 
 ValType: TypeAlias = str
 
@@ -92,4 +92,4 @@ class TagType:
         return f"tag ({', '.join(self.type.params)})"
 
 
-ExternType: TypeAlias = Union[FuncType, TableType, MemoryType, GlobalType, TagType]
+ExternType: TypeAlias = FuncType | TableType | MemoryType | GlobalType | TagType
