@@ -5,13 +5,34 @@
     DlError                            anything the linker reports
     ├── MalformedModuleError           the bytes are not a valid WebAssembly module
     │   └── DylinkError                its dylink section is corrupt or asks for the impossible
-    └── UnsupportedModuleError         valid, but uses something this linker does not handle
+    ├── UnsupportedModuleError         valid, but uses something this linker or engine does not handle
+    ├── LinkError                      a module cannot be linked into the program
+    │   ├── LibraryNotFoundError       no file for a library's name
+    │   ├── NotDynamicError            the module is not a shared library, or the main module cannot take any
+    │   ├── InvalidModuleError         the engine refuses to compile the module
+    │   ├── UnresolvedSymbolsError     nothing defines what the module needs
+    │   ├── ImportTypeError            something defines it, with another type
+    │   ├── ResourceLimitError         linear memory, table or handles are used up
+    │   ├── InstantiationError         the engine refuses to instantiate the module
+    │   └── InitializationError        its start function, relocations or constructors trapped
+    ├── SymbolNotFoundError            dlsym found no such symbol
+    ├── InvalidHandleError             no module has this handle
+    ├── UnresolvedCallError            the guest called an import that nothing provides
+    ├── TrapError                      the guest trapped
+    ├── ProgramExited                  the guest ended the program
+    ├── ValueConversionError           a Python value does not fit a WebAssembly signature
+    ├── EngineError                    the engine failed, or refuses a configuration
+    └── LinkerUsageError               the API was used in a way it cannot serve
+        └── LinkerClosedError          the linker or group was closed
 
 A leaf module: it imports nothing of ours, so every other module may import it. Fields come first, the
 one-line message is built from them.
 """
 
 from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 
 class DlError(Exception):
@@ -56,3 +77,237 @@ class UnsupportedModuleError(DlError):
 
     def __str__(self) -> str:
         return f"{self.module}: not supported: {self.reason}"
+
+
+class LinkError(DlError):
+    """A module cannot be linked into the program; the program is as before.
+
+    Attributes:
+        module: name of the module that could not be linked.
+        reason: why, lower case, without the module's name.
+    """
+
+    def __init__(self, module: str, reason: str) -> None:
+        super().__init__(module, reason)
+        self.module = module
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return f"cannot link {self.module}: {self.reason}"
+
+
+class LibraryNotFoundError(LinkError):
+    """No file was found for a library's name.
+
+    Attributes:
+        needed_by: the module whose needed list or dlopen asked for it; None when the host asked.
+        tried: every path that was tried, with what was wrong with it, in order.
+    """
+
+    def __init__(self, module: str, tried: Sequence[tuple[str, str]], needed_by: str | None = None) -> None:
+        self.tried = tuple(tried)
+        self.needed_by = needed_by
+        where = "; ".join(f"{path}: {why}" for path, why in self.tried) or "no directory to search"
+        super().__init__(module, f"not found ({where})" + (f" (needed by {needed_by})" if needed_by else ""))
+
+
+class NotDynamicError(LinkError):
+    """The module is not a shared library, or the main module cannot take any."""
+
+
+class InvalidModuleError(LinkError):
+    """The engine refuses to compile the module."""
+
+
+@dataclass(frozen=True)
+class MissingSymbol:
+    """An import that nothing defines.
+
+    Attributes:
+        importer: name of the importing module.
+        namespace: the import's module name, such as `env` or `GOT.mem`.
+        symbol: the import's field name.
+        type: the import's type as text.
+    """
+
+    importer: str
+    namespace: str
+    symbol: str
+    type: str
+
+    def __str__(self) -> str:
+        return f"{self.namespace}.{self.symbol} ({self.type})"
+
+
+class UnresolvedSymbolsError(LinkError):
+    """Nothing defines what modules need; lists every missing symbol, not only the first.
+
+    Attributes:
+        missing: the unresolved imports, in import order.
+        searched: names of the modules that were searched, in order.
+    """
+
+    def __init__(self, module: str, missing: Sequence[MissingSymbol], searched: Sequence[str]) -> None:
+        self.missing = tuple(missing)
+        self.searched = tuple(searched)
+        several = len({m.importer for m in self.missing}) > 1 or self.missing[0].importer != module
+        listed = ", ".join(f"{m} needed by {m.importer}" if several else str(m) for m in self.missing)
+        where = ", ".join(self.searched) or "nothing else is loaded"
+        super().__init__(module, f"undefined symbols: {listed} (searched {where})")
+
+
+class ImportTypeError(LinkError):
+    """A definition was found, but its type is not the one the import asks for.
+
+    Attributes:
+        symbol: namespace and name of the import, joined by a dot.
+        expected: the import's type as text.
+        got: the definition's type as text.
+        provider: name of the module, or `the host`, that defines it.
+    """
+
+    def __init__(self, module: str, symbol: str, expected: str, got: str, provider: str) -> None:
+        self.symbol = symbol
+        self.expected = expected
+        self.got = got
+        self.provider = provider
+        super().__init__(module, f"import {symbol} is {expected}, but {provider} defines it as {got}")
+
+
+class ResourceLimitError(LinkError):
+    """Linear memory, the table or a bound of the linker is used up; nothing was reserved."""
+
+
+class InstantiationError(LinkError):
+    """The engine refuses to instantiate the module."""
+
+
+class InitializationError(LinkError):
+    """A start function, relocation function or constructor ended abnormally; the load was undone.
+
+    Attributes:
+        function: what was running, such as `__wasm_call_ctors`.
+    """
+
+    def __init__(self, module: str, function: str, cause: BaseException) -> None:
+        self.function = function
+        super().__init__(module, f"{function} failed: {cause}")
+
+
+class SymbolNotFoundError(DlError):
+    """No module in the searched scope exports the symbol.
+
+    Attributes:
+        symbol: what was looked for.
+        searched: names of the modules that were searched, in order.
+        reason: why a definition that exists cannot be given out; empty when there is none.
+    """
+
+    def __init__(self, symbol: str, searched: Sequence[str], reason: str = "") -> None:
+        super().__init__(symbol, searched, reason)
+        self.symbol = symbol
+        self.searched = tuple(searched)
+        self.reason = reason
+
+    def __str__(self) -> str:
+        where = ", ".join(self.searched) or "nothing"
+        return f"undefined symbol: {self.symbol} ({self.reason or 'searched ' + where})"
+
+
+class InvalidHandleError(DlError):
+    """No module has this handle.
+
+    Attributes:
+        handle: the number that was given.
+    """
+
+    def __init__(self, handle: int) -> None:
+        super().__init__(handle)
+        self.handle = handle
+
+    def __str__(self) -> str:
+        return f"invalid module handle: {self.handle}"
+
+
+class UnresolvedCallError(DlError):
+    """The guest called a function import that nothing provides.
+
+    Attributes:
+        importer: name of the calling module.
+        namespace: the import's module name.
+        symbol: the import's field name.
+    """
+
+    def __init__(self, importer: str, namespace: str, symbol: str, reason: str = "nothing provides it") -> None:
+        super().__init__(importer, namespace, symbol, reason)
+        self.importer = importer
+        self.namespace = namespace
+        self.symbol = symbol
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return f"{self.importer}: call of {self.namespace}.{self.symbol}: {self.reason}"
+
+
+class TrapError(DlError):
+    """Guest code trapped.
+
+    Attributes:
+        reason: the trap in words, such as `unreachable`.
+        code: the engine's trap code; None when the engine gives none.
+        frames: the guest's stack, innermost first, as `module!function` texts.
+    """
+
+    def __init__(self, reason: str, code: int | None = None, frames: Sequence[str] = ()) -> None:
+        super().__init__(reason, code, frames)
+        self.reason = reason
+        self.code = code
+        self.frames = tuple(frames)
+
+    def __str__(self) -> str:
+        at = f" (in {' < '.join(self.frames[:8])})" if self.frames else ""
+        return f"guest trapped: {self.reason}{at}"
+
+
+class ProgramExited(DlError):  # noqa: N818  an ending asked for, not a fault
+    """The guest ended the program.
+
+    Attributes:
+        code: its exit code.
+    """
+
+    def __init__(self, code: int) -> None:
+        super().__init__(code)
+        self.code = code
+
+    def __str__(self) -> str:
+        return f"program exited with code {self.code}"
+
+
+class ValueConversionError(DlError, TypeError):
+    """A Python value does not fit a WebAssembly signature.
+
+    Attributes:
+        kind: the signature.
+        reason: what does not fit.
+    """
+
+    def __init__(self, kind: object, reason: str) -> None:
+        super().__init__(kind, reason)
+        self.kind = kind
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return f"function {self.kind}: {self.reason}"
+
+
+class EngineError(DlError):
+    """The engine failed, or refuses a configuration."""
+
+
+class LinkerUsageError(DlError):
+    """The API was used in a way it cannot serve; the message says what to do instead."""
+
+
+class LinkerClosedError(LinkerUsageError):
+    """The linker or the instance group was closed."""

@@ -1,0 +1,215 @@
+"""What the linker asks of a WebAssembly engine.
+
+The seam is small on purpose. The linker expresses its work as modules that it generates, so an engine has to compile,
+instantiate with namespaces, call, and lend its memory; tables and globals are reached through generated code.
+
+Words: an *engine* compiles; a *store* is one thread's world of instances; *host functions* are Python callables that
+every store of a program can import by namespace and name.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from dl.wasm.types import FuncType, MemoryType
+
+RawCall = Callable[[int, int], None]
+"""Call with the address of the argument area and the number of 16-byte slots in it; results replace the arguments."""
+
+
+@dataclass(frozen=True)
+class Capabilities:
+    """What an engine can do; the linker refuses with a clear error what the chosen engine cannot.
+
+    Attributes:
+        shared_memory: memories shared by threads, and atomic instructions.
+        interrupts: guest code can be interrupted from another thread.
+        exceptions: exception handling instructions and tags.
+    """
+
+    shared_memory: bool
+    interrupts: bool
+    exceptions: bool
+
+
+class CompiledModule(Protocol):
+    """Compiled code: immutable, shared by all stores and threads of its engine."""
+
+    name: str
+
+
+class EngineInstance(Protocol):
+    """An instance of a module in one store."""
+
+    def function(self, name: str, kind: FuncType) -> Callable[..., Any]:
+        """Return an exported function as a Python callable.
+
+        Values are int, float and (v128) 16 bytes; no result is None, several results are a tuple. The callable belongs
+        to the store's thread.
+
+        Raises:
+            KeyError: no function of that name is exported.
+        """
+
+    def raw_function(self, name: str) -> RawCall:
+        """Return an exported function as a callable on raw 16-byte slots, without conversion of values."""
+
+    def memory(self, name: str) -> EngineMemory:
+        """Return an exported memory.
+
+        Raises:
+            KeyError: no memory of that name is exported.
+        """
+
+    def global_value(self, name: str) -> int:
+        """Return the present value of an exported global of type i32 or i64, unsigned.
+
+        Raises:
+            KeyError: no global of that name is exported.
+        """
+
+
+class EngineMemory(Protocol):
+    """A linear memory."""
+
+    def data_address(self) -> int:
+        """Address of byte 0 in the host; that of an unshared memory may change when it grows."""
+
+    def data_size(self) -> int:
+        """Size in bytes."""
+
+    def grow(self, pages: int) -> int | None:
+        """Grow by a number of 64 KiB pages; return the former size in pages, or None when refused."""
+
+
+class HostFunctions(Protocol):
+    """The Python functions of one program, importable in each of its stores."""
+
+    def define(
+        self, namespace: str, name: str, kind: FuncType, function: Callable[..., Any], *, blocking: bool = True
+    ) -> None:
+        """Define a function that gets and returns typed Python values.
+
+        Args:
+            namespace: import module name.
+            name: import field name; defining the same pair again replaces it for stores made from then on.
+            kind: its signature.
+            function: what to call. An exception it raises unwinds the guest and is raised, the same object, by the
+                innermost call into the guest of the same thread.
+            blocking: whether the function may take long, call back into the guest or link; False only for functions
+                that return at once, which then save the two safe points.
+        """
+
+    def define_raw(self, namespace: str, name: str, kind: FuncType, function: RawCall) -> None:
+        """Define a function that works on raw 16-byte slots in place."""
+
+
+class Store(Protocol):
+    """One thread's instances. Used by one thread at a time; nothing in it is locked."""
+
+    def define_memory(self, namespace: str, name: str, memory: EngineMemory) -> None:
+        """Make a memory importable in this store."""
+
+    def define_instance(self, namespace: str, instance: EngineInstance) -> None:
+        """Make all exports of an instance importable in this store, replacing earlier ones of the same names."""
+
+    def instantiate(self, module: CompiledModule) -> EngineInstance:
+        """Instantiate a module, importing by name, and run its start function.
+
+        Raises:
+            InstantiationError: an import is missing or of another type, or a limit was reached.
+            TrapError: the start function or an active segment trapped.
+        """
+
+    def new_memory(self, kind: MemoryType) -> EngineMemory:
+        """Create a memory that is not shared.
+
+        Raises:
+            EngineError: the engine refuses the type or the size.
+        """
+
+    def table_size(self, instance: EngineInstance, name: str) -> int:
+        """Number of elements of a table that an instance exports."""
+
+    def table_entry(self, instance: EngineInstance, name: str, index: int) -> object:
+        """What a table holds at an index, None or a value that is equal for the same function in every store."""
+
+    def function_at(
+        self, instance: EngineInstance, name: str, index: int, kind: FuncType
+    ) -> Callable[..., Any] | None:
+        """Return the function a table holds at an index as a Python callable; None for a null entry."""
+
+    def enable_wasi(self, wasi: WasiOptions) -> None:
+        """Own a WASI context: preview 1 functions become importable, under their own namespace."""
+
+    def on_interrupt(self, handler: Callable[[], None]) -> None:
+        """Set what runs, on the store's thread and inside guest code, after `Engine.interrupt`.
+
+        An exception the handler raises unwinds the guest like one of a host function.
+        """
+
+    def close(self) -> None:
+        """Free the store and all its instances; idempotent. No call into the guest may be under way."""
+
+
+@dataclass(frozen=True)
+class WasiOptions:
+    """What a WASI program sees of the host.
+
+    Attributes:
+        args: the program's arguments, the program's name first.
+        env: environment variables.
+        preopens: guest directory to host directory.
+        stdin: None for the host's own, bytes, or the path of a file.
+        stdout: None for the host's own, the path of a file, or a callable that gets chunks of bytes.
+        stderr: like stdout.
+    """
+
+    args: tuple[str, ...] = ()
+    env: tuple[tuple[str, str], ...] = ()
+    preopens: tuple[tuple[str, str], ...] = ()
+    stdin: bytes | str | None = None
+    stdout: Callable[[bytes], object] | str | None = None
+    stderr: Callable[[bytes], object] | str | None = None
+
+
+class Engine(Protocol):
+    """Compiles modules and makes stores. All methods may be called from any thread."""
+
+    name: str
+    capabilities: Capabilities
+
+    def compile(self, wasm: bytes, name: str) -> CompiledModule:
+        """Compile a module.
+
+        Raises:
+            InvalidModuleError: the engine refuses the module; the text says why.
+        """
+
+    def shared_memory(self, kind: MemoryType) -> EngineMemory:
+        """Create a shared memory.
+
+        Raises:
+            EngineError: the engine refuses the type or the size.
+        """
+
+    def host_functions(self, boundary: Boundary) -> HostFunctions:
+        """Make an empty set of host functions whose calls pass a boundary."""
+
+    def new_store(self, host: HostFunctions) -> Store:
+        """Make a store that can import the given host functions."""
+
+    def interrupt(self) -> None:
+        """Have every store of this engine that runs guest code call its interrupt handler soon."""
+
+
+class Boundary(Protocol):
+    """What happens around each host function: the linker's safe points."""
+
+    def enter_host(self) -> Any:
+        """Run before a host function; what it returns goes to `exit_host`."""
+
+    def exit_host(self, token: Any) -> None:
+        """Run after a host function that returned; not after one that raised."""

@@ -1,0 +1,119 @@
+"""Python values to and from the 16-byte slots in which an engine passes WebAssembly values.
+
+Slot layout: `wasmtime_val_raw_t`, little-endian, the value in the first bytes of its slot. i32 and i64 come out signed;
+unsigned values go in as well, so that addresses above 2 GiB pass. v128 is 16 bytes.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable
+from functools import lru_cache
+from typing import Any
+
+from dl.errors import ValueConversionError
+from dl.wasm.types import FuncType
+
+SLOT_BYTES = 16
+
+_FORMATS = {"i32": "i12x", "i64": "q8x", "f32": "f12x", "f64": "d8x", "v128": "16s"}
+_WIDTHS = {"i32": 32, "i64": 64}
+
+
+class Marshaller:
+    """Conversion for one signature.
+
+    Attributes:
+        slots: 16-byte slots that arguments and results need, at least 1.
+        arguments: struct of the arguments; pack for calls into the guest, unpack for host functions.
+        results: struct of the results.
+    """
+
+    __slots__ = ("arguments", "kind", "results", "slots")
+
+    def __init__(self, kind: FuncType) -> None:
+        unsupported = [t for t in (*kind.params, *kind.results) if t not in _FORMATS]
+        if unsupported:
+            raise ValueConversionError(kind, f"a value of type {unsupported[0]} cannot cross into Python")
+        self.kind = kind
+        self.slots = max(len(kind.params), len(kind.results), 1)
+        self.arguments = struct.Struct("<" + "".join(_FORMATS[t] for t in kind.params))
+        self.results = struct.Struct("<" + "".join(_FORMATS[t] for t in kind.results))
+
+    def wrap(self, types: tuple[str, ...], values: tuple[Any, ...], what: str) -> tuple[Any, ...]:
+        """Bring values into the ranges the structs take: the slow path, after a struct has refused them.
+
+        Raises:
+            ValueConversionError: wrong number, type or range.
+        """
+        if len(types) != len(values):
+            raise ValueConversionError(self.kind, f"takes {len(types)} {what}, got {len(values)}")
+        wrapped = []
+        for position, (kind, value) in enumerate(zip(types, values, strict=True)):
+            width = _WIDTHS.get(kind)
+            if width:
+                value = self._integer(value, width, f"{what[:-1]} {position}")
+            elif kind == "v128":
+                if not isinstance(value, (bytes, bytearray)) or len(value) != 16:
+                    raise ValueConversionError(self.kind, f"{what[:-1]} {position} must be 16 bytes, got {value!r}")
+            elif isinstance(value, bool) or not isinstance(value, (int, float)):
+                raise ValueConversionError(self.kind, f"{what[:-1]} {position} must be a number, got {value!r}")
+            elif kind == "f32":
+                value = _nearest_f32(float(value))
+            wrapped.append(value)
+        return tuple(wrapped)
+
+    def _integer(self, value: Any, width: int, where: str) -> int:
+        try:
+            number = int(value.__index__())
+        except AttributeError:
+            raise ValueConversionError(self.kind, f"{where} must be an integer, got {value!r}") from None
+        if not -(1 << (width - 1)) <= number < 1 << width:
+            raise ValueConversionError(self.kind, f"{where} does not fit in i{width}: {number}")
+        return number - (1 << width) if number >= 1 << (width - 1) else number
+
+    def pack_results(self, area: Any, value: Any) -> None:
+        """Write what a host function returned into the slots.
+
+        Raises:
+            ValueConversionError: it does not fit the signature.
+        """
+        count = len(self.kind.results)
+        if not count:
+            if value is not None:
+                raise ValueConversionError(self.kind, f"has no result, but the host function returned {value!r}")
+            return
+        values = tuple(value) if count > 1 and isinstance(value, (tuple, list)) else (value,)
+        try:
+            self.results.pack_into(area, 0, *values)
+        except (struct.error, OverflowError, TypeError):
+            self.results.pack_into(area, 0, *self.wrap(self.kind.results, values, "results"))
+
+
+def _nearest_f32(value: float) -> float:
+    """Round to single precision; what is too large becomes an infinity, as in C."""
+    try:
+        return float(struct.unpack("<f", struct.pack("<f", value))[0])
+    except OverflowError:
+        return float("inf") if value > 0 else float("-inf")
+
+
+@lru_cache(maxsize=4096)
+def marshaller(kind: FuncType) -> Marshaller:
+    """Return the conversion for a signature.
+
+    Raises:
+        ValueConversionError: it has values that Python code cannot hold, such as references.
+    """
+    return Marshaller(kind)
+
+
+def result_reader(kind: FuncType) -> Callable[[Any], Any]:
+    """Return a function that reads the results from the slots: None, a value, or a tuple."""
+    unpack = marshaller(kind).results.unpack_from
+    count = len(kind.results)
+    if count == 0:
+        return lambda _area: None
+    if count == 1:
+        return lambda area: unpack(area)[0]
+    return unpack

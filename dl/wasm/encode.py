@@ -1,0 +1,234 @@
+"""Write WebAssembly modules: what the linker generates is built here, byte by byte.
+
+Only what the linker's generated modules use is covered (glue modules, the base module, forwarders, trampolines).
+Binary format: WebAssembly core specification, chapter 5.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+
+from dl.wasm.types import ExternType, FuncType, GlobalType, Limits, MemoryType, TableType, TagType
+
+I32, I64 = "i32", "i64"
+
+_VALUE_TYPES = {
+    "i32": b"\x7f",
+    "i64": b"\x7e",
+    "f32": b"\x7d",
+    "f64": b"\x7c",
+    "v128": b"\x7b",
+    "funcref": b"\x70",
+    "externref": b"\x6f",
+    "exnref": b"\x69",
+}
+_KIND_CODES = {"func": 0, "table": 1, "memory": 2, "global": 3, "tag": 4}
+_SMALL = [bytes([n]) for n in range(128)]
+
+
+def unsigned(value: int) -> bytes:
+    """Encode an unsigned LEB128 number."""
+    if value < 128:
+        return _SMALL[value]
+    out = bytearray()
+    while value > 127:
+        out.append(value & 127 | 128)
+        value >>= 7
+    out.append(value)
+    return bytes(out)
+
+
+def signed(value: int) -> bytes:
+    """Encode a signed LEB128 number."""
+    out = bytearray()
+    while True:
+        byte = value & 127
+        value >>= 7
+        if (value == 0 and not byte & 64) or (value == -1 and byte & 64):
+            out.append(byte)
+            return bytes(out)
+        out.append(byte | 128)
+
+
+def name_bytes(text: str) -> bytes:
+    """Encode a name: its length in bytes, then UTF-8."""
+    raw = text.encode()
+    return unsigned(len(raw)) + raw
+
+
+def vector(items: Sequence[bytes]) -> bytes:
+    """Encode a vector: the number of items, then the items."""
+    return unsigned(len(items)) + b"".join(items)
+
+
+def section(code: int, payload: bytes) -> bytes:
+    """Encode a section: its id, its length in bytes, its payload."""
+    return bytes([code]) + unsigned(len(payload)) + payload
+
+
+def i32_const(value: int) -> bytes:
+    """Encode ``i32.const``; values from 2**31 to 2**32-1 are taken as the same bits, signed."""
+    return b"\x41" + signed(value - (1 << 32) if value >= 1 << 31 else value)
+
+
+def i64_const(value: int) -> bytes:
+    """Encode ``i64.const``; values from 2**63 to 2**64-1 are taken as the same bits, signed."""
+    return b"\x42" + signed(value - (1 << 64) if value >= 1 << 63 else value)
+
+
+def local_get(index: int) -> bytes:
+    """Encode ``local.get``."""
+    return b"\x20" + unsigned(index)
+
+
+def local_set(index: int) -> bytes:
+    """Encode ``local.set``."""
+    return b"\x21" + unsigned(index)
+
+
+def global_get(index: int) -> bytes:
+    """Encode ``global.get``."""
+    return b"\x23" + unsigned(index)
+
+
+def global_set(index: int) -> bytes:
+    """Encode ``global.set``."""
+    return b"\x24" + unsigned(index)
+
+
+def call(index: int) -> bytes:
+    """Encode ``call``."""
+    return b"\x10" + unsigned(index)
+
+
+def call_indirect(type_index: int, table: int = 0) -> bytes:
+    """Encode ``call_indirect``."""
+    return b"\x11" + unsigned(type_index) + unsigned(table)
+
+
+def _limits(limits: Limits) -> bytes:
+    flags = (limits.maximum is not None) | limits.shared << 1 | limits.is64 << 2
+    maximum = b"" if limits.maximum is None else unsigned(limits.maximum)
+    return bytes([flags]) + unsigned(limits.minimum) + maximum
+
+
+def _global_type(kind: GlobalType) -> bytes:
+    return _VALUE_TYPES[kind.value] + bytes([kind.mutable])
+
+
+def _table_type(kind: TableType) -> bytes:
+    return _VALUE_TYPES[kind.element] + _limits(kind.limits)
+
+
+@dataclass
+class ModuleBuilder:
+    """A module under construction.
+
+    Imports of a kind come before definitions of that kind, as in the index spaces of the binary format:
+    importing after defining is a mistake of the caller and asserts.
+    """
+
+    _types: dict[FuncType, int] = field(default_factory=dict)
+    _imports: list[bytes] = field(default_factory=list)
+    _functions: list[bytes] = field(default_factory=list)
+    _bodies: list[bytes] = field(default_factory=list)
+    _tables: list[bytes] = field(default_factory=list)
+    _memories: list[bytes] = field(default_factory=list)
+    _tags: list[bytes] = field(default_factory=list)
+    _globals: list[bytes] = field(default_factory=list)
+    _exports: list[bytes] = field(default_factory=list)
+    _elements: list[bytes] = field(default_factory=list)
+    _imported: dict[str, int] = field(default_factory=lambda: dict.fromkeys(_KIND_CODES, 0))
+
+    def type_index(self, kind: FuncType) -> int:
+        """Index of a function type, added when new."""
+        return self._types.setdefault(kind, len(self._types))
+
+    def import_(self, module: str, name: str, kind: ExternType) -> int:
+        """Import something; return its index in its kind's index space."""
+        if isinstance(kind, FuncType):
+            space, described = "func", unsigned(self.type_index(kind))
+            assert not self._functions
+        elif isinstance(kind, TableType):
+            space, described = "table", _table_type(kind)
+            assert not self._tables
+        elif isinstance(kind, MemoryType):
+            space, described = "memory", _limits(kind.limits)
+            assert not self._memories
+        elif isinstance(kind, GlobalType):
+            space, described = "global", _global_type(kind)
+            assert not self._globals
+        else:
+            space, described = "tag", b"\x00" + unsigned(self.type_index(kind.type))
+            assert not self._tags
+        self._imports.append(name_bytes(module) + name_bytes(name) + bytes([_KIND_CODES[space]]) + described)
+        index = self._imported[space]
+        self._imported[space] = index + 1
+        return index
+
+    def function(self, kind: FuncType, body: bytes, local_types: Iterable[str] = ()) -> int:
+        """Define a function; ``body`` is its instructions without the final ``end``."""
+        self._functions.append(unsigned(self.type_index(kind)))
+        declared = vector([unsigned(1) + _VALUE_TYPES[t] for t in local_types])
+        code = declared + body + b"\x0b"
+        self._bodies.append(unsigned(len(code)) + code)
+        return self._imported["func"] + len(self._functions) - 1
+
+    def table(self, kind: TableType) -> int:
+        """Define a table."""
+        self._tables.append(_table_type(kind))
+        return self._imported["table"] + len(self._tables) - 1
+
+    def memory(self, kind: MemoryType) -> int:
+        """Define a memory."""
+        self._memories.append(_limits(kind.limits))
+        return self._imported["memory"] + len(self._memories) - 1
+
+    def tag(self, kind: TagType) -> int:
+        """Define an exception tag."""
+        self._tags.append(b"\x00" + unsigned(self.type_index(kind.type)))
+        return self._imported["tag"] + len(self._tags) - 1
+
+    def global_(self, kind: GlobalType, value: int) -> int:
+        """Define a global of type i32 or i64 with a constant value."""
+        constant = i32_const(value) if kind.value == I32 else i64_const(value)
+        self._globals.append(_global_type(kind) + constant + b"\x0b")
+        return self._imported["global"] + len(self._globals) - 1
+
+    def float_global(self, kind: GlobalType, raw: bytes) -> int:
+        """Define a global of type f32 or f64 whose value is given as its little-endian bytes."""
+        opcode = b"\x43" if kind.value == "f32" else b"\x44"
+        self._globals.append(_global_type(kind) + opcode + raw + b"\x0b")
+        return self._imported["global"] + len(self._globals) - 1
+
+    def export(self, name: str, space: str, index: int) -> None:
+        """Export something; ``space`` is func, table, memory, global or tag."""
+        self._exports.append(name_bytes(name) + bytes([_KIND_CODES[space]]) + unsigned(index))
+
+    def elements(self, offset: int, functions: Sequence[int]) -> None:
+        """Place functions into table 0 from a constant index on, when the module is instantiated."""
+        indices = vector([unsigned(index) for index in functions])
+        self._elements.append(b"\x00" + i32_const(offset) + b"\x0b" + indices)
+
+    def build(self) -> bytes:
+        """Return the module's bytes."""
+        types = [
+            b"\x60"
+            + vector([_VALUE_TYPES[p] for p in kind.params])
+            + vector([_VALUE_TYPES[r] for r in kind.results])
+            for kind in self._types
+        ]
+        contents: list[tuple[int, list[bytes]]] = [
+            (1, types),
+            (2, self._imports),
+            (3, self._functions),
+            (4, self._tables),
+            (5, self._memories),
+            (13, self._tags),
+            (6, self._globals),
+            (7, self._exports),
+            (9, self._elements),
+            (10, self._bodies),
+        ]
+        return b"\0asm\1\0\0\0" + b"".join(section(code, vector(items)) for code, items in contents if items)
