@@ -1,0 +1,42 @@
+"""Linear memory as the linker sees it: where things go in it, and typed access to it.
+
+Imports nothing of the linker and no engine: a memory is given as callables and a small protocol, so every
+part works with, and is tested on, any bytes.
+"""
+
+from memory.access import LinearMemory, MemorySource
+from memory.address import ADDRESS_SPACE_BYTES, LOWEST_ADDRESS, MAX_ALIGN_LOG2, PAGE_BYTES, round_up
+from memory.allocator import Allocator, AllocatorStatistics, Region
+from memory.errors import (
+    InvalidRegionError,
+    InvalidRequestError,
+    InvalidStringError,
+    LayoutExhaustedError,
+    MemoryClosedError,
+    MemoryLayoutError,
+    OutOfBoundsError,
+)
+from memory.layout import STACK_UNIT_BYTES, MainLayout, main_layout
+
+__all__ = [
+    "ADDRESS_SPACE_BYTES",
+    "LOWEST_ADDRESS",
+    "MAX_ALIGN_LOG2",
+    "PAGE_BYTES",
+    "STACK_UNIT_BYTES",
+    "Allocator",
+    "AllocatorStatistics",
+    "InvalidRegionError",
+    "InvalidRequestError",
+    "InvalidStringError",
+    "LayoutExhaustedError",
+    "LinearMemory",
+    "MainLayout",
+    "MemoryClosedError",
+    "MemoryLayoutError",
+    "MemorySource",
+    "OutOfBoundsError",
+    "Region",
+    "main_layout",
+    "round_up",
+]

@@ -1,0 +1,329 @@
+"""Typed, bounds-checked access to a linear memory from the host.
+
+The bytes are reached directly, at their host address, without a call into the engine. What costs is
+finding out whether that address still holds: an unshared memory may move when it grows. So the window onto
+the memory is kept, and made anew only when an access does not fit in it or the memory has moved. A memory
+whose address is known never to change (every shared one) is not asked at all for an access inside the
+window, which makes `read_u32` a fraction of a microsecond; it cannot shrink, so the window never lies.
+
+Nothing here is atomic: while a guest thread writes a value, the host may see half of it. Words that threads
+share for synchronisation need the engine's or the futex layer's own means.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import struct
+from functools import lru_cache
+from typing import Any, Protocol
+
+from memory.errors import InvalidRequestError, InvalidStringError, MemoryClosedError, OutOfBoundsError
+
+_U8 = struct.Struct("<B")
+_I8 = struct.Struct("<b")
+_U16 = struct.Struct("<H")
+_I16 = struct.Struct("<h")
+_U32 = struct.Struct("<I")
+_I32 = struct.Struct("<i")
+_U64 = struct.Struct("<Q")
+_I64 = struct.Struct("<q")
+_F32 = struct.Struct("<f")
+_F64 = struct.Struct("<d")
+
+# Python's own way to a writable view of foreign bytes; unlike a ctypes array it makes no type per size.
+_memoryview_from_address = ctypes.PYFUNCTYPE(
+    ctypes.py_object, ctypes.c_void_p, ctypes.c_ssize_t, ctypes.c_int
+)(("PyMemoryView_FromMemory", ctypes.pythonapi))
+_WRITABLE = 0x200  # PyBUF_WRITE
+
+_CSTRING_FIRST_LOOK = 256  # bytes; paths and symbol names end within it
+
+
+class MemorySource(Protocol):
+    """A linear memory as the engine has it.
+
+    It must stay alive as long as a `LinearMemory` over it is used and not closed.
+    """
+
+    def data_address(self) -> int:
+        """Host address of byte 0; it may change when an unshared memory grows."""
+        ...
+
+    def data_size(self) -> int:
+        """Bytes the memory has now; it never falls."""
+        ...
+
+
+@lru_cache(maxsize=512)
+def _little_endian(layout: str) -> struct.Struct:
+    if layout[:1] in ("@", "=", ">", "!"):
+        raise InvalidRequestError("layout", layout, "be little-endian, as linear memory is")
+    try:
+        return struct.Struct(layout if layout[:1] == "<" else "<" + layout)
+    except struct.error as error:
+        raise InvalidRequestError("layout", layout, f"be a format of the struct module: {error}") from error
+
+
+class LinearMemory:
+    """Reads and writes the bytes of one linear memory.
+
+    Addresses are offsets from byte 0 and lengths are bytes. All numbers are little-endian and need no
+    alignment. Every access raises `OutOfBoundsError` unless it lies wholly inside the memory as it is at
+    that moment, and `MemoryClosedError` after `close`; then nothing was read or written. Every write raises
+    `InvalidRequestError` for a value its type cannot hold, and writes nothing.
+
+    Concurrency:
+      with a stable address, any number of threads, while others grow the memory; not atomic. Otherwise
+      only threads that cannot run while the memory grows. `close` must not race with an access.
+
+    Args:
+      source: the engine's memory; kept alive by this object.
+      stable_address: `source.data_address()` never changes, so it need not be asked before each access.
+        True for shared memories. Stating it wrongly makes the host read memory it does not own.
+    """
+
+    __slots__ = ("_address", "_closed", "_source", "_stable", "_window")
+
+    def __init__(self, source: MemorySource, *, stable_address: bool = False) -> None:
+        self._source = source
+        self._stable = stable_address
+        self._closed = False
+        self._address = 0
+        # Size and view of the window. One tuple, so that no thread ever pairs one's size with another's view.
+        self._window = (0, memoryview(b""))
+        self._renew()
+
+    @property
+    def size(self) -> int:
+        """Bytes the memory has now."""
+        return self._renew()[0]
+
+    def close(self) -> None:
+        """Let go of the memory; every later access raises `MemoryClosedError`. May be called again."""
+        self._closed = True
+        self._stable = True  # the memory is not asked where it is any more
+        self._window = (-1, memoryview(b""))  # no access, not even an empty one, fits in less than nothing
+
+    # Bytes
+
+    def read(self, address: int, length: int) -> bytes:
+        """A copy of `length` bytes."""
+        return self._reach(address, length)[address : address + length].tobytes()
+
+    def write(self, address: int, data: bytes | bytearray | memoryview) -> None:
+        """Copy all of `data`'s bytes into the memory."""
+        octets = memoryview(data).cast("B")
+        length = len(octets)
+        self._reach(address, length)[address : address + length] = octets
+
+    def fill(self, address: int, value: int, length: int) -> None:
+        """Set `length` bytes to `value`, 0 to 255."""
+        if not 0 <= value <= 255:
+            raise InvalidRequestError("value", value, "be a byte, 0 to 255")
+        self._reach(address, length)
+        if length:
+            ctypes.memset(self._address + address, value, length)
+
+    # Strings
+
+    def read_string(self, address: int, length: int, *, errors: str = "strict") -> str:
+        """The UTF-8 string of exactly `length` bytes, zero bytes included.
+
+        Args:
+          address: its first byte.
+          length: bytes, not characters.
+          errors: what to do with bytes that are not UTF-8, as for `bytes.decode`.
+
+        Raises:
+          InvalidStringError: the bytes are not UTF-8 and `errors` is "strict".
+          OutOfBoundsError: they are not all inside the memory.
+        """
+        return _decode(self.read(address, length), address, errors)
+
+    def read_cstring(self, address: int, limit: int = 65536, *, errors: str = "strict") -> str:
+        """The UTF-8 string that ends before the first zero byte.
+
+        Args:
+          address: its first byte.
+          limit: the most bytes it may have before the zero; a missing terminator costs no more than this.
+          errors: what to do with bytes that are not UTF-8, as for `bytes.decode`.
+
+        Raises:
+          InvalidStringError: no zero byte follows within `limit` bytes, or the bytes are not UTF-8 and
+            `errors` is "strict".
+          OutOfBoundsError: the memory ends before a zero byte and within `limit`.
+        """
+        if limit < 0:
+            raise InvalidRequestError("limit", limit, "not be negative")
+        self._reach(address, 1)
+        inside = self.size - address  # bytes up to the memory's end
+        most = limit + 1
+        look = _CSTRING_FIRST_LOOK
+        while True:
+            look = min(look, most, inside)
+            octets = self.read(address, look)
+            end = octets.find(0)
+            if end >= 0:
+                return _decode(octets[:end], address, errors)
+            if look == most:
+                raise InvalidStringError(address, most, f"no terminating zero within {limit} bytes")
+            if look == inside:
+                raise OutOfBoundsError(address, inside + 1, address + inside)
+            look *= 8
+
+    # Structures
+
+    def read_struct(self, layout: str, address: int) -> tuple[Any, ...]:
+        """The values of a C-like structure, or of an array of numbers, in one go.
+
+        Args:
+          layout: a format of Python's struct module without byte order (or "<"). Padding must be spelled
+            out ("x"): "IBxxxQ" is `{uint32_t; uint8_t; uint64_t at offset 8}`.
+          address: its first byte.
+        """
+        codec = _little_endian(layout)
+        return codec.unpack_from(self._reach(address, codec.size), address)
+
+    def write_struct(self, layout: str, address: int, *values: Any) -> None:
+        """Write a C-like structure in one go; `layout` as for `read_struct`; padding is zeroed."""
+        self._store(address, _little_endian(layout), *values)
+
+    # Numbers
+
+    def read_u8(self, address: int) -> int:
+        """The unsigned 8-bit integer at `address`."""
+        value: int = _U8.unpack_from(self._reach(address, 1), address)[0]
+        return value
+
+    def read_i8(self, address: int) -> int:
+        """The signed 8-bit integer at `address`."""
+        value: int = _I8.unpack_from(self._reach(address, 1), address)[0]
+        return value
+
+    def read_u16(self, address: int) -> int:
+        """The unsigned 16-bit integer at `address`."""
+        value: int = _U16.unpack_from(self._reach(address, 2), address)[0]
+        return value
+
+    def read_i16(self, address: int) -> int:
+        """The signed 16-bit integer at `address`."""
+        value: int = _I16.unpack_from(self._reach(address, 2), address)[0]
+        return value
+
+    def read_u32(self, address: int) -> int:
+        """The unsigned 32-bit integer at `address`: pointers, sizes, table indices."""
+        value: int = _U32.unpack_from(self._reach(address, 4), address)[0]
+        return value
+
+    def read_i32(self, address: int) -> int:
+        """The signed 32-bit integer at `address`."""
+        value: int = _I32.unpack_from(self._reach(address, 4), address)[0]
+        return value
+
+    def read_u64(self, address: int) -> int:
+        """The unsigned 64-bit integer at `address`."""
+        value: int = _U64.unpack_from(self._reach(address, 8), address)[0]
+        return value
+
+    def read_i64(self, address: int) -> int:
+        """The signed 64-bit integer at `address`."""
+        value: int = _I64.unpack_from(self._reach(address, 8), address)[0]
+        return value
+
+    def read_f32(self, address: int) -> float:
+        """The 32-bit float at `address`; a signalling NaN comes out quiet, so copy bits with `read_u32`."""
+        value: float = _F32.unpack_from(self._reach(address, 4), address)[0]
+        return value
+
+    def read_f64(self, address: int) -> float:
+        """The 64-bit float at `address`."""
+        value: float = _F64.unpack_from(self._reach(address, 8), address)[0]
+        return value
+
+    def write_u8(self, address: int, value: int) -> None:
+        """Write an unsigned 8-bit integer, 0 to 255."""
+        self._store(address, _U8, value)
+
+    def write_i8(self, address: int, value: int) -> None:
+        """Write a signed 8-bit integer, -128 to 127."""
+        self._store(address, _I8, value)
+
+    def write_u16(self, address: int, value: int) -> None:
+        """Write an unsigned 16-bit integer."""
+        self._store(address, _U16, value)
+
+    def write_i16(self, address: int, value: int) -> None:
+        """Write a signed 16-bit integer."""
+        self._store(address, _I16, value)
+
+    def write_u32(self, address: int, value: int) -> None:
+        """Write an unsigned 32-bit integer."""
+        self._store(address, _U32, value)
+
+    def write_i32(self, address: int, value: int) -> None:
+        """Write a signed 32-bit integer."""
+        self._store(address, _I32, value)
+
+    def write_u64(self, address: int, value: int) -> None:
+        """Write an unsigned 64-bit integer."""
+        self._store(address, _U64, value)
+
+    def write_i64(self, address: int, value: int) -> None:
+        """Write a signed 64-bit integer."""
+        self._store(address, _I64, value)
+
+    def write_f32(self, address: int, value: float) -> None:
+        """Write a float rounded to 32 bits; a finite one too large for them is refused."""
+        self._store(address, _F32, value)
+
+    def write_f64(self, address: int, value: float) -> None:
+        """Write a 64-bit float."""
+        self._store(address, _F64, value)
+
+    # The window
+
+    def _reach(self, address: int, length: int) -> memoryview:
+        """A view from byte 0 that covers the access; the one place where bounds are checked."""
+        if not self._stable and self._source.data_address() != self._address:
+            self._renew()
+        size, view = self._window
+        if address < 0 or length < 0 or address + length > size:
+            size, view = self._renew()
+            if address < 0 or length < 0 or address + length > size:
+                raise OutOfBoundsError(address, length, size)
+        return view
+
+    def _renew(self) -> tuple[int, memoryview]:
+        """Make the window as large as the memory is now, and where it is now.
+
+        Two threads that do this at once may leave the smaller window behind: then somebody makes it again.
+        """
+        if self._closed:
+            raise MemoryClosedError
+        address = self._source.data_address()
+        size = self._source.data_size()
+        window = self._window
+        if address != self._address or size != window[0]:
+            view = _memoryview_from_address(address, size, _WRITABLE) if size else memoryview(b"")
+            window = self._window = (size, view)
+            self._address = address
+        return window
+
+    def _store(self, address: int, codec: struct.Struct, *values: Any) -> None:
+        # Packed apart from the memory: packing in place would leave half a value behind when it fails.
+        try:
+            data = codec.pack(*values)
+        except (struct.error, OverflowError) as error:
+            raise InvalidRequestError(
+                "value", values[0] if len(values) == 1 else values, str(error)
+            ) from error
+        length = len(data)
+        self._reach(address, length)[address : address + length] = data
+
+
+def _decode(octets: bytes, address: int, errors: str) -> str:
+    try:
+        return octets.decode("utf-8", errors)
+    except UnicodeDecodeError as error:
+        reason = f"not UTF-8 at byte {error.start}: {error.reason}"
+        raise InvalidStringError(address, len(octets), reason) from error
