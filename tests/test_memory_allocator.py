@@ -487,4 +487,4 @@ AllocatorMachine.TestCase.settings = settings(
 
 
 class TestAllocatorOverRandomUse(AllocatorMachine.TestCase):
-    """Random use with foreign growth overlaps nothing, keeps alignment, stays in our pages and loses nothing."""
+    """Random use amid foreign growth overlaps nothing, keeps alignment, stays in its pages, loses nothing."""
