@@ -7,15 +7,9 @@ this reader makes sure of the bounds and of what the linker itself builds on.
 
 from __future__ import annotations
 
-from typing import TypeAlias
-
 from dl.errors import MalformedModuleError, UnsupportedModuleError
+from dl.wasm.const_expr import ConstExpr
 from dl.wasm.types import GlobalType, Limits, MemoryType, TableType, ValType
-
-ConstExpr: TypeAlias = tuple[tuple[str, int], ...]
-"""A constant expression: (instruction, immediate) in order, without its `end`; an instruction without an
-immediate has 0. Integer constants are signed, floating-point and vector ones are their bits, unsigned.
-Instructions of the GC proposal appear as `gc.<number>` with their first immediate."""
 
 MAX_ITEMS = 1_000_000
 """Most types, functions, imports, exports, globals … a module may have: the JS API's implementation limit."""
@@ -79,16 +73,6 @@ _CONST_GC = {0: 1, 1: 1, 6: 1, 7: 1, 8: 2, 26: 0, 27: 0, 28: 0}
 
 _LIMITS_MAXIMUM, _LIMITS_SHARED, _LIMITS_64, _LIMITS_PAGE_SIZE = 1, 2, 4, 8
 _MAX_PAGES, _MAX_PAGES_64 = 1 << 16, 1 << 48
-
-
-def unsigned_leb(value: int) -> bytes:
-    """Encode a non-negative integer as unsigned LEB128, in as few bytes as it takes."""
-    out = bytearray()
-    while value > 0x7F:
-        out.append(value & 0x7F | 0x80)
-        value >>= 7
-    out.append(value)
-    return bytes(out)
 
 
 class Reader:
@@ -242,7 +226,7 @@ class Reader:
         try:
             text = self.data[pos:end].decode()
         except UnicodeDecodeError as error:
-            raise self.malformed(f"{what} is not valid UTF-8", pos + error.start)
+            raise self.malformed(f"{what} is not valid UTF-8", pos + error.start) from None
         self.pos = end
         return text
 
