@@ -1,0 +1,294 @@
+"""Make changed copies of modules: other import names, waits that the linker can interrupt.
+
+A copy shares nothing with the module it was made from, and all that is not changed is byte-identical. Nothing
+is ever renumbered: new types, functions and tables go behind those that exist.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TypeAlias
+
+from dl.errors import UnsupportedModuleError
+from dl.wasm import encode
+from dl.wasm.instructions import (
+    ATOMIC_NOTIFY,
+    ATOMIC_WAIT32,
+    ATOMIC_WAIT64,
+    AtomicSite,
+    Body,
+    function_label,
+    scan_body,
+    walk_bodies,
+)
+from dl.wasm.module import WasmModule
+from dl.wasm.reader import Reader
+from dl.wasm.records import SECTION_CODE, SECTION_CUSTOM, SECTION_FUNCTION, SECTION_IMPORT, SECTION_TYPE
+from dl.wasm.sections import walk_imports
+
+# The three instructions as they can be encoded, padded numbers included: prefix, number, and the alignment,
+# which must be exactly 4 or 8 bytes, perhaps with the bit that announces a memory index. What matches may
+# still be an operand, but only a body with a match is worth stepping through. No byte of a match but its first
+# is 0xFE, so a match that is not an instruction never hides one that is.
+_MAYBE_WAIT = re.compile(
+    rb"\xfe(?:[\x00-\x02]|[\x80-\x82]\x80{0,3}\x00)[\x02\x03\x42\x43\x82\x83\xc2\xc3]", re.DOTALL
+)
+
+_I32, _I64 = b"\x7f", b"\x7e"
+_FUTEX_TYPE_BYTES = {
+    ATOMIC_NOTIFY: b"\x60\x02" + _I32 + _I32 + b"\x01" + _I32,
+    ATOMIC_WAIT32: b"\x60\x03" + _I32 + _I32 + _I64 + b"\x01" + _I32,
+    ATOMIC_WAIT64: b"\x60\x03" + _I32 + _I64 + _I64 + b"\x01" + _I32,
+}
+_FUTEX_PARAMS = {ATOMIC_NOTIFY: 2, ATOMIC_WAIT32: 3, ATOMIC_WAIT64: 3}
+_NAMES = {
+    ATOMIC_NOTIFY: "memory.atomic.notify",
+    ATOMIC_WAIT32: "memory.atomic.wait32",
+    ATOMIC_WAIT64: "memory.atomic.wait64",
+}
+
+_HEADER_BYTES = 8
+
+_Parts: TypeAlias = "list[bytes | memoryview]"
+
+
+def rename_imports(module: WasmModule, names: Sequence[tuple[str, str]]) -> bytes:
+    """Copy a module with other names on its imports; their types and order stay.
+
+    A dylink section goes on speaking of the old names.
+
+    Args:
+        module: what to copy.
+        names: the new (module, name) of each import, in the order of `module.imports`.
+
+    Raises:
+        ValueError: there are not as many names as imports.
+    """
+    if len(names) != len(module.imports):
+        raise ValueError(f"{len(names)} names for {len(module.imports)} imports")
+    section = module.section(SECTION_IMPORT)
+    if section is None:
+        return module.data
+    data = module.data
+    reader = Reader(data, section.payload_start, section.end, module.name)
+    parts: _Parts = [encode.unsigned(len(names))]
+    # Few module names for many imports: encode each once.
+    prefixes: dict[str, bytes] = {}
+    for (outer, inner), entry in zip(names, walk_imports(reader, module.types), strict=True):
+        prefix = prefixes.get(outer)
+        if prefix is None:
+            prefix = prefixes[outer] = encode.name_bytes(outer)
+        parts += (prefix, encode.name_bytes(inner), data[entry.type_start : entry.type_end])
+    return _with_sections(module, {SECTION_IMPORT: parts})
+
+
+def contains_wait_instructions(module: WasmModule) -> bool:
+    """Say whether the module has an instruction that `rewrite_waits` changes: wait or notify on shared memory.
+
+    On a memory that is not shared a wait traps and a notify wakes nobody, whoever executes them.
+
+    Raises:
+        MalformedModuleError: a body that had to be stepped through does not hold whole instructions.
+        UnsupportedModuleError: such a body has an unknown instruction.
+    """
+    return any(_shared_sites(module, body) for body in _bodies_to_scan(module))
+
+
+def uses_legacy_exceptions(module: WasmModule) -> bool:
+    """Say whether a function handles exceptions in the old encoding (`try`, `catch`, `delegate`, `rethrow`).
+
+    Steps through every body that has the byte of `try`, up to about a second for 10 MB of code: meant to
+    explain why an engine refused a module, not for every load. A module without tags is answered at once.
+
+    Raises:
+        MalformedModuleError: a body that had to be stepped through does not hold whole instructions.
+        UnsupportedModuleError: such a body has an unknown instruction.
+    """
+    if not module.tags:
+        return False
+    data = module.data
+    # Each of the other instructions must stand in a `try`.
+    bodies = (body for body in walk_bodies(module) if data.find(b"\x06", body.code, body.end) >= 0)
+    return any(scan_body(module, body).legacy_at is not None for body in bodies)
+
+
+def rewrite_waits(
+    module: WasmModule,
+    *,
+    notify_slot: int,
+    wait32_slot: int,
+    wait64_slot: int,
+    memory: int = 0,
+    table_import: tuple[str, str] = ("env", "__indirect_function_table"),
+) -> bytes:
+    """Copy a module with its waits and notifies on shared memory sent to functions in the table.
+
+    Each `memory.atomic.notify`, `wait32` and `wait64` becomes a call of an appended function, which calls
+    through a fixed element of table 0:
+
+    * notify: (i32 address, i32 count) -> i32 woken;
+    * wait32: (i32 address, i32 expected, i64 timeout) -> i32 0, 1 or 2;
+    * wait64: (i32 address, i64 expected, i64 timeout) -> i32 0, 1 or 2.
+
+    The address includes the instruction's offset. Before the call, the appended function loads from it with
+    an atomic load of the same width, so that an address out of bounds or not aligned traps as it did before.
+    A module with no table gets one as its last import. Positions of code in other custom sections (debugging
+    information, branch hints) are not corrected.
+
+    Args:
+        module: what to copy.
+        notify_slot: table index of the notify function.
+        wait32_slot: table index of the wait32 function.
+        wait64_slot: table index of the wait64 function.
+        memory: index of the memory that the three functions know.
+        table_import: names of the table's import, for a module that has none.
+
+    Returns:
+        The copy; the module's own bytes if it has none of the three instructions.
+
+    Raises:
+        MalformedModuleError: a body that had to be stepped through does not hold whole instructions.
+        UnsupportedModuleError: such a body has an unknown instruction, or waits on another shared memory or on
+            one with 64-bit addresses; or table 0 does not hold plain function references.
+    """
+    sites = {body: found for body in _bodies_to_scan(module) if (found := _shared_sites(module, body))}
+    if not sites:
+        return module.data
+    _check_rewritable(module, sites, memory)
+
+    slots = {ATOMIC_NOTIFY: notify_slot, ATOMIC_WAIT32: wait32_slot, ATOMIC_WAIT64: wait64_slot}
+    helpers = sorted({(site.number, site.offset) for found in sites.values() for site in found})
+    numbers = sorted({number for number, _ in helpers})
+    types = {number: len(module.types) + position for position, number in enumerate(numbers)}
+    calls = {key: encode.call(len(module.functions) + position) for position, key in enumerate(helpers)}
+    index_const = encode.i64_const if module.tables and module.tables[0].limits.is64 else encode.i32_const
+
+    bodies = [
+        _helper_body(number, offset, memory, index_const(slots[number]) + encode.call_indirect(types[number]))
+        for number, offset in helpers
+    ]
+    changes: dict[int, _Parts] = {
+        SECTION_TYPE: _appended(module, SECTION_TYPE, [_FUTEX_TYPE_BYTES[number] for number in numbers]),
+        SECTION_FUNCTION: _appended(
+            module, SECTION_FUNCTION, [encode.unsigned(types[n]) for n, _ in helpers]
+        ),
+        SECTION_CODE: _code(module, sites, calls, bodies),
+    }
+    if not module.tables:
+        entry = encode.name_bytes(table_import[0]) + encode.name_bytes(table_import[1]) + b"\x01\x70\x00\x00"
+        changes[SECTION_IMPORT] = _appended(module, SECTION_IMPORT, [entry])
+    return _with_sections(module, changes)
+
+
+def _bodies_to_scan(module: WasmModule) -> Iterator[Body]:
+    """List the bodies that may hold one of the three instructions, found by their bytes."""
+    if not any(memory.limits.shared for memory in module.memories):
+        return
+    matches = _MAYBE_WAIT.finditer(module.data, module.code_start, module.code_end)
+    match = next(matches, None)
+    if match is None:
+        return
+    for body in walk_bodies(module):
+        found = False
+        while match is not None and match.start() < body.end:
+            found = found or match.start() >= body.code
+            match = next(matches, None)
+        if found:
+            yield body
+
+
+def _shared_sites(module: WasmModule, body: Body) -> list[AtomicSite]:
+    memories = module.memories
+    return [
+        site
+        for site in scan_body(module, body).atomics
+        if site.memory < len(memories) and memories[site.memory].limits.shared
+    ]
+
+
+def _check_rewritable(module: WasmModule, sites: Mapping[Body, list[AtomicSite]], memory: int) -> None:
+    if module.tables and module.tables[0].element != "funcref":
+        reason = f"it waits by instruction, but its table 0 holds {module.tables[0].element}, not funcref"
+        raise UnsupportedModuleError(module.name, reason)
+    for body, found in sites.items():
+        for site in found:
+            is64 = module.memories[site.memory].limits.is64
+            if site.memory == memory and not is64:
+                continue
+            why = "with 64-bit addresses" if is64 else f"on memory {site.memory}, not on memory {memory}"
+            where = f"at byte {site.start:#x} in {function_label(module, body.function)}"
+            raise UnsupportedModuleError(module.name, f"{_NAMES[site.number]} {why} ({where})")
+
+
+def _helper_body(number: int, offset: int, memory: int, call: bytes) -> bytes:
+    """Encode the body of one appended function.
+
+    It loads atomically from the same effective address first: that traps exactly where the instruction would.
+    So the addition behind it cannot wrap, since the address is inside a memory of at most 4 GiB.
+    """
+    load, align = (b"\xfe\x11", 3) if number == ATOMIC_WAIT64 else (b"\xfe\x10", 2)
+    place = bytes([align | 0x40]) + encode.unsigned(memory) if memory else bytes([align])
+    address = encode.local_get(0)
+    code = b"\0" + address + load + place + encode.unsigned(offset) + b"\x1a" + address
+    if offset:
+        code += encode.i32_const(offset) + b"\x6a"
+    for parameter in range(1, _FUTEX_PARAMS[number]):
+        code += encode.local_get(parameter)
+    code += call + b"\x0b"
+    return encode.unsigned(len(code)) + code
+
+
+def _code(
+    module: WasmModule,
+    sites: Mapping[Body, list[AtomicSite]],
+    calls: Mapping[tuple[int, int], bytes],
+    new_bodies: Sequence[bytes],
+) -> _Parts:
+    view = memoryview(module.data)
+    reader = Reader(module.data, module.code_start, module.code_end, module.name)
+    count = reader.count("function bodies")
+    parts: _Parts = [encode.unsigned(count + len(new_bodies))]
+    copied = reader.pos
+    for body, found in sites.items():
+        changed: _Parts = []
+        pos = body.code
+        for site in found:
+            changed += (view[pos : site.start], calls[site.number, site.offset])
+            pos = site.end
+        changed.append(view[pos : body.end])
+        parts += (view[copied : body.start], encode.unsigned(_size(changed)), *changed)
+        copied = body.end
+    return [*parts, view[copied : module.code_end], *new_bodies]
+
+
+def _appended(module: WasmModule, number: int, items: Sequence[bytes]) -> _Parts:
+    """Give a section's contents, a vector, with more items behind the ones it has."""
+    section = module.section(number)
+    if section is None:
+        return [encode.unsigned(len(items)), *items]
+    reader = Reader(module.data, section.payload_start, section.end, module.name)
+    count = reader.count("items")
+    return [encode.unsigned(count + len(items)), memoryview(module.data)[reader.pos : section.end], *items]
+
+
+def _with_sections(module: WasmModule, contents: Mapping[int, _Parts]) -> bytes:
+    """Copy a module with other contents in some sections; an import section is made if there was none."""
+    view = memoryview(module.data)
+    parts: _Parts = [view[:_HEADER_BYTES]]
+    missing = {number for number in contents if module.section(number) is None}
+    for section in module.sections:
+        new = contents.get(section.id)
+        if section.id == SECTION_CUSTOM or new is None:
+            parts.append(view[section.start : section.end])
+        else:
+            parts += (bytes([section.id]), encode.unsigned(_size(new)), *new)
+        if section.id == SECTION_TYPE and SECTION_IMPORT in missing:
+            # Imports stand right behind the types, which every module with code has.
+            new = contents[SECTION_IMPORT]
+            parts += (bytes([SECTION_IMPORT]), encode.unsigned(_size(new)), *new)
+    return b"".join(parts)
+
+
+def _size(parts: _Parts) -> int:
+    return sum(map(len, parts))
