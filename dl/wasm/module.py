@@ -6,7 +6,7 @@ section's place in them. Core specification 3.0, section 5.5 (modules).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from dl.dylink import LEGACY_SECTION_NAME, SECTION_NAME, DylinkInfo, parse_dylink
@@ -57,7 +57,10 @@ _STEPPED_OVER = (SECTION_CODE, SECTION_DATA)
 
 @dataclass(frozen=True, slots=True, eq=False)
 class WasmModule:
-    """A parsed module. Every index space has the imported entries first.
+    """A parsed module.
+
+    `functions`, `tables`, `memories` and `tags` are whole index spaces, imported entries first; `globals` are
+    the defined ones only, since of an imported one there is nothing to know beyond the import.
 
     Attributes:
         name: name given by the caller, used in errors.
@@ -70,7 +73,7 @@ class WasmModule:
         functions: types of all functions.
         tables: types of all tables.
         memories: types of all memories.
-        globals: all globals.
+        globals: the defined globals; the index of the first is `import_counts["global"]`.
         tags: types of all exception tags.
         start: index of the start function, None without one.
         elements: element segments in order.
@@ -149,7 +152,7 @@ def parse_module(data: bytes, name: str) -> WasmModule:
     functions: list[FuncType] = []
     tables: list[TableType] = []
     memories: list[MemoryType] = []
-    globals_: list[Global] = []
+    global_types: list[GlobalType] = []
     tags: list[TagType] = []
     imports: list[Import] = []
     for entry in read.walk_imports(reader(SECTION_IMPORT), types):
@@ -158,8 +161,8 @@ def parse_module(data: bytes, name: str) -> WasmModule:
             functions.append(kind)
             index = len(functions) - 1
         elif isinstance(kind, GlobalType):
-            globals_.append(Global(kind, None))
-            index = len(globals_) - 1
+            global_types.append(kind)
+            index = len(global_types) - 1
         elif isinstance(kind, TableType):
             tables.append(kind)
             index = len(tables) - 1
@@ -170,7 +173,7 @@ def parse_module(data: bytes, name: str) -> WasmModule:
             tags.append(kind)
             index = len(tags) - 1
         imports.append(Import(entry.module, entry.name, KINDS[entry.kind], kind, index))
-    imported = (len(functions), len(tables), len(memories), len(globals_), len(tags))
+    imported = (len(functions), len(tables), len(memories), len(global_types), len(tags))
 
     functions += read.read_functions(reader(SECTION_FUNCTION), types)
     tables += read.read_tables(reader(SECTION_TABLE))
@@ -187,7 +190,7 @@ def parse_module(data: bytes, name: str) -> WasmModule:
     exports = read.read_exports(reader(SECTION_EXPORT), spaces)
     start = _start(readers.get(SECTION_START), len(functions))
     elements = read.read_elements(reader(SECTION_ELEMENT), len(functions), len(tables))
-    data_segments = _check_counts(reader, len(functions) - imported[0], readers.get(SECTION_DATA_COUNT))
+    data_segments = _check_counts(readers, len(functions) - imported[0], name, len(data))
     for number, section_reader in readers.items():
         if number not in _STEPPED_OVER and section_reader.pos != section_reader.end:
             left = section_reader.end - section_reader.pos
@@ -204,7 +207,7 @@ def parse_module(data: bytes, name: str) -> WasmModule:
         functions=tuple(functions),
         tables=tuple(tables),
         memories=tuple(memories),
-        globals=tuple(globals_),
+        globals=tuple(defined_globals),
         tags=tuple(tags),
         start=start,
         elements=tuple(elements),
@@ -226,18 +229,21 @@ def _start(reader: Reader | None, functions: int) -> int | None:
     return index
 
 
-def _check_counts(reader: Callable[[int], Reader], functions: int, announced: Reader | None) -> int:
+def _check_counts(readers: Mapping[int, Reader], functions: int, name: str, size: int) -> int:
     """Compare the counts that must agree across sections; give the number of data segments."""
-    code = reader(SECTION_CODE)
-    bodies = code.count("function bodies", item_bytes=2)
+    bodies, at = 0, size
+    if code := readers.get(SECTION_CODE):
+        at = code.pos
+        bodies = code.count("function bodies", item_bytes=2)
     if bodies != functions:
-        raise code.malformed(f"{bodies} function bodies for {functions} functions")
-    data = reader(SECTION_DATA)
-    segments = data.count("data segments", item_bytes=2)
-    if announced is not None:
+        raise MalformedModuleError(name, at, f"{bodies} function bodies for {functions} functions")
+    data = readers.get(SECTION_DATA)
+    segments = data.count("data segments", item_bytes=2) if data else 0
+    if announced := readers.get(SECTION_DATA_COUNT):
+        at = announced.pos
         count = announced.u32("the number of data segments")
         if count != segments:
-            raise announced.malformed(f"{count} data segments announced, but there are {segments}")
+            raise announced.malformed(f"{count} data segments announced, but there are {segments}", at)
     return segments
 
 

@@ -76,10 +76,10 @@ class Export:
 
 @dataclass(frozen=True, slots=True)
 class Global:
-    """A global variable: its type, and what initialises it (None for an imported one)."""
+    """A global variable that the module defines: its type, and what initialises it."""
 
     type: GlobalType
-    init: ConstExpr | None
+    init: ConstExpr
 
 
 @dataclass(frozen=True, slots=True)

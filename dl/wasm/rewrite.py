@@ -29,8 +29,8 @@ from dl.wasm.sections import walk_imports
 
 # The three instructions as they can be encoded, padded numbers included: prefix, number, and the alignment,
 # which must be exactly 4 or 8 bytes, perhaps with the bit that announces a memory index. What matches may
-# still be an operand, but only a body with a match is worth stepping through. No byte of a match but its first
-# is 0xFE, so a match that is not an instruction never hides one that is.
+# still be an operand, but only a body with a match is worth stepping through. No byte of a match but its
+# first is 0xFE, so a match that is not an instruction never hides one that is.
 _MAYBE_WAIT = re.compile(
     rb"\xfe(?:[\x00-\x02]|[\x80-\x82]\x80{0,3}\x00)[\x02\x03\x42\x43\x82\x83\xc2\xc3]", re.DOTALL
 )
@@ -84,7 +84,7 @@ def rename_imports(module: WasmModule, names: Sequence[tuple[str, str]]) -> byte
 
 
 def contains_wait_instructions(module: WasmModule) -> bool:
-    """Say whether the module has an instruction that `rewrite_waits` changes: wait or notify on shared memory.
+    """Say whether the module has what `rewrite_waits` changes: a wait or notify on shared memory.
 
     On a memory that is not shared a wait traps and a notify wakes nobody, whoever executes them.
 
@@ -149,8 +149,8 @@ def rewrite_waits(
 
     Raises:
         MalformedModuleError: a body that had to be stepped through does not hold whole instructions.
-        UnsupportedModuleError: such a body has an unknown instruction, or waits on another shared memory or on
-            one with 64-bit addresses; or table 0 does not hold plain function references.
+        UnsupportedModuleError: such a body has an unknown instruction, or waits on another shared memory or
+            on one with 64-bit addresses; or table 0 does not hold plain function references.
     """
     sites = {body: found for body in _bodies_to_scan(module) if (found := _shared_sites(module, body))}
     if not sites:
