@@ -179,14 +179,9 @@ def parse_module(data: bytes, name: str) -> WasmModule:
     tables += read.read_tables(reader(SECTION_TABLE))
     memories += read.read_memories(reader(SECTION_MEMORY))
     tags += read.read_tags(reader(SECTION_TAG), types)
-    globals_ += read.read_globals(reader(SECTION_GLOBAL))
-    spaces: list[Sequence[ExternType]] = [
-        functions,
-        tables,
-        memories,
-        [entry.type for entry in globals_],
-        tags,
-    ]
+    defined_globals = read.read_globals(reader(SECTION_GLOBAL))
+    global_types += [entry.type for entry in defined_globals]
+    spaces: list[Sequence[ExternType]] = [functions, tables, memories, global_types, tags]
     exports = read.read_exports(reader(SECTION_EXPORT), spaces)
     start = _start(readers.get(SECTION_START), len(functions))
     elements = read.read_elements(reader(SECTION_ELEMENT), len(functions), len(tables))
