@@ -238,7 +238,9 @@ class UnresolvedCallError(DlError):
         symbol: the import's field name.
     """
 
-    def __init__(self, importer: str, namespace: str, symbol: str, reason: str = "nothing provides it") -> None:
+    def __init__(
+        self, importer: str, namespace: str, symbol: str, reason: str = "nothing provides it"
+    ) -> None:
         super().__init__(importer, namespace, symbol, reason)
         self.importer = importer
         self.namespace = namespace

@@ -88,7 +88,13 @@ class HostFunctions(Protocol):
     """The Python functions of one program, importable in each of its stores."""
 
     def define(
-        self, namespace: str, name: str, kind: FuncType, function: Callable[..., Any], *, blocking: bool = True
+        self,
+        namespace: str,
+        name: str,
+        kind: FuncType,
+        function: Callable[..., Any],
+        *,
+        blocking: bool = True,
     ) -> None:
         """Define a function that gets and returns typed Python values.
 

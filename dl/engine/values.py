@@ -55,9 +55,13 @@ class Marshaller:
                 value = self._integer(value, width, f"{what[:-1]} {position}")
             elif kind == "v128":
                 if not isinstance(value, (bytes, bytearray)) or len(value) != 16:
-                    raise ValueConversionError(self.kind, f"{what[:-1]} {position} must be 16 bytes, got {value!r}")
+                    raise ValueConversionError(
+                        self.kind, f"{what[:-1]} {position} must be 16 bytes, got {value!r}"
+                    )
             elif isinstance(value, bool) or not isinstance(value, (int, float)):
-                raise ValueConversionError(self.kind, f"{what[:-1]} {position} must be a number, got {value!r}")
+                raise ValueConversionError(
+                    self.kind, f"{what[:-1]} {position} must be a number, got {value!r}"
+                )
             elif kind == "f32":
                 value = _nearest_f32(float(value))
             wrapped.append(value)
@@ -81,7 +85,9 @@ class Marshaller:
         count = len(self.kind.results)
         if not count:
             if value is not None:
-                raise ValueConversionError(self.kind, f"has no result, but the host function returned {value!r}")
+                raise ValueConversionError(
+                    self.kind, f"has no result, but the host function returned {value!r}"
+                )
             return
         values = tuple(value) if count > 1 and isinstance(value, (tuple, list)) else (value,)
         try:

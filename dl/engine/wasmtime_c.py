@@ -21,7 +21,7 @@ OUTPUT_CALLBACK = ctypes.CFUNCTYPE(ctypes.c_ssize_t, c_void_p, c_void_p, c_size_
 
 EXTERN_FUNC, EXTERN_GLOBAL, EXTERN_TABLE, EXTERN_MEMORY, EXTERN_SHARED_MEMORY, EXTERN_TAG = range(6)
 
-# wasm_valkind_t; v128 is wasmtime's extension of the enumeration.
+# wasm_valkind_t, except v128, which only wasmtime_valtype_kind_t has.
 VALUE_KINDS = {"i32": 0, "i64": 1, "f32": 2, "f64": 3, "v128": 4, "externref": 128, "funcref": 129}
 
 TRAP_CODES = {
@@ -100,7 +100,13 @@ class Val(ctypes.Structure):
     """``wasmtime_val_t``, as far as numbers and function references go."""
 
     class _Of(ctypes.Union):
-        _fields_ = (("i32", ctypes.c_int32), ("i64", c_int64), ("bits", c_uint8 * 16), ("func", Func), ("room", c_uint8 * 24))
+        _fields_ = (
+            ("i32", ctypes.c_int32),
+            ("i64", c_int64),
+            ("bits", c_uint8 * 16),
+            ("func", Func),
+            ("room", c_uint8 * 24),
+        )
 
     _fields_ = (("kind", c_uint8), ("of", _Of))
 
@@ -154,10 +160,13 @@ module_serialize = _prototype("wasmtime_module_serialize", _P, _P, _P)
 module_deserialize = _prototype("wasmtime_module_deserialize", _P, _P, c_char_p, _N, _P)
 
 valtype_new = _prototype("wasm_valtype_new", _P, c_uint8)
+valtype_extended = _prototype("wasmtime_valtype_to_wasm", _P, _P, _P)
 valtype_vec_new = _prototype("wasm_valtype_vec_new", None, _P, _N, _P)
 functype_new = _prototype("wasm_functype_new", _P, _P, _P)
 functype_delete = _prototype("wasm_functype_delete", None, _P)
-memorytype_new = _prototype("wasmtime_memorytype_new", _P, c_uint64, c_bool, c_uint64, c_bool, c_bool, c_uint8, _P)
+memorytype_new = _prototype(
+    "wasmtime_memorytype_new", _P, c_uint64, c_bool, c_uint64, c_bool, c_bool, c_uint8, _P
+)
 memorytype_delete = _prototype("wasm_memorytype_delete", None, _P)
 
 store_new = _prototype("wasmtime_store_new", _P, _P, _P, _P)

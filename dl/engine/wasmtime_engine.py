@@ -298,6 +298,7 @@ class WasmtimeHostFunctions:
 
     def __init__(self, engine: WasmtimeEngine, boundary: Boundary) -> None:
         self._lock = threading.Lock()
+        self._engine = engine
         self._boundary = boundary
         self.definitions: list[tuple[bytes, bytes, int, int]] = []
         self._callbacks: list[Any] = []
@@ -305,7 +306,13 @@ class WasmtimeHostFunctions:
         self._linker = _new_linker(engine)
 
     def define(
-        self, namespace: str, name: str, kind: FuncType, function: Callable[..., Any], *, blocking: bool = True
+        self,
+        namespace: str,
+        name: str,
+        kind: FuncType,
+        function: Callable[..., Any],
+        *,
+        blocking: bool = True,
     ) -> None:
         convert = marshaller(kind)
         unpack, pack, pack_checked = (
@@ -382,7 +389,7 @@ class WasmtimeHostFunctions:
         definition = (
             namespace.encode(),
             name.encode(),
-            _function_type(kind),
+            _function_type(self._engine, kind),
             ctypes.cast(native, ctypes.c_void_p).value or 0,
         )
         with self._lock:
@@ -419,10 +426,20 @@ def _define_function(linker: int, definition: tuple[bytes, bytes, int, int]) -> 
     )
 
 
-def _function_type(kind: FuncType) -> int:
+def _value_type(engine: WasmtimeEngine, name: str) -> int:
+    kind = c.VALUE_KINDS[name]
+    if name == "v128":
+        extended = ctypes.create_string_buffer(bytes([kind]), 64)
+        v128: int = c.valtype_extended(engine.pointer, ctypes.addressof(extended))
+        return v128
+    pointer: int = c.valtype_new(kind)
+    return pointer
+
+
+def _function_type(engine: WasmtimeEngine, kind: FuncType) -> int:
     vectors = []
     for types in (kind.params, kind.results):
-        values = (ctypes.c_void_p * max(len(types), 1))(*(c.valtype_new(c.VALUE_KINDS[t]) for t in types))
+        values = (ctypes.c_void_p * max(len(types), 1))(*(_value_type(engine, t) for t in types))
         vec = c.ByteVec()
         c.valtype_vec_new(ctypes.addressof(vec), len(types), ctypes.addressof(values))
         vectors.append(vec)

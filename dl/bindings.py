@@ -1,0 +1,69 @@
+"""What each import of a module was bound to: the resolution record that every instance group replays.
+
+A binding says how an import is satisfied in *any* group, so it names namespaces and addresses, never objects of one store.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TypeAlias
+
+from dl.handles import ModuleHandle
+
+BASE_NAMESPACE = "base"
+"""The base module's exports: memory, table, stack pointer, tags."""
+
+HOST_NAMESPACE = "host"
+"""Host functions, named by `host_key`."""
+
+LINK_NAMESPACE = "link"
+"""What the glue module made for the module under instantiation exports: exactly that module's imports."""
+
+
+def module_namespace(handle: ModuleHandle) -> str:
+    """Namespace under which a group's instance of a module is defined."""
+    return f"m{int(handle)}"
+
+
+def glue_namespace(handle: ModuleHandle) -> str:
+    """Namespace under which a module's glue instance stays reachable, for thread-local addresses."""
+    return f"g{int(handle)}"
+
+
+@dataclass(frozen=True, slots=True)
+class FromNamespace:
+    """Passed through from an instance or the host, inside the engine."""
+
+    namespace: str
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class Constant:
+    """A global with a fixed value: a base, a GOT entry, a number of the host's."""
+
+    value: int | float
+
+
+@dataclass(frozen=True, slots=True)
+class ThroughTable:
+    """A function whose instance does not exist yet when the importer is instantiated: called at its table index."""
+
+    address: int
+
+
+@dataclass(frozen=True, slots=True)
+class LazyStub:
+    """A function nothing defines yet: looked up at its first call."""
+
+
+@dataclass(frozen=True, slots=True)
+class ThreadLocalAddress:
+    """A GOT entry of a thread-local variable: its module's TLS base in this thread, plus an offset in bytes."""
+
+    module: ModuleHandle
+    offset: int
+
+
+Binding: TypeAlias = FromNamespace | Constant | ThroughTable | LazyStub | ThreadLocalAddress
+"""One import's binding."""

@@ -1,0 +1,106 @@
+"""A module that is linked into the program, as all instance groups share it."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from dl.bindings import Binding
+from dl.dylink import DylinkInfo
+from dl.engine.protocol import CompiledModule
+from dl.glue import ThreadLocalModule
+from dl.handles import RTLD_DEFAULT, ModuleHandle
+from dl.images import ModuleImage
+from dl.locate import Requester
+from dl.symbols import Symbol
+from dl.wasm.module import WasmModule
+
+if TYPE_CHECKING:
+    from dl.side_memory import Block
+    from memory import Region
+
+
+@dataclass(eq=False)
+class LinkedModule:
+    """One module of the program. Guarded by the link lock; what is set once is marked so.
+
+    Attributes:
+        image: where it came from (set once).
+        handle: its number (set once, after those of what it needs).
+        needed: the modules in its needed list, in that order (set once, when its tree is loaded).
+        scope: modules whose symbols it sees: None for the global scope alone, else the tree of the dlopen that
+            loaded it, breadth first.
+        deep_bind: whether `scope` comes before the global scope.
+        opens: how many dlopen calls hold it.
+        memory_base: address of its data, bytes (set once).
+        table_base: table index of its own elements (set once).
+        block: its data in linear memory; None for none.
+        elements: its run of table indices; None for none.
+        symbols: what it defines, by name (set once).
+        bindings: what its imports mean, in import order: the resolution record.
+        late: table indices that its stubs were given at their first call, by import position; every group gets these.
+        code: its code with renamed imports, and that of its import module.
+        thread_local: its thread-local storage; None for none.
+        ready: set when its constructors have run, or when they failed.
+        constructing_thread: identity of the thread that runs its constructors now; None before and after.
+        failure: why its constructors failed.
+    """
+
+    image: ModuleImage
+    handle: ModuleHandle = RTLD_DEFAULT
+    needed: list[LinkedModule] = field(default_factory=list)
+    scope: tuple[LinkedModule, ...] | None = None
+    deep_bind: bool = False
+    opens: int = 0
+    memory_base: int = 0
+    table_base: int = 0
+    block: Block | None = None
+    elements: Region | None = None
+    symbols: Mapping[str, Symbol] = field(default_factory=dict)
+    bindings: tuple[Binding, ...] = ()
+    late: dict[int, int] = field(default_factory=dict)
+    code: CompiledModule | None = None
+    import_code: CompiledModule | None = None
+    thread_local: ThreadLocalModule | None = None
+    ready: threading.Event = field(default_factory=threading.Event)
+    constructing_thread: int | None = None
+    failure: BaseException | None = None
+
+    @property
+    def name(self) -> str:
+        """What messages call it."""
+        return self.image.name
+
+    @property
+    def wasm(self) -> WasmModule:
+        """The parsed module."""
+        return self.image.wasm
+
+    @property
+    def dylink(self) -> DylinkInfo | None:
+        """Its dylink section."""
+        return self.image.wasm.dylink
+
+    def requester(self) -> Requester:
+        """Who asks when this module's needed libraries, or its dlopen, look for files."""
+        origin: Path | None = self.image.path.parent if self.image.path else None
+        return Requester(self.name, origin, self.dylink.runtime_path if self.dylink else ())
+
+
+def breadth_first(roots: Iterable[LinkedModule]) -> list[LinkedModule]:
+    """Return modules and all they need, breadth first, each once: the order in which ELF searches a tree."""
+    order: list[LinkedModule] = []
+    seen: set[int] = set()
+    level = list(roots)
+    while level:
+        following: list[LinkedModule] = []
+        for module in level:
+            if id(module) not in seen:
+                seen.add(id(module))
+                order.append(module)
+                following += module.needed
+        level = following
+    return order

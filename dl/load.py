@@ -1,0 +1,390 @@
+"""One load: from a module's image to an operation that every group can replay.
+
+The order is fixed, and each phase relies on the one before. Nothing is visible to other threads until the operation is
+committed; until then every step can be taken back.
+
+1. the tree: which modules are new, and their handles
+   -- no new modules beyond this point
+2. place: linear memory and table indices
+   -- addresses are fixed
+3. define: symbols of the new modules
+   -- the scope is complete
+4. resolve: what each import means
+5. generate: import modules and the placement module
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+
+from dl.bindings import LINK_NAMESPACE, FromNamespace, ThreadLocalAddress, module_namespace
+from dl.engine.protocol import CompiledModule, Engine
+from dl.errors import (
+    LibraryNotFoundError,
+    NotDynamicError,
+    ResourceLimitError,
+    UnresolvedSymbolsError,
+    UnsupportedModuleError,
+)
+from dl.glue import (
+    PlacedFunction,
+    ThreadLocalModule,
+    import_module,
+    link_names,
+    placement_module,
+)
+from dl.handles import MAIN_HANDLE, DlFlags, ModuleHandle
+from dl.host import HostSymbols
+from dl.images import ModuleImage, compiled
+from dl.linked import LinkedModule, breadth_first
+from dl.locate import Locator
+from dl.resolve import Resolver, scope_of
+from dl.state import LinkerState, LoadModules, Undo
+from dl.symbols import (
+    FunctionSymbol,
+    Symbol,
+    data_value,
+    element_positions,
+    exported_functions,
+    module_symbols,
+)
+from dl.wasm.rewrite import rename_imports
+from dl.wasm.types import FuncType, GlobalType
+
+log = logging.getLogger("dl.link")
+
+
+@dataclass
+class Load:
+    """A load under construction; used under the link lock by its instigator.
+
+    Attributes:
+        state: the program's linker state.
+        engine: what compiles.
+        host: the host's functions.
+        locator: finds needed libraries.
+        search_first: directories searched before the library path (the guest's LD_LIBRARY_PATH).
+        flags: those of dlopen.
+        lenient: whether functions that nothing defines become stubs.
+        undo: takes the load back.
+        new: the modules that this load adds, in handle order.
+    """
+
+    state: LinkerState
+    engine: Engine
+    host: HostSymbols
+    locator: Locator
+    flags: DlFlags = DlFlags.NOW
+    lenient: bool = False
+    search_first: Sequence[Path] = ()
+    grow_memory_to: Callable[[int], bool] = lambda _pages: True
+    undo: Undo = field(default_factory=Undo)
+    new: list[LinkedModule] = field(default_factory=list)
+    _host_functions: list[PlacedFunction] = field(default_factory=list)
+    _promoted: list[LinkedModule] = field(default_factory=list)
+
+    # 1. the tree
+
+    def find_tree(self, root: ModuleImage, *, main: bool = False) -> LinkedModule:
+        """Find a module and all it needs; give the new ones handles, dependencies first.
+
+        A cycle in the needed lists is cut where it closes. Iterative, so that the depth of a chain is bounded by memory.
+
+        Raises:
+            LinkError: a needed library is missing or broken.
+            MalformedModuleError: one is not a valid module.
+            NotDynamicError: one is not a shared library.
+        """
+        top = self._module_for(root, main=main)
+        if top.handle:
+            return top
+        first = self.state.next_handle
+        self.undo.on_failure(lambda: setattr(self.state, "next_handle", first))
+        if main:
+            self._number(top, MAIN_HANDLE)
+        open_: list[tuple[LinkedModule, Iterator[str]]] = [(top, _needed(top))]
+        pending = {root.identity: top}
+        while open_:
+            module, names = open_[-1]
+            name = next(names, None)
+            if name is None:
+                open_.pop()
+                if not module.handle:
+                    self._number(module, self.state.take_handle(module.name))
+                continue
+            image = self._find(name, module)
+            needed = pending.get(image.identity) or self._module_for(image)
+            module.needed.append(needed)
+            if not needed.handle and image.identity not in pending:
+                pending[image.identity] = needed
+                open_.append((needed, _needed(needed)))
+        self.new.sort(key=lambda m: m.handle)
+        return top
+
+    def _find(self, name: str, module: LinkedModule) -> ModuleImage:
+        requester = module.requester()
+        try:
+            return self.locator.find(name, requester, self.search_first)
+        except LibraryNotFoundError:
+            # Something loaded earlier by its path serves a bare name too, as a matching soname does for ld.so.
+            for known in (*self.state.modules.values(), *self.new):
+                if "/" not in name and known.image.base_name == name and known.handle != MAIN_HANDLE:
+                    return known.image
+            raise
+
+    def _module_for(self, image: ModuleImage, *, main: bool = False) -> LinkedModule:
+        handle = self.state.by_identity.get(image.identity)
+        if handle is not None:
+            return self.state.modules[handle]
+        for module in self.new:
+            if module.image.identity == image.identity:
+                return module
+        if image.wasm.dylink is None and not main:
+            raise NotDynamicError(
+                image.name,
+                "not a shared library: it has no dylink.0 section (link it with wasm-ld -shared --experimental-pic)",
+            )
+        return LinkedModule(image)
+
+    def _number(self, module: LinkedModule, handle: ModuleHandle) -> None:
+        module.handle = handle
+        self.new.append(module)
+        log.debug("%s: handle %d", module.name, handle)
+
+    # 2. place
+
+    def place(self) -> None:
+        """Reserve linear memory and table indices for every new module.
+
+        Raises:
+            ResourceLimitError: there is no room.
+        """
+        for module in self.new:
+            if module.handle == MAIN_HANDLE:
+                continue
+            info = module.dylink
+            assert info is not None
+            if info.memory_size:
+                assert self.state.side_memory is not None
+                side_memory = self.state.side_memory
+                block = side_memory.allocate(info.memory_size, info.memory_alignment_log2, module.name)
+                self.undo.on_failure(partial(side_memory.free, block))
+                module.block, module.memory_base = block, block.address
+            self._place_functions(module, info.table_size, info.table_alignment_log2)
+        for module in self.new:
+            for entry in module.wasm.imports:
+                if entry.kind == "memory" and not self.grow_memory_to(entry.type.limits.minimum):  # type: ignore[union-attr]
+                    raise ResourceLimitError(
+                        module.name, f"linear memory cannot grow to the {entry.type} that it imports"
+                    )
+
+    def place_main_functions(self, module: LinkedModule) -> None:
+        """Reserve table indices for the main module's exported functions; its own elements lie where they are linked."""
+        self._place_functions(module, 0, 0)
+
+    def _place_functions(self, module: LinkedModule, own: int, align_log2: int) -> None:
+        """Reserve the module's own run, and behind it an index for each exported function that has none in it."""
+        extra = self._functions_without_index(module)
+        total = own + len(extra)
+        if not total:
+            return
+        region = self.state.table.allocate(total, align_log2, module.name)
+        self.undo.on_failure(lambda: self.state.table.free(region))
+        module.elements = region
+        if module.handle != MAIN_HANDLE:
+            module.table_base = region.address if own else 0
+
+    def _functions_without_index(self, module: LinkedModule) -> list[int]:
+        placed = element_positions(module.wasm, 0)
+        first_defined = module.wasm.import_counts["func"]
+        return [f for f in exported_functions(module.wasm) if f >= first_defined and f not in placed]
+
+    # 3. define
+
+    def define(self) -> None:
+        """Give every new module its symbols; enter the new modules into scopes.
+
+        Re-exported imports take the address of the function they were bound to, so modules are defined in handle order and a
+        re-export of something that a later module defines is left out.
+        """
+        for module in self.new:
+            module.symbols = module_symbols(
+                module.wasm, module.handle, module.memory_base, self._addresses(module), {}
+            )
+            module.thread_local = _thread_local(module)
+
+    def _addresses(self, module: LinkedModule) -> dict[int, int]:
+        addresses = element_positions(module.wasm, module.table_base)
+        extra = self._functions_without_index(module)
+        if extra:
+            assert module.elements is not None
+            first = module.elements.end - len(extra)
+            addresses.update((function, first + i) for i, function in enumerate(extra))
+        return addresses
+
+    def enter_scopes(self, root: LinkedModule) -> list[LinkedModule]:
+        """Put the opened tree into the global scope, or into a scope of its own; return the global scope to resolve with."""
+        tree = breadth_first([root])
+        if self.flags & DlFlags.GLOBAL:
+            known = {id(m) for m in self.state.global_scope}
+            self._promoted = [m for m in tree if id(m) not in known]
+        for module in self.new:
+            if not self.flags & DlFlags.GLOBAL:
+                module.scope = tuple(tree)
+                module.deep_bind = bool(self.flags & DlFlags.DEEPBIND)
+        return [*self.state.global_scope, *self._promoted]
+
+    # 4. resolve
+
+    def resolve(self, root: LinkedModule, global_scope: Sequence[LinkedModule]) -> None:
+        """Bind the imports of every new module.
+
+        Raises:
+            UnresolvedSymbolsError: nothing defines some of them; lists all.
+            ImportTypeError: a definition has another type.
+        """
+        modules = {**self.state.modules, **{m.handle: m for m in self.new}}
+        resolver = Resolver(
+            host=self.host,
+            places=self.state.places,
+            memory=self.state.memory_type,
+            global_scope=global_scope,
+            linker_addresses=self.state.linker_addresses,
+            modules=modules,
+            address_of_host_function=self._host_function_address,
+            demand_functions=bool(self.flags & DlFlags.NOW) and not self.lenient,
+        )
+        for module in self.new:
+            module.bindings = resolver.bind(module)
+        if resolver.missing:
+            searched = [m.name for m in scope_of(root, global_scope)]
+            raise UnresolvedSymbolsError(root.name, resolver.missing, searched)
+        for module in self.new:
+            self._check_reexports(module)
+
+    def _check_reexports(self, module: LinkedModule) -> None:
+        """Give re-exported functions the one address of the function they are."""
+        first_defined = module.wasm.import_counts["func"]
+        again = {
+            e.index: e for e in module.wasm.exports.values() if e.kind == "func" and e.index < first_defined
+        }
+        if not again:
+            return
+        functions = [
+            (entry, binding)
+            for entry, binding in zip(module.wasm.imports, module.bindings, strict=True)
+            if entry.kind == "func"
+        ]
+        origins: dict[int, Symbol] = {}
+        for index in again:
+            entry, binding = functions[index]
+            if isinstance(binding, FromNamespace) and entry.module == "env":
+                for other in (*self.state.modules.values(), *self.new):
+                    if binding.namespace == module_namespace(other.handle):
+                        symbol = other.symbols.get(binding.name)
+                        if symbol is not None:
+                            origins[index] = symbol
+        if origins:
+            module.symbols = module_symbols(
+                module.wasm, module.handle, module.memory_base, self._addresses(module), origins
+            )
+
+    def _host_function_address(self, namespace: str, name: str, kind: FuncType, importer: str) -> int:
+        key = (namespace, name, kind)
+        known = self.state.host_addresses.get(key)
+        if known is not None:
+            return known
+        binding = self.host.bind(namespace, name, kind, importer)
+        assert binding is not None
+        region = self.state.table.allocate(1, 0, importer)
+        self.undo.on_failure(lambda: self.state.table.free(region))
+        self.state.host_addresses[key] = region.address
+        self.undo.on_failure(lambda: self.state.host_addresses.pop(key))
+        self._host_functions.append(PlacedFunction(binding.namespace, binding.name, kind, region.address))
+        return region.address
+
+    # 5. generate
+
+    def generate(self) -> LoadModules:
+        """Compile the modules and what was found out about them.
+
+        Raises:
+            InvalidModuleError: the engine refuses a module.
+        """
+        keeps_glue = set()
+        thread_addresses: list[tuple[ModuleHandle, str, GlobalType, ThreadLocalAddress]] = []
+        placed = list(self._host_functions)
+        for module in self.new:
+            imports = module.wasm.imports
+            names = link_names(imports)
+            module.code = compiled(
+                self.engine,
+                ("module", module.image.digest),
+                module.name,
+                partial(rename_imports, module.wasm, [(LINK_NAMESPACE, name) for name in names]),
+            )
+            if imports:
+                module.import_code = self._generated(
+                    import_module(module.handle, imports, module.bindings, self.state.places),
+                    f"{module.name} (imports)",
+                )
+            for entry, name, binding in zip(imports, names, module.bindings, strict=True):
+                if isinstance(binding, ThreadLocalAddress):
+                    assert isinstance(entry.type, GlobalType)
+                    keeps_glue.add(module.handle)
+                    thread_addresses.append((module.handle, name, entry.type, binding))
+            placed += self._placed_functions(module)
+        thread_local = tuple(m.thread_local for m in self.new if m.thread_local is not None)
+        wasm = placement_module(placed, thread_local, thread_addresses, self.state.places)
+        placement = None if wasm is None else self._generated(wasm, f"{self.new[-1].name} (placement)")
+        return LoadModules(
+            tuple(self.new), self.state.table.length, placement, thread_local, frozenset(keeps_glue)
+        )
+
+    def _generated(self, wasm: bytes, name: str) -> CompiledModule:
+        return compiled(self.engine, ("generated", hashlib.sha256(wasm).digest()), name, lambda: wasm)
+
+    def _placed_functions(self, module: LinkedModule) -> Iterator[PlacedFunction]:
+        names = exported_functions(module.wasm)
+        namespace = module_namespace(module.handle)
+        for function in self._functions_without_index(module):
+            symbol = module.symbols[names[function]]
+            assert isinstance(symbol, FunctionSymbol)
+            yield PlacedFunction(namespace, symbol.name, symbol.type, symbol.address)
+
+    # the outcome
+
+    def publish(self) -> None:
+        """Enter the new modules into the state. Cannot fail; the operation is committed next."""
+        for module in self.new:
+            self.state.modules[module.handle] = module
+            self.state.by_identity[module.image.identity] = module.handle
+        self.state.global_scope.extend(self._promoted)
+
+
+def _needed(module: LinkedModule) -> Iterator[str]:
+    return iter(module.dylink.needed if module.dylink else ())
+
+
+def _thread_local(module: LinkedModule) -> ThreadLocalModule | None:
+    """Return a module's thread-local storage, if it has any and can set it up for a new thread."""
+    export = module.wasm.exports.get("__tls_base")
+    if export is None or not isinstance(export.type, GlobalType) or not export.type.mutable:
+        return None
+    size = data_value(module.wasm, "__tls_size") or 0
+    align = data_value(module.wasm, "__tls_align") or 1
+    if align & (align - 1):
+        raise UnsupportedModuleError(module.name, f"__tls_align is {align}, which is no power of two")
+    for initializer, kind in (
+        ("__wasm_init_tls", FuncType(("i32",), ())),
+        ("__wasix_init_tls", FuncType((), ("i32",))),
+    ):
+        function = module.wasm.exports.get(initializer)
+        if function is not None and function.type == kind and (size or initializer == "__wasix_init_tls"):
+            return ThreadLocalModule(module.handle, size, align.bit_length() - 1, export.type, initializer)
+    return None

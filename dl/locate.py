@@ -1,0 +1,137 @@
+"""Where libraries are found.
+
+Rules, those of ld.so and of WASIX where they agree: a name with a slash is a path; a bare name is looked for in the
+library path, then in the run path of the module that needs it (`$ORIGIN` being that module's directory; run paths are
+not inherited), and the current directory is not searched. A `.so` that is not there may be there as `.wasm`. A module's identity is its
+resolved path, so `a.so`, `./a.so` and a link to it are one module.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from dl.errors import LibraryNotFoundError, LinkError, MalformedModuleError
+from dl.images import ModuleImage, image_from_bytes, image_from_file
+
+_MAX_NAME_BYTES = 4096
+_WASM_MAGIC = b"\0asm"
+
+
+@dataclass(frozen=True)
+class Requester:
+    """The module on whose behalf a library is looked for.
+
+    Attributes:
+        name: for messages; None when the host asks.
+        origin: directory that `$ORIGIN` stands for; None when there is none.
+        run_path: its run path.
+    """
+
+    name: str | None = None
+    origin: Path | None = None
+    run_path: tuple[str, ...] = ()
+
+
+@dataclass
+class Locator:
+    """Finds libraries for one program.
+
+    Attributes:
+        library_path: directories, searched in order.
+        libraries: modules held in memory, by name; found before any file of that name.
+    """
+
+    library_path: Sequence[Path] = ()
+    libraries: Mapping[str, bytes] = field(default_factory=dict)
+
+    def find(self, name: str, requester: Requester = Requester(), first: Iterable[Path] = ()) -> ModuleImage:
+        """Find, read and parse a library.
+
+        Args:
+            name: its path, or its bare name.
+            requester: who needs it.
+            first: directories to search before the library path, for a bare name.
+
+        Raises:
+            LibraryNotFoundError: there is no such file; tells every path tried.
+            LinkError: the file named by a path cannot be read.
+            MalformedModuleError: the file is not a valid module.
+        """
+        if not name or "\0" in name or len(name.encode()) > _MAX_NAME_BYTES:
+            raise LibraryNotFoundError(
+                name[:80], [(repr(name[:80]), f"not a name of 1 to {_MAX_NAME_BYTES} bytes")], requester.name
+            )
+        if name in self.libraries:
+            return image_from_bytes(self.libraries[name], name, f"<memory>/{name}")
+        tried: list[tuple[str, str]] = []
+        if "/" in name:
+            for path in _spellings(Path(name)):
+                if _present(path, tried):
+                    return image_from_file(path, str(path))
+            raise LibraryNotFoundError(name, tried, requester.name)
+        for directory in (*first, *self.library_path, *run_path(requester)):
+            for path in _spellings(directory / name):
+                if _present(path, tried) and _is_module(path, tried):
+                    return image_from_file(path, str(path))
+        raise LibraryNotFoundError(name, tried, requester.name)
+
+
+def run_path(requester: Requester) -> list[Path]:
+    """Return the directories of a module's run path, `$ORIGIN` filled in; entries that need an unknown origin are left out."""
+    directories = []
+    for entry in requester.run_path:
+        for part in entry.split(":"):
+            text = part
+            for spelling in ("${ORIGIN}", "$ORIGIN"):
+                if spelling in text:
+                    text = text.replace(spelling, str(requester.origin)) if requester.origin else ""
+            if text:
+                directories.append(Path(text))
+    return directories
+
+
+def _spellings(path: Path) -> Iterable[Path]:
+    yield path
+    if path.suffix == ".so":
+        yield path.with_suffix(".wasm")
+
+
+def _present(path: Path, tried: list[tuple[str, str]]) -> bool:
+    try:
+        if path.is_file():
+            return True
+        tried.append((str(path), "is not a file" if path.exists() else "no such file"))
+    except (OSError, ValueError) as error:
+        tried.append((str(path), str(getattr(error, "strerror", None) or error).lower()))
+    return False
+
+
+def _is_module(path: Path, tried: list[tuple[str, str]]) -> bool:
+    """Pass over files of other formats in a search, as ld.so passes over libraries of other machines."""
+    try:
+        with path.open("rb") as file:
+            if file.read(4) == _WASM_MAGIC:
+                return True
+        tried.append((str(path), "not a WebAssembly module"))
+    except OSError as error:
+        tried.append((str(path), str(error.strerror).lower()))
+    return False
+
+
+def split_path(text: str) -> list[Path]:
+    """Split a colon-separated list of directories; empty entries are left out."""
+    return [Path(part) for part in text.split(os.pathsep) if part]
+
+
+__all__ = [
+    "LibraryNotFoundError",
+    "LinkError",
+    "Locator",
+    "MalformedModuleError",
+    "Requester",
+    "run_path",
+    "split_path",
+]

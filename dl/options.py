@@ -1,0 +1,80 @@
+"""What a user can ask of a linker, apart from the program itself."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from dl.errors import LinkerUsageError
+from dl.wasm.types import FuncType, Limits
+from dl.wasm.types import MemoryType as WasmMemoryType
+
+DEFAULT_STACK_BYTES = 1 << 20
+"""Shadow stack of the main thread when nothing else is asked for: that of wasm-ld's `-z stack-size` for WASIX, 1 MiB."""
+
+MAX_PAGES = 65536
+
+ModuleSource = str | os.PathLike[str] | bytes
+"""A module: the path of a file, or the bytes themselves."""
+
+SideMemory = Literal["auto", "grow", "allocator"]
+"""Where the data of side modules goes: pages added by growing memory; blocks from the main module's own allocator (for
+C libraries that take everything above their heap base for theirs, as Emscripten's does); or whichever the main module needs."""
+
+Output = Callable[[bytes], object] | str | os.PathLike[str] | None
+
+
+@dataclass(frozen=True)
+class MemoryType:
+    """A linear memory that the host provides.
+
+    Attributes:
+        minimum: pages of 64 KiB to begin with, 0 to 65536.
+        maximum: pages it may grow to; None for 65536.
+        shared: whether threads share it; needs an engine with shared memory.
+    """
+
+    minimum: int = 1
+    maximum: int | None = None
+    shared: bool = False
+
+    def __post_init__(self) -> None:
+        top = MAX_PAGES if self.maximum is None else self.maximum
+        if not 0 <= self.minimum <= top <= MAX_PAGES:
+            raise LinkerUsageError(
+                f"memory of {self.minimum} to {top} pages is outside 0 <= minimum <= maximum <= {MAX_PAGES}"
+            )
+
+    def wasm(self) -> WasmMemoryType:
+        """Return the WebAssembly type; a shared memory always has a maximum."""
+        maximum = MAX_PAGES if self.shared and self.maximum is None else self.maximum
+        return WasmMemoryType(Limits(self.minimum, maximum, self.shared, is64=False))
+
+
+@dataclass(frozen=True)
+class HostFunction:
+    """A Python function with a WebAssembly signature of its own.
+
+    Needed only where no import states the signature: a function whose address the guest takes but that it never calls
+    by name. Everywhere else a plain callable takes the signature of the import that asks for it.
+
+    Attributes:
+        function: what to call.
+        params: value types, such as `("i32", "f64")`.
+        results: value types; several results are returned as a tuple.
+    """
+
+    function: Callable[..., Any]
+    params: tuple[str, ...] = ()
+    results: tuple[str, ...] = ()
+
+    @property
+    def type(self) -> FuncType:
+        """The signature."""
+        return FuncType(tuple(self.params), tuple(self.results))
+
+
+HostImports = Mapping[str, Mapping[str, Callable[..., Any] | HostFunction | int | float]]
+"""Import module name, to field name, to a function, or the value of a global or data address."""

@@ -1,0 +1,109 @@
+"""Linear memory for what the linker places: the data of side modules, stacks and thread-local blocks.
+
+Two sources. `GrownMemory` adds pages to the memory and works beside any C library whose heap tolerates that the memory
+grows under other hands (wasi-libc, WASIX). `GuestAllocator` asks the main module's own allocator, for C libraries that take
+all memory above their heap base for theirs: Emscripten's `sbrk` would hand out pages that somebody else has grown.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+from dl.errors import ResourceLimitError
+from memory import Allocator, LayoutExhaustedError, LinearMemory, Region, round_up
+
+_ADDRESS_SPACE = 1 << 32
+_MAX_ALIGN_LOG2 = 31
+
+
+@dataclass(frozen=True, eq=False)
+class Block:
+    """A run of linear memory; bytes. `address` is a multiple of the alignment that was asked for."""
+
+    address: int
+    size: int
+    owner: object
+
+
+class SideMemory(Protocol):
+    """Hands out zeroed blocks of linear memory. Called under the link lock."""
+
+    def allocate(self, size: int, align_log2: int, purpose: str) -> Block:
+        """Reserve a zeroed block of `size` bytes, at least 1, at a multiple of 2**align_log2.
+
+        Raises:
+            ResourceLimitError: there is no room; names `purpose`. Nothing was reserved.
+        """
+
+    def free(self, block: Block) -> None:
+        """Give a block back."""
+
+
+class GrownMemory:
+    """Blocks in pages that the linker grows the memory by."""
+
+    def __init__(
+        self, memory: LinearMemory, grow: Callable[[int], int | None], limit_pages: int | None
+    ) -> None:
+        self._memory = memory
+        self.allocator = Allocator(grow, limit_pages=limit_pages)
+
+    def allocate(self, size: int, align_log2: int, purpose: str) -> Block:
+        try:
+            region = self.allocator.allocate(size, align_log2)
+        except LayoutExhaustedError as error:
+            raise ResourceLimitError(purpose, f"no linear memory: {error}") from error
+        self._memory.fill(region.address, 0, region.size)
+        return Block(region.address, size, region)
+
+    def free(self, block: Block) -> None:
+        assert isinstance(block.owner, Region)
+        self.allocator.free(block.owner)
+
+
+class GuestAllocator:
+    """Blocks from the main module's `malloc` and `free`, which have no alignment of their own above 8 or 16 bytes.
+
+    Until the main module is initialized nothing of it may be called; blocks asked for before come from a bump pointer at
+    the future heap base (as Emscripten places load-time libraries), and stay for good.
+
+    Args:
+        memory: the program's memory.
+        heap_base: address from which blocks are taken before `start`, bytes.
+        ensure_size: makes the memory reach an address, or returns False.
+    """
+
+    def __init__(self, memory: LinearMemory, heap_base: int, ensure_size: Callable[[int], bool]) -> None:
+        self._memory = memory
+        self._ensure_size = ensure_size
+        self.heap_base = heap_base
+        self._malloc: Callable[[int], int] | None = None
+        self._free: Callable[[int], object] | None = None
+
+    def start(self, malloc: Callable[[int], int], free: Callable[[int], object]) -> None:
+        """Use the guest's allocator from now on: the main module is initialized."""
+        self._malloc, self._free = malloc, free
+
+    def allocate(self, size: int, align_log2: int, purpose: str) -> Block:
+        alignment = 1 << min(align_log2, _MAX_ALIGN_LOG2)
+        if size + alignment > _ADDRESS_SPACE or align_log2 > _MAX_ALIGN_LOG2:
+            raise ResourceLimitError(purpose, f"{size} bytes at 2**{align_log2} do not fit a 32-bit memory")
+        if self._malloc is None:
+            address = round_up(self.heap_base, alignment)
+            end = round_up(address + size, 16)
+            if not self._ensure_size(end):
+                raise ResourceLimitError(purpose, f"linear memory cannot grow to {end} bytes")
+            self.heap_base = end
+            return Block(address, size, None)
+        start = self._malloc(size + alignment) & 0xFFFFFFFF
+        if not start:
+            raise ResourceLimitError(purpose, f"the program's malloc has no {size + alignment} bytes")
+        address = round_up(start, alignment)
+        self._memory.fill(address, 0, size)
+        return Block(address, size, start)
+
+    def free(self, block: Block) -> None:
+        if isinstance(block.owner, int) and self._free is not None:
+            self._free(block.owner)

@@ -1,0 +1,163 @@
+"""The linker state: what all instance groups of a program share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+from dl.engine.protocol import CompiledModule
+from dl.errors import ResourceLimitError
+from dl.glue import Places, ThreadLocalModule
+from dl.handles import MAIN_HANDLE, ModuleHandle
+from dl.linked import LinkedModule
+from dl.side_memory import SideMemory
+from dl.wasm.types import FuncType, MemoryType
+from memory import Allocator, LayoutExhaustedError, Region
+
+RESERVED_TABLE_SLOTS = 16
+"""Table indices below the main module's: 0 is the null pointer, the rest is the linker's own (futexes)."""
+
+MAX_TABLE_LENGTH = 10_000_000
+"""Most elements a table may have: the limit web engines set, and far below what would exhaust a host."""
+
+MAX_MODULES = 10_000
+
+
+@dataclass(frozen=True, eq=False)
+class LoadModules:
+    """A link operation: modules that every group instantiates.
+
+    Attributes:
+        modules: in instantiation order, which is handle order.
+        table_length: elements the table has from now on.
+        placement: code that places functions and sets up thread-local storage; None when there is nothing to do.
+        thread_local: modules whose thread-local storage a new thread sets up with it, in parameter order.
+        keeps_glue: modules whose import module stays reachable by name.
+    """
+
+    modules: tuple[LinkedModule, ...]
+    table_length: int
+    placement: CompiledModule | None
+    thread_local: tuple[ThreadLocalModule, ...]
+    keeps_glue: frozenset[ModuleHandle]
+
+
+@dataclass(frozen=True, eq=False)
+class UnloadModules:
+    """A link operation: modules that every group forgets.
+
+    Attributes:
+        modules: what goes.
+        table_runs: first index and number of the table elements that become null.
+    """
+
+    modules: tuple[LinkedModule, ...]
+    table_runs: tuple[tuple[int, int], ...]
+
+
+DlOperation = LoadModules | UnloadModules
+"""What every group must do."""
+
+
+class TableSpace:
+    """Which table indices are taken. Unit: table elements. Guarded by the link lock.
+
+    The table never shrinks, so indices given back are reused, lowest fitting run first.
+    """
+
+    def __init__(self, length: int) -> None:
+        self.length = length
+        self._allocator = Allocator(self._grow, page_size=1, limit_pages=MAX_TABLE_LENGTH)
+
+    def _grow(self, elements: int) -> int | None:
+        former = self.length
+        if former + elements > MAX_TABLE_LENGTH:
+            return None
+        self.length += elements
+        return former
+
+    def allocate(self, elements: int, align_log2: int, purpose: str) -> Region:
+        """Reserve a run of indices.
+
+        Raises:
+            ResourceLimitError: the table would exceed `MAX_TABLE_LENGTH`.
+        """
+        try:
+            return self._allocator.allocate(elements, align_log2)
+        except LayoutExhaustedError as error:
+            raise ResourceLimitError(
+                purpose,
+                f"{elements} table elements at 2**{align_log2} do not fit a table of at most {MAX_TABLE_LENGTH}",
+            ) from error
+
+    def free(self, region: Region) -> None:
+        """Give a run of indices back."""
+        self._allocator.free(region)
+
+    def in_use(self) -> int:
+        """Elements handed out and not given back."""
+        return self._allocator.statistics().bytes_in_use
+
+
+@dataclass
+class LinkerState:
+    """Shared by all groups; guarded by the link lock, which whoever changes it holds.
+
+    Readers that only look up what a committed load has published (`modules`, `symbols`) need no lock: entries are added
+    whole and never changed, and dictionaries are copied before they are walked.
+
+    Attributes:
+        modules: by handle, the main module first.
+        by_identity: handle of the module that a resolved path or a name of bytes stands for.
+        next_handle: the next handle.
+        global_scope: modules whose symbols all see, in search order.
+        table: table indices.
+        side_memory: linear memory for side modules.
+        places: where table and stack pointer are.
+        memory_type: type of the program's memory; None until a static main module has brought it.
+        linker_addresses: addresses the linker defines itself, by symbol name, bytes.
+        host_addresses: table indices of host functions whose address was taken.
+    """
+
+    table: TableSpace
+    places: Places
+    side_memory: SideMemory | None = None
+    memory_type: MemoryType | None = None
+    modules: dict[ModuleHandle, LinkedModule] = field(default_factory=dict)
+    by_identity: dict[str, ModuleHandle] = field(default_factory=dict)
+    next_handle: int = MAIN_HANDLE + 1
+    global_scope: list[LinkedModule] = field(default_factory=list)
+    linker_addresses: dict[str, int] = field(default_factory=dict)
+    host_addresses: dict[tuple[str, str, FuncType], int] = field(default_factory=dict)
+
+    def take_handle(self, module: str) -> ModuleHandle:
+        """Return the next handle.
+
+        Raises:
+            ResourceLimitError: there are `MAX_MODULES` modules.
+        """
+        if len(self.modules) >= MAX_MODULES:
+            raise ResourceLimitError(module, f"{MAX_MODULES} modules are loaded already")
+        handle = ModuleHandle(self.next_handle)
+        self.next_handle += 1
+        return handle
+
+    def names(self, modules: Sequence[LinkedModule]) -> list[str]:
+        """Return what messages call some modules."""
+        return [module.name for module in modules]
+
+
+@dataclass
+class Undo:
+    """What takes back the steps of an operation that fails, last step first."""
+
+    steps: list[Callable[[], object]] = field(default_factory=list)
+
+    def on_failure(self, step: Callable[[], object]) -> None:
+        """Add the step that takes back what was just done."""
+        self.steps.append(step)
+
+    def run(self) -> None:
+        """Take everything back."""
+        while self.steps:
+            self.steps.pop()()

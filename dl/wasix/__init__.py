@@ -1,0 +1,1 @@
+"""System interfaces for the guest: WASI preview 1 and WASIX."""
