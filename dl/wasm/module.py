@@ -59,8 +59,8 @@ _STEPPED_OVER = (SECTION_CODE, SECTION_DATA)
 class WasmModule:
     """A parsed module.
 
-    `functions`, `tables`, `memories` and `tags` are whole index spaces, imported entries first; `globals` are
-    the defined ones only, since of an imported one there is nothing to know beyond the import.
+    `functions`, `tables`, `memories`, `globals` and `tags` are whole index spaces: imported entries first, so that
+    the index of an import or export fits as it is.
 
     Attributes:
         name: name given by the caller, used in errors.
@@ -73,7 +73,7 @@ class WasmModule:
         functions: types of all functions.
         tables: types of all tables.
         memories: types of all memories.
-        globals: the defined globals; the index of the first is `import_counts["global"]`.
+        globals: all globals.
         tags: types of all exception tags.
         start: index of the start function, None without one.
         elements: element segments in order.
@@ -152,7 +152,7 @@ def parse_module(data: bytes, name: str) -> WasmModule:
     functions: list[FuncType] = []
     tables: list[TableType] = []
     memories: list[MemoryType] = []
-    global_types: list[GlobalType] = []
+    all_globals: list[Global] = []
     tags: list[TagType] = []
     imports: list[Import] = []
     for entry in read.walk_imports(reader(SECTION_IMPORT), types):
@@ -161,8 +161,8 @@ def parse_module(data: bytes, name: str) -> WasmModule:
             functions.append(kind)
             index = len(functions) - 1
         elif isinstance(kind, GlobalType):
-            global_types.append(kind)
-            index = len(global_types) - 1
+            all_globals.append(Global(kind, None))
+            index = len(all_globals) - 1
         elif isinstance(kind, TableType):
             tables.append(kind)
             index = len(tables) - 1
@@ -173,14 +173,14 @@ def parse_module(data: bytes, name: str) -> WasmModule:
             tags.append(kind)
             index = len(tags) - 1
         imports.append(Import(entry.module, entry.name, KINDS[entry.kind], kind, index))
-    imported = (len(functions), len(tables), len(memories), len(global_types), len(tags))
+    imported = (len(functions), len(tables), len(memories), len(all_globals), len(tags))
 
     functions += read.read_functions(reader(SECTION_FUNCTION), types)
     tables += read.read_tables(reader(SECTION_TABLE))
     memories += read.read_memories(reader(SECTION_MEMORY))
     tags += read.read_tags(reader(SECTION_TAG), types)
-    defined_globals = read.read_globals(reader(SECTION_GLOBAL))
-    global_types += [entry.type for entry in defined_globals]
+    all_globals += read.read_globals(reader(SECTION_GLOBAL))
+    global_types = [entry.type for entry in all_globals]
     spaces: list[Sequence[ExternType]] = [functions, tables, memories, global_types, tags]
     exports = read.read_exports(reader(SECTION_EXPORT), spaces)
     start = _start(readers.get(SECTION_START), len(functions))
@@ -202,7 +202,7 @@ def parse_module(data: bytes, name: str) -> WasmModule:
         functions=tuple(functions),
         tables=tuple(tables),
         memories=tuple(memories),
-        globals=tuple(defined_globals),
+        globals=tuple(all_globals),
         tags=tuple(tags),
         start=start,
         elements=tuple(elements),

@@ -76,10 +76,10 @@ class Export:
 
 @dataclass(frozen=True, slots=True)
 class Global:
-    """A global variable that the module defines: its type, and what initialises it."""
+    """A global variable: its type, and what initialises it (None for an imported one)."""
 
     type: GlobalType
-    init: ConstExpr
+    init: ConstExpr | None
 
 
 @dataclass(frozen=True, slots=True)
