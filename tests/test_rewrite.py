@@ -1,0 +1,578 @@
+"""Changed copies of modules: compiled and run by the engine, and compared byte for byte where nothing changes."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+import wasmtime
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from dl.errors import DlError, MalformedModuleError, UnsupportedModuleError
+from dl.wasm.instructions import scan_body, walk_bodies
+from dl.wasm.module import parse_module
+from dl.wasm.rewrite import (
+    contains_wait_instructions,
+    rename_imports,
+    rewrite_waits,
+    uses_legacy_exceptions,
+)
+
+NOTIFY, WAIT32, WAIT64 = 3, 4, 5
+SLOTS = {"notify_slot": NOTIFY, "wait32_slot": WAIT32, "wait64_slot": WAIT64}
+I32, I64 = wasmtime.ValType.i32(), wasmtime.ValType.i64()
+SIGNATURES = {
+    NOTIFY: wasmtime.FuncType([I32, I32], [I32]),
+    WAIT32: wasmtime.FuncType([I32, I32, I64], [I32]),
+    WAIT64: wasmtime.FuncType([I32, I64, I64], [I32]),
+}
+
+
+def assemble(text):
+    return parse_module(bytes(wasmtime.wat2wasm(text)), "test.wasm")
+
+
+@pytest.fixture(name="engine", scope="module")
+def _engine():
+    config = wasmtime.Config()
+    config.wasm_threads = config.shared_memory = config.wasm_exceptions = True
+    config.wasm_multi_memory = config.wasm_memory64 = True
+    return wasmtime.Engine(config)
+
+
+class Run:
+    """An instance whose table has recording functions in the three slots."""
+
+    def __init__(self, engine, data, imports=(), result=0, table="table"):
+        self.store = wasmtime.Store(engine)
+        self.instance = wasmtime.Instance(self.store, wasmtime.Module(engine, data), list(imports))
+        self.exports = self.instance.exports(self.store)
+        self.calls = []
+        self.result = result
+        if table is not None:
+            self.fill(self.exports[table])
+
+    def fill(self, table):
+        for slot, signature in SIGNATURES.items():
+            table.set(self.store, slot, wasmtime.Func(self.store, signature, self._recorder(slot)))
+
+    def _recorder(self, slot):
+        def record(*arguments):
+            self.calls.append((slot, *arguments))
+            return self.result
+
+        return record
+
+    def call(self, name, *arguments):
+        return self.exports[name](self.store, *arguments)
+
+    def outcome(self, name, *arguments):
+        """Give what a call returns, or the code of its trap."""
+        try:
+            return self.call(name, *arguments)
+        except wasmtime.Trap as trap:
+            return trap.trap_code
+
+
+WAITS = """
+(module
+  (memory (export "memory") 1 1 shared)
+  (table (export "table") 8 funcref)
+  (func $first (export "first") (result i32) i32.const 41)
+  (func (export "wait32") (param i32 i32 i64) (result i32)
+    (memory.atomic.wait32 (local.get 0) (local.get 1) (local.get 2)))
+  (func (export "wait32_far") (param i32 i32 i64) (result i32)
+    (memory.atomic.wait32 offset=4096 (local.get 0) (local.get 1) (local.get 2)))
+  (func (export "wait64") (param i32 i64 i64) (result i32)
+    (memory.atomic.wait64 (local.get 0) (local.get 1) (local.get 2)))
+  (func (export "wait64_far") (param i32 i64 i64) (result i32)
+    (memory.atomic.wait64 offset=0xfffffff8 (local.get 0) (local.get 1) (local.get 2)))
+  (func (export "notify") (param i32 i32) (result i32)
+    (memory.atomic.notify (local.get 0) (local.get 1)))
+  (func (export "notify_far") (param i32 i32) (result i32)
+    (memory.atomic.notify offset=100 (local.get 0) (local.get 1)))
+  (func (export "two") (param i32) (result i32)
+    (i32.add
+      (memory.atomic.notify (local.get 0) (i32.const 1))
+      (memory.atomic.wait32 (local.get 0) (i32.const 0) (i64.const 9))))
+  (func $last (export "last") (result i32) (i32.add (call $first) (i32.const 1)))
+  (elem (i32.const 0) $first $last))
+"""
+
+
+class TestRewriteWaits:
+    @pytest.mark.parametrize(
+        ("name", "arguments", "call"),
+        [
+            ("wait32", (8, -7, -1), (WAIT32, 8, -7, -1)),
+            ("wait32_far", (8, 1, 2**40), (WAIT32, 4104, 1, 2**40)),
+            ("wait64", (16, -(2**63), 5), (WAIT64, 16, -(2**63), 5)),
+            ("notify", (0, -1), (NOTIFY, 0, -1)),
+            ("notify_far", (0, 3), (NOTIFY, 100, 3)),
+        ],
+    )
+    def test_reach_the_functions_in_the_table(self, engine, name, arguments, call):
+        """Each instruction passes its effective address and operands on, and returns what it is given."""
+        run = Run(engine, rewrite_waits(assemble(WAITS), **SLOTS), result=2)
+
+        assert run.call(name, *arguments) == 2
+        assert run.calls == [call]
+
+    def test_operands_keep_their_order(self, engine):
+        """Several instructions in one function run in their order."""
+        run = Run(engine, rewrite_waits(assemble(WAITS), **SLOTS), result=1)
+
+        assert run.call("two", 64) == 2
+        assert run.calls == [(NOTIFY, 64, 1), (WAIT32, 64, 0, 9)]
+
+    @pytest.mark.parametrize(
+        "address", [1, 2, 3, 4, 12, 65528, 65532, 65533, 65536, 61440, 61444, -4, -8, -1, 2**31 - 1]
+    )
+    @pytest.mark.parametrize("name", ["wait32", "wait32_far", "wait64", "wait64_far", "notify", "notify_far"])
+    def test_traps_are_the_engine_s(self, engine, name, address):
+        """Where the instruction traps its replacement does, with the same code if there is one reason to trap."""
+        # Nobody waits, and memory is all zero, so no instruction blocks: 1 is "not equal", 0 "woke nobody".
+        arguments = (address, 0) if name.startswith("notify") else (address, 7, 0)
+        native = Run(engine, assemble(WAITS).data).outcome(name, *arguments)
+        result = 0 if name.startswith("notify") else 1
+        run = Run(engine, rewrite_waits(assemble(WAITS), **SLOTS), result=result)
+        rewritten = run.outcome(name, *arguments)
+
+        trapped = isinstance(native, wasmtime.TrapCode)
+        assert bool(run.calls) == (not trapped)
+        assert isinstance(rewritten, wasmtime.TrapCode) == trapped
+        offset = {"wait32_far": 4096, "wait64_far": 0xFFFF_FFF8, "notify_far": 100}.get(name, 0)
+        if (address & 0xFFFF_FFFF) + offset < 1 << 32:
+            # Beyond 32 bits an unaligned address has two reasons, and this engine asks for them in either order.
+            assert rewritten == native
+
+    def test_nothing_is_renumbered(self, engine):
+        """Exports, element segments and calls between functions stay as they were."""
+        before = assemble(WAITS)
+        after = parse_module(rewrite_waits(before, **SLOTS), "after.wasm")
+        run = Run(engine, after.data)
+
+        assert run.call("last") == 42
+        assert run.exports["table"].get(run.store, 1)(run.store) == 42
+        assert after.exports == before.exports
+        assert after.elements == before.elements
+        assert after.types[: len(before.types)] == before.types
+        assert after.functions[: len(before.functions)] == before.functions
+
+    def test_one_helper_for_each_instruction_and_offset(self):
+        """What is appended does not grow with the number of uses."""
+        before = assemble(WAITS)
+        after = parse_module(rewrite_waits(before, **SLOTS), "after.wasm")
+
+        assert len(after.functions) - len(before.functions) == 6
+        assert len(after.types) - len(before.types) == 3
+
+    def test_no_instruction_is_left(self):
+        """A rewritten module contains none of the three, and rewriting it again changes nothing."""
+        before = assemble(WAITS)
+        after = parse_module(rewrite_waits(before, **SLOTS), "after.wasm")
+
+        assert contains_wait_instructions(before)
+        assert not contains_wait_instructions(after)
+        assert rewrite_waits(after, **SLOTS) is after.data
+
+    def test_other_sections_are_the_same_bytes(self):
+        """Sections other than types, functions and code are copied as they are, custom ones too."""
+        before = assemble(WAITS.replace("(module", '(module $named (@custom "mine" "\\fe\\00\\02")'))
+        after = parse_module(rewrite_waits(before, **SLOTS), "after.wasm")
+
+        def others(module):
+            return [module.data[s.start : s.end] for s in module.sections if s.id not in (1, 3, 10)]
+
+        assert others(after) == others(before)
+        assert after.module_name == "named"
+
+    def test_an_unused_slot_s_table_element_is_not_touched(self, engine):
+        """A wait through an empty element traps as an indirect call; nothing else happens."""
+        run = Run(engine, rewrite_waits(assemble(WAITS), **SLOTS), table=None)
+
+        assert run.outcome("wait32", 0, 0, 0) == wasmtime.TrapCode.INDIRECT_CALL_TO_NULL
+
+    @pytest.mark.parametrize("imports", ["", '(import "env" "twice" (func $twice (param i32) (result i32)))'])
+    def test_module_without_a_table_gets_an_import(self, engine, imports):
+        """A module with no table imports one, as its last import, so that nothing is renumbered."""
+        text = f"""(module {imports} (memory (export "memory") 1 1 shared)
+          (func (export "wait") (result i32)
+            (memory.atomic.wait32 (i32.const 8) (i32.const 0) (i64.const -1))))"""
+        before = assemble(text)
+        data = rewrite_waits(before, **SLOTS, table_import=("linker", "table"))
+        after = parse_module(data, "after.wasm")
+
+        assert [(i.module, i.name, i.kind) for i in after.imports[len(before.imports) :]] == [
+            ("linker", "table", "table")
+        ]
+        store = wasmtime.Store(engine)
+        table_type = wasmtime.TableType(wasmtime.ValType.funcref(), wasmtime.Limits(8, None))
+        table = wasmtime.Table(store, table_type, None)
+        seen = []
+        table.set(store, WAIT32, wasmtime.Func(store, SIGNATURES[WAIT32], lambda *a: seen.append(a) or 2))
+        twice = [wasmtime.Func(store, wasmtime.FuncType([I32], [I32]), lambda x: 2 * x)] if imports else []
+        instance = wasmtime.Instance(store, wasmtime.Module(engine, data), [*twice, table])
+
+        assert instance.exports(store)["wait"](store) == 2
+        assert seen == [(8, 0, -1)]
+
+    def test_64_bit_table(self, engine):
+        """A table with 64-bit indices is called with them."""
+        run = Run(
+            engine,
+            rewrite_waits(
+                assemble(
+                    WAITS.replace('"table") 8', '"table") i64 8').replace(
+                        "(i32.const 0) $first", "(i64.const 0) $first"
+                    )
+                ),
+                **SLOTS,
+            ),
+            result=1,
+        )
+
+        assert run.call("wait32", 0, 0, 0) == 1
+
+    def test_unshared_memory_is_left_alone(self):
+        """On unshared memory a wait traps and a notify wakes nobody: the engine may go on doing that."""
+        module = assemble(WAITS.replace("1 1 shared", "1 1"))
+
+        assert not contains_wait_instructions(module)
+        assert rewrite_waits(module, **SLOTS) is module.data
+
+    def test_operands_that_look_like_waits(self, engine):
+        """The instructions' bytes inside an operand are not instructions."""
+        text = """(module (memory 1 1 shared) (table (export "table") 8 funcref)
+          (func (export "number") (result i64) (i64.const 0x40205037e))
+          (func (export "bits") (result f32) (f32.const nan:0x0202fe))
+          (func (export "text") (result i32) (f64.const 0x1p0) drop (i32.const 5)))"""
+        base = bytearray(assemble(text).data)
+        at = base.index(bytes.fromhex("000000000000f03f"))
+        base[at : at + 8] = b"\xfe\x00\x02\xfe\x01\x02\xfe\x02"
+        module = parse_module(bytes(base), "test.wasm")
+
+        assert not contains_wait_instructions(module)
+        assert rewrite_waits(module, **SLOTS) is module.data
+
+    def test_padded_instruction(self, engine):
+        """An instruction with padded numbers is found and replaced."""
+        plain = assemble(
+            """(module (memory (export "memory") 1 1 shared) (table (export "table") 8 funcref)
+            (func (export "wait") (result i32)
+              (memory.atomic.wait32 offset=4 (i32.const 4) (i32.const 0) (i64.const 3))))"""
+        ).data
+        at = plain.index(b"\xfe\x01\x02\x04")
+        padded = bytearray(plain)
+        padded[at : at + 4] = b"\xfe\x81\x80\x00\x82\x80\x00\x84\x00"
+        code = parse_module(plain, "m").section(10)
+        padded[code.start + 1] += 5
+        padded[code.payload_start + 1] += 5
+        module = parse_module(bytes(padded), "padded.wasm")
+        wasmtime.Module.validate(engine, module.data)
+        run = Run(engine, rewrite_waits(module, **SLOTS), result=1)
+
+        assert contains_wait_instructions(module)
+        assert run.call("wait") == 1
+        assert run.calls == [(WAIT32, 8, 0, 3)]
+
+    TWO_MEMORIES = """(module (memory 1) (memory $shared (export "memory") 1 1 shared)
+      (table (export "table") 8 funcref)
+      (func (export "wait") (param i32) (result i32)
+        (memory.atomic.wait32 $shared offset=8 (local.get 0) (i32.const 0) (i64.const 1)))
+      (func (export "plain") (result i32)
+        (memory.atomic.notify 0 (i32.const 0) (i32.const 1))))"""
+
+    def test_memory_other_than_the_first(self, engine):
+        """With the shared memory's index given, its waits are sent on, and other memories' are left."""
+        run = Run(engine, rewrite_waits(assemble(self.TWO_MEMORIES), **SLOTS, memory=1), result=2)
+
+        assert run.call("wait", 16) == 2
+        assert run.calls == [(WAIT32, 24, 0, 1)]
+        assert run.call("plain") == 0
+        assert run.outcome("wait", 65528) == wasmtime.TrapCode.MEMORY_OUT_OF_BOUNDS
+
+    def test_unknown_shared_memory_is_refused(self):
+        """A wait on a shared memory that the three functions do not know cannot be sent to them."""
+        with pytest.raises(UnsupportedModuleError) as caught:
+            rewrite_waits(assemble(self.TWO_MEMORIES), **SLOTS)
+
+        assert "memory.atomic.wait32 on memory 1, not on memory 0" in caught.value.reason
+        assert "in function 0 ('wait')" in caught.value.reason
+
+    def test_64_bit_memory_is_refused(self):
+        """64-bit addresses do not fit the three functions."""
+        text = """(module (memory i64 1 1 shared) (func (result i32)
+            (memory.atomic.notify (i64.const 0) (i32.const 1))))"""
+        with pytest.raises(UnsupportedModuleError, match=r"memory\.atomic\.notify with 64-bit"):
+            rewrite_waits(assemble(text), **SLOTS)
+
+    def test_table_of_something_else_is_refused(self):
+        """Table 0 must be able to hold the three functions."""
+        text = WAITS.replace("8 funcref", "8 externref").replace("(elem (i32.const 0) $first $last)", "")
+        with pytest.raises(UnsupportedModuleError, match="its table 0 holds externref, not funcref"):
+            rewrite_waits(assemble(text), **SLOTS)
+
+    def test_big_module(self):
+        """10 MB of code, of which one function waits, takes far less than a second."""
+        filler = (
+            "(func (param i32) (result i32) "
+            + "(local.set 0 (i32.add (local.get 0) (i32.const -98)))" * 90_000
+        )
+        wait = "(func (result i32) (memory.atomic.notify (i32.const 0) (i32.const 1)))"
+        text = f"(module (memory 1 1 shared) (table 8 funcref) {(filler + ' local.get 0)') * 2} {wait})"
+        one = parse_module(bytes(wasmtime.wat2wasm(text)), "m")
+        big = one.data + b"\0\x84\x80\x80\x04\x01x" + bytes((4 << 20 << 1) + 4 - 2)
+        module = parse_module(big, "big.wasm")
+        began = time.perf_counter()
+        data = rewrite_waits(module, **SLOTS)
+        renamed = rename_imports(module, [])
+        elapsed = time.perf_counter() - began
+
+        assert len(data) > len(big) > 9_000_000
+        assert renamed == big
+        assert elapsed < 0.5
+
+
+class TestRenameImports:
+    TEXT = """(module
+      (type (func (param i32)))
+      (import "env" "memory" (memory 1))
+      (import "env" "call" (func (param i32)))
+      (import "GOT.mem" "data" (global (mut i32)))
+      (import "env" "tag" (tag (param i32)))
+      (table (export "table") 2 funcref)
+      (func (export "run") (call 0 (i32.const 7)))
+      (@custom "after" "\\01\\02"))"""
+
+    def test_names_change_and_types_stay(self):
+        """Every import gets its new name; its kind, type and index stay."""
+        before = assemble(self.TEXT)
+        names = [("m2", "memory"), ("m3", "x" * 300), ("m3", ""), ("\u00e4", "tag")]
+        after = parse_module(rename_imports(before, names), "after.wasm")
+
+        assert [(i.module, i.name) for i in after.imports] == names
+        assert [(i.kind, i.type, i.index) for i in after.imports] == [
+            (i.kind, i.type, i.index) for i in before.imports
+        ]
+
+    def test_everything_else_is_the_same_bytes(self):
+        """Before and behind the import section not a byte changes."""
+        before = assemble(self.TEXT)
+        after = parse_module(rename_imports(before, [("longer", "name")] * 4), "after.wasm")
+        old, new = before.section(2), after.section(2)
+
+        assert after.data[: new.start] == before.data[: old.start]
+        assert after.data[new.end :] == before.data[old.end :]
+
+    def test_same_names_give_the_same_module(self):
+        """Names that stay give the bytes of the original."""
+        module = assemble(self.TEXT)
+
+        assert rename_imports(module, [(i.module, i.name) for i in module.imports]) == module.data
+
+    def test_engine_links_by_the_new_names(self, engine):
+        """The engine sees the new names, and calls go where they went."""
+        text = '(module (import "a" "b" (func (param i32))) (func (export "run") (call 0 (i32.const 7))))'
+        data = rename_imports(assemble(text), [("host", "print")])
+        store, linker, seen = wasmtime.Store(engine), wasmtime.Linker(engine), []
+        linker.define_func("host", "print", wasmtime.FuncType([I32], []), seen.append)
+        linker.instantiate(store, wasmtime.Module(engine, data)).exports(store)["run"](store)
+
+        assert seen == [7]
+
+    def test_compact_imports_become_plain_ones(self):
+        """Imports that shared a module name or type in the file can be told apart afterwards."""
+        section = b"\x02\x12\x01\x03env\x00\x7e\x00\x00\x03\x01a\x01b\x01c"
+        data = b"\0asm\x01\0\0\0\x01\x04\x01\x60\0\0" + section[:1] + bytes([len(section) - 2]) + section[2:]
+        before = parse_module(data, "m")
+        after = parse_module(rename_imports(before, [("x", "a"), ("y", "b"), ("x", "c")]), "m")
+
+        assert [(i.module, i.name, i.index) for i in after.imports] == [
+            ("x", "a", 0),
+            ("y", "b", 1),
+            ("x", "c", 2),
+        ]
+        assert after.functions == before.functions
+
+    def test_wrong_number_of_names(self):
+        """A list of another length is refused, whatever the module."""
+        with pytest.raises(ValueError, match="1 names for 4 imports"):
+            rename_imports(assemble(self.TEXT), [("a", "b")])
+        with pytest.raises(ValueError, match="1 names for 0 imports"):
+            rename_imports(assemble("(module)"), [("a", "b")])
+
+    def test_no_imports(self):
+        """A module without imports is its own copy."""
+        module = assemble("(module)")
+
+        assert rename_imports(module, []) == module.data
+
+
+LEGACY = {
+    "try": "try nop end",
+    "catch": "try nop catch $t drop end",
+    "catch_all": "try nop catch_all nop end",
+    "delegate": "try nop delegate 0",
+    "rethrow": "try nop catch_all rethrow 0 end",
+}
+
+
+class TestLegacyExceptions:
+    @pytest.mark.parametrize("code", LEGACY.values(), ids=LEGACY.keys())
+    def test_old_encoding(self, code):
+        """Each instruction of the old encoding is recognised."""
+        assert uses_legacy_exceptions(assemble(f"(module (tag $t (param i32)) (func) (func {code}))"))
+
+    def test_current_encoding(self):
+        """Exceptions in the current encoding are not taken for old ones, nor are operands of the same value."""
+        text = """(module (tag $t (param i32))
+          (func (result i32) (block $h (result i32)
+            (try_table (catch $t $h) (throw $t (i32.const 6))) (i32.const 25)))
+          (func (param i32 i32 i32 i32 i32 i32 i32) (result i32) (local.get 6)))"""
+
+        assert not uses_legacy_exceptions(assemble(text))
+
+    def test_imported_tag(self):
+        """A module that only imports its tag is looked into as well."""
+        text = '(module (import "env" "__cpp_exception" (tag (param i32))) (func try nop catch_all nop end))'
+
+        assert uses_legacy_exceptions(assemble(text))
+
+    def test_module_without_tags(self):
+        """A module without tags has nothing to catch, and its code is not looked into."""
+        assert not uses_legacy_exceptions(assemble("(module (func))"))
+
+
+# What stands in a function before a wait. Nothing is validated, so operands and blocks need not fit.
+INSTRUCTIONS = """
+unreachable | nop | block end | block (result i32) end | block (param i32 i32) (result i32) end | loop end
+if else end | block (result (ref null $f)) end | block (result (ref $f)) end | loop (result funcref) end
+br 0 | br_if 0 | br_table 0 | br_table 0 0 0 0 | return | call 0 | call 300 | call_indirect (type $f)
+call_indirect 1 (type $f) | return_call 0 | return_call_indirect (type $f) | call_ref $f | return_call_ref $f
+throw 0 | throw_ref | try_table end | try_table (catch 0 0) (catch_ref 0 0) (catch_all 0) (catch_all_ref 0) end
+try_table (result i32) (catch 0 0) i32.const 1 end | try catch 0 catch_all end | try delegate 0 | try catch_all rethrow 0 end
+drop | select | select (result i32) | select (result (ref null $f)) | local.get 0 | local.set 200 | local.tee 0
+global.get 0 | global.set 0 | table.get 0 | table.set 1 | table.size 0 | table.grow 0 | table.fill 0
+table.copy 0 1 | table.init 0 0 | elem.drop 0 | memory.size | memory.grow 1 | memory.fill | memory.fill 1
+memory.copy | memory.copy 0 1 | memory.init 0 | data.drop 0 | i32.load | i64.load offset=4294967295 align=1
+i32.load 1 offset=3 | f32.load align=2 | f64.store | i32.store8 offset=254 | i64.store32 1 | i32.const -2
+i32.const 2147483647 | i32.const -2147483648 | i64.const -9223372036854775808 | i64.const 254 | f32.const 1
+f64.const -1e300 | i32.eqz | i64.extend32_s | i32.trunc_sat_f32_s | i64.trunc_sat_f64_u | i64.add128
+i64.mul_wide_u | ref.null func | ref.null $f | ref.null extern | ref.is_null | ref.func 0 | ref.eq
+ref.as_non_null | br_on_null 0 | br_on_non_null 0 | struct.new $s | struct.new_default $s | struct.get $s 0
+struct.get_s $s 0 | struct.get_u $s 0 | struct.set $s 0 | array.new $a | array.new_default $a
+array.new_fixed $a 3 | array.new_data $a 0 | array.new_elem $a 0 | array.get $a | array.get_s $a | array.get_u $a
+array.set $a | array.len | array.fill $a | array.copy $a $a | array.init_data $a 0 | array.init_elem $a 0
+ref.test (ref $s) | ref.test (ref null any) | ref.cast (ref i31) | ref.cast (ref null $s) | any.convert_extern
+extern.convert_any | ref.i31 | i31.get_s | i31.get_u | br_on_cast 0 anyref (ref $s) | br_on_cast_fail 0 anyref i31ref
+v128.load | v128.load8x8_s offset=300 | v128.load64_splat 1 | v128.store | v128.const i64x2 -2 254
+i8x16.shuffle 0 1 2 3 4 5 6 7 8 9 10 11 12 13 14 31 | i8x16.swizzle | i32x4.splat | i8x16.extract_lane_s 15
+f64x2.replace_lane 1 | v128.load8_lane 15 | v128.load64_lane 1 offset=5 1 | v128.store16_lane 7
+v128.load32_zero | v128.load64_zero offset=9 | i8x16.eq | v128.bitselect | f32x4.demote_f64x2_zero
+f64x2.convert_low_i32x4_u | i8x16.relaxed_swizzle | i32x4.relaxed_dot_i8x16_i7x16_add_s | f64x2.relaxed_max
+atomic.fence | i32.atomic.load offset=7 | i64.atomic.load32_u 1 | i64.atomic.store | i32.atomic.rmw.add
+i64.atomic.rmw32.xchg_u offset=254 | i32.atomic.rmw8.cmpxchg_u | i64.atomic.rmw.cmpxchg
+memory.atomic.notify | memory.atomic.wait64 1 offset=300
+"""
+ALL_INSTRUCTIONS = [part.strip() for line in INSTRUCTIONS.strip().splitlines() for part in line.split("|")]
+INSTRUCTION_MODULE = """(module (type $f (func (param i32))) (type $s (struct (field (mut i32)))) (type $a (array (mut i8)))
+  (memory 1 1 shared) (memory 1 1 shared) (table 1 funcref) (table 1 funcref) (tag (param i32)) (global (mut i32) (i32.const 0))
+  (elem funcref) (data) (func (local i32 (ref null $f) v128) {0} memory.atomic.wait32 offset=77))"""
+
+
+class TestInstructions:
+    @pytest.mark.parametrize("instruction", ALL_INSTRUCTIONS)
+    def test_immediates_are_stepped_over_exactly(self, instruction):
+        """Behind an instruction of any shape, a wait is found where it stands."""
+        module = assemble(INSTRUCTION_MODULE.format(instruction))
+        (body,) = walk_bodies(module)
+        site = scan_body(module, body).atomics[-1]
+
+        assert (site.number, site.offset, site.memory) == (1, 77, 0)
+        assert site.end == body.end - 1
+        expected = 2 if instruction.startswith("memory.atomic") else 1
+        assert len(scan_body(module, body).atomics) == expected
+
+    def test_all_in_a_row(self):
+        """A body with every instruction is stepped through to its end."""
+        module = assemble(INSTRUCTION_MODULE.format(" ".join(ALL_INSTRUCTIONS)))
+        (body,) = walk_bodies(module)
+
+        assert [(s.number, s.memory, s.offset) for s in scan_body(module, body).atomics] == [
+            (0, 0, 0),
+            (2, 1, 300),
+            (1, 0, 77),
+        ]
+
+    @pytest.mark.parametrize("opcode", range(0x45, 0xC5))
+    def test_numeric_instructions_have_no_immediates(self, opcode):
+        """All numeric instructions are a single byte."""
+        module = _one_body(bytes([opcode]) + b"\xfe\x01\x02\x00")
+
+        assert contains_wait_instructions(module)
+
+    @pytest.mark.parametrize(
+        "code",
+        [
+            "16",
+            "17",
+            "27",
+            "c5",
+            "cf",
+            "d7",
+            "e0",
+            "f0",
+            "ff",
+            "fb 1f",
+            "fc 12",
+            "fc 17",
+            "fd 94 02",
+            "fe 04",
+            "fe 4f",
+            "1f 40 01 04",
+        ],
+    )
+    def test_unknown_instruction(self, code):
+        """An instruction of unknown length is refused with its place, not guessed at."""
+        module = _one_body(bytes.fromhex(code) + b"\xfe\x01\x02\x00")
+        with pytest.raises(UnsupportedModuleError) as caught:
+            contains_wait_instructions(module)
+
+        at = module.code_end - 5 - len(bytes.fromhex(code))
+        assert caught.value.reason.startswith("unknown instruction ")
+        assert caught.value.reason.endswith(f" at byte {at:#x} in function 0")
+
+    @pytest.mark.parametrize(
+        "tail", ["41 80", "44 00", "0e 05", "fd 0c 00", "fe 01 02", "28 80", "1c 03", "41 00"]
+    )
+    def test_body_that_ends_inside_an_instruction(self, tail):
+        """Instructions that run over the end of their body are damage."""
+        module = _one_body(b"\xfe\x01\x02\x00" + bytes.fromhex(tail), end=b"")
+        with pytest.raises(
+            MalformedModuleError, match="instructions of function 0 do not end where its body does"
+        ):
+            contains_wait_instructions(module)
+
+    @settings(max_examples=500, deadline=None, derandomize=True)
+    @given(st.binary(max_size=60))
+    def test_any_bytes(self, code):
+        """Random code is stepped through or refused, and never read beyond the file."""
+        module = _one_body(b"\xfe\x01\x02\x00" + code)
+        try:
+            result = rewrite_waits(module, **SLOTS)
+        except DlError as error:
+            assert str(error).startswith("test.wasm: ")  # noqa: PT017 - both outcomes are right
+        else:
+            assert parse_module(result, "after.wasm").functions[0] == module.functions[0]
+
+
+def _one_body(code, end=b"\x0b"):
+    """Make a module with a shared memory, a table and one function body of that code."""
+    body = b"\0" + code + end
+    sections = (
+        b"\x01\x04\x01\x60\0\0" + b"\x03\x02\x01\0" + b"\x04\x04\x01\x70\0\x08" + b"\x05\x04\x01\x03\x01\x01"
+    )
+    section = bytes([10, len(body) + 2, 1, len(body)]) + body
+    return parse_module(b"\0asm\x01\0\0\0" + sections + section, "test.wasm")
