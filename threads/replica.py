@@ -1,0 +1,298 @@
+"""One instance group's side of the rendezvous: what its thread does on its way into and out of guest code.
+
+Read `rendezvous.py` first: it states the problem and the invariant. This file is the part of the protocol that runs
+on every host call, so its common way takes no lock and makes two attribute accesses.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar, cast
+
+from threads.errors import ProtocolError, ReplayError, ReplicaClosedError
+from threads.platform import SYSTEM, Platform
+from threads.waiter import Waiter
+
+if TYPE_CHECKING:
+    from threads.rendezvous import Rendezvous
+
+Op = TypeVar("Op")
+
+__all__ = ["DETACHED", "GUEST", "HOST", "STALE", "STATE_NAMES", "Replica"]
+
+# A replica's states. Plain integers: they are written on every host call, and an enumeration's member costs
+# three times as much to load.
+DETACHED: Final = 0  # its thread is outside guest code, doing what Python threads do
+HOST: Final = 1  # below guest code, in a host call (or replaying); the barrier never waits for it
+GUEST: Final = 2  # may be executing guest instructions
+STATE_NAMES: Final = ("detached", "host", "guest")
+
+# What `Replica.applied` holds when the replica must not enter guest code unasked, whatever its number is: it
+# has not joined, has left, or an interrupt waits for it. Differs from every `Rendezvous.version`.
+STALE: Final = -3
+
+
+class Replica(Generic[Op]):
+    """What one instance group has applied of the log, and whether its thread may be in guest code.
+
+    Args:
+      name: for reports and errors.
+      apply: called as `apply(sequence, operation)` in the group's own thread, with no lock held, for every operation
+        in order. If it raises, the group ends: the replica leaves. It may run guest code of its own (a start
+        function, `__wasm_init_tls`), which then belongs to the operation: its host calls are no safe points.
+      platform: where locks and time come from; for tests.
+
+    Attributes:
+      state: DETACHED, HOST or GUEST. Written by the replica's thread alone.
+      applied: equal to `Rendezvous.version` exactly when the replica may be in guest code; otherwise the number
+        it has applied, or STALE. For comparing; `sequence` tells the number.
+      waiter: what the replica's thread must use for every wait, so that it can be interrupted.
+
+    The common ways may be written out at the call site; these are the exact forms, and their order matters:
+
+        replica.state = GUEST                          # enter_guest(), exit_host()
+        if replica.applied != rendezvous.version:
+            replica.catch_up()                         # if it raises, state is HOST: guest code must not run
+
+        replica.state = HOST                           # enter_host(), leave_guest(HOST); DETACHED likewise
+        if rendezvous.version < 0:
+            replica.arrive()
+
+    Why two plain accesses suffice (Dekker's argument). The thread writes `state`, then reads `version`; an instigator
+    writes `version = CLOSED`, then reads every `state`. If all four happen in one order that all threads agree on,
+    at least one of the two reads sees the other's write: either the thread sees the closed gate and goes the slow
+    way, or the instigator sees GUEST and waits for it. Leaving is the same argument with the roles of "see GUEST"
+    and "wake the instigator". CPython's GIL gives that one order: every bytecode that loads or stores an attribute
+    runs with the GIL held, and handing over the GIL orders memory. A free-threaded build makes such loads and
+    stores acquire and release only, and even x86 lets a later load overtake an earlier store: it would need a full
+    fence between the two (or a membarrier by the instigator), so `Rendezvous` refuses to start on one.
+
+    Concurrency:
+      all methods are for the replica's thread, except where they say otherwise. The thread may change while
+      the state is DETACHED.
+    """
+
+    __slots__ = (
+        "_apply",
+        "_closed",
+        "_rendezvous",
+        "_replaying",
+        "applied",
+        "name",
+        "sequence",
+        "state",
+        "waiter",
+    )
+
+    def __init__(self, name: str, apply: Callable[[int, Op], None], *, platform: Platform = SYSTEM) -> None:
+        self.name = name
+        self.state: int = DETACHED
+        self.applied: int = STALE
+        self.sequence = 0  # operations applied so far; written by the replica's thread
+        self.waiter = Waiter(name, platform)
+        self.waiter.alarm = self._alarm
+        self._apply = apply
+        self._replaying = False  # only its own thread writes and reads it
+        self._rendezvous: Rendezvous[Op] = _NOWHERE  # written once, by join
+        self._closed: str | None = "it has not joined"  # guarded by: Rendezvous._lock
+
+    def __repr__(self) -> str:
+        return f"<Replica {self.name!r} {STATE_NAMES[self.state]} at {self.sequence}>"
+
+    @property
+    def closed(self) -> str | None:
+        """Why the replica may not enter guest code, or None while it is a member."""
+        return self._closed
+
+    @property
+    def joined_before(self) -> bool:
+        """Whether the replica is or was a member of a rendezvous."""
+        return self._rendezvous is not _NOWHERE
+
+    @property
+    def replaying(self) -> bool:
+        """Whether the replica's thread is inside `apply`."""
+        return self._replaying
+
+    def enter_guest(self) -> int:
+        """Go into guest code, up to date; call it right before a call into Wasm.
+
+        Returns:
+          The state it came from, for `leave_guest`; guest code, host call and guest code nest to any depth.
+
+        Raises:
+          ReplayError: a missing operation could not be replayed; the replica has left.
+          ReplicaClosedError: it is not a member.
+          ProtocolError: it is in guest code already: a host call did not say `enter_host`.
+          BaseException: what the thread was interrupted with, or the program ended with.
+          In all cases the state is as before, and guest code must not be entered.
+        """
+        previous = self.state
+        if previous == GUEST:
+            message = f"{self.name!r} enters guest code from guest code"
+            raise ProtocolError(message)
+        self.state = GUEST
+        if self.applied != self._rendezvous.version:
+            try:
+                self.catch_up()
+            except BaseException:
+                self.state = previous
+                raise
+        return previous
+
+    def leave_guest(self, to: int = DETACHED) -> None:
+        """Come out of guest code; call it, in a `finally`, right after a call into Wasm. Never raises.
+
+        Args:
+          to: what `enter_guest` returned.
+        """
+        self.state = to
+        if self._rendezvous.version < 0:
+            self.arrive()
+
+    def enter_host(self) -> None:
+        """Begin a host call; from here to `exit_host` the thread may take as long as it likes. Never raises."""
+        self.state = HOST
+        if self._rendezvous.version < 0:
+            self.arrive()
+
+    def exit_host(self) -> None:
+        """End a host call that returns to guest code (one that raises says nothing: `leave_guest` follows).
+
+        Raises:
+          BaseException: as `enter_guest`; the state is then HOST and the host call must raise, not return.
+        """
+        self.state = GUEST
+        if self.applied != self._rendezvous.version:
+            self.catch_up()
+
+    def safe_point(self) -> None:
+        """Let a barrier pass and apply what it committed; for the engine's callback, in guest code.
+
+        Raises:
+          BaseException: as `exit_host`; guest code must be unwound.
+        """
+        if self.applied != self._rendezvous.version:
+            self.catch_up()
+
+    def synchronize(self) -> None:
+        """Apply what is committed without entering guest code; for a host call that looks into its own group.
+
+        Raises:
+          ReplayError, ReplicaClosedError: as `enter_guest`.
+          ProtocolError: called in state GUEST.
+        """
+        if self._replaying:
+            return
+        if self.state == GUEST:
+            message = f"{self.name!r} synchronizes in guest code; that is what safe_point does"
+            raise ProtocolError(message)
+        if self._closed is not None:
+            raise ReplicaClosedError(self.name, self._closed)
+        self._replay()
+
+    def interrupt_with(self, exception: BaseException) -> None:
+        """Raise `exception` in the replica's thread, once: at its next safe point, host call exit, entry or wait.
+
+        For any thread, also for a signal handler. A waiting thread wakes, a computing one is interrupted.
+        """
+        self.waiter.interrupt(exception)
+
+    def withdraw(self, exception: BaseException) -> bool:
+        """Take back an interrupt that came too late; returns whether it was still undelivered. For any thread."""
+        return self.waiter.withdraw(exception)
+
+    def _alarm(self) -> None:
+        # Runs in the interrupting thread, after the exception was posted. No lock: it may be a signal handler's.
+        # `settle` writes the number first and looks for posted exceptions afterwards, so one of the two always ends
+        # with STALE; and the thread writes GUEST before it reads `applied`, so one of the two sees the other.
+        self.applied = STALE
+        if self.state == GUEST:
+            self._rendezvous.nudge()
+
+    # The slow ways.
+
+    def arrive(self) -> None:
+        """Tell a waiting barrier that this thread is not in guest code any more; state is not GUEST."""
+        self._rendezvous.arrived(self)
+
+    def catch_up(self) -> None:
+        """Wait for the gate, apply what is missing, and enter guest code: afterwards state is GUEST.
+
+        Raises:
+          BaseException: as `exit_host`; the state is then HOST.
+        """
+        self.state = HOST
+        if self._replaying:
+            # Guest code that belongs to the operation being replayed. It stays HOST: no barrier waits for it,
+            # and it runs nothing of the program that could see a difference.
+            return
+        rendezvous = self._rendezvous
+        while True:
+            rendezvous.pass_gate(self)
+            self._replay()
+            self.state = GUEST
+            if self.applied == rendezvous.version:
+                return
+            self.state = HOST
+
+    def settle(self) -> None:
+        """Make `applied` tell the truth again; the order of the two steps matters, see `_alarm`."""
+        self.applied = self.sequence
+        if self._closed is not None or self.waiter.interrupted:
+            self.applied = STALE
+
+    def _replay(self) -> None:
+        rendezvous = self._rendezvous
+        if self.sequence < rendezvous.committed:
+            rendezvous.count_catch_up()
+        # Runs until nothing is missing; what is committed meanwhile is replayed in the same go.
+        while self.sequence < rendezvous.committed:
+            sequence = self.sequence + 1
+            self._replaying = True
+            try:
+                self._apply(sequence, rendezvous.log[sequence])
+                self.sequence = sequence
+            except BaseException as cause:
+                # Half applied: no group like the others any more. Ends alone, and the barrier forgets it.
+                rendezvous.replay_failed(self, sequence)
+                if isinstance(cause, Exception):
+                    raise ReplayError(self.name, sequence, cause) from cause
+                raise
+            finally:
+                self._replaying = False
+        self.settle()
+
+    def joined(self, rendezvous: Rendezvous[Op], sequence: int) -> None:
+        """Become a member; called by `Rendezvous.join`, under its lock."""
+        self._rendezvous = rendezvous
+        self._closed = None
+        self.sequence = sequence
+        self.settle()
+
+    def left(self, reason: str) -> None:
+        """Be no member any more; called by `Rendezvous.leave`, under its lock, from any thread.
+
+        The order matters, see `settle`.
+        """
+        self._closed = reason
+        self.applied = STALE
+
+
+class _Nowhere:
+    """What a replica belongs to before it joins: nothing waits for it and its gate opens never."""
+
+    version = 0
+    committed = 0
+
+    def arrived(self, replica: Replica[Any]) -> None:
+        """Nobody waits."""
+
+    def nudge(self) -> None:
+        """Nobody runs."""
+
+    def pass_gate(self, replica: Replica[Any]) -> None:
+        raise ReplicaClosedError(replica.name, replica.closed or "it has not joined")
+
+
+_NOWHERE: Final = cast("Rendezvous[Any]", _Nowhere())

@@ -1,0 +1,390 @@
+"""Real threads that run one at a time, in the order that a test chooses; see `threads.testing`."""
+
+from __future__ import annotations
+
+import contextlib
+import dis
+import pathlib
+import sys
+import threading
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from types import CodeType, FrameType, TracebackType
+from typing import Any, Final
+
+from threads.platform import LockLike
+
+__all__ = ["SHARED", "Decision", "ScheduleError", "Scheduler"]
+
+SHARED: Final = frozenset(
+    {"state", "applied", "version", "_closed", "_pending", "_ended", "alarm", "bell"}
+    | {"holder", "_thread", "_operations", "_awaited", "_happened"}
+)
+"""Attributes that one thread writes and another reads outside a lock."""
+
+_HERE: Final = pathlib.Path(__file__).resolve().parent
+_TRACED: Final = frozenset(
+    str(_HERE / name)
+    for name in (
+        "rendezvous.py",
+        "replica.py",
+        "waiter.py",
+        "turn.py",
+        "nudger.py",
+        "waits.py",
+        "futex.py",
+        "log.py",
+    )
+)
+_FOR_EVER: Final = 600.0  # seconds of virtual time; a longer wait counts as one without a limit
+_MAX_STEPS: Final = 20_000
+
+
+class ScheduleError(AssertionError):
+    """A run failed: a thread raised, nobody could go on, or it did not end.
+
+    Attributes:
+      kind: "error", "deadlock" or "endless".
+      schedule: the choices, for `replay`.
+      trail: the last steps, each thread's name and place in the source.
+    """
+
+    def __init__(self, kind: str, detail: str, schedule: tuple[int, ...], trail: tuple[str, ...]) -> None:
+        super().__init__(kind, detail, schedule, trail)
+        self.kind = kind
+        self.detail = detail
+        self.schedule = schedule
+        self.trail = trail
+
+    def __str__(self) -> str:
+        steps = "\n  ".join(self.trail[-60:])
+        return f"{self.kind}: {self.detail}\nschedule {list(self.schedule)}\nlast steps:\n  {steps}"
+
+
+class _Abort(BaseException):
+    """Unwinds the threads of a run that is over."""
+
+
+@dataclass(eq=False)
+class _Task:
+    name: str
+    index: int
+    run: Callable[[], None]
+    daemon: bool
+    go: threading.Lock = field(default_factory=threading.Lock)  # released when it is this task's turn
+    waits_for: _Lock | None = None
+    deadline: int | None = None  # nanoseconds, of a wait with a time limit
+    timed_out: bool = False
+    done: bool = False
+
+
+@dataclass
+class Decision:
+    """One choice of a run: which of `count` threads went on, 0 being the one that would have anyway."""
+
+    chosen: int
+    count: int
+    preempts: bool  # whether any choice but 0 takes the processor from a thread that could go on
+
+
+class _Lock:
+    """A lock whose waiting is the scheduler's business; as `threading.Lock`."""
+
+    def __init__(self, scheduler: Scheduler) -> None:
+        self._scheduler = scheduler
+        self._held = False
+
+    def acquire(self, blocking: bool = True, timeout: float = -1) -> bool:
+        scheduler = self._scheduler
+        scheduler.point()
+        task = scheduler.current()
+        deadline = None
+        if 0 <= timeout < _FOR_EVER:
+            deadline = scheduler.monotonic_ns() + int(timeout * 1e9)
+        while self._held:
+            if not blocking:
+                return False
+            if task is None:
+                message = "a thread outside the scheduler would wait"
+                raise RuntimeError(message)
+            if not scheduler.block(task, self, deadline):
+                return False
+        self._held = True
+        return True
+
+    def release(self) -> None:
+        if self._scheduler.aborting:
+            return
+        if not self._held:
+            message = "release unlocked lock"
+            raise RuntimeError(message)
+        self._held = False
+
+    @property
+    def held(self) -> bool:
+        return self._held
+
+    def __enter__(self) -> bool:
+        return self.acquire()
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        value: BaseException | None,
+        traceback: TracebackType | None,
+        /,
+    ) -> None:
+        self.release()
+
+
+class Scheduler:
+    """One run: a platform for the code under test, and the hand that moves its threads.
+
+    Args:
+      choose: given the decision's number and how many choices there are, returns one; 0 is to go on as before.
+      early_timeouts: whether a wait's time limit may pass while others can run.
+    """
+
+    def __init__(self, choose: Callable[[int, int, bool], int], *, early_timeouts: bool = False) -> None:
+        self._choose = choose
+        self._early_timeouts = early_timeouts
+        self._tasks: list[_Task] = []
+        self._local = threading.local()
+        self._now = 0
+        self._steps = 0
+        self._over = threading.Lock()
+        self._over.acquire()
+        self._failure: tuple[str, str, BaseException | None] | None = None
+        self._started = False
+        self._trail: deque[tuple[str, str]] = deque(maxlen=400)
+        self._threads: list[threading.Thread] = []
+        self.decisions: list[Decision] = []
+        self.aborting = False
+
+    # The platform.
+
+    def lock(self) -> LockLike:
+        """Return a lock under this scheduler."""
+        return _Lock(self)
+
+    def get_ident(self) -> int:
+        """Return the task's number, or -1 outside."""
+        task = self.current()
+        return -1 if task is None else task.index + 1
+
+    def monotonic_ns(self) -> int:
+        """Return the virtual time."""
+        return self._now
+
+    def start_daemon(self, run: Callable[[], None], name: str) -> None:
+        """Start a thread that the run's end does not wait for."""
+        self._add(run, name, daemon=True)
+
+    # For the test.
+
+    def spawn(self, run: Callable[[], None], name: str) -> None:
+        """Add a thread; it may run from the next step on. The run ends when all of them have returned."""
+        self._add(run, name, daemon=False)
+
+    def point(self, place: str = "") -> None:
+        """Let another thread go first, if the schedule says so."""
+        task = self.current()
+        if task is None or not self._started:
+            return
+        if not place:
+            caller = sys._getframe(2)  # noqa: SLF001 - the documented way to name the calling line cheaply
+            place = f"{pathlib.Path(caller.f_code.co_filename).name}:{caller.f_lineno}"
+        self._trail.append((task.name, place))
+        self._switch(task)
+
+    def pause(self) -> None:
+        """Let any other thread go first that can, or time pass; for loops that wait for something to change."""
+        task = self.current()
+        if task is not None:
+            self._trail.append((task.name, "pause"))
+            self._switch(task, yields=True)
+
+    # Inner workings. Whoever runs is the only one that touches any of this, so it needs no lock.
+
+    def current(self) -> _Task | None:
+        """Return the calling thread's task, None outside the scheduler's threads."""
+        task: _Task | None = getattr(self._local, "task", None)
+        return task
+
+    def block(self, task: _Task, lock: _Lock, deadline: int | None) -> bool:
+        """Wait until the lock is free; False if the deadline came first."""
+        task.waits_for = lock
+        task.deadline = deadline
+        task.timed_out = False
+        try:
+            self._switch(task)
+        finally:
+            task.waits_for = None
+            task.deadline = None
+        return not task.timed_out
+
+    def run(self) -> None:
+        """Run until every thread has returned.
+
+        Raises:
+          ScheduleError: the run failed.
+        """
+        self._started = True
+        if self._tasks:
+            self._start_next(None)
+            self._over.acquire()
+        for thread in self._threads:
+            thread.join()
+        if self._failure is not None:
+            kind, detail, cause = self._failure
+            raise self.error(kind, detail) from cause
+
+    def error(self, kind: str, detail: str) -> ScheduleError:
+        """Return the error that tells how this run came to fail."""
+        schedule = tuple(decision.chosen for decision in self.decisions)
+        return ScheduleError(kind, detail, schedule, tuple(f"{name}: {place}" for name, place in self._trail))
+
+    def _add(self, run: Callable[[], None], name: str, *, daemon: bool) -> None:
+        task = _Task(name, len(self._tasks), run, daemon)
+        task.go.acquire()
+        self._tasks.append(task)
+        thread = threading.Thread(target=self._body, args=(task,), name=name, daemon=True)
+        self._threads.append(thread)
+        thread.start()
+
+    def _body(self, task: _Task) -> None:
+        task.go.acquire()
+        self._local.task = task
+        try:
+            if not self.aborting:
+                sys.settrace(self._trace)
+                task.run()
+        except _Abort:
+            pass
+        except BaseException as error:  # noqa: BLE001 - reported by run(), in the thread that can fail the test
+            self._fail("error", f"{task.name} raised {type(error).__name__}: {error}", error)
+        finally:
+            sys.settrace(None)
+            task.done = True
+            with contextlib.suppress(_Abort):
+                self._start_next(task)
+
+    def _fail(self, kind: str, detail: str, cause: BaseException | None = None) -> None:
+        if self._failure is None:
+            self._failure = (kind, detail, cause)
+        self.aborting = True
+
+    def _start_next(self, task: _Task | None) -> None:
+        # The running task has ended; or, None, the run begins.
+        if not self.aborting and all(other.done or other.daemon for other in self._tasks):
+            self.aborting = True  # only daemons are left: unwind them
+        if self.aborting:
+            alive = [other for other in self._tasks if not other.done]
+            if alive:
+                alive[0].go.release()
+            else:
+                self._over.release()
+            return
+        following = self._next(task, yields=False)
+        if following is None:
+            self._start_next(task)
+        else:
+            following.go.release()
+
+    def _switch(self, task: _Task, *, yields: bool = False) -> None:
+        if self.aborting:
+            raise _Abort
+        following = self._next(task, yields=yields)
+        if following is None:
+            raise _Abort
+        if following is not task:
+            following.go.release()
+            task.go.acquire()
+            if self.aborting:
+                raise _Abort
+
+    def _next(self, task: _Task | None, *, yields: bool) -> _Task | None:
+        """Choose who runs now; None if the run has failed."""
+        self._steps += 1
+        if self._steps > _MAX_STEPS:
+            self._fail("endless", f"no end after {_MAX_STEPS} steps")
+            return None
+        runnable = [
+            other
+            for other in self._tasks
+            if not other.done and (other.waits_for is None or not other.waits_for.held)
+        ]
+        sleeping = sorted(
+            (
+                other
+                for other in self._tasks
+                if not other.done and other.deadline is not None and other not in runnable
+            ),
+            key=lambda other: other.deadline or 0,
+        )
+        goes_on = task in runnable and not yields
+        if goes_on and task is not None:
+            runnable.remove(task)
+            runnable.insert(0, task)
+        elif yields and task is not None:
+            runnable.remove(task)
+            if not runnable and not sleeping:
+                runnable = [task]
+        choices = runnable if runnable and not self._early_timeouts else runnable + sleeping[:1]
+        if not choices:
+            waiting = ", ".join(other.name for other in self._tasks if not other.done)
+            self._fail("deadlock", f"nobody can go on; waiting: {waiting}")
+            return None
+        chosen = 0
+        if len(choices) > 1:
+            # A time-out that comes early is a preemption too: it is what a slow machine does.
+            preempts = goes_on or bool(runnable and len(choices) > len(runnable))
+            chosen = self._choose(len(self.decisions), len(choices), preempts)
+            self.decisions.append(Decision(chosen, len(choices), preempts))
+        following = choices[chosen]
+        if following in sleeping:
+            following.timed_out = True
+            self._now = max(self._now, following.deadline or 0)
+        return following
+
+    def _trace(self, frame: FrameType, _event: str, _argument: Any) -> Any:
+        code = frame.f_code
+        if code.co_filename not in _TRACED:
+            return None
+        places = _shared_places(code)
+        if not places:
+            return None
+        frame.f_trace_lines = False
+        frame.f_trace_opcodes = True
+
+        def local(inner: FrameType, kind: str, _argument: Any) -> Any:
+            if kind == "opcode":
+                place = places.get(inner.f_lasti)
+                if place is not None:
+                    self.point(place)
+            return local
+
+        return local
+
+
+_places: dict[CodeType, dict[int, str]] = {}
+
+
+def _shared_places(code: CodeType) -> dict[int, str]:
+    """Return where a function touches shared attributes: bytecode offset to a description."""
+    places = _places.get(code)
+    if places is None:
+        places = {}
+        line = code.co_firstlineno
+        for instruction in dis.get_instructions(code):
+            if instruction.starts_line is not None and not isinstance(instruction.starts_line, bool):
+                line = instruction.starts_line
+            if (
+                instruction.opname in {"LOAD_ATTR", "STORE_ATTR", "LOAD_METHOD"}
+                and instruction.argval in SHARED
+            ):
+                name = f"{pathlib.Path(code.co_filename).name}:{getattr(instruction, 'line_number', None) or line}"
+                places[instruction.offset] = f"{name} {instruction.opname} {instruction.argval}"
+        _places[code] = places
+    return places

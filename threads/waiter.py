@@ -1,0 +1,125 @@
+"""A thread as something that waits: parked, woken, and interrupted, by whoever and whenever.
+
+Every wait of this package (gate, link lock, barrier, futex, sleep, join) parks the one `Waiter` of its thread.
+So one interrupt reaches a thread in any of them, and a wake costs the thread it is meant for and no other.
+
+A wake is a hint, never a fact: `park` may return for no reason, and a wake may come after its wait ended. Each
+waiting loop therefore looks at the truth (a queue, a number, under its own lock) every time round. In return `unpark`
+needs no lock and can be called with any lock held or none, also by a thread that knows nothing of the wait.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+
+from threads.platform import SYSTEM, Platform
+
+__all__ = ["Waiter"]
+
+_LONGEST_PARK_NS = 3600 * 10**9  # far below `threading.TIMEOUT_MAX`; a spurious return each hour harms nobody
+
+
+class Waiter:
+    """What one thread waits with.
+
+    Attributes:
+      name: the thread's name in reports.
+      alarm: called, with no lock held, in the thread that interrupts this one, after the exception is posted;
+        whoever runs guest code sets it, so that the interrupt also reaches a thread that does not wait.
+      bell: called, with no lock held, by `unpark`; set only while the thread waits in something foreign (poll).
+
+    Concurrency:
+      `park`, `take` and `raise_if_interrupted` are for the owning thread. All else is for any thread, also for a signal
+      handler: no lock is taken here.
+    """
+
+    __slots__ = ("_ended", "_pending", "_signal", "alarm", "bell", "name", "platform")
+
+    def __init__(self, name: str, platform: Platform = SYSTEM) -> None:
+        self.name = name
+        self.platform = platform
+        self.alarm: Callable[[], None] | None = None
+        self.bell: Callable[[], None] | None = None
+        # Locked = no wake is stored. A lock, because releasing one is a single step that cannot be torn by an
+        # exception: a flag beside a condition could be left saying "woken" with nobody woken.
+        self._signal = platform.lock()
+        self._signal.acquire()
+        # Only ever appended to and popped from, both single steps under the GIL.
+        self._pending: deque[BaseException] = deque()
+        self._ended: BaseException | None = None  # set once, never cleared
+
+    def __repr__(self) -> str:
+        return f"<Waiter {self.name!r}>"
+
+    @property
+    def interrupted(self) -> bool:
+        """Whether `raise_if_interrupted` would raise."""
+        return self._ended is not None or bool(self._pending)
+
+    def interrupt(self, exception: BaseException) -> None:
+        """Have the thread raise `exception` at its next wait or safe point, once; wake it if it waits.
+
+        Several are raised one after the other, in the order they came: none is lost.
+        """
+        self._pending.append(exception)
+        if self.alarm is not None:
+            self.alarm()
+        self.unpark()
+
+    def withdraw(self, exception: BaseException) -> bool:
+        """Take back an exception that was not raised yet; returns whether it was still there."""
+        for posted in tuple(self._pending):
+            if posted is exception:
+                try:
+                    self._pending.remove(exception)
+                except ValueError:
+                    return False  # the thread took it meanwhile
+                return True
+        return False
+
+    def end(self, exception: BaseException) -> None:
+        """Have the thread raise `exception` at every wait and safe point from now on; the first call counts."""
+        if self._ended is None:
+            self._ended = exception
+        self.unpark()
+
+    def take(self) -> BaseException | None:
+        """Return what the thread has to raise now, if anything. An interrupt is then delivered; an end stays."""
+        if self._ended is not None:
+            # One instance may end many threads; the traceback of one is no news to another.
+            return self._ended.with_traceback(None)
+        try:
+            return self._pending.popleft() if self._pending else None
+        except IndexError:
+            return None  # withdrawn meanwhile
+
+    def raise_if_interrupted(self) -> None:
+        """Raise what `take` returns, if anything.
+
+        Raises:
+          BaseException: the exception given to `end`, or the oldest given to `interrupt`, which is then gone.
+        """
+        exception = self.take()
+        if exception is not None:
+            raise exception
+
+    def park(self, timeout_ns: int | None = None) -> None:
+        """Wait for a wake, for at most `timeout_ns` (None: no limit, negative: as 0); may return early.
+
+        Raises:
+          KeyboardInterrupt: or whatever a signal handler raises, in the main thread.
+        """
+        if timeout_ns is None or timeout_ns > _LONGEST_PARK_NS:
+            timeout_ns = _LONGEST_PARK_NS
+        self._signal.acquire(timeout=max(timeout_ns, 0) / 1e9)
+
+    def unpark(self) -> None:
+        """Wake the thread, or let its next `park` return at once."""
+        try:  # noqa: SIM105 - `suppress` would be a second call on every wake
+            self._signal.release()
+        except RuntimeError:
+            pass  # a wake is stored already, and one is enough: whoever takes it looks at everything
+        bell = self.bell
+        if bell is not None:
+            bell()
