@@ -22,6 +22,9 @@ LEGACY_SECTION_NAME = "dylink"
 MAX_ALIGNMENT_LOG2 = 31
 """Largest alignment exponent: no region of a 32-bit memory or table can be aligned more."""
 
+MAX_UNKNOWN = 1000
+"""Most subsections of unknown types that are kept: a hostile file could hold millions of empty ones."""
+
 _MEM_INFO, _NEEDED, _EXPORT_INFO, _IMPORT_INFO, _RUNTIME_PATH = 1, 2, 3, 4, 5
 
 
@@ -182,6 +185,8 @@ def _parse_subsections(reader: Reader) -> DylinkInfo:
         if reader.pos != reader.end:
             raise reader.malformed(f"{reader.end - reader.pos} bytes left over in dylink subsection {kind}")
         reader.end = section_end
+        if len(unknown) > MAX_UNKNOWN:
+            raise reader.malformed(f"more than {MAX_UNKNOWN} dylink subsections of unknown types", start)
     return DylinkInfo(
         *(sizes or (0, 0, 0, 0)),
         needed=tuple(needed),

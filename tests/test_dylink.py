@@ -209,6 +209,7 @@ class TestRefused:
             ),
             (b"\x02\x03\x01\x01\xff", 0x104, "a needed library's name is not valid UTF-8"),
             (b"\x03\x04\x02\x01a\x00", 0x102, "2 exported symbols cannot fit in the 3 bytes that are left"),
+            (b"\x77\x00" * 1001, 0x100 + 2000, "more than 1000 dylink subsections of unknown types"),
             (
                 MEM_INFO + b"\x01\x04\x09\x02\x00\x00",
                 0x106,

@@ -18,7 +18,7 @@ from dl.wasm.rewrite import (
 
 NOTIFY, WAIT32, WAIT64 = 3, 4, 5
 SLOTS = {"notify_slot": NOTIFY, "wait32_slot": WAIT32, "wait64_slot": WAIT64}
-I32, I64 = wasmtime.ValType.i32(), wasmtime.ValType.i64()
+I32, I64, FUNCREF = wasmtime.ValType.i32(), wasmtime.ValType.i64(), wasmtime.ValType.funcref()
 SIGNATURES = {
     NOTIFY: wasmtime.FuncType([I32, I32], [I32]),
     WAIT32: wasmtime.FuncType([I32, I32, I64], [I32]),
@@ -97,6 +97,10 @@ WAITS = """
   (elem (i32.const 0) $first $last))
 """
 
+IMPORTED_TABLE = WAITS.replace('(table (export "table") 8 funcref)', "").replace(
+    "(module", '(module (import "env" "table" (table 8 funcref))'
+)
+
 
 class TestRewriteWaits:
     @pytest.mark.parametrize(
@@ -166,8 +170,8 @@ class TestRewriteWaits:
         assert len(after.types) - len(before.types) == 3
 
     def test_no_instruction_is_left(self):
-        """A rewritten module contains none of the three, and rewriting it again changes nothing."""
-        before = assemble(WAITS)
+        """With an imported table, none of the three is left, and rewriting again changes nothing."""
+        before = assemble(IMPORTED_TABLE)
         after = parse_module(rewrite_waits(before, **SLOTS), "after.wasm")
 
         assert contains_wait_instructions(before)
@@ -185,11 +189,45 @@ class TestRewriteWaits:
         assert others(after) == others(before)
         assert after.module_name == "named"
 
-    def test_an_unused_slot_s_table_element_is_not_touched(self, engine):
-        """A wait through an empty element traps as an indirect call; nothing else happens."""
-        run = Run(engine, rewrite_waits(assemble(WAITS), **SLOTS), table=None)
+    def test_empty_element_of_an_imported_table_traps(self, engine):
+        """In a table that others fill, an empty element is a mistake and traps as an indirect call."""
+        store = wasmtime.Store(engine)
+        table = wasmtime.Table(store, wasmtime.TableType(FUNCREF, wasmtime.Limits(8, None)), None)
+        module = wasmtime.Module(engine, rewrite_waits(assemble(IMPORTED_TABLE), **SLOTS))
+        instance = wasmtime.Instance(store, module, [table])
+        with pytest.raises(wasmtime.Trap) as caught:
+            instance.exports(store)["wait32"](store, 0, 0, 0)
 
-        assert run.outcome("wait32", 0, 0, 0) == wasmtime.TrapCode.INDIRECT_CALL_TO_NULL
+        assert caught.value.trap_code == wasmtime.TrapCode.INDIRECT_CALL_TO_NULL
+
+    @pytest.mark.parametrize("size", ["8", "2 2", "i64 8"])
+    def test_own_table_before_it_is_filled(self, engine, size):
+        """A module that defines its table does as before while the elements are empty or do not exist."""
+        text = WAITS.replace('"table") 8', f'"table") {size}')
+        if "i64" in size:
+            text = text.replace("(elem (i32.const 0)", "(elem (i64.const 0)")
+        run = Run(engine, rewrite_waits(assemble(text), **SLOTS), table=None)
+
+        assert run.call("wait32", 0, 1, -1) == 1
+        assert run.call("wait32_far", 0, 0, 0) == 2
+        assert run.call("wait64", 8, 0, 0) == 2
+        assert run.call("notify_far", 0, 1) == 0
+        assert run.outcome("wait32", 1, 0, 0) == wasmtime.TrapCode.HEAP_MISALIGNED
+        assert run.outcome("wait32", -4, 0, 0) == wasmtime.TrapCode.MEMORY_OUT_OF_BOUNDS
+
+    def test_start_function_that_notifies(self, engine):
+        """A module with its own table whose start function notifies can be instantiated."""
+        text = """(module (memory (export "memory") 1 1 shared) (table (export "table") 8 funcref)
+          (func $init (drop (memory.atomic.notify (i32.const 64) (i32.const -1)))
+            (i32.atomic.store (i32.const 0) (i32.const 7)))
+          (func (export "notify") (result i32) (memory.atomic.notify (i32.const 64) (i32.const -1)))
+          (func (export "flag") (result i32) (i32.atomic.load (i32.const 0)))
+          (start $init))"""
+        run = Run(engine, rewrite_waits(assemble(text), **SLOTS), result=5)
+
+        assert run.call("flag") == 7
+        assert run.call("notify") == 5
+        assert run.calls == [(NOTIFY, 64, -1)]
 
     @pytest.mark.parametrize("imports", ["", '(import "env" "twice" (func $twice (param i32) (result i32)))'])
     def test_module_without_a_table_gets_an_import(self, engine, imports):
@@ -205,7 +243,7 @@ class TestRewriteWaits:
             ("linker", "table", "table")
         ]
         store = wasmtime.Store(engine)
-        table_type = wasmtime.TableType(wasmtime.ValType.funcref(), wasmtime.Limits(8, None))
+        table_type = wasmtime.TableType(FUNCREF, wasmtime.Limits(8, None))
         table = wasmtime.Table(store, table_type, None)
         seen = []
         table.set(store, WAIT32, wasmtime.Func(store, SIGNATURES[WAIT32], lambda *a: seen.append(a) or 2))

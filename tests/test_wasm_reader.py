@@ -411,6 +411,13 @@ class TestMalformed:
 
         assert caught.value.reason.startswith(what)
 
+    def test_endless_constant_expression(self):
+        """A file that is one long constant expression does not become a million objects."""
+        data = module_of((6, b"\x01\x7f\x00" + b"\x6a" * 10_001))
+        error = parse_error(data)
+
+        assert (error.offset, error.reason) == (14, "a constant expression of more than 10000 instructions")
+
     def test_too_many_sections(self):
         """A file of nothing but tiny sections does not become a million objects."""
         assert "more than 10000 sections" in parse_error(HEADER + b"\0\x01\0" * 10_001).reason

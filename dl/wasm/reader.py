@@ -14,6 +14,9 @@ from dl.wasm.types import GlobalType, Limits, MemoryType, TableType, ValType
 MAX_ITEMS = 1_000_000
 """Most types, functions, imports, exports, globals … a module may have: the JS API's implementation limit."""
 
+MAX_CONST_OPS = 10_000
+"""Most instructions of one constant expression: far above what tools write, so that a hostile file stays cheap."""
+
 _VALUE_TYPES: dict[int, ValType] = {
     0x7F: "i32",
     0x7E: "i64",
@@ -333,8 +336,13 @@ class Reader:
     def const_expr(self) -> ConstExpr:
         """Take a constant expression with its `end`."""
         ops: list[tuple[str, int]] = []
+        first = self.pos
         while True:
             start = self.pos
+            if len(ops) > MAX_CONST_OPS:
+                raise self.malformed(
+                    f"a constant expression of more than {MAX_CONST_OPS} instructions", first
+                )
             code = self.byte("a constant expression")
             if code == 0x0B:
                 return tuple(ops)

@@ -136,6 +136,10 @@ def rewrite_waits(
     A module with no table gets one as its last import. Positions of code in other custom sections (debugging
     information, branch hints) are not corrected.
 
+    A module that defines table 0 itself runs its start function before anyone can put the three functions into
+    that table (and wasm-ld's memory initialisation notifies there), or its table may be too small for ever. So
+    in such a module the appended function executes the instruction itself while there is nothing to call.
+
     Args:
         module: what to copy.
         notify_slot: table index of the notify function.
@@ -162,12 +166,15 @@ def rewrite_waits(
     numbers = sorted({number for number, _ in helpers})
     types = {number: len(module.types) + position for position, number in enumerate(numbers)}
     calls = {key: encode.call(len(module.functions) + position) for position, key in enumerate(helpers)}
-    index_const = encode.i64_const if module.tables and module.tables[0].limits.is64 else encode.i32_const
+    is64 = bool(module.tables) and module.tables[0].limits.is64
+    own_table = bool(module.tables) and module.import_counts["table"] == 0
 
-    bodies = [
-        _helper_body(number, offset, memory, index_const(slots[number]) + encode.call_indirect(types[number]))
-        for number, offset in helpers
-    ]
+    bodies: list[bytes] = []
+    for number, offset in helpers:
+        slot = encode.i64_const(slots[number]) if is64 else encode.i32_const(slots[number])
+        call = slot + encode.call_indirect(types[number])
+        unless_filled = _branch_if_empty(slot, is64=is64) if own_table else None
+        bodies.append(_helper_body(number, offset, memory, call, unless_filled))
     changes: dict[int, _Parts] = {
         SECTION_TYPE: _appended(module, SECTION_TYPE, [_FUTEX_TYPE_BYTES[number] for number in numbers]),
         SECTION_FUNCTION: _appended(
@@ -221,7 +228,14 @@ def _check_rewritable(module: WasmModule, sites: Mapping[Body, list[AtomicSite]]
             raise UnsupportedModuleError(module.name, f"{_NAMES[site.number]} {why} ({where})")
 
 
-def _helper_body(number: int, offset: int, memory: int, call: bytes) -> bytes:
+def _branch_if_empty(slot: bytes, *, is64: bool) -> bytes:
+    """Encode a branch out of the enclosing block, taken if table 0 ends before that element or it is null."""
+    size, greater_or_equal, get, is_null = b"\xfc\x10\x00", b"\x5a" if is64 else b"\x4f", b"\x25\x00", b"\xd1"
+    branch = b"\x0d\x00"
+    return slot + size + greater_or_equal + branch + slot + get + is_null + branch
+
+
+def _helper_body(number: int, offset: int, memory: int, call: bytes, unless_filled: bytes | None) -> bytes:
     """Encode the body of one appended function.
 
     It loads atomically from the same effective address first: that traps exactly where the instruction would.
@@ -229,13 +243,15 @@ def _helper_body(number: int, offset: int, memory: int, call: bytes) -> bytes:
     """
     load, align = (b"\xfe\x11", 3) if number == ATOMIC_WAIT64 else (b"\xfe\x10", 2)
     place = bytes([align | 0x40]) + encode.unsigned(memory) if memory else bytes([align])
+    place += encode.unsigned(offset)
     address = encode.local_get(0)
-    code = b"\0" + address + load + place + encode.unsigned(offset) + b"\x1a" + address
-    if offset:
-        code += encode.i32_const(offset) + b"\x6a"
-    for parameter in range(1, _FUTEX_PARAMS[number]):
-        code += encode.local_get(parameter)
-    code += call + b"\x0b"
+    operands = b"".join(encode.local_get(parameter) for parameter in range(1, _FUTEX_PARAMS[number]))
+    add = encode.i32_const(offset) + b"\x6a" if offset else b""
+    code = address + load + place + b"\x1a" + address + add + operands + call
+    if unless_filled is not None:
+        instruction = address + operands + bytes([0xFE, number]) + place
+        code = b"\x02\x40" + unless_filled + code + b"\x0f\x0b" + instruction
+    code = b"\0" + code + b"\x0b"
     return encode.unsigned(len(code)) + code
 
 
