@@ -48,24 +48,22 @@ class Marshaller:
         """
         if len(types) != len(values):
             raise ValueConversionError(self.kind, f"takes {len(types)} {what}, got {len(values)}")
-        wrapped = []
-        for position, (kind, value) in enumerate(zip(types, values, strict=True)):
-            width = _WIDTHS.get(kind)
-            if width:
-                value = self._integer(value, width, f"{what[:-1]} {position}")
-            elif kind == "v128":
-                if not isinstance(value, (bytes, bytearray)) or len(value) != 16:
-                    raise ValueConversionError(
-                        self.kind, f"{what[:-1]} {position} must be 16 bytes, got {value!r}"
-                    )
-            elif isinstance(value, bool) or not isinstance(value, (int, float)):
-                raise ValueConversionError(
-                    self.kind, f"{what[:-1]} {position} must be a number, got {value!r}"
-                )
-            elif kind == "f32":
-                value = _nearest_f32(float(value))
-            wrapped.append(value)
-        return tuple(wrapped)
+        return tuple(
+            self._wrap_one(kind, value, f"{what[:-1]} {position}")
+            for position, (kind, value) in enumerate(zip(types, values, strict=True))
+        )
+
+    def _wrap_one(self, kind: str, value: Any, where: str) -> Any:
+        width = _WIDTHS.get(kind)
+        if width:
+            return self._integer(value, width, where)
+        if kind == "v128":
+            if not isinstance(value, (bytes, bytearray)) or len(value) != 16:
+                raise ValueConversionError(self.kind, f"{where} must be 16 bytes, got {value!r}")
+            return value
+        if isinstance(value, bool) or not isinstance(value, (int, float)):
+            raise ValueConversionError(self.kind, f"{where} must be a number, got {value!r}")
+        return _nearest_f32(float(value)) if kind == "f32" else value
 
     def _integer(self, value: Any, width: int, where: str) -> int:
         try:

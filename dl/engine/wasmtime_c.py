@@ -1,6 +1,6 @@
 """The wasmtime C API as the adapter calls it: plain addresses in and out, no wrapper objects.
 
-The binding's own classes cost tens of microseconds a call and keep process-wide state (see `dl.engine.wasmtime_engine`), so the
+The binding's own classes cost tens of microseconds a call and keep process-wide state, so the
 adapter calls the same shared library through prototypes of its own, in which every pointer is an integer. The library is
 the one that the ``wasmtime`` package ships and loads; its own prototypes stay untouched.
 
@@ -23,6 +23,8 @@ EXTERN_FUNC, EXTERN_GLOBAL, EXTERN_TABLE, EXTERN_MEMORY, EXTERN_SHARED_MEMORY, E
 
 # wasm_valkind_t, except v128, which only wasmtime_valtype_kind_t has.
 VALUE_KINDS = {"i32": 0, "i64": 1, "f32": 2, "f64": 3, "v128": 4, "externref": 128, "funcref": 129}
+
+VAL_FUNCREF = 5  # of wasmtime_valkind_t, which numbers references otherwise
 
 TRAP_CODES = {
     0: "stack overflow",
@@ -206,6 +208,7 @@ memory_data_size = _prototype("wasmtime_memory_data_size", _N, _P, _P)
 memory_grow = _prototype("wasmtime_memory_grow", _P, _P, _P, c_uint64, _P)
 table_size = _prototype("wasmtime_table_size", c_uint64, _P, _P)
 table_get = _prototype("wasmtime_table_get", c_bool, _P, _P, c_uint64, _P)
+val_unroot = _prototype("wasmtime_val_unroot", None, _P)
 global_get = _prototype("wasmtime_global_get", None, _P, _P, _P)
 
 wasi_new = _prototype("wasi_config_new", _P)

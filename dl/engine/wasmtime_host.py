@@ -1,0 +1,150 @@
+"""Python functions as WebAssembly imports."""
+
+from __future__ import annotations
+
+import ctypes
+import struct
+import threading
+from collections.abc import Callable
+from typing import Any
+
+from dl.engine import wasmtime_c as c
+from dl.engine.protocol import Boundary, RawCall
+from dl.engine.values import SLOT_BYTES, marshaller
+from dl.engine.wasmtime_errors import check, interrupt_guest
+from dl.wasm.types import FuncType
+
+
+class WasmtimeHostFunctions:
+    """Host functions of one program, kept in a native linker that each new store clones.
+
+    `_lock` guards the native linker and the list of definitions. A store made earlier catches up by index when it next
+    instantiates (`definitions` only grows).
+
+    Args:
+        engine: the native engine.
+        boundary: what happens around each function that may block.
+    """
+
+    def __init__(self, engine: int, boundary: Boundary) -> None:
+        self._lock = threading.Lock()
+        self._engine = engine
+        self._boundary = boundary
+        self.definitions: list[tuple[bytes, bytes, int, int]] = []
+        self._callbacks: list[Any] = []
+        self._func_types: list[int] = []
+        self._linker: int = c.linker_new(engine)
+        c.linker_allow_shadowing(self._linker, True)
+
+    def define(
+        self,
+        namespace: str,
+        name: str,
+        kind: FuncType,
+        function: Callable[..., Any],
+        *,
+        blocking: bool = True,
+    ) -> None:
+        convert = marshaller(kind)
+        unpack, pack, pack_checked = (
+            convert.arguments.unpack_from,
+            convert.results.pack_into,
+            convert.pack_results,
+        )
+        view = (ctypes.c_char * (convert.slots * SLOT_BYTES)).from_address
+        single = len(kind.results) == 1 and kind.results[0] != "v128"
+        enter = self._boundary.enter_host if blocking else None
+        leave, message = self._boundary.exit_host, f"{namespace}.{name} raised".encode()
+
+        def called(_env: int, _caller: int, arguments: int, _slots: int) -> int | None:
+            try:
+                token = enter() if enter else None
+                area = view(arguments)
+                value = function(*unpack(area))
+                if single:
+                    try:
+                        pack(area, 0, value)
+                    except (struct.error, OverflowError, TypeError):
+                        pack_checked(area, value)
+                else:
+                    pack_checked(area, value)
+                if enter:
+                    leave(token)
+            except BaseException as error:  # noqa: BLE001  carried to the caller whose guest call it interrupts
+                return interrupt_guest(error, message)
+            return None
+
+        self._add(namespace, name, kind, called)
+
+    def define_raw(self, namespace: str, name: str, kind: FuncType, function: RawCall) -> None:
+        enter, leave = self._boundary.enter_host, self._boundary.exit_host
+        message = f"{namespace}.{name} raised".encode()
+
+        def called(_env: int, _caller: int, arguments: int, slots: int) -> int | None:
+            try:
+                token = enter()
+                function(arguments, slots)
+                leave(token)
+            except BaseException as error:  # noqa: BLE001  carried to the caller whose guest call it interrupts
+                return interrupt_guest(error, message)
+            return None
+
+        self._add(namespace, name, kind, called)
+
+    def _add(self, namespace: str, name: str, kind: FuncType, callback: Callable[..., Any]) -> None:
+        native = c.HOST_CALLBACK(callback)
+        definition = (
+            namespace.encode(),
+            name.encode(),
+            _function_type(self._engine, kind),
+            ctypes.cast(native, ctypes.c_void_p).value or 0,
+        )
+        with self._lock:
+            # First, so that the callback and the type outlive the native linker whatever happens next.
+            self._callbacks.append(native)
+            self._func_types.append(definition[2])
+            define_function(self._linker, definition)
+            self.definitions.append(definition)
+
+    def clone(self) -> tuple[int, int]:
+        """Return a native linker with all definitions, and how many they are."""
+        with self._lock:
+            linker: int = c.linker_clone(self._linker)
+            return linker, len(self.definitions)
+
+    def __del__(self) -> None:
+        if "_linker" in self.__dict__:
+            c.linker_delete(self._linker)
+            for kind in self._func_types:
+                c.functype_delete(kind)
+
+
+def define_function(linker: int, definition: tuple[bytes, bytes, int, int]) -> None:
+    """Add an entry of `WasmtimeHostFunctions.definitions` to a native linker."""
+    namespace, name, kind, callback = definition
+    check(
+        c.linker_define_function(
+            linker, namespace, len(namespace), name, len(name), kind, callback, None, None
+        )
+    )
+
+
+def _value_type(engine: int, name: str) -> int:
+    kind = c.VALUE_KINDS[name]
+    if name == "v128":
+        extended = ctypes.create_string_buffer(bytes([kind]), 64)
+        v128: int = c.valtype_extended(engine, ctypes.addressof(extended))
+        return v128
+    pointer: int = c.valtype_new(kind)
+    return pointer
+
+
+def _function_type(engine: int, kind: FuncType) -> int:
+    vectors = []
+    for types in (kind.params, kind.results):
+        values = (ctypes.c_void_p * max(len(types), 1))(*(_value_type(engine, t) for t in types))
+        vec = c.ByteVec()
+        c.valtype_vec_new(ctypes.addressof(vec), len(types), ctypes.addressof(values))
+        vectors.append(vec)
+    pointer: int = c.functype_new(ctypes.addressof(vectors[0]), ctypes.addressof(vectors[1]))
+    return pointer
