@@ -20,6 +20,9 @@
     ├── UnresolvedCallError            the guest called an import that nothing provides
     ├── TrapError                      the guest trapped
     ├── ProgramExited                  the guest ended the program
+    ├── ThreadExited                   the guest ended the calling thread
+    ├── GuestThreadError               a thread of the guest ended abnormally, and the program with it
+    ├── ProgramDeadlockedError         all threads of the program wait for each other
     ├── ValueConversionError           a Python value does not fit a WebAssembly signature
     ├── EngineError                    the engine failed, or refuses a configuration
     └── LinkerUsageError               the API was used in a way it cannot serve
@@ -284,6 +287,46 @@ class ProgramExited(DlError):  # noqa: N818  an ending asked for, not a fault
 
     def __str__(self) -> str:
         return f"program exited with code {self.code}"
+
+
+class ThreadExited(DlError):  # noqa: N818  an ending asked for, not a fault
+    """The guest ended the calling thread."""
+
+    def __str__(self) -> str:
+        return "thread exited"
+
+
+class GuestThreadError(DlError):
+    """A thread that the guest started ended abnormally, and the program with it.
+
+    Attributes:
+        thread: its name.
+        cause: what ended it.
+    """
+
+    def __init__(self, thread: str, cause: BaseException) -> None:
+        super().__init__(thread, cause)
+        self.thread = thread
+        self.cause = cause
+        self.__cause__ = cause
+
+    def __str__(self) -> str:
+        return f"{self.thread}: {self.cause}"
+
+
+class ProgramDeadlockedError(DlError):
+    """All threads of the program wait, and nothing is left that could wake one.
+
+    Attributes:
+        threads: name of each thread, and what it waits for.
+    """
+
+    def __init__(self, threads: Sequence[tuple[str, str]]) -> None:
+        super().__init__(threads)
+        self.threads = tuple(threads)
+
+    def __str__(self) -> str:
+        return "deadlock: " + "; ".join(f"{name} waits for {what}" for name, what in self.threads)
 
 
 class ValueConversionError(DlError, TypeError):

@@ -2,8 +2,8 @@
 
 For each load operation the linker generates
 
-* one *import module* per linked module, which exports exactly what that module imports: pass-through functions, GOT globals with
-  their values, stubs;
+* one *import module* per linked module, which exports exactly what that module imports: pass-through functions, GOT
+  globals with their values, stubs;
 * one *placement module* for the operation, which puts every exported function at its table index and can set up the
   thread-local storage of a new thread.
 
@@ -59,12 +59,16 @@ _ADDRESS_TO_NOTHING = FuncType(("i32",), ())
 _IF_VOID, _END, _EQZ = b"\x04\x40", b"\x0b", b"\x45"
 
 
+_BASE_TABLE = FromNamespace(BASE_NAMESPACE, TABLE_NAME)
+_BASE_STACK_POINTER = FromNamespace(BASE_NAMESPACE, STACK_POINTER_NAME)
+
+
 @dataclass(frozen=True)
 class Places:
     """Namespaces that hold the program's table and stack pointer: the base module's, or a static main module's."""
 
-    table: FromNamespace = FromNamespace(BASE_NAMESPACE, TABLE_NAME)
-    stack_pointer: FromNamespace = FromNamespace(BASE_NAMESPACE, STACK_POINTER_NAME)
+    table: FromNamespace = _BASE_TABLE
+    stack_pointer: FromNamespace = _BASE_STACK_POINTER
 
 
 def link_names(imports: Sequence[Import]) -> list[str]:
@@ -260,18 +264,22 @@ _TABLE_SIZE, _TABLE_GROW, _TABLE_FILL = b"\xfc\x10", b"\xfc\x0f", b"\xfc\x11"
 _NULL_FUNC = b"\xd0\x70"
 
 
-def base_module(places: Places, table_length: int, stack_pointer: int) -> bytes:
+def base_module(
+    places: Places, table_length: int, stack_pointer: int, placed: Sequence[PlacedFunction] = ()
+) -> bytes:
     """Generate the module that defines what the main module does not, and the functions that work on the table.
 
-    `ensure_table` grows the table to a length in elements and returns 0, or 1 if the engine refuses; `clear_table` sets a run of
-    elements to null.
+    `ensure_table` grows the table to a length in elements and returns 0, or 1 if the engine refuses; `clear_table`
+    sets a run of elements to null.
 
     Args:
         places: what names the base namespace is defined here; the rest is imported from there.
         table_length: elements of the table, if it is defined here.
         stack_pointer: initial value of the stack pointer, if it is defined here.
+        placed: host functions that get a table index before any module of the program is instantiated.
     """
     build = ModuleBuilder()
+    imported = [build.import_(f.namespace, f.name, f.type) for f in placed]
     own_table = places.table.namespace == BASE_NAMESPACE
     own_pointer = places.stack_pointer.namespace == BASE_NAMESPACE
     if not own_table:
@@ -283,6 +291,8 @@ def base_module(places: Places, table_length: int, stack_pointer: int) -> bytes:
         build.export(TABLE_NAME, "table", table)
     else:
         build.export(TABLE_NAME, "table", 0)
+    for function, index in zip(placed, imported, strict=True):
+        build.elements(function.address, [index])
     pointer = build.global_(STACK_POINTER_TYPE, stack_pointer) if own_pointer else 0
     build.export(STACK_POINTER_NAME, "global", pointer)
     for name in EXCEPTION_TAG_NAMES:

@@ -8,13 +8,12 @@ from threading import get_ident
 from typing import TYPE_CHECKING, Any
 
 from dl.bindings import BASE_NAMESPACE, LINK_NAMESPACE, glue_namespace, module_namespace
-from dl.engine.protocol import EngineInstance, Store
+from dl.engine.protocol import EngineInstance
 from dl.errors import (
     InitializationError,
     InstantiationError,
     LinkerClosedError,
     LinkerUsageError,
-    ProgramExited,
     ResourceLimitError,
     SymbolNotFoundError,
     TrapError,
@@ -29,13 +28,16 @@ from dl.glue import (
     SET_STACK_POINTER,
     SET_STACK_POINTER_TYPE,
     TABLE_NAME,
+    ThreadLocalModule,
 )
 from dl.handles import MAIN_HANDLE, DlFlags, ModuleHandle
 from dl.linked import LinkedModule
 from dl.options import ModuleSource
+from dl.side_memory import Block
 from dl.state import DlOperation, LoadModules, UnloadModules
 from dl.symbols import DataSymbol, FunctionSymbol, Symbol, TlsSymbol
 from dl.wasm.types import FuncType
+from threads import Replica
 
 if TYPE_CHECKING:
     from dl.linker import Linker
@@ -54,7 +56,7 @@ class GuestFunction:
         module: the module that defines it.
     """
 
-    __slots__ = ("_enter", "_invoke", "_leave", "address", "group", "module", "name", "type")
+    __slots__ = ("_invoke", "_replica", "address", "group", "module", "name", "type")
 
     def __init__(self, group: InstanceGroup, symbol: FunctionSymbol, invoke: Callable[..., Any]) -> None:
         self.group = group
@@ -63,7 +65,7 @@ class GuestFunction:
         self.address = symbol.address
         self.module = symbol.module
         self._invoke = invoke
-        self._enter, self._leave = group.enter_guest, group.leave_guest
+        self._replica = group.replica
 
     def __call__(self, *arguments: Any) -> Any:
         """Call the function.
@@ -74,11 +76,15 @@ class GuestFunction:
             ProgramExited: the guest ended the program.
             LinkerUsageError: called from a thread that does not own the group.
         """
-        token = self._enter()
+        group = self.group
+        if group.owner != get_ident():
+            group.refuse_entry()
+        replica = self._replica
+        previous = replica.enter_guest()
         try:
             return self._invoke(*arguments)
         finally:
-            self._leave(token)
+            replica.leave_guest(previous)
 
     def __repr__(self) -> str:
         return f"<GuestFunction {self.name}{self.type} at table index {self.address}>"
@@ -107,57 +113,100 @@ class GuestData:
 class InstanceGroup:
     """One thread's instances of every linked module.
 
-    Owned by the thread that made it; only that thread calls into it. Its contents change only by `apply`, in the order
+    Owned by the thread that made it; only that thread calls into it. Its contents change only by operations, in the order
     of the operation log.
+
+    Args:
+        linker: the program.
+        name: the thread's name in messages.
+        stack_pointer: upper end of the thread's shadow stack, bytes; None for the main module's own.
+        main_tls: where the main module's thread-local block of this thread is, bytes; None to allocate one.
+
+    Attributes:
+        replica: this group's part in the protocol.
+        owner: identity of the owning thread; 0 when closed.
     """
 
-    def __init__(self, linker: Linker, store: Store, name: str) -> None:
+    def __init__(
+        self, linker: Linker, name: str, *, stack_pointer: int | None = None, main_tls: int | None = None
+    ) -> None:
         self.linker = linker
         self.name = name
-        self._store = store
-        self._owner = get_ident()
+        self.owner = get_ident()
+        self.replica: Replica[DlOperation] = Replica(name, self._replay)
+        self._program = linker.program
+        self._stack_pointer = stack_pointer
+        self._main_tls = main_tls
+        self._first = False
+        self._blocks: dict[ModuleHandle, Block] = {}
         self._instances: dict[ModuleHandle, EngineInstance] = {}
         self._base: EngineInstance | None = None
         self._functions: dict[int, GuestFunction] = {}
-        self._closed = False
+        self._store = self._program.new_store()
+        try:
+            if linker.engine.capabilities.interrupts:
+                self._store.on_interrupt(self.replica.safe_point)
+            if not self._program.base_comes_after_main:
+                self._define_base()
+        except BaseException:
+            self._store.close()
+            raise
 
-    # entering guest code
+    def refuse_entry(self) -> None:
+        """Say why the calling thread may not enter this group's guest code.
 
-    def enter_guest(self) -> None:
-        """Go from host to guest code; every call into the guest does."""
-        if self._owner != get_ident() or self._closed:
-            self._refuse_entry()
-
-    def leave_guest(self, _token: None) -> None:
-        """Go back to host code."""
-
-    def _refuse_entry(self) -> None:
-        if self._closed:
-            raise LinkerClosedError(f"instance group {self.name} is closed")
+        Raises:
+            LinkerUsageError: always.
+        """
+        if not self.owner:
+            raise LinkerClosedError(f"instance group {self.name!r} is closed")
         raise LinkerUsageError(
-            f"instance group {self.name} belongs to another thread; use Linker.attach() to give this thread its own"
+            f"instance group {self.name!r} belongs to another thread; use Linker.attach() to give this one its own"
         )
 
     # what the program is made of
 
-    def apply(self, operation: DlOperation) -> None:
-        """Make an operation's change in this group.
+    def apply_first(self, operation: DlOperation) -> None:
+        """Make an operation's change as its instigator, before any other group.
 
         Raises:
             InstantiationError: the engine refuses an instance.
             InitializationError: a start function or the set-up of thread-local storage trapped.
             ResourceLimitError: the table cannot grow.
         """
+        previous = self.replica.enter_guest()
+        self._first = True
+        try:
+            self._apply(operation)
+        finally:
+            self._first = False
+            self.replica.leave_guest(previous)
+
+    def _replay(self, _sequence: int, operation: DlOperation) -> None:
+        if isinstance(operation, LoadModules):
+            module = operation.modules[0]
+            if not module.residence.enter():
+                return  # unloaded since; its unload follows in the log
+            try:
+                self._apply(operation)
+            finally:
+                module.residence.leave()
+        else:
+            self._apply(operation)
+
+    def _apply(self, operation: DlOperation) -> None:
         if isinstance(operation, LoadModules):
             self._load(operation)
         else:
             self._unload(operation)
 
-    def define_base(self) -> None:
+    def _define_base(self) -> None:
         """Instantiate the base module; the table and memory that it needs exist."""
-        self._base = self._store.instantiate(self.linker.base_code)
+        self._base = self._store.instantiate(self._program.base_code())
         self._store.define_instance(BASE_NAMESPACE, self._base)
         self._ensure_table = self._base.function(ENSURE_TABLE, ENSURE_TABLE_TYPE)
+        if self._stack_pointer is not None:
+            self._base.function(SET_STACK_POINTER, SET_STACK_POINTER_TYPE)(self._stack_pointer)
 
     def _load(self, operation: LoadModules) -> None:
         if self._base is not None:
@@ -170,12 +219,11 @@ class InstanceGroup:
             except InstantiationError as error:
                 raise InstantiationError(module.name, error.reason) from error
             if module.handle == MAIN_HANDLE and self._base is None:
-                self.linker.main_instantiated(self._store, self._instances[MAIN_HANDLE])
-                self.define_base()
+                self._program.main_instantiated(self._store, self._instances[MAIN_HANDLE])
+                self._define_base()
                 self._grow_table(operation.table_length)
         if operation.placement is not None:
-            placement = self._store.instantiate(operation.placement)
-            self._set_up_thread_locals(operation, placement)
+            self._set_up_thread_locals(operation, self._store.instantiate(operation.placement))
 
     def _instantiate(self, module: LinkedModule, *, keep_glue: bool) -> None:
         assert module.code is not None
@@ -189,27 +237,44 @@ class InstanceGroup:
         self._instances[module.handle] = instance
 
     def _set_up_thread_locals(self, operation: LoadModules, placement: EngineInstance) -> None:
-        blocks = []
-        for module in operation.thread_local:
-            # The first thread's block is the one wasm-ld laid out in the module's own data.
-            blocks.append(self._instances[module.handle].global_value("__tls_base"))
-        if blocks:
-            placement.function(INIT_THREAD, FuncType(("i32",) * len(blocks), ()))(*blocks)
+        addresses = [self._thread_local_block(module) for module in operation.thread_local]
+        if addresses:
+            placement.function(INIT_THREAD, FuncType(("i32",) * len(addresses), ()))(*addresses)
         elif operation.keeps_glue:
             placement.function(BIND_THREAD_LOCALS, FuncType((), ()))()
+
+    def _thread_local_block(self, module: ThreadLocalModule) -> int:
+        """Return where this thread's block of a module's thread-local storage is."""
+        if self._first:
+            # wasm-ld lays out one block in the module's own data, for the thread that instantiates it first.
+            present = self._instances[module.handle].global_value("__tls_base")
+            if present:
+                return present
+        if module.handle == MAIN_HANDLE and self._main_tls is not None:
+            return self._main_tls
+        if not module.size:
+            return 0
+        side_memory = self._program.side_memory
+        assert side_memory is not None
+        block = side_memory.allocate(module.size, module.align_log2, "thread-local storage")
+        self._blocks[module.handle] = block
+        return block.address
 
     def _grow_table(self, length: int) -> None:
         if self._ensure_table(length):
             raise ResourceLimitError("the program", f"the engine refuses a table of {length} elements")
 
     def _unload(self, operation: UnloadModules) -> None:
-        self.clear_table(operation.table_runs)
+        self._clear_table(operation.table_runs)
         for module in operation.modules:
             self._instances.pop(module.handle, None)
+            block = self._blocks.pop(module.handle, None)
+            if block is not None and self._program.side_memory is not None:
+                self._program.side_memory.free(block)
             for address in [a for a, f in self._functions.items() if f.module == module.handle]:
                 del self._functions[address]
 
-    def clear_table(self, runs: tuple[tuple[int, int], ...]) -> None:
+    def _clear_table(self, runs: tuple[tuple[int, int], ...]) -> None:
         """Set runs of table elements to null; what this group's table does not reach is null already."""
         if self._base is None:
             return
@@ -220,14 +285,9 @@ class InstanceGroup:
                 clear(start, min(count, length - start))
 
     def forget(self, modules: list[LinkedModule]) -> None:
-        """Drop what a failed load has instantiated."""
+        """Drop what a failed load has instantiated here; no other group has seen it."""
         runs = tuple((m.elements.address, m.elements.size) for m in modules if m.elements is not None)
         self._unload(UnloadModules(tuple(modules), runs))
-
-    def set_stack_pointer(self, address: int) -> None:
-        """Set the thread's shadow stack pointer, bytes."""
-        assert self._base is not None
-        self._base.function(SET_STACK_POINTER, SET_STACK_POINTER_TYPE)(address)
 
     def table_length(self) -> int:
         """Elements of this group's table."""
@@ -236,8 +296,20 @@ class InstanceGroup:
 
     def table(self) -> list[object]:
         """Return what the table holds: None, or a value that is equal for the same function in every group."""
+        self.synchronize()
         assert self._base is not None
         return [self._store.table_entry(self._base, TABLE_NAME, i) for i in range(self.table_length())]
+
+    def synchronize(self) -> None:
+        """Make all committed operations in this group now; by itself it does so before it next runs guest code.
+
+        Raises:
+            ReplayError: one of them failed; the group has ended.
+            LinkerUsageError: called from another thread.
+        """
+        if self.owner != get_ident():
+            self.refuse_entry()
+        self.replica.synchronize()
 
     def call_export(self, module: LinkedModule, name: str, kind: FuncType, *arguments: Any) -> Any:
         """Call an exported function of a module by name, symbol or not.
@@ -248,12 +320,13 @@ class InstanceGroup:
         export = module.wasm.exports.get(name)
         if export is None or export.type != kind:
             raise SymbolNotFoundError(name, [module.name])
+        self.synchronize()
         function = self._instances[module.handle].function(name, kind)
-        token = self.enter_guest()
+        previous = self.replica.enter_guest()
         try:
             return function(*arguments)
         finally:
-            self.leave_guest(token)
+            self.replica.leave_guest(previous)
 
     # the API
 
@@ -297,6 +370,7 @@ class InstanceGroup:
             SymbolNotFoundError: there is no such symbol.
             InvalidHandleError: no module has this handle.
         """
+        self.synchronize()
         symbol = self.linker.find_symbol(handle, name)
         if isinstance(symbol, FunctionSymbol):
             return self.function(symbol)
@@ -306,8 +380,7 @@ class InstanceGroup:
         """Return a function symbol as this group's callable."""
         function = self._functions.get(symbol.address)
         if function is None or function.name != symbol.name or function.module != symbol.module:
-            if self._owner != get_ident() or self._closed:
-                self._refuse_entry()
+            self.synchronize()
             invoke = self._instances[symbol.module].function(symbol.name, symbol.type)
             function = self._functions[symbol.address] = GuestFunction(self, symbol, invoke)
         return function
@@ -340,27 +413,23 @@ class InstanceGroup:
             LinkerUsageError: there is no main module, or it is no command.
             TrapError: the program trapped.
         """
-        main = self.linker.main_module
-        if main is None:
-            raise LinkerUsageError("there is no main module to run")
-        if main.wasm.exports.get("_start") is None:
-            raise LinkerUsageError(
-                f"{main.name} exports no _start: it is a library of functions, not a command"
-            )
-        try:
-            self.call_export(main, "_start", FuncType((), ()))
-        except ProgramExited as exited:
-            return exited.code
-        return 0
+        return self.linker.run(self)
 
     def close(self) -> None:
-        """Free the group's instances; idempotent."""
-        if not self._closed:
-            self._closed = True
-            self._functions.clear()
-            self._instances.clear()
-            self._base = None
-            self._store.close()
+        """Free the group's instances, and its thread-local blocks; idempotent."""
+        if not self.owner:
+            return
+        self.linker.rendezvous.leave(self.replica, "it was closed")
+        self.owner = 0
+        self._functions.clear()
+        self._instances.clear()
+        self._base = None
+        self._store.close()
+        side_memory = self._program.side_memory
+        for block in self._blocks.values():
+            assert side_memory is not None
+            side_memory.free(block)
+        self._blocks.clear()
 
     def __repr__(self) -> str:
         return f"<InstanceGroup {self.name} of {self.linker!r}>"

@@ -1,7 +1,8 @@
 """Host functions and values: what the program can import that no module defines.
 
 Users give Python callables by namespace and name; system interfaces add theirs the same way. A callable takes its
-signature from the import that asks for it, so one callable may serve imports of several signatures: each is one engine function.
+signature from the import that asks for it, so one callable may serve imports of several signatures: each is
+one engine function.
 """
 
 from __future__ import annotations
@@ -16,6 +17,9 @@ from dl.engine.protocol import HostFunctions, RawCall
 from dl.errors import ImportTypeError, LinkerUsageError, UnsupportedModuleError, ValueConversionError
 from dl.options import HostFunction, HostImports
 from dl.wasm.types import FuncType
+
+ATOMICS = "dl.atomics"
+"""Namespace of what rewritten modules reach through reserved table slots; no module can import from it."""
 
 
 @dataclass(frozen=True)

@@ -10,14 +10,15 @@ import hashlib
 import os
 import threading
 from collections import OrderedDict
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Generic, TypeVar
 
 from dl.engine.protocol import CompiledModule, Engine
 from dl.errors import LinkError, ResourceLimitError
 from dl.wasm.module import WasmModule, parse_module
+from dl.wasm.rewrite import contains_wait_instructions, rewrite_waits
 
 MAX_IMAGE_BYTES = 1 << 30
 """Largest module that is read, 1 GiB: the limit that engines and toolchains set on a binary."""
@@ -111,6 +112,34 @@ def image_from_file(path: Path, name: str) -> ModuleImage:
         reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
         raise LinkError(name, reason.lower()) from error
     return image_from_bytes(data, name, str(resolved), resolved)
+
+
+def with_interruptible_waits(image: ModuleImage, slots: Mapping[str, int]) -> ModuleImage:
+    """Return a module whose atomic waits on shared memory go through the table, for the linker to interrupt.
+
+    Args:
+        image: the module.
+        slots: table indices of `notify`, `wait32` and `wait64`.
+
+    Raises:
+        UnsupportedModuleError: it has a wait that cannot be rewritten.
+    """
+    if not slots or not contains_wait_instructions(image.wasm):
+        return image
+    key = tuple(sorted(slots.items()))
+    wasm = _PARSED.get(
+        (image.digest, image.name, key),
+        lambda: parse_module(
+            rewrite_waits(
+                image.wasm,
+                notify_slot=slots["notify"],
+                wait32_slot=slots["wait32"],
+                wait64_slot=slots["wait64"],
+            ),
+            image.name,
+        ),
+    )
+    return replace(image, wasm=wasm, digest=hashlib.sha256(image.digest + repr(key).encode()).digest())
 
 
 def compiled(engine: Engine, key: object, name: str, make: Callable[[], bytes]) -> CompiledModule:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dl.bindings import Binding
+from dl.construction import Construction, Residence
 from dl.dylink import DylinkInfo
 from dl.engine.protocol import CompiledModule
 from dl.glue import ThreadLocalModule
@@ -44,9 +44,8 @@ class LinkedModule:
         late: table indices that its stubs were given at their first call, by import position; every group gets these.
         code: its code with renamed imports, and that of its import module.
         thread_local: its thread-local storage; None for none.
-        ready: set when its constructors have run, or when they failed.
-        constructing_thread: identity of the thread that runs its constructors now; None before and after.
-        failure: why its constructors failed.
+        construction: who constructs it, and who waits for it.
+        residence: whether groups may instantiate it.
     """
 
     image: ModuleImage
@@ -65,9 +64,8 @@ class LinkedModule:
     code: CompiledModule | None = None
     import_code: CompiledModule | None = None
     thread_local: ThreadLocalModule | None = None
-    ready: threading.Event = field(default_factory=threading.Event)
-    constructing_thread: int | None = None
-    failure: BaseException | None = None
+    construction: Construction = field(default_factory=Construction)
+    residence: Residence = field(default_factory=Residence)
 
     @property
     def name(self) -> str:

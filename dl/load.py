@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -40,7 +40,7 @@ from dl.glue import (
 )
 from dl.handles import MAIN_HANDLE, DlFlags, ModuleHandle
 from dl.host import HostSymbols
-from dl.images import ModuleImage, compiled
+from dl.images import ModuleImage, compiled, with_interruptible_waits
 from dl.linked import LinkedModule, breadth_first
 from dl.locate import Locator
 from dl.resolve import Resolver, scope_of
@@ -71,6 +71,8 @@ class Load:
         search_first: directories searched before the library path (the guest's LD_LIBRARY_PATH).
         flags: those of dlopen.
         lenient: whether functions that nothing defines become stubs.
+        grow_memory_to: makes linear memory reach a number of pages, or returns False.
+        wait_slots: table indices of what stands in for atomic waits.
         undo: takes the load back.
         new: the modules that this load adds, in handle order.
     """
@@ -83,6 +85,7 @@ class Load:
     lenient: bool = False
     search_first: Sequence[Path] = ()
     grow_memory_to: Callable[[int], bool] = lambda _pages: True
+    wait_slots: Mapping[str, int] = field(default_factory=dict)
     undo: Undo = field(default_factory=Undo)
     new: list[LinkedModule] = field(default_factory=list)
     _host_functions: list[PlacedFunction] = field(default_factory=list)
@@ -149,7 +152,7 @@ class Load:
                 image.name,
                 "not a shared library: it has no dylink.0 section (link it with wasm-ld -shared --experimental-pic)",
             )
-        return LinkedModule(image)
+        return LinkedModule(with_interruptible_waits(image, self.wait_slots))
 
     def _number(self, module: LinkedModule, handle: ModuleHandle) -> None:
         module.handle = handle
@@ -248,7 +251,9 @@ class Load:
             UnresolvedSymbolsError: nothing defines some of them; lists all.
             ImportTypeError: a definition has another type.
         """
-        modules = {**self.state.modules, **{m.handle: m for m in self.new}}
+        self.state.arriving = {m.handle: m for m in self.new}
+        self.undo.on_failure(self.state.arriving.clear)
+        modules = {**self.state.modules, **self.state.arriving}
         resolver = Resolver(
             host=self.host,
             places=self.state.places,
@@ -364,7 +369,9 @@ class Load:
         for module in self.new:
             self.state.modules[module.handle] = module
             self.state.by_identity[module.image.identity] = module.handle
-        self.state.global_scope.extend(self._promoted)
+        # A new list: readers walk the old one without a lock.
+        self.state.global_scope = [*self.state.global_scope, *self._promoted]
+        self.state.arriving = {}
 
 
 def _needed(module: LinkedModule) -> Iterator[str]:

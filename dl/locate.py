@@ -2,8 +2,8 @@
 
 Rules, those of ld.so and of WASIX where they agree: a name with a slash is a path; a bare name is looked for in the
 library path, then in the run path of the module that needs it (`$ORIGIN` being that module's directory; run paths are
-not inherited), and the current directory is not searched. A `.so` that is not there may be there as `.wasm`. A module's identity is its
-resolved path, so `a.so`, `./a.so` and a link to it are one module.
+not inherited), and the current directory is not searched. A `.so` that is not there may be there as `.wasm`.
+A module's identity is its resolved path, so `a.so`, `./a.so` and a link to it are one module.
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
 """The main module: which of the three kinds it is, and what follows for memory, table and stack.
 
-* PIE: it has a dylink section and imports memory, table and bases. The linker lays out its data, then the stack, then the heap (WASIX ABI).
+* PIE: it has a dylink section and imports memory, table and bases. The linker lays out its data, then the stack, then
+  the heap (WASIX ABI).
 * Static: an ordinary module. It defines its table, and defines or imports its memory; the linker takes them as they are.
 * None: the host provides memory and table, and links libraries only.
 """
@@ -44,10 +45,12 @@ class MainPlan:
         table_base: table index of its own elements.
         table_length: elements of the table to begin with.
         places: where table and stack pointer are.
-        stack_pointer: initial stack pointer, bytes; None when the main module has its own.
+        stack_pointer: initial stack pointer, bytes; None when it is the main module's own, or depends on it.
+        stack_size: bytes of a stack that side modules need of their own, beside a static main module's; else None.
         heap_base: where the heap starts, bytes.
         addresses: symbols that the linker defines, bytes.
         no_libraries: why the program can take no libraries; empty when it can.
+        wait_slots: table indices of what stands in for atomic waits, by instruction; empty when memory is not shared.
         allocator: whether side modules' data must come from the main module's allocator.
     """
 
@@ -59,9 +62,11 @@ class MainPlan:
     table_length: int = RESERVED_TABLE_SLOTS
     places: Places = field(default_factory=Places)
     stack_pointer: int | None = None
+    stack_size: int | None = None
     heap_base: int = 0
     addresses: dict[str, int] = field(default_factory=dict)
     no_libraries: str = ""
+    wait_slots: dict[str, int] = field(default_factory=dict)
     allocator: bool = False
 
 
@@ -134,6 +139,7 @@ def _pie(module: WasmModule, wanted: WasmMemoryType, memory: MemoryType | None, 
         stack_pointer=layout.stack_high,
         heap_base=layout.heap_base,
         addresses=_addresses(layout.stack_low, layout.stack_high, layout.heap_base, memory_type),
+        wait_slots=_wait_slots(memory_type, 1),
         allocator="emscripten_resize_heap" in names,
     )
 
@@ -168,7 +174,14 @@ def _without_main(memory: MemoryType, stack_size: int) -> MainPlan:
         stack_pointer=layout.stack_high,
         heap_base=layout.heap_base,
         addresses=_addresses(layout.stack_low, layout.stack_high, layout.heap_base, memory_type),
+        wait_slots=_wait_slots(memory_type, 1),
     )
+
+
+def _wait_slots(memory_type: WasmMemoryType | None, first: int) -> dict[str, int]:
+    if memory_type is None or not memory_type.limits.shared:
+        return {}
+    return {name: first + i for i, name in enumerate(("notify", "wait32", "wait64"))}
 
 
 def _static(module: WasmModule, memory: MemoryType | None, stack_size: int) -> MainPlan:
@@ -195,6 +208,7 @@ def _static(module: WasmModule, memory: MemoryType | None, stack_size: int) -> M
         places = Places(table=FromNamespace(module_namespace(MAIN_HANDLE), table.name))
         if table.type.limits.maximum is not None and table.type.limits.maximum <= length:
             refusals.append("its table cannot grow (link it with --growable-table)")
+    slots = {} if refusals or imported is None else _wait_slots(memory_type, length)
     pointer = module.exports.get(STACK_POINTER_NAME)
     own_stack: int | None = stack_size
     if pointer is not None and pointer.type == STACK_POINTER_TYPE:
@@ -204,8 +218,9 @@ def _static(module: WasmModule, memory: MemoryType | None, stack_size: int) -> M
         MainKind.STATIC,
         memory_type,
         memory_export=exported.name if exported is not None and imported is None else None,
-        table_length=length,
+        table_length=length + len(slots),
         places=places,
-        stack_pointer=own_stack,
+        wait_slots=slots,
+        stack_size=own_stack,
         no_libraries="; ".join(refusals),
     )

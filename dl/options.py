@@ -16,10 +16,13 @@ DEFAULT_STACK_BYTES = 1 << 20
 
 MAX_PAGES = 65536
 
+GUEST_THREAD_LIMIT = 4096
+"""Most threads a guest may have at a time; each is a thread of the host."""
+
 ModuleSource = str | os.PathLike[str] | bytes
 """A module: the path of a file, or the bytes themselves."""
 
-SideMemory = Literal["auto", "grow", "allocator"]
+SideMemorySource = Literal["auto", "grow", "allocator"]
 """Where the data of side modules goes: pages added by growing memory; blocks from the main module's own allocator (for
 C libraries that take everything above their heap base for theirs, as Emscripten's does); or whichever the main module needs."""
 

@@ -7,6 +7,7 @@ all memory above their heap base for theirs: Emscripten's `sbrk` would hand out 
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
@@ -28,7 +29,7 @@ class Block:
 
 
 class SideMemory(Protocol):
-    """Hands out zeroed blocks of linear memory. Called under the link lock."""
+    """Hands out zeroed blocks of linear memory; safe for threads."""
 
     def allocate(self, size: int, align_log2: int, purpose: str) -> Block:
         """Reserve a zeroed block of `size` bytes, at least 1, at a multiple of 2**align_log2.
@@ -42,17 +43,22 @@ class SideMemory(Protocol):
 
 
 class GrownMemory:
-    """Blocks in pages that the linker grows the memory by."""
+    """Blocks in pages that the linker grows the memory by.
+
+    `_lock` guards the allocator; the engine's growth, which takes a lock of the engine's, is called under it.
+    """
 
     def __init__(
         self, memory: LinearMemory, grow: Callable[[int], int | None], limit_pages: int | None
     ) -> None:
         self._memory = memory
+        self._lock = threading.Lock()
         self.allocator = Allocator(grow, limit_pages=limit_pages)
 
     def allocate(self, size: int, align_log2: int, purpose: str) -> Block:
         try:
-            region = self.allocator.allocate(size, align_log2)
+            with self._lock:
+                region = self.allocator.allocate(size, align_log2)
         except LayoutExhaustedError as error:
             raise ResourceLimitError(purpose, f"no linear memory: {error}") from error
         self._memory.fill(region.address, 0, region.size)
@@ -60,7 +66,8 @@ class GrownMemory:
 
     def free(self, block: Block) -> None:
         assert isinstance(block.owner, Region)
-        self.allocator.free(block.owner)
+        with self._lock:
+            self.allocator.free(block.owner)
 
 
 class GuestAllocator:

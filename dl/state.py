@@ -117,6 +117,7 @@ class LinkerState:
         memory_type: type of the program's memory; None until a static main module has brought it.
         linker_addresses: addresses the linker defines itself, by symbol name, bytes.
         host_addresses: table indices of host functions whose address was taken.
+        arriving: modules of the load under way, for what their start functions ask.
     """
 
     table: TableSpace
@@ -129,6 +130,7 @@ class LinkerState:
     global_scope: list[LinkedModule] = field(default_factory=list)
     linker_addresses: dict[str, int] = field(default_factory=dict)
     host_addresses: dict[tuple[str, str, FuncType], int] = field(default_factory=dict)
+    arriving: dict[ModuleHandle, LinkedModule] = field(default_factory=dict)
 
     def take_handle(self, module: str) -> ModuleHandle:
         """Return the next handle.
@@ -141,6 +143,18 @@ class LinkerState:
         handle = ModuleHandle(self.next_handle)
         self.next_handle += 1
         return handle
+
+    def remove(self, modules: Sequence[LinkedModule]) -> None:
+        """Forget modules: their handles, names and places in the global scope."""
+        for module in modules:
+            self.modules.pop(module.handle, None)
+            self.by_identity.pop(module.image.identity, None)
+        gone = {id(module) for module in modules}
+        self.global_scope = [m for m in self.global_scope if id(m) not in gone]
+
+    def module(self, handle: int) -> LinkedModule | None:
+        """Return a module by its handle, also one that is being loaded."""
+        return self.modules.get(ModuleHandle(handle)) or self.arriving.get(ModuleHandle(handle))
 
     def names(self, modules: Sequence[LinkedModule]) -> list[str]:
         """Return what messages call some modules."""

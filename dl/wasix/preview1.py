@@ -32,13 +32,11 @@ path_create_directory iii:i     path_filestat_get iiiii:i       path_filestat_se
 path_link iiiiiii:i             path_open iiiiiIIii:i           path_readlink iiiiii:i
 path_remove_directory iii:i     path_rename iiiiii:i            path_symlink iiiii:i
 path_unlink_file iii:i          poll_oneoff iiii:i              proc_raise i:i
-random_get ii:i                 sched_yield :i                  sock_accept iii:i
+random_get ii:i                 sock_accept iii:i
 sock_recv iiiiii:i              sock_send iiiii:i               sock_shutdown ii:i
 """
 
 FUNCTIONS: dict[str, FuncType] = {
     name: signature(compact) for name, compact in zip(*[iter(_COMPACT.split())] * 2, strict=True)
 }
-"""Every function of the interface but `proc_exit`, which ends the program and is the linker's own."""
-
-PROC_EXIT_TYPE = FuncType(("i32",), ())
+"""Every function of the interface but `proc_exit` and `sched_yield`, which concern threads and are the linker's own."""

@@ -15,12 +15,19 @@ import threading
 from typing import TYPE_CHECKING
 
 from dl.bindings import BASE_NAMESPACE, FromNamespace
-from dl.engine.protocol import Engine, EngineMemory, HostFunctions, RawCall, Store, WasiOptions
-from dl.errors import ProgramExited
+from dl.engine.protocol import (
+    CompiledModule,
+    Engine,
+    EngineMemory,
+    HostFunctions,
+    RawCall,
+    Store,
+    WasiOptions,
+)
 from dl.glue import forwarder_module
 from dl.host import SystemFunction
 from dl.images import compiled
-from dl.wasix.preview1 import FUNCTIONS, NAMESPACE, PROC_EXIT_TYPE
+from dl.wasix.preview1 import FUNCTIONS, NAMESPACE
 from dl.wasm.module import Import
 from dl.wasm.types import MemoryType
 
@@ -30,45 +37,36 @@ if TYPE_CHECKING:
 _FORWARDED = "wasi"
 
 
-def exit_program(code: int) -> None:
-    """End the program: what `proc_exit` does.
-
-    Raises:
-        ProgramExited: always.
-    """
-    raise ProgramExited(code & 0xFFFFFFFF)
-
-
-_PROC_EXIT = SystemFunction(PROC_EXIT_TYPE, function=exit_program)
-
-
 def direct_wasi(host: HostSymbols) -> None:
     """Let modules call the engine's WASI themselves: each must export its memory."""
-    host.system[NAMESPACE] = {
+    system = host.system.setdefault(NAMESPACE, {})
+    system |= {
         name: SystemFunction(kind, binding=FromNamespace(NAMESPACE, name)) for name, kind in FUNCTIONS.items()
     }
-    host.system[NAMESPACE]["proc_exit"] = _PROC_EXIT
 
 
 def forwarded_wasi(host: HostSymbols) -> None:
     """Let modules call WASI through the forwarder in their own store."""
-    host.system[NAMESPACE] = {
+    system = host.system.setdefault(NAMESPACE, {})
+    system |= {
         name: SystemFunction(kind, binding=FromNamespace(_FORWARDED, name))
         for name, kind in FUNCTIONS.items()
     }
-    host.system[NAMESPACE]["proc_exit"] = _PROC_EXIT
 
 
 def add_forwarder(engine: Engine, store: Store, memory: MemoryType) -> None:
     """Instantiate the forwarder in a store that has a WASI context and whose memory is defined."""
+    store.define_instance(_FORWARDED, store.instantiate(_forwarder(engine, memory)))
+
+
+def _forwarder(engine: Engine, memory: MemoryType) -> CompiledModule:
     entry = Import(BASE_NAMESPACE, "memory", "memory", memory, 0)
-    code = compiled(
+    return compiled(
         engine,
         ("wasi forwarder", memory),
         "wasi",
         lambda: forwarder_module(FUNCTIONS.items(), entry, NAMESPACE),
     )
-    store.define_instance(_FORWARDED, store.instantiate(code))
 
 
 class SharedWasi:
@@ -90,22 +88,15 @@ class SharedWasi:
         self._store = engine.new_store(functions)
         self._store.enable_wasi(options)
         self._store.define_memory(BASE_NAMESPACE, "memory", memory)
-        entry = Import(BASE_NAMESPACE, "memory", "memory", kind, 0)
-        code = compiled(
-            engine,
-            ("wasi forwarder", kind),
-            "wasi",
-            lambda: forwarder_module(FUNCTIONS.items(), entry, NAMESPACE),
-        )
-        self._forwarder = self._store.instantiate(code)
+        self._forwarder = self._store.instantiate(_forwarder(engine, kind))
 
     def install(self, host: HostSymbols) -> None:
         """Let modules call WASI through this context."""
-        host.system[NAMESPACE] = {
+        system = host.system.setdefault(NAMESPACE, {})
+        system |= {
             name: SystemFunction(kind, raw=self._locked(self._forwarder.raw_function(name)))
             for name, kind in FUNCTIONS.items()
         }
-        host.system[NAMESPACE]["proc_exit"] = _PROC_EXIT
 
     def _locked(self, function: RawCall) -> RawCall:
         lock = self._lock

@@ -1,0 +1,111 @@
+"""Who constructs which module, and who waits for it.
+
+Between the commit of a load and the end of its constructors a module is there but not ready. The thread that runs the
+constructors may open the module again and gets it as it is; any other thread waits. Two threads whose constructors open
+each other's modules would wait for ever: the one that would close the circle gets the module as it is, like the
+constructing thread.
+"""
+
+from __future__ import annotations
+
+import threading
+from threading import get_ident
+
+from threads import Waiter
+
+_lock = threading.Lock()
+"""Guards every field of every `Construction`, and `_waits`. A leaf: nothing is called while holding it but `unpark`."""
+
+_waits: dict[int, Construction] = {}
+"""What a thread waits for, by its identity."""
+
+
+class Construction:
+    """The state of one module between load and ready.
+
+    Attributes:
+        thread: identity of the thread that runs the constructors; None when they have run.
+        failure: why they failed.
+    """
+
+    __slots__ = ("_waiting", "failure", "thread")
+
+    def __init__(self) -> None:
+        self.thread: int | None = get_ident()
+        self.failure: BaseException | None = None
+        self._waiting: list[Waiter] = []
+
+    def finished(self, failure: BaseException | None = None) -> None:
+        """The constructors have run, or failed; wake who waits."""
+        with _lock:
+            self.thread = None
+            self.failure = failure
+            waiting, self._waiting = self._waiting, []
+        for waiter in waiting:
+            waiter.unpark()
+
+    def wait(self, waiter: Waiter) -> None:
+        """Wait until the constructors have run; return at once where waiting would never end.
+
+        Raises:
+            BaseException: what the thread was interrupted with.
+        """
+        me = get_ident()
+        with _lock:
+            if self.thread is None or self._leads_to(me):
+                return
+            self._waiting.append(waiter)
+            _waits[me] = self
+        try:
+            while self.thread is not None:
+                waiter.raise_if_interrupted()
+                waiter.park()
+        finally:
+            with _lock:
+                del _waits[me]
+
+    def _leads_to(self, thread: int) -> bool:
+        """Whether the constructing thread is, or waits in the end for, a thread. Under `_lock`."""
+        construction: Construction | None = self
+        while construction is not None and construction.thread is not None:
+            if construction.thread == thread:
+                return True
+            construction = _waits.get(construction.thread)
+        return False
+
+
+class Residence:
+    """Whether a module's memory is its own: while it is, groups may instantiate it.
+
+    A new or late group replays old loads. An instantiation reads and writes the module's memory (the flag word of
+    `__wasm_init_memory`), so none may happen once that memory has been given to another module.
+
+    `_changed` guards the fields. `end` waits for instantiations under way, which wait for nobody.
+    """
+
+    __slots__ = ("_changed", "_ended", "_users")
+
+    def __init__(self) -> None:
+        self._changed = threading.Condition()
+        self._users = 0
+        self._ended = False
+
+    def enter(self) -> bool:
+        """Begin to instantiate; False means that the module is gone."""
+        with self._changed:
+            if self._ended:
+                return False
+            self._users += 1
+            return True
+
+    def leave(self) -> None:
+        """End what `enter` began."""
+        with self._changed:
+            self._users -= 1
+            self._changed.notify_all()
+
+    def end(self) -> None:
+        """Let nobody in any more, and wait for those inside."""
+        with self._changed:
+            self._ended = True
+            self._changed.wait_for(lambda: self._users == 0)

@@ -1,0 +1,260 @@
+"""Opening libraries: the life of a load, from a name to modules whose constructors have run.
+
+A load is prepared and applied in the opening thread's group under the link lock, where everything that can fail does,
+and is taken back if it does. Then it is committed at a barrier, which publishes it to every group. Only then, with no lock
+held, run relocations and constructors, in the opening thread alone; so a constructor may itself open libraries or start
+threads. A second opener of the same module waits until it is ready, the constructing thread does not.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from dl.errors import (
+    InitializationError,
+    LibraryNotFoundError,
+    LinkerUsageError,
+    SymbolNotFoundError,
+    TrapError,
+)
+from dl.group import InstanceGroup
+from dl.handles import MAIN_HANDLE, DlFlags, ModuleHandle
+from dl.host import HostSymbols
+from dl.images import ModuleImage
+from dl.linked import LinkedModule
+from dl.load import Load
+from dl.locate import Locator
+from dl.main_module import MainKind
+from dl.program import Program
+from dl.side_memory import GuestAllocator
+from dl.state import DlOperation, LinkerState, UnloadModules
+from dl.wasm.types import FuncType
+from threads import Rendezvous
+
+log = logging.getLogger("dl.link")
+
+_NOTHING = FuncType((), ())
+_RELOCATIONS = "__wasm_apply_data_relocs"
+_CONSTRUCTORS = "__wasm_call_ctors"
+_INITIALIZE = "_initialize"
+START = "_start"
+
+
+class Loader:
+    """Loads modules into a program.
+
+    Args:
+        program: memory and engine.
+        state: the linker state; changed under the link lock.
+        host: the host's symbols.
+        locator: finds libraries.
+        rendezvous: the link lock and the barrier.
+        current_group: returns the calling thread's group.
+
+    Attributes:
+        checkpoint: called with the name of each step of a load as it is about to begin; what it raises fails the load
+            there. For fault injection.
+    """
+
+    def __init__(
+        self,
+        program: Program,
+        state: LinkerState,
+        host: HostSymbols,
+        locator: Locator,
+        rendezvous: Rendezvous[DlOperation],
+        current_group: Callable[[], InstanceGroup],
+    ) -> None:
+        self._program = program
+        self._state = state
+        self._host = host
+        self._locator = locator
+        self._rendezvous = rendezvous
+        self._current_group = current_group
+        self.checkpoint: Callable[[str], None] = lambda _step: None
+
+    def load_main(self, group: InstanceGroup, image: ModuleImage) -> None:
+        """Load the main module and all it needs, and initialize them.
+
+        Raises:
+            DlError: it cannot be linked or initialized.
+        """
+        plan = self._program.plan
+        load = self._new_load(DlFlags.LAZY | DlFlags.GLOBAL, lenient=True)
+        with self._rendezvous.instigate(group.replica):
+            root = load.find_tree(image, main=True)
+            root.memory_base, root.table_base = plan.memory_base, plan.table_base
+            if not plan.no_libraries:
+                load.place_main_functions(root)
+            load.place()
+            side_memory = self._program.side_memory
+            if isinstance(side_memory, GuestAllocator):
+                self._state.linker_addresses["__heap_base"] = side_memory.heap_base
+            self._link(group, load, root)
+        self._initialize(group, load.new)
+
+    def open(
+        self,
+        group: InstanceGroup,
+        image: ModuleImage,
+        flags: DlFlags,
+        *,
+        lenient: bool,
+        first: Sequence[Path] = (),
+    ) -> ModuleHandle:
+        """Load a library and all it needs, or find it loaded.
+
+        Args:
+            group: the calling thread's.
+            image: the library.
+            flags: those of dlopen.
+            lenient: whether functions that nothing defines become stubs whatever the flags say.
+            first: directories to search before the library path.
+
+        Raises:
+            DlError: it cannot be loaded; the program is as before.
+        """
+        load = self._new_load(flags, lenient=lenient, first=first)
+        with self._rendezvous.instigate(group.replica):
+            if flags & DlFlags.NOLOAD and image.identity not in self._state.by_identity:
+                raise LibraryNotFoundError(
+                    image.name, [(image.name, "not loaded, and RTLD_NOLOAD was given")]
+                )
+            try:
+                self.checkpoint("tree")
+                root = load.find_tree(image)
+                self.checkpoint("place")
+                load.place()
+                self._link(group, load, root)
+            except BaseException:
+                group.forget(load.new)
+                load.undo.run()
+                raise
+            root.opens += 1
+        try:
+            self._initialize(group, load.new)
+            self._wait_until_ready(group, root)
+        except BaseException:
+            root.opens -= 1
+            raise
+        return root.handle
+
+    def _new_load(self, flags: DlFlags, *, lenient: bool, first: Sequence[Path] = ()) -> Load:
+        self._state.side_memory = self._program.side_memory
+        return Load(
+            state=self._state,
+            engine=self._program.engine,
+            host=self._host,
+            locator=self._locator,
+            flags=flags,
+            lenient=lenient,
+            search_first=first,
+            grow_memory_to=self._program.grow_memory_to,
+            wait_slots=self._program.plan.wait_slots,
+        )
+
+    def _link(self, group: InstanceGroup, load: Load, root: LinkedModule) -> None:
+        """Turn a placed tree into an operation, apply it in the instigating group, publish it, and commit it."""
+        self.checkpoint("define")
+        load.define()
+        scope = load.enter_scopes(root)
+        self.checkpoint("resolve")
+        load.resolve(root, scope)
+        if not load.new:
+            load.publish()
+            return
+        self.checkpoint("generate")
+        operation = load.generate()
+        self.checkpoint("instantiate")
+        group.apply_first(operation)
+        self.checkpoint("commit")
+        self._rendezvous.commit(group.replica, operation)
+        # Only now: whoever finds a symbol may call it, and every group has it from here on.
+        load.publish()
+        for module in load.new:
+            log.info("loaded %s as %d at %#x", module.name, module.handle, module.memory_base)
+
+    # initialization
+
+    def _initialize(self, group: InstanceGroup, modules: Sequence[LinkedModule]) -> None:
+        """Run relocations of all new modules, then their constructors, dependencies first."""
+        try:
+            for module in modules:
+                self.checkpoint("relocate")
+                self._run(group, module, _RELOCATIONS)
+            for module in modules:
+                self.checkpoint("construct")
+                self._construct(group, module)
+        except BaseException as error:
+            self._unload(group, modules, error)
+            raise
+        for module in modules:
+            module.construction.finished()
+
+    def _construct(self, group: InstanceGroup, module: LinkedModule) -> None:
+        if module.handle != MAIN_HANDLE:
+            self._run(group, module, _CONSTRUCTORS)
+            return
+        # A command's _start runs its constructors, a reactor's _initialize does; an Emscripten main has neither.
+        if START not in module.wasm.exports:
+            if _INITIALIZE in module.wasm.exports:
+                self._run(group, module, _INITIALIZE)
+            elif self._program.plan.kind is MainKind.PIE:
+                self._run(group, module, _CONSTRUCTORS)
+        self._start_allocator(module)
+
+    def _start_allocator(self, main: LinkedModule) -> None:
+        side_memory = self._program.side_memory
+        if not isinstance(side_memory, GuestAllocator):
+            return
+        pointer, nothing = FuncType(("i32",), ("i32",)), FuncType(("i32",), ())
+        for name, kind in (("malloc", pointer), ("free", nothing)):
+            export = main.wasm.exports.get(name)
+            if export is None or export.type != kind:
+                raise LinkerUsageError(
+                    f"side modules' data must come from {main.name}'s allocator, but it exports no {name} {kind}"
+                )
+        side_memory.start(
+            lambda size: int(self._current_group().call_export(main, "malloc", pointer, size)),
+            lambda address: self._current_group().call_export(main, "free", nothing, address),
+        )
+
+    def _run(self, group: InstanceGroup, module: LinkedModule, function: str) -> None:
+        if function not in module.wasm.exports:
+            return
+        log.debug("%s: %s", module.name, function)
+        try:
+            group.call_export(module, function, _NOTHING)
+        except (TrapError, SymbolNotFoundError) as error:
+            raise InitializationError(module.name, function, error) from error
+
+    def _unload(self, group: InstanceGroup, modules: Sequence[LinkedModule], error: BaseException) -> None:
+        """Take back a load whose constructors failed: every group has its modules by now, and forgets them."""
+        for module in modules:
+            log.info("unloading %s: %s", module.name, error)
+        runs = tuple((m.elements.address, m.elements.size) for m in modules if m.elements is not None)
+        operation = UnloadModules(tuple(modules), runs)
+        try:
+            with self._rendezvous.instigate(group.replica):
+                self._state.remove(modules)
+                group.apply_first(operation)
+                self._rendezvous.commit(group.replica, operation)
+                for module in modules:
+                    # A follower may be instantiating it this moment; afterwards none does.
+                    module.residence.end()
+                    if module.elements is not None:
+                        self._state.table.free(module.elements)
+                    if module.block is not None and self._program.side_memory is not None:
+                        self._program.side_memory.free(module.block)
+        finally:
+            for module in modules:
+                module.construction.finished(error)
+
+    def _wait_until_ready(self, group: InstanceGroup, module: LinkedModule) -> None:
+        """Wait for another thread's constructors; the thread that runs them does not wait for itself."""
+        module.construction.wait(group.replica.waiter)
+        failure = module.construction.failure
+        if failure is not None:
+            raise InitializationError(module.name, _CONSTRUCTORS, failure)

@@ -1,0 +1,402 @@
+"""The threads of a program: each has one instance group, made from the log when the thread comes to the program.
+
+Three ways to be one: the host attaches a thread of its own, the host has the linker start one, or the guest starts one.
+All end alike: the group leaves the rendezvous, so that no barrier waits for it, and what the linker allocated for the
+thread (stack, thread-local blocks) is given back.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import logging
+import threading
+from collections.abc import Callable, Iterator
+from threading import get_ident
+from typing import TYPE_CHECKING, Any
+
+from dl.errors import GuestThreadError, LinkerUsageError, ProgramExited, ThreadExited
+from dl.group import InstanceGroup
+from dl.options import GUEST_THREAD_LIMIT
+from dl.wasm.types import FuncType
+from threads import DETACHED, GUEST, HOST, DeadlockError, Event, FutexTable, Replica, Waits
+
+if TYPE_CHECKING:
+    from dl.linker import Linker
+
+log = logging.getLogger("dl.threads")
+
+THREAD_START = "wasi_thread_start"
+THREAD_START_TYPE = FuncType(("i32", "i32"), ())
+MAIN_THREAD_ID = 1
+_STACK_ALIGN_LOG2 = 10
+
+
+class HostThread:
+    """A thread that `Linker.spawn` started.
+
+    Attributes:
+        name: its name.
+        ended: set at its end, for threads of the program.
+        gone: the same, for threads that are none.
+    """
+
+    def __init__(self, groups: ThreadGroups, name: str) -> None:
+        self.name = name
+        self._groups = groups
+        self.ended = Event(groups.waits, f"thread {name!r} to end")
+        self.gone = threading.Event()
+        self._result: Any = None
+        self._error: BaseException | None = None
+        self._group: InstanceGroup | None = None
+        self._cancelled: BaseException | None = None
+
+    def join(self, timeout: float | None = None) -> Any:
+        """Wait for the thread's end and return what its function returned.
+
+        Args:
+            timeout: seconds; None for no limit.
+
+        Raises:
+            BaseException: what its function raised.
+            TimeoutError: it still runs.
+        """
+        caller = self._groups.find()
+        if caller is None:
+            ended = self.gone.wait(timeout)
+        else:
+            ended = self.ended.wait(caller.replica.waiter, None if timeout is None else int(timeout * 1e9))
+        if not ended:
+            raise TimeoutError(f"thread {self.name!r} still runs")
+        if self._error is not None:
+            raise self._error
+        return self._result
+
+    def is_alive(self) -> bool:
+        """Whether it still runs."""
+        return not self.gone.is_set()
+
+    def cancel(self, exception: BaseException) -> None:
+        """Have the thread raise an exception at its next safe point, wait, or entry into guest code; from any thread."""
+        self._cancelled = exception
+        group = self._group
+        if group is not None:
+            group.replica.interrupt_with(exception)
+
+    def run(self, function: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
+        """The thread's body; called once, in it."""
+        try:
+            with self._groups.attach(self.name) as group:
+                self._group = group
+                if self._cancelled is not None and group.replica.withdraw(self._cancelled):
+                    raise self._cancelled
+                self._result = function(group, *arguments)
+        except BaseException as error:  # noqa: BLE001  given to whoever joins
+            self._error = error
+        finally:
+            self._group = None
+            self._groups.ended(self)
+            self.gone.set()
+            self.ended.set()
+
+
+class GuestThread:
+    """A thread that the guest started.
+
+    Attributes:
+        id: its number, from 2; the main thread is 1.
+        name: its name in messages.
+        started: set when its group exists, or cannot.
+        ended: set at its end, for threads of the program.
+        gone: the same, for threads that are none.
+        group: its group while it runs.
+        failure: why its group could not be made.
+    """
+
+    def __init__(self, groups: ThreadGroups, number: int) -> None:
+        self.id = number
+        self.name = f"thread {number}"
+        self.ended = Event(groups.waits, f"{self.name} to end")
+        self.started = Event(groups.waits, f"{self.name} to start")
+        self.gone = threading.Event()
+        self.group: InstanceGroup | None = None
+        self.failure: BaseException | None = None
+
+
+class ThreadGroups:
+    """The groups of one program, by thread.
+
+    `_lock` guards `_guests`, `_hosts` and the last number; a leaf. `_by_thread` is written by each thread for itself
+    only, one step under the GIL.
+
+    Attributes:
+        waits: every wait of the program.
+        futexes: waits at addresses of the shared memory.
+    """
+
+    def __init__(self, linker: Linker) -> None:
+        self._linker = linker
+        self._lock = threading.Lock()
+        self._by_thread: dict[int, Replica[Any]] = {}
+        self._groups: dict[int, InstanceGroup] = {}
+        self._guests: dict[int, GuestThread] = {}
+        self._hosts: set[HostThread] = set()
+        self._numbers = itertools.count(MAIN_THREAD_ID + 1)
+        self._names = itertools.count(1)
+        self._ids: dict[int, int] = {}
+        self.waits = Waits(self._deadlocked)
+        self.futexes = FutexTable(self.waits)
+
+    # the border between guest and host code; on every host call
+
+    def enter_host(self) -> Replica[Any]:
+        """Come from guest code into a host function."""
+        replica = self._by_thread[get_ident()]
+        replica.state = HOST
+        if self._linker.rendezvous.version < 0:
+            replica.arrive()
+        return replica
+
+    def exit_host(self, replica: Replica[Any]) -> None:
+        """Go back to guest code, up to date."""
+        replica.state = GUEST
+        if replica.applied != self._linker.rendezvous.version:
+            replica.catch_up()
+
+    # groups
+
+    def find(self) -> InstanceGroup | None:
+        """Return the calling thread's group, if it has one."""
+        return self._groups.get(get_ident())
+
+    def current(self) -> InstanceGroup:
+        """Return the calling thread's group.
+
+        Raises:
+            LinkerUsageError: it has none.
+        """
+        group = self._groups.get(get_ident())
+        if group is None:
+            raise LinkerUsageError("this thread has no instance group; use Linker.attach()")
+        return group
+
+    def thread_id(self) -> int:
+        """Return the number by which the guest knows the calling thread."""
+        return self._ids.get(get_ident(), MAIN_THREAD_ID)
+
+    def enter(self, group: InstanceGroup) -> None:
+        """Make a group the calling thread's."""
+        me = get_ident()
+        self._groups[me] = group
+        self._by_thread[me] = group.replica
+        self.waits.add(group.replica.waiter)
+
+    def leave(self, group: InstanceGroup) -> None:
+        """Let the calling thread have no group, and close the group."""
+        me = get_ident()
+        self._groups.pop(me, None)
+        self._by_thread.pop(me, None)
+        self._ids.pop(me, None)
+        group.close()
+        self.waits.remove(group.replica.waiter)
+
+    def move_here(self, group: InstanceGroup) -> None:
+        """Make the calling thread the owner of a group that no thread is using.
+
+        Raises:
+            LinkerUsageError: its thread is inside it, or the calling thread has another.
+        """
+        me = get_ident()
+        if self._groups.get(me) is group:
+            return
+        if me in self._groups or group.replica.state != DETACHED:
+            raise LinkerUsageError(f"instance group {group.name!r} is in use, or this thread has its own")
+        self._groups.pop(group.owner, None)
+        self._by_thread.pop(group.owner, None)
+        group.owner = me
+        self._groups[me] = group
+        self._by_thread[me] = group.replica
+
+    def all(self) -> list[InstanceGroup]:
+        """Return the groups there are now."""
+        return list(self._groups.values())
+
+    @contextlib.contextmanager
+    def attach(self, name: str | None = None) -> Iterator[InstanceGroup]:
+        """Give the calling thread a group, for a `with`; if it has one, that one."""
+        known = self.find()
+        if known is not None:
+            yield known
+            return
+        program = self._linker.program
+        if not program.shares_memory:
+            raise LinkerUsageError(
+                "a program whose memory is not shared has one instance group; build it with -pthread "
+                "(wasm-ld --shared-memory)"
+            )
+        side_memory = program.side_memory
+        assert side_memory is not None
+        stack = side_memory.allocate(program.thread_stack_size, _STACK_ALIGN_LOG2, "a thread's stack")
+        try:
+            group = self._new_group(
+                name or f"host thread {next(self._names)}", stack_pointer=stack.address + stack.size
+            )
+            try:
+                yield group
+            finally:
+                self.leave(group)
+        finally:
+            side_memory.free(stack)
+
+    def _new_group(
+        self, name: str, *, stack_pointer: int, main_tls: int | None = None, number: int | None = None
+    ) -> InstanceGroup:
+        group = InstanceGroup(self._linker, name, stack_pointer=stack_pointer, main_tls=main_tls)
+        try:
+            self.enter(group)
+            self._ids[get_ident()] = next(self._numbers) if number is None else number
+            self._linker.rendezvous.join(group.replica)
+            group.synchronize()
+        except BaseException:
+            self.leave(group)
+            raise
+        return group
+
+    # threads of the host
+
+    def spawn(self, function: Callable[..., Any], arguments: tuple[Any, ...], name: str | None) -> HostThread:
+        """Start a thread with its own group."""
+        if not self._linker.program.shares_memory:
+            raise LinkerUsageError("a program whose memory is not shared has one instance group")
+        thread = HostThread(self, name or f"host thread {next(self._names)}")
+        with self._lock:
+            self._hosts.add(thread)
+        start = threading.Thread(target=thread.run, args=(function, arguments), name=thread.name, daemon=True)
+        try:
+            start.start()
+        except BaseException:
+            self.ended(thread)
+            raise
+        return thread
+
+    def ended(self, thread: HostThread) -> None:
+        """Forget a thread of the host."""
+        with self._lock:
+            self._hosts.discard(thread)
+
+    # threads of the guest
+
+    def spawn_guest(self, start: int, *, stack_pointer: int, main_tls: int | None) -> GuestThread:
+        """Start a thread for the guest; return when its group exists, before it runs any of the program.
+
+        Args:
+            start: what the thread's start function gets, an address.
+            stack_pointer: upper end of its shadow stack, bytes.
+            main_tls: its block of the main module's thread-local storage, bytes.
+
+        Raises:
+            DlError: the group could not be made.
+            LinkerUsageError: the main module exports no `wasi_thread_start`, or there are too many threads.
+        """
+        main = self._linker.main_module
+        export = main.wasm.exports.get(THREAD_START) if main else None
+        if main is None or export is None or export.type != THREAD_START_TYPE:
+            raise LinkerUsageError(f"the main module exports no {THREAD_START} {THREAD_START_TYPE}")
+        with self._lock:
+            if len(self._guests) >= GUEST_THREAD_LIMIT:
+                raise LinkerUsageError(f"there are {GUEST_THREAD_LIMIT} threads already")
+            thread = GuestThread(self, next(self._numbers))
+            self._guests[thread.id] = thread
+        target = threading.Thread(
+            target=self._run_guest,
+            args=(thread, start, stack_pointer, main_tls),
+            name=thread.name,
+            daemon=True,
+        )
+        with self.waits.outsider():
+            try:
+                target.start()
+            except BaseException:
+                self._forget(thread)
+                raise
+            thread.started.wait(self.current().replica.waiter)
+        if thread.failure is not None:
+            raise thread.failure
+        return thread
+
+    def _run_guest(self, thread: GuestThread, start: int, stack_pointer: int, main_tls: int | None) -> None:
+        try:
+            group = self._new_group(
+                thread.name, stack_pointer=stack_pointer, main_tls=main_tls, number=thread.id
+            )
+        except BaseException as error:  # noqa: BLE001  given to the thread that asked for this one
+            thread.failure = error
+            self._forget(thread)
+            thread.started.set()
+            thread.gone.set()
+            thread.ended.set()
+            return
+        thread.group = group
+        thread.started.set()
+        try:
+            main = self._linker.main_module
+            assert main is not None
+            log.debug("%s starts", thread.name)
+            group.call_export(main, THREAD_START, THREAD_START_TYPE, thread.id, start)
+        except ThreadExited:
+            log.debug("%s exits", thread.name)
+        except BaseException as error:  # noqa: BLE001  it ends the program, which tells whoever runs it
+            self._guest_failed(thread, error)
+        finally:
+            thread.group = None
+            self.leave(group)
+            self._forget(thread)
+            thread.gone.set()
+            thread.ended.set()
+
+    def _guest_failed(self, thread: GuestThread, error: BaseException) -> None:
+        """A thread of the guest that ends by itself and abnormally takes the program with it, as a process's does."""
+        if isinstance(error, ProgramExited) or self._linker.ended is not None:
+            return
+        self._linker.end(GuestThreadError(thread.name, error))
+
+    def _forget(self, thread: GuestThread) -> None:
+        with self._lock:
+            self._guests.pop(thread.id, None)
+
+    def guest(self, number: int) -> GuestThread | None:
+        """Return a running thread of the guest."""
+        with self._lock:
+            return self._guests.get(number)
+
+    # the end
+
+    def stop_guests(self, exception: BaseException) -> None:
+        """End all threads of the guest, and wait for them."""
+        while True:
+            with self._lock:
+                guests = list(self._guests.values())
+            if not guests:
+                return
+            for thread in guests:
+                group = thread.group
+                if group is not None:
+                    group.replica.interrupt_with(exception)
+            caller = self.find()
+            for thread in guests:
+                if caller is None or self._linker.ended is not None:
+                    thread.gone.wait()
+                else:
+                    thread.ended.wait(caller.replica.waiter)
+
+    def join_all(self) -> None:
+        """Wait for the threads that the linker has started; the program has ended."""
+        with self._lock:
+            hosts, guests = list(self._hosts), list(self._guests.values())
+        for host in hosts:
+            host.gone.wait()
+        for guest in guests:
+            guest.gone.wait()
+
+    def _deadlocked(self, error: DeadlockError) -> None:
+        log.error("%s", error)
