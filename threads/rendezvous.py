@@ -472,14 +472,17 @@ class Instigation(Generic[Op]):
         if replica is not None and replica.replaying:
             message = f"{replica.name!r} asks for the link lock while it replays an operation"
             raise ProtocolError(message)
-        turn.acquire(self._waiter)
+        if turn.held_by_caller():
+            message = f"{self._waiter.name!r} asks for the link lock that its own thread holds"
+            raise ProtocolError(message)
         try:
+            turn.acquire(self._waiter)
             if replica is not None:
                 replica.synchronize()
+            return self
         except BaseException:
             turn.release(self._waiter)
             raise
-        return self
 
     def __exit__(
         self, kind: type[BaseException] | None, value: BaseException | None, traceback: TracebackType | None
@@ -487,4 +490,7 @@ class Instigation(Generic[Op]):
         self._rendezvous._turn.release(self._waiter)  # noqa: SLF001
         if self._replica is None and kind is None:
             # What `commit` put off has no later safe point to go to in a thread without a group.
-            self._waiter.raise_if_interrupted()
+            # Not what the program ended with: the body has done its work, and nothing is waited for here.
+            postponed = self._waiter.take_interrupt()
+            if postponed is not None:
+                raise postponed

@@ -184,11 +184,11 @@ class Replica(Generic[Op]):
         """
         if self._replaying:
             return
+        if self._closed is not None:
+            raise ReplicaClosedError(self.name, self._closed)
         if self.state == GUEST:
             message = f"{self.name!r} synchronizes in guest code; that is what safe_point does"
             raise ProtocolError(message)
-        if self._closed is not None:
-            raise ReplicaClosedError(self.name, self._closed)
         self._replay()
 
     def interrupt_with(self, exception: BaseException) -> None:

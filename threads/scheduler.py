@@ -38,7 +38,7 @@ _TRACED: Final = frozenset(
     )
 )
 _FOR_EVER: Final = 600.0  # seconds of virtual time; a longer wait counts as one without a limit
-_MAX_STEPS: Final = 20_000
+_MAX_STEPS: Final = 6_000
 
 
 class ScheduleError(AssertionError):
@@ -114,9 +114,9 @@ class _Lock:
         return True
 
     def release(self) -> None:
-        if self._scheduler.aborting:
-            return
         if not self._held:
+            if self._scheduler.aborting:
+                return  # its acquire was cut off
             message = "release unlocked lock"
             raise RuntimeError(message)
         self._held = False
@@ -239,6 +239,7 @@ class Scheduler:
         if self._failure is not None:
             kind, detail, cause = self._failure
             raise self.error(kind, detail) from cause
+        self.aborting = False  # daemons are gone, and the caller may use locks again
 
     def error(self, kind: str, detail: str) -> ScheduleError:
         """Return the error that tells how this run came to fail."""

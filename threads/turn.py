@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import deque
 
-from threads.errors import ProtocolError
 from threads.platform import LockLike, Platform
 from threads.waiter import Waiter
 
@@ -39,15 +38,11 @@ class Turn:
         return self.holder is not None and self._thread == self._platform.get_ident()
 
     def acquire(self, waiter: Waiter) -> None:
-        """Wait for the turn and take it.
+        """Wait for the turn and take it; the calling thread does not hold it.
 
         Raises:
-          ProtocolError: the calling thread holds it already.
           BaseException: what the waiter was interrupted or ended with; the turn is not taken.
         """
-        if self.held_by_caller():
-            message = f"{waiter.name!r} asks for the link lock that its own thread holds"
-            raise ProtocolError(message)
         try:
             with self._lock:
                 if self._ended is not None:

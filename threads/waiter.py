@@ -89,6 +89,10 @@ class Waiter:
         if self._ended is not None:
             # One instance may end many threads; the traceback of one is no news to another.
             return self._ended.with_traceback(None)
+        return self.take_interrupt()
+
+    def take_interrupt(self) -> BaseException | None:
+        """Return the oldest interrupt, which is then delivered, or None; whether the thread was ended or not."""
         try:
             return self._pending.popleft() if self._pending else None
         except IndexError:
