@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from dl.bindings import (
     BASE_NAMESPACE,
     HOST_NAMESPACE,
+    LINK_NAMESPACE,
     Binding,
     Constant,
     FromNamespace,
@@ -83,6 +84,18 @@ def link_names(imports: Sequence[Import]) -> list[str]:
     return names
 
 
+def import_places(imports: Sequence[Import]) -> list[tuple[str, str]]:
+    """Return namespace and name under which a module finds each import: its import module's exports, in order.
+
+    All but a memory, which every module takes from the base namespace itself: an engine may own a memory once for each
+    instance that it is passed through.
+    """
+    return [
+        (BASE_NAMESPACE, "memory") if entry.kind == "memory" else (LINK_NAMESPACE, name)
+        for entry, name in zip(imports, link_names(imports), strict=True)
+    ]
+
+
 def import_module(
     handle: ModuleHandle, imports: Sequence[Import], bindings: Sequence[Binding], places: Places
 ) -> bytes:
@@ -103,7 +116,7 @@ def import_module(
     if LazyStub in kinds:
         resolver = build.import_(HOST_NAMESPACE, RESOLVE_STUB, RESOLVE_STUB_TYPE)
     for entry, name, binding in zip(imports, names, bindings, strict=True):
-        if isinstance(binding, FromNamespace):
+        if isinstance(binding, FromNamespace) and entry.kind != "memory":
             index = build.import_(binding.namespace, binding.name, entry.type)
             build.export(name, entry.kind, index)
     for position, (entry, name, binding) in enumerate(zip(imports, names, bindings, strict=True)):
@@ -264,9 +277,7 @@ _TABLE_SIZE, _TABLE_GROW, _TABLE_FILL = b"\xfc\x10", b"\xfc\x0f", b"\xfc\x11"
 _NULL_FUNC = b"\xd0\x70"
 
 
-def base_module(
-    places: Places, table_length: int, stack_pointer: int, placed: Sequence[PlacedFunction] = ()
-) -> bytes:
+def base_module(places: Places, table_length: int, stack_pointer: int) -> bytes:
     """Generate the module that defines what the main module does not, and the functions that work on the table.
 
     `ensure_table` grows the table to a length in elements and returns 0, or 1 if the engine refuses; `clear_table`
@@ -276,10 +287,8 @@ def base_module(
         places: what names the base namespace is defined here; the rest is imported from there.
         table_length: elements of the table, if it is defined here.
         stack_pointer: initial value of the stack pointer, if it is defined here.
-        placed: host functions that get a table index before any module of the program is instantiated.
     """
     build = ModuleBuilder()
-    imported = [build.import_(f.namespace, f.name, f.type) for f in placed]
     own_table = places.table.namespace == BASE_NAMESPACE
     own_pointer = places.stack_pointer.namespace == BASE_NAMESPACE
     if not own_table:
@@ -291,8 +300,6 @@ def base_module(
         build.export(TABLE_NAME, "table", table)
     else:
         build.export(TABLE_NAME, "table", 0)
-    for function, index in zip(placed, imported, strict=True):
-        build.elements(function.address, [index])
     pointer = build.global_(STACK_POINTER_TYPE, stack_pointer) if own_pointer else 0
     build.export(STACK_POINTER_NAME, "global", pointer)
     for name in EXCEPTION_TAG_NAMES:

@@ -24,6 +24,8 @@ from dl.glue import (
     CLEAR_TABLE_TYPE,
     ENSURE_TABLE,
     ENSURE_TABLE_TYPE,
+    GET_STACK_POINTER,
+    GET_STACK_POINTER_TYPE,
     INIT_THREAD,
     SET_STACK_POINTER,
     SET_STACK_POINTER_TYPE,
@@ -37,7 +39,7 @@ from dl.side_memory import Block
 from dl.state import DlOperation, LoadModules, UnloadModules
 from dl.symbols import DataSymbol, FunctionSymbol, Symbol, TlsSymbol
 from dl.wasm.types import FuncType
-from threads import Replica
+from threads import DETACHED, Replica
 
 if TYPE_CHECKING:
     from dl.linker import Linker
@@ -83,6 +85,9 @@ class GuestFunction:
         previous = replica.enter_guest()
         try:
             return self._invoke(*arguments)
+        except BaseException:
+            group.unwound(previous)
+            raise
         finally:
             replica.leave_guest(previous)
 
@@ -164,6 +169,15 @@ class InstanceGroup:
             f"instance group {self.name!r} belongs to another thread; use Linker.attach() to give this one its own"
         )
 
+    def unwound(self, previous: int) -> None:
+        """Set the shadow stack pointer right after a guest call that ended by an exception.
+
+        Guest functions lower it at their start and raise it at their end, which an exception skips. In the thread's
+        outermost call it is known; an inner call leaves it to the guest function around it, which sets its own.
+        """
+        if previous == DETACHED and self._stack_pointer is not None and self.owner and self._base is not None:
+            self._set_stack_pointer(self._stack_pointer)
+
     # what the program is made of
 
     def apply_first(self, operation: DlOperation) -> None:
@@ -205,8 +219,15 @@ class InstanceGroup:
         self._base = self._store.instantiate(self._program.base_code())
         self._store.define_instance(BASE_NAMESPACE, self._base)
         self._ensure_table = self._base.function(ENSURE_TABLE, ENSURE_TABLE_TYPE)
-        if self._stack_pointer is not None:
-            self._base.function(SET_STACK_POINTER, SET_STACK_POINTER_TYPE)(self._stack_pointer)
+        self._set_stack_pointer = self._base.function(SET_STACK_POINTER, SET_STACK_POINTER_TYPE)
+        if self._stack_pointer is None:
+            self._stack_pointer = self._base.function(GET_STACK_POINTER, GET_STACK_POINTER_TYPE)()
+        else:
+            self._set_stack_pointer(self._stack_pointer)
+        waits = self._program.waits_code()
+        if waits is not None:
+            self._grow_table(self._program.plan.table_length)
+            self._store.instantiate(waits)
 
     def _load(self, operation: LoadModules) -> None:
         if self._base is not None:
@@ -325,6 +346,9 @@ class InstanceGroup:
         previous = self.replica.enter_guest()
         try:
             return function(*arguments)
+        except BaseException:
+            self.unwound(previous)
+            raise
         finally:
             self.replica.leave_guest(previous)
 

@@ -220,8 +220,8 @@ class Linker:
                     name, [(name, "outside the directories that the program may load from")]
                 )
             wanted = str(host) if host.is_absolute() else os.path.join(".", host)
-        main = self.main_module
-        image = self._locator.find(wanted, main.requester() if main else Requester(), first)
+        # No run path: the call does not say which module's code made it (nor does WASIX ask).
+        image = self._locator.find(wanted, Requester(), first)
         flags = DlFlags.LAZY | DlFlags.GLOBAL
         return self._loader.open(self.threads.current(), image, flags, lenient=True, first=first)
 

@@ -22,7 +22,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
-from dl.bindings import LINK_NAMESPACE, FromNamespace, ThreadLocalAddress, module_namespace
+from dl.bindings import FromNamespace, ThreadLocalAddress, module_namespace
 from dl.engine.protocol import CompiledModule, Engine
 from dl.errors import (
     LibraryNotFoundError,
@@ -35,6 +35,7 @@ from dl.glue import (
     PlacedFunction,
     ThreadLocalModule,
     import_module,
+    import_places,
     link_names,
     placement_module,
 )
@@ -224,8 +225,7 @@ class Load:
     def _addresses(self, module: LinkedModule) -> dict[int, int]:
         addresses = element_positions(module.wasm, module.table_base)
         extra = self._functions_without_index(module)
-        if extra:
-            assert module.elements is not None
+        if extra and module.elements is not None:
             first = module.elements.end - len(extra)
             addresses.update((function, first + i) for i, function in enumerate(extra))
         return addresses
@@ -331,7 +331,7 @@ class Load:
                 self.engine,
                 ("module", module.image.digest),
                 module.name,
-                partial(rename_imports, module.wasm, [(LINK_NAMESPACE, name) for name in names]),
+                partial(rename_imports, module.wasm, import_places(imports)),
             )
             if imports:
                 module.import_code = self._generated(
@@ -355,6 +355,8 @@ class Load:
         return compiled(self.engine, ("generated", hashlib.sha256(wasm).digest()), name, lambda: wasm)
 
     def _placed_functions(self, module: LinkedModule) -> Iterator[PlacedFunction]:
+        if module.elements is None:
+            return  # nothing to place, or a main module whose table cannot grow
         names = exported_functions(module.wasm)
         namespace = module_namespace(module.handle)
         for function in self._functions_without_index(module):

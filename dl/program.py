@@ -15,7 +15,7 @@ from dl.engine.protocol import (
     WasiOptions,
 )
 from dl.errors import EngineError, LinkerUsageError, ResourceLimitError
-from dl.glue import PlacedFunction, base_module
+from dl.glue import PlacedFunction, base_module, placement_module
 from dl.host import ATOMICS, HostSymbols
 from dl.images import compiled
 from dl.main_module import MainPlan
@@ -175,15 +175,20 @@ class Program:
             ResourceLimitError: there is no memory for the side modules' stack.
         """
         if self._base_code is None:
-            atomics = [
-                PlacedFunction(binding.namespace, binding.name, kind, address)
-                for name, address in self.plan.wait_slots.items()
-                for kind in [self._host.system[ATOMICS][name].type]
-                if (binding := self._host.bind(ATOMICS, name, kind, "the linker")) is not None
-            ]
-            wasm = base_module(self.plan.places, self.plan.table_length, self._first_stack_pointer(), atomics)
+            wasm = base_module(self.plan.places, self.plan.table_length, self._first_stack_pointer())
             self._base_code = compiled(self.engine, ("generated", wasm), "base", lambda: wasm)
         return self._base_code
+
+    def waits_code(self) -> CompiledModule | None:
+        """Return code that places what stands in for atomic waits; None when nothing waits on shared memory."""
+        placed = []
+        for name, address in self.plan.wait_slots.items():
+            kind = self._host.system[ATOMICS][name].type
+            binding = self._host.bind(ATOMICS, name, kind, "the linker")
+            assert binding is not None
+            placed.append(PlacedFunction(binding.namespace, binding.name, kind, address))
+        wasm = placement_module(placed, (), (), self.plan.places)
+        return None if wasm is None else compiled(self.engine, ("generated", wasm), "waits", lambda: wasm)
 
     def _first_stack_pointer(self) -> int:
         if not self.base_comes_after_main:
