@@ -22,7 +22,7 @@ from dl.engine import wasmtime_c as c
 from dl.engine.protocol import Boundary, Capabilities
 from dl.engine.wasmtime_errors import error_text
 from dl.engine.wasmtime_host import WasmtimeHostFunctions
-from dl.engine.wasmtime_memory import WasmtimeSharedMemory, new_shared_memory
+from dl.engine.wasmtime_memory import WasmtimeSharedMemory, new_shared_memory, probe_module
 from dl.engine.wasmtime_store import WasmtimeStore
 from dl.errors import InvalidModuleError
 from dl.wasm.types import MemoryType
@@ -35,8 +35,8 @@ class WasmtimeModule:
         self.pointer = pointer
         self.name = name
 
-    def __del__(self) -> None:
-        c.module_delete(self.pointer)
+    def __del__(self, _delete: Any = c.module_delete) -> None:  # globals may be gone at the interpreter's end
+        _delete(self.pointer)
 
 
 class WasmtimeEngine:
@@ -58,6 +58,7 @@ class WasmtimeEngine:
         c.config_exceptions(config, True)
         c.config_max_stack(config, max_stack)
         self.pointer: int = c.engine_new(config)
+        self._probe: WasmtimeModule | None = None
 
     def compile(self, wasm: bytes, name: str) -> WasmtimeModule:
         pointer = ctypes.c_void_p()
@@ -68,7 +69,9 @@ class WasmtimeEngine:
         return WasmtimeModule(pointer.value, name)
 
     def shared_memory(self, kind: MemoryType) -> WasmtimeSharedMemory:
-        return new_shared_memory(self.pointer, kind)
+        if self._probe is None:
+            self._probe = self.compile(probe_module(), "probe")
+        return new_shared_memory(self.pointer, kind, self._probe)
 
     def host_functions(self, boundary: Boundary) -> WasmtimeHostFunctions:
         return WasmtimeHostFunctions(self.pointer, boundary)
@@ -79,7 +82,7 @@ class WasmtimeEngine:
     def interrupt(self) -> None:
         c.engine_increment_epoch(self.pointer)
 
-    def __del__(self) -> None:
+    def __del__(self, _delete: Any = c.engine_delete) -> None:
         pointer = self.__dict__.get("pointer")
         if pointer:
-            c.engine_delete(pointer)
+            _delete(pointer)

@@ -5,24 +5,37 @@ from __future__ import annotations
 import ctypes
 import struct
 from collections.abc import Callable
+from threading import get_ident
 from typing import Any
 
+from dl.engine import stacks
 from dl.engine import wasmtime_c as c
+from dl.engine.entry import entry, need_room
 from dl.engine.protocol import WasiOptions
 from dl.engine.wasmtime_errors import (
     check,
+    discard_ending,
     interrupt_guest_by_error,
     raise_ending,
     raise_instantiation_ending,
 )
 from dl.engine.wasmtime_host import WasmtimeHostFunctions, define_function
 from dl.engine.wasmtime_instance import WasmtimeInstance, callable_function
-from dl.engine.wasmtime_memory import WasmtimeMemory, new_memory
+from dl.engine.wasmtime_memory import (
+    PROBE_NAMESPACE,
+    WasmtimeMemory,
+    WasmtimeSharedMemory,
+    new_memory,
+    owned_memory,
+)
 from dl.engine.wasmtime_wasi import wasi_config
 from dl.errors import EngineError
 from dl.wasm.types import FuncType, MemoryType
 
 _UNLIMITED = -1
+
+_DEFERRED = 1
+"""Stands for a trap, which is a pointer, when a call is to end with a deferred exception."""
 
 
 class WasmtimeStore:
@@ -31,24 +44,35 @@ class WasmtimeStore:
     Args:
         engine: the native engine.
         host: the functions that modules can import.
+        max_stack: bytes of native stack that the engine lets guest code use.
         interrupts: whether the engine's code checks for interruption.
 
+    Raises:
+        EngineError: the calling thread's stack is too small for guest code.
+
     Attributes:
-        call: the engine's function for calling a guest function; once the store is closed, one that raises.
-        trap: where that function puts a trap.
+        thread: the thread that used the store last, as `threading.get_ident` numbers it; -1 once the store is closed.
+            Whoever runs guest code first compares it with its own and calls `enter_thread` if it differs.
+        running: calls into the guest that are under way, one inside the other. Whoever runs guest code keeps it.
+        trap: where a call puts a trap.
         trap_address: address of `trap`.
     """
 
-    def __init__(self, engine: int, host: WasmtimeHostFunctions, *, interrupts: bool) -> None:
+    def __init__(self, engine: int, host: WasmtimeHostFunctions, *, max_stack: int, interrupts: bool) -> None:
+        _check_stack(max_stack)
+        self._max_stack = max_stack
+        self._engine = engine
         self._host = host
         self._linker, self._host_known = host.clone()
         self._store: int = c.store_new(engine, None, None)
         self._context: int = c.store_context(self._store)
         # A store refuses the 10,001st instance unless told otherwise, and never frees one by itself.
         c.store_limiter(self._store, _UNLIMITED, _UNLIMITED, 1 << 31, 1 << 31, 1 << 31)
-        self.call: Callable[..., int | None] = c.function_call
+        self.thread = get_ident()
+        self.running = 0
         self.trap = ctypes.c_void_p()
         self.trap_address = ctypes.addressof(self.trap)
+        self._deferred: list[BaseException] = []
         self._interrupt_callback: Any = None
         self._kept: list[Any] = []
         if interrupts:
@@ -67,6 +91,17 @@ class WasmtimeStore:
 
     def define_memory(self, namespace: str, name: str, memory: Any) -> None:
         extern = memory.extern()
+        if isinstance(memory, WasmtimeSharedMemory):
+            if memory.probe is None:
+                raise EngineError(
+                    "a shared memory that an instance defines cannot be imported by others; have it imported (wasm-ld "
+                    "--import-memory)"
+                )
+            self._define(PROBE_NAMESPACE, "memory", extern)
+            extern = owned_memory(self.context(), self.instantiate(memory.probe).table("table"), memory)
+        self._define(namespace, name, extern)
+
+    def _define(self, namespace: str, name: str, extern: c.Extern) -> None:
         raw_namespace, raw_name = namespace.encode(), name.encode()
         check(
             c.linker_define(
@@ -94,18 +129,64 @@ class WasmtimeStore:
             define_function(self._linker, definition)
             self._host_known += 1
         raw = c.Instance()
-        error = c.linker_instantiate(
-            self._linker, context, module.pointer, ctypes.addressof(raw), self.trap_address
-        )
-        if error or self.trap.value:
-            trap, self.trap.value = self.trap.value, None
-            raise_instantiation_ending(module.name, error, trap)
+        need_room()
+        if get_ident() != self.thread:
+            self.enter_thread()
+        self.running += 1
+        try:
+            error = c.linker_instantiate(
+                self._linker, context, module.pointer, ctypes.addressof(raw), self.trap_address
+            )
+        except BaseException as interruption:
+            self.discard_ending(interruption)
+            raise
+        finally:
+            self.running -= 1
+        if error is not None or self.trap.value is not None:
+            trap = self._take_trap(error)
+            raise_instantiation_ending(module.name, context, error, trap)
         return WasmtimeInstance(self, raw)
+
+    def enter_thread(self) -> None:
+        """Make the calling thread the one that uses the store.
+
+        Raises:
+            EngineError: the store is closed, runs guest code of another thread, or the thread's stack is too small.
+        """
+        self.context()
+        if self.running:
+            raise EngineError("the store runs guest code in another thread; it serves one thread at a time")
+        _check_stack(self._max_stack)
+        self.thread = get_ident()
 
     def raise_ending(self, error: int | None) -> None:
         """Raise what a guest call ended with; see `dl.engine.wasmtime_errors.raise_ending`."""
+        raise_ending(self._context, error, self._take_trap(error))
+
+    def discard_ending(self, interruption: BaseException) -> None:
+        """Forget what a guest call ended with, because Python code was interrupted as the call returned."""
+        self._deferred.clear()
         trap, self.trap.value = self.trap.value, None
-        raise_ending(error, trap)
+        interruption.__context__ = discard_ending(None, trap) or interruption.__context__
+
+    def _take_trap(self, error: int | None) -> int | None:
+        """Return the trap that a call left; raise the deferred exception that made the call end, if there is one."""
+        trap, self.trap.value = self.trap.value, None
+        if self._deferred:
+            deferred = self._deferred.pop()
+            self._deferred.clear()
+            discard_ending(error, None if trap == _DEFERRED else trap)
+            raise deferred
+        return trap
+
+    def _defer(self, error: BaseException) -> None:
+        """Raise an exception in the program soon, from a callback that cannot unwind the guest.
+
+        At the next check for interruption, or when the innermost guest call ends, which then looks as if it had left a trap.
+        """
+        self._deferred.append(error)
+        self.trap.value = _DEFERRED
+        c.engine_increment_epoch(self._engine)
 
     def new_memory(self, kind: MemoryType) -> WasmtimeMemory:
         return new_memory(self, kind)
@@ -137,26 +218,28 @@ class WasmtimeStore:
 
     def enable_wasi(self, wasi: WasiOptions) -> None:
         context = self.context()
-        check(c.linker_define_wasi(self._linker))
-        config, kept = wasi_config(wasi)
+        config, kept = wasi_config(wasi, self._defer)
         self._kept.extend(kept)
         check(c.context_set_wasi(context, config))
+        check(c.linker_define_wasi(self._linker))
 
     def on_interrupt(self, handler: Callable[[], None]) -> None:
-        context = self.context()
+        context, deferred = self.context(), self._deferred
         store_u64, store_u8 = ctypes.c_uint64.from_address, ctypes.c_uint8.from_address
 
+        @entry
         def reached(_context: int, _data: int, delta: int, kind: int) -> int | None:
             try:
                 # The handler may instantiate modules in this store; with the deadline still in the past, their
                 # start functions would be interrupted in turn.
                 c.context_set_epoch_deadline(context, 1 << 40)
+                if deferred:
+                    raise deferred.pop()
                 handler()
                 store_u64(delta).value = 1
                 store_u8(kind).value = 0
             except BaseException as error:  # noqa: BLE001  carried to the caller whose guest call it interrupts
-                c.context_set_epoch_deadline(context, 1)
-                return interrupt_guest_by_error(error)
+                return interrupt_guest_by_error(error, context)
             return None
 
         callback = c.EPOCH_CALLBACK(reached)
@@ -164,18 +247,29 @@ class WasmtimeStore:
         self._interrupt_callback = callback
 
     def close(self) -> None:
+        if not self._store:
+            return
+        if self.running:
+            raise EngineError(
+                "the store runs guest code; it can be closed when the call into the guest has ended"
+            )
         store, self._store = self._store, 0
-        if store:
-            self.call = _closed
-            c.linker_delete(self._linker)
-            c.store_delete(store)
-            self._kept.clear()
-            self._interrupt_callback = None
+        self.thread = -1
+        c.linker_delete(self._linker)
+        c.store_delete(store)
+        self._kept.clear()
+        self._interrupt_callback = None
 
     def __del__(self) -> None:
         if self.__dict__.get("_store"):
             self.close()
 
 
-def _closed(*_: object) -> int | None:
-    raise EngineError("the store is closed")
+def _check_stack(max_stack: int) -> None:
+    """Refuse threads whose stack guest code could overflow: that would end the process."""
+    size = stacks.this_thread()
+    if size is not None and size < max_stack + stacks.HOST_RESERVE:
+        raise EngineError(
+            f"this thread's stack of {size} bytes is too small: guest code may use {max_stack} and Python needs "
+            f"{stacks.HOST_RESERVE}; call threading.stack_size() before starting threads"
+        )
