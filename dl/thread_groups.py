@@ -68,6 +68,7 @@ class HostThread:
             ended = self.ended.wait(caller.replica.waiter, None if timeout is None else int(timeout * 1e9))
         if not ended:
             raise TimeoutError(f"thread {self.name!r} still runs")
+        self.gone.wait()  # from its end to here it runs nothing that could wait
         if self._error is not None:
             raise self._error
         return self._result
@@ -88,13 +89,18 @@ class HostThread:
         try:
             with self._groups.attach(self.name) as group:
                 self._group = group
-                if self._cancelled is not None and group.replica.withdraw(self._cancelled):
-                    raise self._cancelled
-                self._result = function(group, *arguments)
+                try:
+                    if self._cancelled is not None:
+                        group.replica.withdraw(self._cancelled)
+                        raise self._cancelled
+                    self._result = function(group, *arguments)
+                finally:
+                    self._group = None
+                    # While this thread still counts: who waits for it must not be taken for deadlocked.
+                    self.ended.set()
         except BaseException as error:  # noqa: BLE001  given to whoever joins
             self._error = error
         finally:
-            self._group = None
             self._groups.ended(self)
             self.gone.set()
             self.ended.set()
@@ -349,10 +355,10 @@ class ThreadGroups:
             self._guest_failed(thread, error)
         finally:
             thread.group = None
+            thread.ended.set()  # while this thread still counts: who waits for it must not be taken for deadlocked
             self.leave(group)
             self._forget(thread)
             thread.gone.set()
-            thread.ended.set()
 
     def _guest_failed(self, thread: GuestThread, error: BaseException) -> None:
         """A thread of the guest that ends by itself and abnormally takes the program with it, as a process's does."""
@@ -384,10 +390,9 @@ class ThreadGroups:
                     group.replica.interrupt_with(exception)
             caller = self.find()
             for thread in guests:
-                if caller is None or self._linker.ended is not None:
-                    thread.gone.wait()
-                else:
+                if caller is not None and self._linker.ended is None:
                     thread.ended.wait(caller.replica.waiter)
+                thread.gone.wait()
 
     def join_all(self) -> None:
         """Wait for the threads that the linker has started; the program has ended."""
