@@ -41,10 +41,13 @@ TRAP_CODES = {
     11: "out of fuel",
     12: "atomic wait on a memory that is not shared",
     13: "null reference",
+    14: "out of bounds array access",
     15: "allocation too large",
-    18: "unhandled tag",
-    49: "uncaught exception",
+    16: "cast failure",
+    19: "unhandled tag",
+    20: "continuation already consumed",
 }
+"""What a module, as opposed to a component, can trap with: ``wasmtime_trap_code_enum`` in words that do not change."""
 
 
 class ByteVec(ctypes.Structure):
@@ -98,6 +101,12 @@ class Extern(ctypes.Structure):
     _fields_ = (("kind", c_uint8), ("of", _ExternUnion))
 
 
+class Exception_(ctypes.Structure):  # noqa: N801
+    """``wasmtime_exnref_t``."""
+
+    _fields_ = (("store_id", c_uint64), ("p1", c_uint32), ("p2", c_uint32), ("p3", c_void_p))
+
+
 class Val(ctypes.Structure):
     """``wasmtime_val_t``, as far as numbers and function references go."""
 
@@ -131,9 +140,7 @@ config_epochs = _prototype("wasmtime_config_epoch_interruption_set", None, _P, c
 config_threads = _prototype("wasmtime_config_wasm_threads_set", None, _P, c_bool)
 config_shared_memory = _prototype("wasmtime_config_shared_memory_set", None, _P, c_bool)
 config_exceptions = _prototype("wasmtime_config_wasm_exceptions_set", None, _P, c_bool)
-config_tail_call = _prototype("wasmtime_config_wasm_tail_call_set", None, _P, c_bool)
 config_max_stack = _prototype("wasmtime_config_max_wasm_stack_set", None, _P, c_size_t)
-config_cache_load = _prototype("wasmtime_config_cache_config_load", _P, _P, c_char_p)
 engine_new = _prototype("wasm_engine_new_with_config", _P, _P)
 engine_delete = _prototype("wasm_engine_delete", None, _P)
 engine_increment_epoch = _prototype("wasmtime_engine_increment_epoch", None, _P)
@@ -152,14 +159,11 @@ frame_vec_delete = _prototype("wasm_frame_vec_delete", None, _P)
 frame_function_name = _prototype("wasmtime_frame_func_name", _P, _P)
 frame_module_name = _prototype("wasmtime_frame_module_name", _P, _P)
 frame_function_index = _prototype("wasm_frame_func_index", c_uint32, _P)
-frame_module_offset = _prototype("wasm_frame_module_offset", _N, _P)
 byte_vec_delete = _prototype("wasm_byte_vec_delete", None, _P)
 byte_vec_new = _prototype("wasm_byte_vec_new", None, _P, _N, c_char_p)
 
 module_new = _prototype("wasmtime_module_new", _P, _P, c_char_p, _N, _P)
 module_delete = _prototype("wasmtime_module_delete", None, _P)
-module_serialize = _prototype("wasmtime_module_serialize", _P, _P, _P)
-module_deserialize = _prototype("wasmtime_module_deserialize", _P, _P, c_char_p, _N, _P)
 
 valtype_new = _prototype("wasm_valtype_new", _P, c_uint8)
 valtype_extended = _prototype("wasmtime_valtype_to_wasm", _P, _P, _P)
@@ -180,7 +184,9 @@ context_set_epoch_deadline = _prototype("wasmtime_context_set_epoch_deadline", N
 context_set_wasi = _prototype("wasmtime_context_set_wasi", _P, _P, _P)
 context_has_exception = _prototype("wasmtime_context_has_exception", c_bool, _P)
 context_take_exception = _prototype("wasmtime_context_take_exception", c_bool, _P, _P)
-exnref_unroot = _prototype("wasmtime_exnref_unroot", None, _P)
+exception_field_count = _prototype("wasmtime_exnref_field_count", _N, _P, _P)
+exception_field = _prototype("wasmtime_exnref_field", _P, _P, _P, _N, _P)
+exception_unroot = _prototype("wasmtime_exnref_unroot", None, _P)
 
 linker_new = _prototype("wasmtime_linker_new", _P, _P)
 linker_clone = _prototype("wasmtime_linker_clone", _P, _P)
@@ -212,6 +218,7 @@ val_unroot = _prototype("wasmtime_val_unroot", None, _P)
 global_get = _prototype("wasmtime_global_get", None, _P, _P, _P)
 
 wasi_new = _prototype("wasi_config_new", _P)
+wasi_delete = _prototype("wasi_config_delete", None, _P)
 wasi_argv = _prototype("wasi_config_set_argv", c_bool, _P, _N, _P)
 wasi_env = _prototype("wasi_config_set_env", c_bool, _P, _N, _P, _P)
 wasi_stdin_inherit = _prototype("wasi_config_inherit_stdin", None, _P)

@@ -57,6 +57,7 @@ class WasmtimeEngine:
         c.config_shared_memory(config, True)
         c.config_exceptions(config, True)
         c.config_max_stack(config, max_stack)
+        self._max_stack = max_stack
         self.pointer: int = c.engine_new(config)
         self._probe: WasmtimeModule | None = None
 
@@ -77,7 +78,9 @@ class WasmtimeEngine:
         return WasmtimeHostFunctions(self.pointer, boundary)
 
     def new_store(self, host: Any) -> WasmtimeStore:
-        return WasmtimeStore(self.pointer, host, interrupts=self.capabilities.interrupts)
+        return WasmtimeStore(
+            self.pointer, host, max_stack=self._max_stack, interrupts=self.capabilities.interrupts
+        )
 
     def interrupt(self) -> None:
         c.engine_increment_epoch(self.pointer)

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from threading import get_ident
 
 from dl.engine import wasmtime_c as c
+from dl.engine.entry import entry
 from dl.errors import EngineError, InstantiationError, ProgramExited, TrapError
 
 _PENDING: dict[int, BaseException] = {}
@@ -21,18 +22,38 @@ A thread only ever touches its own entry, so there is no lock. Invariant: an ent
 function's return with a trap and the return of the innermost guest call of the same thread.
 """
 
+_UNCAUGHT = "uncaught exception"
+_UNCAUGHT_CODE = 49
+"""WASMTIME_TRAP_CODE_UNCAUGHT_EXCEPTION, which wasmtime itself only gives where components meet."""
 
+_CAUSE = "wasm trap: "
+
+
+@entry
 def interrupt_guest(error: BaseException, message: bytes) -> int:
-    """Set an exception on its way to the calling thread's innermost guest call; return the trap that unwinds the guest."""
-    _PENDING[get_ident()] = error
-    trap: int = c.trap_new(message, len(message))
+    """Send an exception to the calling thread's innermost guest call; return the trap that unwinds the guest."""
+    try:
+        _PENDING[get_ident()] = error
+        trap: int = c.trap_new(message, len(message))
+    except BaseException as later:  # noqa: BLE001  a signal's: it replaces the other, as in any `except`
+        later.__context__ = error
+        _PENDING[get_ident()] = later
+        trap = c.trap_new(message, len(message))
     return trap
 
 
-def interrupt_guest_by_error(error: BaseException) -> int:
-    """Do the same from an epoch callback, which returns an error instead of a trap."""
-    _PENDING[get_ident()] = error
-    failed: int = c.error_new(b"interrupted")
+@entry
+def interrupt_guest_by_error(error: BaseException, context: int) -> int:
+    """Do the same from an epoch callback, which returns an error instead of a trap; a later interrupt is heard again."""
+    try:
+        _PENDING[get_ident()] = error
+        c.context_set_epoch_deadline(context, 1)
+        failed: int = c.error_new(b"interrupted")
+    except BaseException as later:  # noqa: BLE001  a signal's: it replaces the other, as in any `except`
+        later.__context__ = error
+        _PENDING[get_ident()] = later
+        c.context_set_epoch_deadline(context, 1)
+        failed = c.error_new(b"interrupted")
     return failed
 
 
@@ -53,23 +74,29 @@ def error_text(error: int) -> str:
     return text.strip()
 
 
-def raise_ending(error: int | None, trap: int | None) -> None:
+def discard_ending(error: int | None, trap: int | None) -> BaseException | None:
+    """Free what a guest call ended with; return the exception that was on its way to its caller, if any."""
+    if error:
+        c.error_delete(error)
+    if trap:
+        c.trap_delete(trap)
+    return _PENDING.pop(get_ident(), None)
+
+
+def raise_ending(context: int, error: int | None, trap: int | None) -> None:
     """Turn the end of a guest call into the exception that its caller gets, and free the native objects.
 
     Raises:
         BaseException: what the host function that interrupted the call raised.
         ProgramExited: WASI's ``proc_exit`` was called.
-        TrapError: the guest trapped.
+        TrapError: the guest trapped, or threw an exception that it did not catch.
     """
-    pending = _PENDING.pop(get_ident(), None)
-    if pending is not None:
-        if error:
-            c.error_delete(error)
-        if trap:
-            c.trap_delete(trap)
+    if get_ident() in _PENDING:
+        pending = discard_ending(error, trap)
+        assert pending is not None
         raise pending
     if trap:
-        raise _trap(trap)
+        raise _trap(context, trap)
     assert error
     status = ctypes.c_int()
     if c.error_exit_status(error, ctypes.addressof(status)):
@@ -79,7 +106,7 @@ def raise_ending(error: int | None, trap: int | None) -> None:
     raise TrapError(error_text(error).splitlines()[0], None, frames)
 
 
-def raise_instantiation_ending(module: str, error: int | None, trap: int | None) -> None:
+def raise_instantiation_ending(module: str, context: int, error: int | None, trap: int | None) -> None:
     """Like `raise_ending`, for an instantiation, which can also fail before any guest code runs.
 
     Raises:
@@ -87,17 +114,7 @@ def raise_instantiation_ending(module: str, error: int | None, trap: int | None)
     """
     if error and get_ident() not in _PENDING and not _ran_guest_code(error):
         raise InstantiationError(module, error_text(error).splitlines()[0])
-    raise_ending(error, trap)
-
-
-def _trap(trap: int) -> TrapError:
-    code = ctypes.c_uint8()
-    known = c.trap_code(trap, ctypes.addressof(code))
-    text = _take_bytes(lambda out: c.trap_message(trap, out)).decode(errors="replace").rstrip("\0")
-    frames = _frames(lambda out: c.trap_trace(trap, out))
-    c.trap_delete(trap)
-    reason = c.TRAP_CODES.get(code.value, text.splitlines()[0] if text else "trap") if known else text
-    return TrapError(reason, code.value if known else None, frames)
+    raise_ending(context, error, trap)
 
 
 def _ran_guest_code(error: int) -> bool:
@@ -105,6 +122,44 @@ def _ran_guest_code(error: int) -> bool:
     return bool(c.error_exit_status(error, ctypes.addressof(status))) or bool(
         _frames(lambda out: c.error_trace(error, out))
     )
+
+
+def _trap(context: int, trap: int) -> TrapError:
+    number = ctypes.c_uint8()
+    code = number.value if c.trap_code(trap, ctypes.addressof(number)) else None
+    frames = _frames(lambda out: c.trap_trace(trap, out))
+    if code is None and c.context_has_exception(context):
+        reason, code = _take_exception(context), _UNCAUGHT_CODE
+    elif code is None or code not in c.TRAP_CODES:
+        text = _take_bytes(lambda out: c.trap_message(trap, out)).decode(errors="replace").rstrip("\0\n ")
+        # The text is the engine's own stack trace, and its last line the cause.
+        reason = text.splitlines()[-1].strip().rpartition(_CAUSE)[2] if text else "trap"
+    else:
+        reason = c.TRAP_CODES[code]
+    c.trap_delete(trap)
+    return TrapError(reason, code, frames)
+
+
+def _take_exception(context: int) -> str:
+    """Take the exception that no guest code caught out of the store, where it would stay; describe it.
+
+    What a tag means is between the program's modules. Where it carries a pointer first, as those of C++ exceptions and
+    `longjmp` do, that is told.
+    """
+    exception, value = c.Exception_(), c.Val()
+    if not c.context_take_exception(context, ctypes.addressof(exception)):
+        return _UNCAUGHT
+    reason = _UNCAUGHT
+    if c.exception_field_count(context, ctypes.addressof(exception)):
+        error = c.exception_field(context, ctypes.addressof(exception), 0, ctypes.addressof(value))
+        if error:
+            c.error_delete(error)
+        elif value.kind == c.VALUE_KINDS["i32"]:
+            reason = f"{_UNCAUGHT} (its first value is {value.of.i32 & 0xFFFFFFFF:#x})"
+        else:
+            c.val_unroot(ctypes.addressof(value))
+    c.exception_unroot(ctypes.addressof(exception))
+    return reason
 
 
 def _frames(collect: Callable[[int], object]) -> tuple[str, ...]:

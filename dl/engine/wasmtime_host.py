@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 from dl.engine import wasmtime_c as c
+from dl.engine.entry import entry
 from dl.engine.protocol import Boundary, RawCall
 from dl.engine.values import SLOT_BYTES, marshaller
 from dl.engine.wasmtime_errors import check, interrupt_guest
@@ -56,6 +57,7 @@ class WasmtimeHostFunctions:
         enter = self._boundary.enter_host if blocking else None
         leave, message = self._boundary.exit_host, f"{namespace}.{name} raised".encode()
 
+        @entry
         def called(_env: int, _caller: int, arguments: int, _slots: int) -> int | None:
             try:
                 token = enter() if enter else None
@@ -80,6 +82,7 @@ class WasmtimeHostFunctions:
         enter, leave = self._boundary.enter_host, self._boundary.exit_host
         message = f"{namespace}.{name} raised".encode()
 
+        @entry
         def called(_env: int, _caller: int, arguments: int, slots: int) -> int | None:
             try:
                 token = enter()

@@ -10,9 +10,11 @@ from __future__ import annotations
 import ctypes
 import struct
 from collections.abc import Callable
+from threading import get_ident
 from typing import TYPE_CHECKING, Any
 
 from dl.engine import wasmtime_c as c
+from dl.engine.entry import need_room
 from dl.engine.protocol import RawCall
 from dl.engine.values import SLOT_BYTES, marshaller, result_reader
 from dl.engine.wasmtime_memory import WasmtimeMemory, WasmtimeSharedMemory
@@ -93,7 +95,7 @@ def callable_function(store: WasmtimeStore, func: c.Func, kind: FuncType) -> Cal
     area = ctypes.create_string_buffer(convert.slots * SLOT_BYTES)
     pack, read = convert.arguments.pack_into, result_reader(kind)
     wrap, parameters, slots = convert.wrap, kind.params, convert.slots
-    context, trap, trap_address = store.context(), store.trap, store.trap_address
+    call, context, trap, trap_address = c.function_call, store.context(), store.trap, store.trap_address
     func_address, area_address = ctypes.addressof(func), ctypes.addressof(area)
     checked = "v128" in parameters
 
@@ -104,7 +106,17 @@ def callable_function(store: WasmtimeStore, func: c.Func, kind: FuncType) -> Cal
             pack(area, 0, *arguments)
         except (struct.error, OverflowError, TypeError):
             pack(area, 0, *wrap(parameters, arguments, "arguments"))
-        error = store.call(context, func_address, area_address, slots, trap_address)
+        need_room()
+        if get_ident() != store.thread:
+            store.enter_thread()
+        store.running += 1
+        try:
+            error = call(context, func_address, area_address, slots, trap_address)
+        except BaseException as interruption:
+            store.discard_ending(interruption)
+            raise
+        finally:
+            store.running -= 1
         if error is not None or trap.value is not None:
             store.raise_ending(error)
         return read(area)
@@ -115,11 +127,21 @@ def callable_function(store: WasmtimeStore, func: c.Func, kind: FuncType) -> Cal
 def raw_callable(store: WasmtimeStore, func: c.Func) -> RawCall:
     """Return a callable on raw slots for a function of a store."""
     func = c.Func.from_buffer_copy(func)
-    context, trap, trap_address = store.context(), store.trap, store.trap_address
+    call, context, trap, trap_address = c.function_call, store.context(), store.trap, store.trap_address
     func_address = ctypes.addressof(func)
 
     def invoke(area: int, slots: int, _keep: object = func) -> None:
-        error = store.call(context, func_address, area, slots, trap_address)
+        need_room()
+        if get_ident() != store.thread:
+            store.enter_thread()
+        store.running += 1
+        try:
+            error = call(context, func_address, area, slots, trap_address)
+        except BaseException as interruption:
+            store.discard_ending(interruption)
+            raise
+        finally:
+            store.running -= 1
         if error is not None or trap.value is not None:
             store.raise_ending(error)
 
