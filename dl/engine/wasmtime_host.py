@@ -6,7 +6,7 @@ import ctypes
 import struct
 import threading
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from dl.engine import wasmtime_c as c
 from dl.engine.entry import entry
@@ -14,6 +14,9 @@ from dl.engine.protocol import Boundary, RawCall
 from dl.engine.values import SLOT_BYTES, marshaller
 from dl.engine.wasmtime_errors import check, interrupt_guest
 from dl.wasm.types import FuncType
+
+if TYPE_CHECKING:
+    from dl.engine.wasmtime_engine import WasmtimeEngine
 
 
 class WasmtimeHostFunctions:
@@ -23,18 +26,18 @@ class WasmtimeHostFunctions:
     instantiates (`definitions` only grows).
 
     Args:
-        engine: the native engine.
+        engine: what compiles the modules that import the functions.
         boundary: what happens around each function that may block.
     """
 
-    def __init__(self, engine: int, boundary: Boundary) -> None:
+    def __init__(self, engine: WasmtimeEngine, boundary: Boundary) -> None:
         self._lock = threading.Lock()
         self._engine = engine
         self._boundary = boundary
         self.definitions: list[tuple[bytes, bytes, int, int]] = []
         self._callbacks: list[Any] = []
         self._func_types: list[int] = []
-        self._linker: int = c.linker_new(engine)
+        self._linker: int = c.linker_new(engine.pointer)
         c.linker_allow_shadowing(self._linker, True)
 
     def define(
@@ -99,7 +102,7 @@ class WasmtimeHostFunctions:
         definition = (
             namespace.encode(),
             name.encode(),
-            _function_type(self._engine, kind),
+            _function_type(self._engine.pointer, kind),
             ctypes.cast(native, ctypes.c_void_p).value or 0,
         )
         with self._lock:
@@ -115,11 +118,12 @@ class WasmtimeHostFunctions:
             linker: int = c.linker_clone(self._linker)
             return linker, len(self.definitions)
 
-    def __del__(self) -> None:
+    def __del__(self, _delete_linker: Any = c.linker_delete, _delete_type: Any = c.functype_delete) -> None:
+        # The defaults are there for the interpreter's end, when modules have lost their names.
         if "_linker" in self.__dict__:
-            c.linker_delete(self._linker)
+            _delete_linker(self._linker)
             for kind in self._func_types:
-                c.functype_delete(kind)
+                _delete_type(kind)
 
 
 def define_function(linker: int, definition: tuple[bytes, bytes, int, int]) -> None:

@@ -6,7 +6,7 @@ import ctypes
 import struct
 from collections.abc import Callable
 from threading import get_ident
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from dl.engine import stacks
 from dl.engine import wasmtime_c as c
@@ -32,6 +32,9 @@ from dl.engine.wasmtime_wasi import wasi_config
 from dl.errors import EngineError
 from dl.wasm.types import FuncType, MemoryType
 
+if TYPE_CHECKING:
+    from dl.engine.wasmtime_engine import WasmtimeEngine
+
 _UNLIMITED = -1
 
 _DEFERRED = 1
@@ -42,10 +45,8 @@ class WasmtimeStore:
     """One thread's instances.
 
     Args:
-        engine: the native engine.
+        engine: what compiles the store's modules.
         host: the functions that modules can import.
-        max_stack: bytes of native stack that the engine lets guest code use.
-        interrupts: whether the engine's code checks for interruption.
 
     Raises:
         EngineError: the calling thread's stack is too small for guest code.
@@ -58,13 +59,12 @@ class WasmtimeStore:
         trap_address: address of `trap`.
     """
 
-    def __init__(self, engine: int, host: WasmtimeHostFunctions, *, max_stack: int, interrupts: bool) -> None:
-        _check_stack(max_stack)
-        self._max_stack = max_stack
+    def __init__(self, engine: WasmtimeEngine, host: WasmtimeHostFunctions) -> None:
+        _check_stack(engine.max_stack)
         self._engine = engine
         self._host = host
         self._linker, self._host_known = host.clone()
-        self._store: int = c.store_new(engine, None, None)
+        self._store: int = c.store_new(engine.pointer, None, None)
         self._context: int = c.store_context(self._store)
         # A store refuses the 10,001st instance unless told otherwise, and never frees one by itself.
         c.store_limiter(self._store, _UNLIMITED, _UNLIMITED, 1 << 31, 1 << 31, 1 << 31)
@@ -75,7 +75,7 @@ class WasmtimeStore:
         self._deferred: list[BaseException] = []
         self._interrupt_callback: Any = None
         self._kept: list[Any] = []
-        if interrupts:
+        if engine.capabilities.interrupts:
             c.context_set_epoch_deadline(self._context, 1)
             self.on_interrupt(lambda: None)
 
@@ -156,7 +156,7 @@ class WasmtimeStore:
         self.context()
         if self.running:
             raise EngineError("the store runs guest code in another thread; it serves one thread at a time")
-        _check_stack(self._max_stack)
+        _check_stack(self._engine.max_stack)
         self.thread = get_ident()
 
     def raise_ending(self, error: int | None) -> None:
@@ -186,7 +186,7 @@ class WasmtimeStore:
         """
         self._deferred.append(error)
         self.trap.value = _DEFERRED
-        c.engine_increment_epoch(self._engine)
+        self._engine.interrupt()
 
     def new_memory(self, kind: MemoryType) -> WasmtimeMemory:
         return new_memory(self, kind)
@@ -253,16 +253,21 @@ class WasmtimeStore:
             raise EngineError(
                 "the store runs guest code; it can be closed when the call into the guest has ended"
             )
-        store, self._store = self._store, 0
         self.thread = -1
-        c.linker_delete(self._linker)
-        c.store_delete(store)
+        self._free()
+
+    def _free(self, _delete_linker: Any = c.linker_delete, _delete_store: Any = c.store_delete) -> None:
+        # The defaults are there for the interpreter's end, when modules have lost their names.
+        store, self._store = self._store, 0
+        _delete_linker(self._linker)
+        _delete_store(store)
         self._kept.clear()
         self._interrupt_callback = None
 
     def __del__(self) -> None:
+        # Nothing can run in the store: each call into the guest holds a reference.
         if self.__dict__.get("_store"):
-            self.close()
+            self._free()
 
 
 def _check_stack(max_stack: int) -> None:
