@@ -42,6 +42,7 @@ from dl.handles import (
 )
 from dl.linker import Linker
 from dl.options import HostFunction, MemoryType
+from dl.trio_linker import TrioLinker, open_linker
 
 __all__ = [
     "INVALID_HANDLE",
@@ -81,8 +82,10 @@ __all__ = [
     "ResourceLimitError",
     "SymbolNotFoundError",
     "TrapError",
+    "TrioLinker",
     "UnresolvedCallError",
     "UnresolvedSymbolsError",
     "UnsupportedModuleError",
     "ValueConversionError",
+    "open_linker",
 ]

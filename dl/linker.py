@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 
 from typing_extensions import Self
 
+from dl import signals
 from dl.bindings import HOST_NAMESPACE
 from dl.engine import default_engine
 from dl.engine.protocol import Engine, WasiOptions
@@ -158,6 +159,8 @@ class Linker:
         system_interface(self, self._host)
         functions.define(HOST_NAMESPACE, RESOLVE_STUB, RESOLVE_STUB_TYPE, self._resolve_stub)
         try:
+            if self.engine.capabilities.interrupts:
+                signals.BELL.add(self.engine.interrupt)
             self._group = group = InstanceGroup(self, "main")
             self.threads.enter(group)
             self.rendezvous.join(group.replica)
@@ -427,6 +430,7 @@ class Linker:
         if self._group is not None:
             self.threads.leave(self._group)
         self.program.close()
+        signals.BELL.remove(self.engine.interrupt)
 
     def __enter__(self) -> Self:
         return self

@@ -29,6 +29,8 @@ log = logging.getLogger("dl.threads")
 THREAD_START = "wasi_thread_start"
 THREAD_START_TYPE = FuncType(("i32", "i32"), ())
 MAIN_THREAD_ID = 1
+NO_THREAD = -1
+"""Owner of a group that no thread has now; no thread's identity is negative."""
 _STACK_ALIGN_LOG2 = 10
 
 
@@ -198,13 +200,19 @@ class ThreadGroups:
         self.waits.add(group.replica.waiter)
 
     def leave(self, group: InstanceGroup) -> None:
-        """Let the calling thread have no group, and close the group."""
-        me = get_ident()
-        self._groups.pop(me, None)
-        self._by_thread.pop(me, None)
-        self._ids.pop(me, None)
+        """Let a group's thread have none, and close the group."""
+        self.put_down(group)
         group.close()
         self.waits.remove(group.replica.waiter)
+
+    def put_down(self, group: InstanceGroup) -> None:
+        """Let a group have no thread, until `move_here` gives it one."""
+        owner = group.owner
+        if self._groups.get(owner) is group:
+            del self._groups[owner], self._by_thread[owner]
+            self._ids.pop(owner, None)
+        if owner:
+            group.owner = NO_THREAD
 
     def move_here(self, group: InstanceGroup) -> None:
         """Make the calling thread the owner of a group that no thread is using.
@@ -217,8 +225,7 @@ class ThreadGroups:
             return
         if me in self._groups or group.replica.state != DETACHED:
             raise LinkerUsageError(f"instance group {group.name!r} is in use, or this thread has its own")
-        self._groups.pop(group.owner, None)
-        self._by_thread.pop(group.owner, None)
+        self.put_down(group)
         group.owner = me
         self._groups[me] = group
         self._by_thread[me] = group.replica
@@ -274,15 +281,20 @@ class ThreadGroups:
         """Start a thread with its own group."""
         if not self._linker.program.shares_memory:
             raise LinkerUsageError("a program whose memory is not shared has one instance group")
-        thread = HostThread(self, name or f"host thread {next(self._names)}")
-        with self._lock:
-            self._hosts.add(thread)
+        thread = self.prepare(name)
         start = threading.Thread(target=thread.run, args=(function, arguments), name=thread.name, daemon=True)
         try:
             start.start()
         except BaseException:
             self.ended(thread)
             raise
+        return thread
+
+    def prepare(self, name: str | None) -> HostThread:
+        """Return a thread of the host that somebody else is about to `run`."""
+        thread = HostThread(self, name or f"host thread {next(self._names)}")
+        with self._lock:
+            self._hosts.add(thread)
         return thread
 
     def ended(self, thread: HostThread) -> None:

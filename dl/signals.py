@@ -1,0 +1,91 @@
+"""Signals while the main thread runs guest code.
+
+Python runs signal handlers in the main thread, between two bytecodes. A main thread inside guest code executes none, so
+Ctrl-C would wait until the guest returns. The C handler does write to the wakeup descriptor at once, though. A thread reads
+it and interrupts the engine; the main thread's safe point is Python code, where the handler runs and may raise.
+
+The descriptor is one for the process. If somebody else has taken it (trio, asyncio in the main thread), theirs stays: their
+guest code runs on worker threads, whose signals they handle.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import socket
+import threading
+import time
+from collections.abc import Callable
+
+_REPEATS_SECONDS = (0.0, 0.002, 0.01, 0.05)
+"""A single interruption can be lost between a safe point and its return (see `threads/nudger.py`)."""
+
+
+class SignalBell:
+    """Calls back, on a thread of its own, soon after a signal has come to the process.
+
+    `_lock` guards `_callbacks` and the thread's life; callbacks run outside it.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._callbacks: list[Callable[[], None]] = []
+        self._reader: socket.socket | None = None
+        self._writer: socket.socket | None = None
+
+    def add(self, callback: Callable[[], None]) -> bool:
+        """Have a callback called at every signal; returns False where that cannot be: not in the main thread, or taken."""
+        if threading.current_thread() is not threading.main_thread():
+            return False
+        with self._lock:
+            if not self._callbacks and not self._listen():
+                return False
+            self._callbacks.append(callback)
+            return True
+
+    def remove(self, callback: Callable[[], None]) -> None:
+        """Undo `add`; from any thread, but only the main thread gives the descriptor back."""
+        with self._lock:
+            if callback in self._callbacks:
+                self._callbacks.remove(callback)
+            if not self._callbacks and threading.current_thread() is threading.main_thread():
+                self._stop()
+
+    def _listen(self) -> bool:
+        if self._writer is not None:
+            return True
+        reader, writer = socket.socketpair()
+        writer.setblocking(False)
+        taken = signal.set_wakeup_fd(writer.fileno(), warn_on_full_buffer=False)
+        if taken != -1:
+            signal.set_wakeup_fd(taken, warn_on_full_buffer=False)
+            reader.close()
+            writer.close()
+            return False
+        self._reader, self._writer = reader, writer
+        threading.Thread(target=self._watch, args=(reader,), name="signals", daemon=True).start()
+        return True
+
+    def _stop(self) -> None:
+        if self._writer is None:
+            return
+        ours = self._writer.fileno()
+        present = signal.set_wakeup_fd(-1)
+        if present not in (-1, ours):
+            signal.set_wakeup_fd(present)
+        self._writer.close()
+        self._writer = self._reader = None
+
+    def _watch(self, reader: socket.socket) -> None:
+        with contextlib.closing(reader):
+            while reader.recv(64):
+                for pause in _REPEATS_SECONDS:
+                    time.sleep(pause)
+                    with self._lock:
+                        callbacks = list(self._callbacks)
+                    for callback in callbacks:
+                        callback()
+
+
+BELL = SignalBell()
+"""The process's one."""
