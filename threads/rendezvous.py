@@ -270,7 +270,7 @@ class Rendezvous(Generic[Op]):
         before = self.log.committed
         started = self._platform.monotonic_ns()
         try:
-            if replica is not None:
+            if replica is not None and replica.state == GUEST:
                 replica.state = HOST
             self._close_gate(waiter)
             self._gather(waiter, timeout)
