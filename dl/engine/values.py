@@ -47,7 +47,8 @@ class Marshaller:
             ValueConversionError: wrong number, type or range.
         """
         if len(types) != len(values):
-            raise ValueConversionError(self.kind, f"takes {len(types)} {what}, got {len(values)}")
+            verb = "takes" if what == "arguments" else "has"
+            raise ValueConversionError(self.kind, f"{verb} {len(types)} {what}, got {len(values)}")
         return tuple(
             self._wrap_one(kind, value, f"{what[:-1]} {position}")
             for position, (kind, value) in enumerate(zip(types, values, strict=True))
@@ -88,6 +89,8 @@ class Marshaller:
                 )
             return
         values = tuple(value) if count > 1 and isinstance(value, (tuple, list)) else (value,)
+        if "v128" in self.kind.results:  # a struct fills up short bytes with zeros
+            values = self.wrap(self.kind.results, values, "results")
         try:
             self.results.pack_into(area, 0, *values)
         except (struct.error, OverflowError, TypeError):
