@@ -52,6 +52,10 @@ class HostThread:
         self._error: BaseException | None = None
         self._group: InstanceGroup | None = None
         self._cancelled: BaseException | None = None
+        # Until the thread counts as one of the program's, it counts as somebody who may still act: a thread that
+        # waits for it is not deadlocked.
+        self._coming = contextlib.ExitStack()
+        self._coming.enter_context(groups.waits.outsider())
 
     def join(self, timeout: float | None = None) -> Any:
         """Wait for the thread's end and return what its function returned.
@@ -90,6 +94,7 @@ class HostThread:
         """The thread's body; called once, in it."""
         try:
             with self._groups.attach(self.name) as group:
+                self._coming.close()
                 self._group = group
                 try:
                     if self._cancelled is not None:
@@ -103,9 +108,13 @@ class HostThread:
         except BaseException as error:  # noqa: BLE001  given to whoever joins
             self._error = error
         finally:
-            self._groups.ended(self)
             self.gone.set()
             self.ended.set()
+            self._groups.ended(self)
+
+    def not_started(self) -> None:
+        """Let the thread count no more: it never comes, or has come and gone."""
+        self._coming.close()
 
 
 class GuestThread:
@@ -301,6 +310,7 @@ class ThreadGroups:
         """Forget a thread of the host."""
         with self._lock:
             self._hosts.discard(thread)
+        thread.not_started()
 
     # threads of the guest
 
