@@ -147,6 +147,12 @@ class Store(Protocol):
     ) -> Callable[..., Any] | None:
         """Return the function a table holds at an index as a Python callable; None for a null entry."""
 
+    def function_type(self, instance: EngineInstance, name: str, index: int) -> FuncType | None:
+        """Return the signature of the function a table holds at an index; None for a null entry or none at all.
+
+        A value type that is not a number or vector is named by some text in parentheses.
+        """
+
     def enable_wasi(self, wasi: WasiOptions) -> None:
         """Own a WASI context: preview 1 functions become importable, under their own namespace."""
 

@@ -168,8 +168,13 @@ module_delete = _prototype("wasmtime_module_delete", None, _P)
 valtype_new = _prototype("wasm_valtype_new", _P, c_uint8)
 valtype_extended = _prototype("wasmtime_valtype_to_wasm", _P, _P, _P)
 valtype_vec_new = _prototype("wasm_valtype_vec_new", None, _P, _N, _P)
+valtype_described = _prototype("wasmtime_valtype_new", None, _P, _P)
+valtype_description_delete = _prototype("wasmtime_valtype_delete", None, _P)
 functype_new = _prototype("wasm_functype_new", _P, _P, _P)
 functype_delete = _prototype("wasm_functype_delete", None, _P)
+functype_params = _prototype("wasm_functype_params", _P, _P)
+functype_results = _prototype("wasm_functype_results", _P, _P)
+function_type = _prototype("wasmtime_func_type", _P, _P, _P)
 memorytype_new = _prototype(
     "wasmtime_memorytype_new", _P, c_uint64, c_bool, c_uint64, c_bool, c_bool, c_uint8, _P
 )

@@ -126,6 +126,10 @@ class WasmtimeHostFunctions:
                 _delete_type(kind)
 
 
+_NUMBERS = ("i32", "i64", "f32", "f64", "v128")
+"""Value types that are not references, by their `wasmtime_valtype_kind_t`."""
+
+
 def define_function(linker: int, definition: tuple[bytes, bytes, int, int]) -> None:
     """Add an entry of `WasmtimeHostFunctions.definitions` to a native linker."""
     namespace, name, kind, callback = definition
@@ -144,6 +148,25 @@ def _value_type(engine: int, name: str) -> int:
         return v128
     pointer: int = c.valtype_new(kind)
     return pointer
+
+
+def described_type(function_type: int) -> FuncType:
+    """Return the signature that a native function type stands for."""
+    return FuncType(
+        _described(c.functype_params(function_type)), _described(c.functype_results(function_type))
+    )
+
+
+def _described(types: int) -> tuple[str, ...]:
+    vec = c.ByteVec.from_address(types)
+    names = []
+    for value_type in (ctypes.c_void_p * vec.size).from_address(vec.data) if vec.size else ():
+        description = ctypes.create_string_buffer(64)
+        c.valtype_described(value_type, ctypes.addressof(description))
+        kind = description.raw[0]
+        names.append(_NUMBERS[kind] if kind < len(_NUMBERS) else "(ref)")
+        c.valtype_description_delete(ctypes.addressof(description))
+    return tuple(names)
 
 
 def _function_type(engine: int, kind: FuncType) -> int:

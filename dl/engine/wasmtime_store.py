@@ -19,7 +19,7 @@ from dl.engine.wasmtime_errors import (
     raise_ending,
     raise_instantiation_ending,
 )
-from dl.engine.wasmtime_host import WasmtimeHostFunctions, define_function
+from dl.engine.wasmtime_host import WasmtimeHostFunctions, define_function, described_type
 from dl.engine.wasmtime_instance import WasmtimeInstance, callable_function
 from dl.engine.wasmtime_memory import (
     PROBE_NAMESPACE,
@@ -75,6 +75,7 @@ class WasmtimeStore:
         self._deferred: list[BaseException] = []
         self._interrupt_callback: Any = None
         self._kept: list[Any] = []
+        self._function_types: dict[int, FuncType] = {}
         if engine.capabilities.interrupts:
             c.context_set_epoch_deadline(self._context, 1)
             self.on_interrupt(lambda: None)
@@ -215,6 +216,18 @@ class WasmtimeStore:
     def function_at(self, instance: Any, name: str, index: int, kind: FuncType) -> Callable[..., Any] | None:
         func = self._table_function(instance, name, index)
         return None if func is None else callable_function(self, func, kind)
+
+    def function_type(self, instance: Any, name: str, index: int) -> FuncType | None:
+        func = self._table_function(instance, name, index)
+        if func is None:
+            return None
+        # A function lives as long as the store, so its address stands for it.
+        known = self._function_types.get(func.private)
+        if known is None:
+            native = c.function_type(self.context(), ctypes.addressof(func))
+            known = self._function_types[func.private] = described_type(native)
+            c.functype_delete(native)
+        return known
 
     def enable_wasi(self, wasi: WasiOptions) -> None:
         context = self.context()
