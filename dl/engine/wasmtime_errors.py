@@ -8,6 +8,7 @@ interrupts, takes it.
 from __future__ import annotations
 
 import ctypes
+import re
 from collections.abc import Callable
 from threading import get_ident
 
@@ -26,7 +27,8 @@ _UNCAUGHT = "uncaught exception"
 _UNCAUGHT_CODE = 49
 """WASMTIME_TRAP_CODE_UNCAUGHT_EXCEPTION, which wasmtime itself only gives where components meet."""
 
-_CAUSE = "wasm trap: "
+_TRAP_PREFIX = "wasm trap: "
+_CAUSE_NUMBER = re.compile(r"^ +[0-9]+: ")
 
 
 @entry
@@ -68,10 +70,16 @@ def check(error: int | None) -> None:
 
 
 def error_text(error: int) -> str:
-    """Return an error's message and free the error."""
+    """Return an error's message in one line, each cause after what it caused, and free the error."""
     text = _take_bytes(lambda out: c.error_message(error, out)).decode(errors="replace")
     c.error_delete(error)
-    return text.strip()
+    return ": ".join(_lines(text)) or "the engine gives no reason"
+
+
+def _lines(text: str) -> list[str]:
+    """Return what wasmtime prints as "first line, Caused by:, 0: cause, 1: its cause", without what is not text."""
+    lines = (_CAUSE_NUMBER.sub("", line).strip() for line in text.rstrip("\0").splitlines())
+    return [line for line in lines if line and line != "Caused by:"]
 
 
 def discard_ending(error: int | None, trap: int | None) -> BaseException | None:
@@ -103,7 +111,12 @@ def raise_ending(context: int, error: int | None, trap: int | None) -> None:
         c.error_delete(error)
         raise ProgramExited(status.value)
     frames = _frames(lambda out: c.error_trace(error, out))
-    raise TrapError(error_text(error).splitlines()[0], None, frames)
+    if c.context_has_exception(context):
+        c.error_delete(error)
+        raise TrapError(_take_exception(context), _UNCAUGHT_CODE, frames)
+    reason = _last_cause(_take_bytes(lambda out: c.error_message(error, out)))
+    c.error_delete(error)
+    raise TrapError(reason, None, frames)
 
 
 def raise_instantiation_ending(module: str, context: int, error: int | None, trap: int | None) -> None:
@@ -113,7 +126,7 @@ def raise_instantiation_ending(module: str, context: int, error: int | None, tra
         InstantiationError: an import is missing or of another type, or a limit was reached.
     """
     if error and get_ident() not in _PENDING and not _ran_guest_code(error):
-        raise InstantiationError(module, error_text(error).splitlines()[0])
+        raise InstantiationError(module, error_text(error))
     raise_ending(context, error, trap)
 
 
@@ -131,13 +144,17 @@ def _trap(context: int, trap: int) -> TrapError:
     if code is None and c.context_has_exception(context):
         reason, code = _take_exception(context), _UNCAUGHT_CODE
     elif code is None or code not in c.TRAP_CODES:
-        text = _take_bytes(lambda out: c.trap_message(trap, out)).decode(errors="replace").rstrip("\0\n ")
-        # The text is the engine's own stack trace, and its last line the cause.
-        reason = text.splitlines()[-1].strip().rpartition(_CAUSE)[2] if text else "trap"
+        reason = _last_cause(_take_bytes(lambda out: c.trap_message(trap, out)))
     else:
         reason = c.TRAP_CODES[code]
     c.trap_delete(trap)
     return TrapError(reason, code, frames)
+
+
+def _last_cause(message: bytes) -> str:
+    """Return the end of a message that begins with the engine's own stack trace."""
+    lines = _lines(message.decode(errors="replace"))
+    return lines[-1].removeprefix(_TRAP_PREFIX) if lines else "trap"
 
 
 def _take_exception(context: int) -> str:
