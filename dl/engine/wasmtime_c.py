@@ -191,7 +191,10 @@ context_has_exception = _prototype("wasmtime_context_has_exception", c_bool, _P)
 context_take_exception = _prototype("wasmtime_context_take_exception", c_bool, _P, _P)
 exception_field_count = _prototype("wasmtime_exnref_field_count", _N, _P, _P)
 exception_field = _prototype("wasmtime_exnref_field", _P, _P, _P, _N, _P)
+exception_tag = _prototype("wasmtime_exnref_tag", _P, _P, _P, _P)
 exception_unroot = _prototype("wasmtime_exnref_unroot", None, _P)
+
+tag_equal = _prototype("wasmtime_tag_eq", c_bool, _P, _P, _P)
 
 linker_new = _prototype("wasmtime_linker_new", _P, _P)
 linker_clone = _prototype("wasmtime_linker_clone", _P, _P)

@@ -9,12 +9,15 @@ from __future__ import annotations
 
 import ctypes
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from threading import get_ident
 
 from dl.engine import wasmtime_c as c
 from dl.engine.entry import entry
-from dl.errors import EngineError, InstantiationError, ProgramExited, TrapError
+from dl.errors import EngineError, InstantiationError, ProgramExited, TrapError, UncaughtExceptionError
+
+Tags = Sequence[tuple[str, c.Extern]]
+"""Tags of a store with their names; the first name of a tag counts."""
 
 _PENDING: dict[int, BaseException] = {}
 """Exception of a host function on its way to the caller it interrupts, by thread identity.
@@ -23,7 +26,6 @@ A thread only ever touches its own entry, so there is no lock. Invariant: an ent
 function's return with a trap and the return of the innermost guest call of the same thread.
 """
 
-_UNCAUGHT = "uncaught exception"
 _UNCAUGHT_CODE = 49
 """WASMTIME_TRAP_CODE_UNCAUGHT_EXCEPTION, which wasmtime itself only gives where components meet."""
 
@@ -91,20 +93,27 @@ def discard_ending(error: int | None, trap: int | None) -> BaseException | None:
     return _PENDING.pop(get_ident(), None)
 
 
-def raise_ending(context: int, error: int | None, trap: int | None) -> None:
+def raise_ending(context: int, error: int | None, trap: int | None, tags: Tags = ()) -> None:
     """Turn the end of a guest call into the exception that its caller gets, and free the native objects.
+
+    Args:
+        context: the store's.
+        error: what the call left.
+        trap: the other thing that it may have left.
+        tags: names of the store's tags.
 
     Raises:
         BaseException: what the host function that interrupted the call raised.
         ProgramExited: WASI's ``proc_exit`` was called.
-        TrapError: the guest trapped, or threw an exception that it did not catch.
+        UncaughtExceptionError: the guest threw an exception that it did not catch.
+        TrapError: the guest trapped.
     """
     if get_ident() in _PENDING:
         pending = discard_ending(error, trap)
         assert pending is not None
         raise pending
     if trap:
-        raise _trap(context, trap)
+        raise _trap(context, trap, tags)
     assert error
     status = ctypes.c_int()
     if c.error_exit_status(error, ctypes.addressof(status)):
@@ -113,13 +122,15 @@ def raise_ending(context: int, error: int | None, trap: int | None) -> None:
     frames = _frames(lambda out: c.error_trace(error, out))
     if c.context_has_exception(context):
         c.error_delete(error)
-        raise TrapError(_take_exception(context), _UNCAUGHT_CODE, frames)
+        raise _take_exception(context, tags, frames)
     reason = _last_cause(_take_bytes(lambda out: c.error_message(error, out)))
     c.error_delete(error)
     raise TrapError(reason, None, frames)
 
 
-def raise_instantiation_ending(module: str, context: int, error: int | None, trap: int | None) -> None:
+def raise_instantiation_ending(
+    module: str, context: int, error: int | None, trap: int | None, tags: Tags = ()
+) -> None:
     """Like `raise_ending`, for an instantiation, which can also fail before any guest code runs.
 
     Raises:
@@ -127,7 +138,7 @@ def raise_instantiation_ending(module: str, context: int, error: int | None, tra
     """
     if error and get_ident() not in _PENDING and not _ran_guest_code(error):
         raise InstantiationError(module, error_text(error))
-    raise_ending(context, error, trap)
+    raise_ending(context, error, trap, tags)
 
 
 def _ran_guest_code(error: int) -> bool:
@@ -137,13 +148,14 @@ def _ran_guest_code(error: int) -> bool:
     )
 
 
-def _trap(context: int, trap: int) -> TrapError:
+def _trap(context: int, trap: int, tags: Tags) -> TrapError:
     number = ctypes.c_uint8()
     code = number.value if c.trap_code(trap, ctypes.addressof(number)) else None
     frames = _frames(lambda out: c.trap_trace(trap, out))
     if code is None and c.context_has_exception(context):
-        reason, code = _take_exception(context), _UNCAUGHT_CODE
-    elif code is None or code not in c.TRAP_CODES:
+        c.trap_delete(trap)
+        return _take_exception(context, tags, frames)
+    if code is None or code not in c.TRAP_CODES:
         reason = _last_cause(_take_bytes(lambda out: c.trap_message(trap, out)))
     else:
         reason = c.TRAP_CODES[code]
@@ -157,7 +169,7 @@ def _last_cause(message: bytes) -> str:
     return lines[-1].removeprefix(_TRAP_PREFIX) if lines else "trap"
 
 
-def _take_exception(context: int) -> str:
+def _take_exception(context: int, tags: Tags, frames: tuple[str, ...]) -> UncaughtExceptionError:
     """Take the exception that no guest code caught out of the store, where it would stay; describe it.
 
     What a tag means is between the program's modules. Where it carries a pointer first, as those of C++ exceptions and
@@ -165,18 +177,31 @@ def _take_exception(context: int) -> str:
     """
     exception, value = c.Exception_(), c.Val()
     if not c.context_take_exception(context, ctypes.addressof(exception)):
-        return _UNCAUGHT
-    reason = _UNCAUGHT
+        return UncaughtExceptionError(None, None, _UNCAUGHT_CODE, frames)
+    first = None
     if c.exception_field_count(context, ctypes.addressof(exception)):
         error = c.exception_field(context, ctypes.addressof(exception), 0, ctypes.addressof(value))
         if error:
             c.error_delete(error)
         elif value.kind == c.VALUE_KINDS["i32"]:
-            reason = f"{_UNCAUGHT} (its first value is {value.of.i32 & 0xFFFFFFFF:#x})"
+            first = value.of.i32 & 0xFFFFFFFF
         else:
             c.val_unroot(ctypes.addressof(value))
+    tag = _tag_name(context, exception, tags)
     c.exception_unroot(ctypes.addressof(exception))
-    return reason
+    return UncaughtExceptionError(tag, first, _UNCAUGHT_CODE, frames)
+
+
+def _tag_name(context: int, exception: c.Exception_, tags: Tags) -> str | None:
+    thrown = c.Memory()
+    error = c.exception_tag(context, ctypes.addressof(exception), ctypes.addressof(thrown))
+    if error:
+        c.error_delete(error)
+        return None
+    for name, known in tags:
+        if c.tag_equal(context, ctypes.addressof(thrown), ctypes.addressof(known.of.tag)):
+            return name
+    return None
 
 
 def _frames(collect: Callable[[int], object]) -> tuple[str, ...]:

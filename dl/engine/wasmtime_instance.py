@@ -72,6 +72,14 @@ class WasmtimeInstance:
         """
         return self._export(name, c.EXTERN_TABLE)
 
+    def tag(self, name: str) -> c.Extern:
+        """Return an exported exception tag.
+
+        Raises:
+            KeyError: no tag of that name is exported.
+        """
+        return self._export(name, c.EXTERN_TAG)
+
     def global_value(self, name: str) -> int:
         extern = self._export(name, c.EXTERN_GLOBAL)
         value = c.Val()

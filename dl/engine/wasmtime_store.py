@@ -145,7 +145,8 @@ class WasmtimeStore:
             self.running -= 1
         if error is not None or self.trap.value is not None:
             trap = self._take_trap(error)
-            raise_instantiation_ending(module.name, context, error, trap)
+            if error or trap:
+                raise_instantiation_ending(module.name, context, error, trap)
         return WasmtimeInstance(self, raw)
 
     def enter_thread(self) -> None:
@@ -162,21 +163,26 @@ class WasmtimeStore:
 
     def raise_ending(self, error: int | None) -> None:
         """Raise what a guest call ended with; see `dl.engine.wasmtime_errors.raise_ending`."""
-        raise_ending(self._context, error, self._take_trap(error))
+        trap = self._take_trap(error)
+        if error or trap:
+            raise_ending(self._context, error, trap)
 
     def discard_ending(self, interruption: BaseException) -> None:
         """Forget what a guest call ended with, because Python code was interrupted as the call returned."""
         self._deferred.clear()
-        trap, self.trap.value = self.trap.value, None
+        trap = self.trap.value if self.trap.value != _DEFERRED else None
+        self.trap.value = None
         interruption.__context__ = discard_ending(None, trap) or interruption.__context__
 
     def _take_trap(self, error: int | None) -> int | None:
         """Return the trap that a call left; raise the deferred exception that made the call end, if there is one."""
-        trap, self.trap.value = self.trap.value, None
+        # The engine leaves the stand-in where it is when the next check for interruption ended the call.
+        trap = self.trap.value if self.trap.value != _DEFERRED else None
+        self.trap.value = None
         if self._deferred:
             deferred = self._deferred.pop()
             self._deferred.clear()
-            discard_ending(error, None if trap == _DEFERRED else trap)
+            discard_ending(error, trap)
             raise deferred
         return trap
 
