@@ -8,6 +8,7 @@ from threading import get_ident
 from typing import TYPE_CHECKING, Any
 
 from dl.bindings import BASE_NAMESPACE, LINK_NAMESPACE, glue_namespace, module_namespace
+from dl.closures import GrowTable, SetSlot, SlotFunctions
 from dl.engine.protocol import EngineInstance
 from dl.errors import (
     InitializationError,
@@ -148,6 +149,7 @@ class InstanceGroup:
         self._base: EngineInstance | None = None
         self._functions: dict[int, GuestFunction] = {}
         self._store = self._program.new_store()
+        self._slots = SlotFunctions(self._store)
         try:
             if linker.engine.capabilities.interrupts:
                 self._store.on_interrupt(self.replica.safe_point)
@@ -211,8 +213,24 @@ class InstanceGroup:
     def _apply(self, operation: DlOperation) -> None:
         if isinstance(operation, LoadModules):
             self._load(operation)
-        else:
+        elif isinstance(operation, UnloadModules):
             self._unload(operation)
+        elif isinstance(operation, GrowTable):
+            self._grow_table(operation.table_length)
+        elif not operation.superseded:
+            self.set_slot(operation)
+
+    def set_slot(self, operation: SetSlot) -> None:
+        """Let a table index of this group hold what an operation says.
+
+        Raises:
+            InstantiationError: the engine refuses an instance.
+        """
+        if operation.code is None:
+            self._clear_table(((operation.address, 1),))
+            self._slots.forget(operation.address)
+        else:
+            self._slots.set(operation)
 
     def _define_base(self) -> None:
         """Instantiate the base module; the table and memory that it needs exist."""
@@ -314,6 +332,14 @@ class InstanceGroup:
         """Elements of this group's table."""
         assert self._base is not None
         return self._store.table_size(self._base, TABLE_NAME)
+
+    def function_type(self, address: int) -> FuncType | None:
+        """Return the signature of the function that a table index holds now; None for null and beyond the table.
+
+        A type that is neither a number nor a vector is named by some text in parentheses.
+        """
+        assert self._base is not None
+        return self._store.function_type(self._base, TABLE_NAME, address)
 
     def table(self) -> list[object]:
         """Return what the table holds: None, or a value that is equal for the same function in every group."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
+from dl.closures import GrowTable, SetSlot
 from dl.engine.protocol import CompiledModule
 from dl.errors import ResourceLimitError
 from dl.glue import Places, ThreadLocalModule
@@ -55,7 +56,7 @@ class UnloadModules:
     table_runs: tuple[tuple[int, int], ...]
 
 
-DlOperation = LoadModules | UnloadModules
+DlOperation = LoadModules | UnloadModules | GrowTable | SetSlot
 """What every group must do."""
 
 

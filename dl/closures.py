@@ -1,0 +1,236 @@
+"""Table indices whose function is made at run time: closures of the guest, callbacks of the host, dynamic calls.
+
+The indices come from a pool that grows in steps. What an index holds is set by a link operation, so that every group has
+it before it could see the pointer, and groups made later get it from the log. Of several operations on one index only
+the last matters to who replays from the start: the others are marked and skipped.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from dl.engine.protocol import CompiledModule, Engine, EngineInstance, Store
+from dl.images import compiled
+from dl.trampolines import PLACE, PLACE_TYPE
+from dl.wasm.types import FuncType
+
+if TYPE_CHECKING:
+    from dl.group import InstanceGroup
+    from dl.state import DlOperation, LinkerState
+    from threads import Rendezvous
+
+log = logging.getLogger("dl.link")
+
+SLOTS_PER_GROWTH = 100
+"""Table elements by which the pool grows (WASIX ABI, `closure_allocate`)."""
+
+_MAX_CODES = 1024
+"""Compiled trampolines that a linker keeps: signatures come from the guest, so their number must be bounded."""
+
+
+@dataclass(frozen=True, eq=False)
+class GrowTable:
+    """A link operation: the table has this many elements from now on."""
+
+    table_length: int
+
+
+@dataclass(eq=False)
+class SetSlot:
+    """A link operation: what a table index holds from now on.
+
+    Attributes:
+        address: the table index.
+        code: the trampoline's compiled module; None for null.
+        first: the first number that the trampoline keeps.
+        second: the second.
+        superseded: whether a later operation on the index is committed. Set once; who replays may skip this one then,
+            because the later one is in the log already and nothing of the program runs before it.
+    """
+
+    address: int
+    code: CompiledModule | None = None
+    first: int = 0
+    second: int = 0
+    superseded: bool = False
+
+
+class SlotFunctions:
+    """What one group has placed at the pool's indices. Belongs to the group's thread.
+
+    A store frees no instance by itself, so the instance of a slot that is cleared serves the next closure of its signature.
+    """
+
+    __slots__ = ("_idle", "_placed", "_store")
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._placed: dict[int, tuple[CompiledModule, Callable[..., object]]] = {}
+        self._idle: dict[CompiledModule, list[Callable[..., object]]] = {}
+
+    def set(self, operation: SetSlot) -> None:
+        """Place a function, as an operation says; its code is not None.
+
+        Raises:
+            InstantiationError: the engine refuses an instance.
+        """
+        code, address = operation.code, operation.address
+        assert code is not None
+        placed = self._placed.get(address)
+        if placed is not None and placed[0] is code:
+            place = placed[1]
+        else:
+            idle = self._idle.get(code)
+            place = idle.pop() if idle else self._instantiate(code)
+            self.forget(address)
+        place(address, operation.first, operation.second)
+        self._placed[address] = code, place
+
+    def _instantiate(self, code: CompiledModule) -> Callable[..., object]:
+        instance: EngineInstance = self._store.instantiate(code)
+        return instance.function(PLACE, PLACE_TYPE)
+
+    def forget(self, address: int) -> None:
+        """Take back the instance of an index that holds its function no more."""
+        placed = self._placed.pop(address, None)
+        if placed is not None:
+            self._idle.setdefault(placed[0], []).append(placed[1])
+
+
+class ClosureSlots:
+    """The pool, and the operations on its indices. All fields are guarded by the link lock.
+
+    Args:
+        engine: compiles trampolines.
+        state: the linker state, whose table the pool grows.
+        rendezvous: the link lock and the barrier.
+        find_group: returns the calling thread's group, if it has one.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        state: LinkerState,
+        rendezvous: Rendezvous[DlOperation],
+        find_group: Callable[[], InstanceGroup | None],
+    ) -> None:
+        self._engine = engine
+        self._state = state
+        self._rendezvous = rendezvous
+        self._find_group = find_group
+        self._free: list[int] = []
+        self._pool: set[int] = set()
+        self._used: set[int] = set()
+        self._contents: dict[int, SetSlot] = {}
+        self._codes: dict[tuple[str, FuncType], CompiledModule] = {}
+
+    def __contains__(self, address: int) -> bool:
+        """Whether a table index belongs to the pool, used or not. From any thread."""
+        return address in self._pool
+
+    def in_use(self) -> int:
+        """Indices handed out and not given back. From any thread."""
+        return len(self._used)
+
+    def allocate(self) -> int:
+        """Hand out an index; calls through it trap until something is placed there.
+
+        Raises:
+            ResourceLimitError: the table cannot grow.
+        """
+        group = self._find_group()
+        with self._rendezvous.instigate(group.replica if group else None):
+            if not self._free:
+                self._grow(group)
+            address = self._free.pop()
+            self._used.add(address)
+        return address
+
+    def _grow(self, group: InstanceGroup | None) -> None:
+        table = self._state.table
+        region = table.allocate(SLOTS_PER_GROWTH, 0, "closures")
+        try:
+            self._perform(group, GrowTable(table.length))
+        except BaseException:
+            table.free(region)
+            raise
+        addresses = range(region.address, region.end)
+        self._pool.update(addresses)
+        self._free.extend(reversed(addresses))
+        log.debug("closures: table indices %d to %d", region.address, region.end - 1)
+
+    def place(self, address: int, code: CompiledModule, first: int, second: int = 0) -> bool:
+        """Place a trampoline at an index in every group, replacing what is there.
+
+        Args:
+            address: an index that `allocate` handed out.
+            code: of `dl.trampolines`.
+            first: the first number that it keeps, 32 bits.
+            second: the second.
+
+        Returns:
+            False if the index is not handed out.
+
+        Raises:
+            InstantiationError: the engine refuses an instance.
+        """
+        return self._set(SetSlot(address, code, first, second), release=False)
+
+    def free(self, address: int) -> bool:
+        """Take an index back: in every group it holds null, so that calls through it trap, and may be handed out again.
+
+        Returns:
+            False if the index is not handed out.
+        """
+        return self._set(SetSlot(address), release=True)
+
+    def _set(self, operation: SetSlot, *, release: bool) -> bool:
+        group = self._find_group()
+        address = operation.address
+        with self._rendezvous.instigate(group.replica if group else None):
+            if address not in self._used:
+                return False
+            former = self._contents.get(address) or SetSlot(address)
+            if former.code is not None or operation.code is not None:
+                self._perform(group, operation, former)
+                self._contents[address] = operation
+                former.superseded = True
+            if release:
+                self._used.remove(address)
+                self._free.append(address)
+        return True
+
+    def _perform(
+        self, group: InstanceGroup | None, operation: GrowTable | SetSlot, former: SetSlot | None = None
+    ) -> None:
+        """Make an operation in the calling thread's group and commit it; in the link lock."""
+        if group is not None:
+            group.apply_first(operation)
+        try:
+            self._rendezvous.commit(group.replica if group else None, operation)
+        except BaseException:
+            if group is not None and former is not None:
+                group.set_slot(former)
+            raise
+
+    def code(self, purpose: str, kind: FuncType, make: Callable[[], bytes]) -> CompiledModule:
+        """Return the compiled trampoline of a purpose and signature.
+
+        Args:
+            purpose: what it is for, in messages.
+            kind: its signature.
+            make: generates the module; called only when it is not known.
+        """
+        known = self._codes.get((purpose, kind))
+        if known is None:
+            wasm = make()
+            key = ("generated", hashlib.sha256(wasm).digest())
+            known = compiled(self._engine, key, f"{purpose} {kind}", lambda: wasm)
+            if len(self._codes) >= _MAX_CODES:
+                self._codes.clear()
+            self._codes[purpose, kind] = known
+        return known
