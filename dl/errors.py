@@ -19,6 +19,7 @@
     ├── InvalidHandleError             no module has this handle
     ├── UnresolvedCallError            the guest called an import that nothing provides
     ├── TrapError                      the guest trapped
+    │   └── UncaughtExceptionError     it threw an exception that none of it caught
     ├── ProgramExited                  the guest ended the program
     ├── ThreadExited                   the guest ended the calling thread
     ├── GuestThreadError               a thread of the guest ended abnormally, and the program with it
@@ -272,6 +273,28 @@ class TrapError(DlError):
     def __str__(self) -> str:
         at = f" (in {' < '.join(self.frames[:8])})" if self.frames else ""
         return f"guest trapped: {self.reason}{at}"
+
+
+class UncaughtExceptionError(TrapError):
+    """Guest code threw a WebAssembly exception that none of the guest code in the call caught.
+
+    It ends the call as a trap does: no guest code further out can catch it.
+
+    Attributes:
+        tag: name of the exception's tag, `__cpp_exception` or `__c_longjmp` for C++ and `longjmp`; None for a tag that
+            no module exports.
+        value: its first value if that is an i32, unsigned: with the two tags, an address in linear memory; None otherwise.
+    """
+
+    def __init__(
+        self, tag: str | None, value: int | None, code: int | None = None, frames: Sequence[str] = ()
+    ) -> None:
+        named = f" with tag {tag}" if tag else ""
+        carries = "" if value is None else f" (its first value is {value:#x})"
+        super().__init__(f"uncaught exception{named}{carries}", code, frames)
+        self.args = (tag, value, code, frames)
+        self.tag = tag
+        self.value = value
 
 
 class ProgramExited(DlError):  # noqa: N818  an ending asked for, not a fault

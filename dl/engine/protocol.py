@@ -121,6 +121,13 @@ class Store(Protocol):
     def define_instance(self, namespace: str, instance: EngineInstance) -> None:
         """Make all exports of an instance importable in this store, replacing earlier ones of the same names."""
 
+    def name_tag(self, instance: EngineInstance, name: str) -> None:
+        """Know an exception tag that an instance exports by its name, for errors about uncaught exceptions.
+
+        Raises:
+            KeyError: no tag of that name is exported.
+        """
+
     def instantiate(self, module: CompiledModule) -> EngineInstance:
         """Instantiate a module, importing by name, and run its start function.
 

@@ -73,6 +73,7 @@ class WasmtimeStore:
         self.trap = ctypes.c_void_p()
         self.trap_address = ctypes.addressof(self.trap)
         self._deferred: list[BaseException] = []
+        self._tags: list[tuple[str, c.Extern]] = []
         self._interrupt_callback: Any = None
         self._kept: list[Any] = []
         self._function_types: dict[int, FuncType] = {}
@@ -124,6 +125,9 @@ class WasmtimeStore:
             )
         )
 
+    def name_tag(self, instance: Any, name: str) -> None:
+        self._tags.append((name, instance.tag(name)))
+
     def instantiate(self, module: Any) -> WasmtimeInstance:
         context = self.context()
         for definition in self._host.definitions[self._host_known :]:
@@ -146,7 +150,7 @@ class WasmtimeStore:
         if error is not None or self.trap.value is not None:
             trap = self._take_trap(error)
             if error or trap:
-                raise_instantiation_ending(module.name, context, error, trap)
+                raise_instantiation_ending(module.name, context, error, trap, self._tags)
         return WasmtimeInstance(self, raw)
 
     def enter_thread(self) -> None:
@@ -165,7 +169,7 @@ class WasmtimeStore:
         """Raise what a guest call ended with; see `dl.engine.wasmtime_errors.raise_ending`."""
         trap = self._take_trap(error)
         if error or trap:
-            raise_ending(self._context, error, trap)
+            raise_ending(self._context, error, trap, self._tags)
 
     def discard_ending(self, interruption: BaseException) -> None:
         """Forget what a guest call ended with, because Python code was interrupted as the call returned."""
