@@ -25,6 +25,7 @@ from dl.glue import (
     CLEAR_TABLE_TYPE,
     ENSURE_TABLE,
     ENSURE_TABLE_TYPE,
+    EXCEPTION_TAG_NAMES,
     GET_STACK_POINTER,
     GET_STACK_POINTER_TYPE,
     INIT_THREAD,
@@ -38,7 +39,7 @@ from dl.linked import LinkedModule
 from dl.options import ModuleSource
 from dl.side_memory import Block
 from dl.state import DlOperation, LoadModules, UnloadModules
-from dl.symbols import DataSymbol, FunctionSymbol, Symbol, TlsSymbol
+from dl.symbols import DataSymbol, FunctionSymbol, Symbol, TagSymbol, TlsSymbol
 from dl.wasm.types import FuncType
 from threads import DETACHED, Replica
 
@@ -236,6 +237,8 @@ class InstanceGroup:
         """Instantiate the base module; the table and memory that it needs exist."""
         self._base = self._store.instantiate(self._program.base_code())
         self._store.define_instance(BASE_NAMESPACE, self._base)
+        for name in EXCEPTION_TAG_NAMES:
+            self._store.name_tag(self._base, name)
         self._ensure_table = self._base.function(ENSURE_TABLE, ENSURE_TABLE_TYPE)
         self._set_stack_pointer = self._base.function(SET_STACK_POINTER, SET_STACK_POINTER_TYPE)
         if self._stack_pointer is None:
@@ -273,6 +276,9 @@ class InstanceGroup:
                 self._store.define_instance(glue_namespace(module.handle), glue)
         instance = self._store.instantiate(module.code)
         self._store.define_instance(module_namespace(module.handle), instance)
+        for name, symbol in module.symbols.items() if module.wasm.tags else ():
+            if isinstance(symbol, TagSymbol):
+                self._store.name_tag(instance, name)
         self._instances[module.handle] = instance
 
     def _set_up_thread_locals(self, operation: LoadModules, placement: EngineInstance) -> None:
