@@ -13,13 +13,22 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from dl.engine.protocol import CompiledModule, Engine, EngineInstance, Store
+from dl.engine.protocol import CompiledModule, Store
 from dl.images import compiled
-from dl.trampolines import PLACE, PLACE_TYPE
+from dl.trampolines import (
+    FUNCTION,
+    INVOKER_TYPE,
+    PLACE,
+    PLACE_TYPE,
+    callback_module,
+    closure_module,
+    invoker_module,
+)
 from dl.wasm.types import FuncType
 
 if TYPE_CHECKING:
     from dl.group import InstanceGroup
+    from dl.program import Program
     from dl.state import DlOperation, LinkerState
     from threads import Rendezvous
 
@@ -65,12 +74,13 @@ class SlotFunctions:
     A store frees no instance by itself, so the instance of a slot that is cleared serves the next closure of its signature.
     """
 
-    __slots__ = ("_idle", "_placed", "_store")
+    __slots__ = ("_idle", "_invokers", "_placed", "_store")
 
     def __init__(self, store: Store) -> None:
         self._store = store
         self._placed: dict[int, tuple[CompiledModule, Callable[..., object]]] = {}
         self._idle: dict[CompiledModule, list[Callable[..., object]]] = {}
+        self._invokers: dict[CompiledModule, Callable[..., int]] = {}
 
     def set(self, operation: SetSlot) -> None:
         """Place a function, as an operation says; its code is not None.
@@ -91,8 +101,14 @@ class SlotFunctions:
         self._placed[address] = code, place
 
     def _instantiate(self, code: CompiledModule) -> Callable[..., object]:
-        instance: EngineInstance = self._store.instantiate(code)
-        return instance.function(PLACE, PLACE_TYPE)
+        return self._store.instantiate(code).function(PLACE, PLACE_TYPE)
+
+    def invoker(self, code: CompiledModule) -> Callable[..., int]:
+        """Return the function of an invoker's instance that is in no table index."""
+        known = self._invokers.get(code)
+        if known is None:
+            known = self._invokers[code] = self._store.instantiate(code).function(FUNCTION, INVOKER_TYPE)
+        return known
 
     def forget(self, address: int) -> None:
         """Take back the instance of an index that holds its function no more."""
@@ -105,7 +121,7 @@ class ClosureSlots:
     """The pool, and the operations on its indices. All fields are guarded by the link lock.
 
     Args:
-        engine: compiles trampolines.
+        program: engine, memory, and places of table and stack pointer.
         state: the linker state, whose table the pool grows.
         rendezvous: the link lock and the barrier.
         find_group: returns the calling thread's group, if it has one.
@@ -113,12 +129,13 @@ class ClosureSlots:
 
     def __init__(
         self,
-        engine: Engine,
+        program: Program,
         state: LinkerState,
         rendezvous: Rendezvous[DlOperation],
         find_group: Callable[[], InstanceGroup | None],
     ) -> None:
-        self._engine = engine
+        self._program = program
+        self._places = program.plan.places
         self._state = state
         self._rendezvous = rendezvous
         self._find_group = find_group
@@ -217,19 +234,33 @@ class ClosureSlots:
                 group.set_slot(former)
             raise
 
-    def code(self, purpose: str, kind: FuncType, make: Callable[[], bytes]) -> CompiledModule:
-        """Return the compiled trampoline of a purpose and signature.
+    def closure_code(self, kind: FuncType) -> CompiledModule:
+        """Return the trampoline of a closure; its numbers are the backing function's table index and the environment.
 
-        Args:
-            purpose: what it is for, in messages.
-            kind: its signature.
-            make: generates the module; called only when it is not known.
+        Raises:
+            InvalidModuleError: the engine refuses the signature.
         """
+        memory = self._program.memory_type
+        assert memory is not None
+        return self._code("closure", kind, lambda: closure_module(kind, memory, self._places))
+
+    def invoker_code(self, kind: FuncType) -> CompiledModule | None:
+        """Return the trampoline that calls functions of a signature dynamically; None if there is no memory."""
+        memory = self._program.memory_type
+        if memory is None:
+            return None
+        return self._code("invoker", kind, lambda: invoker_module(kind, memory, self._places))
+
+    def callback_code(self, kind: FuncType, dispatcher: str) -> CompiledModule:
+        """Return the trampoline that passes its first number on to a host function."""
+        return self._code("callback", kind, lambda: callback_module(kind, dispatcher, self._places))
+
+    def _code(self, purpose: str, kind: FuncType, make: Callable[[], bytes]) -> CompiledModule:
         known = self._codes.get((purpose, kind))
         if known is None:
             wasm = make()
             key = ("generated", hashlib.sha256(wasm).digest())
-            known = compiled(self._engine, key, f"{purpose} {kind}", lambda: wasm)
+            known = compiled(self._program.engine, key, f"{purpose} {kind}", lambda: wasm)
             if len(self._codes) >= _MAX_CODES:
                 self._codes.clear()
             self._codes[purpose, kind] = known

@@ -40,6 +40,7 @@ from dl.wasm.encode import (
     i32_const,
     i64_const,
     local_get,
+    local_set,
     unsigned,
 )
 from dl.wasm.module import Import
@@ -268,6 +269,10 @@ ENSURE_TABLE, CLEAR_TABLE, SET_STACK_POINTER, GET_STACK_POINTER = (
     "set_stack_pointer",
     "get_stack_pointer",
 )
+CALL_DYNAMIC, FIND_INVOKER = "call_dynamic", "find_invoker"
+CALL_DYNAMIC_TYPE = FuncType(("i32",) * 6, ("i32",))
+FIND_INVOKER_TYPE = FuncType(("i32",), ("i32",))
+"""Table index of a function, to that of the invoker for its signature, or minus an errno."""
 ENSURE_TABLE_TYPE = FuncType(("i32",), ("i32",))
 CLEAR_TABLE_TYPE = FuncType(("i32", "i32"), ())
 SET_STACK_POINTER_TYPE = _ADDRESS_TO_NOTHING
@@ -281,7 +286,7 @@ def base_module(places: Places, table_length: int, stack_pointer: int) -> bytes:
     """Generate the module that defines what the main module does not, and the functions that work on the table.
 
     `ensure_table` grows the table to a length in elements and returns 0, or 1 if the engine refuses; `clear_table`
-    sets a run of elements to null.
+    sets a run of elements to null; `call_dynamic` passes its arguments on to the invoker for the function it shall call.
 
     Args:
         places: what names the base namespace is defined here; the rest is imported from there.
@@ -289,6 +294,7 @@ def base_module(places: Places, table_length: int, stack_pointer: int) -> bytes:
         stack_pointer: initial value of the stack pointer, if it is defined here.
     """
     build = ModuleBuilder()
+    find_invoker = build.import_(HOST_NAMESPACE, FIND_INVOKER, FIND_INVOKER_TYPE)
     own_table = places.table.namespace == BASE_NAMESPACE
     own_pointer = places.stack_pointer.namespace == BASE_NAMESPACE
     if not own_table:
@@ -319,6 +325,17 @@ def base_module(places: Places, table_length: int, stack_pointer: int) -> bytes:
     )
     build.export(ENSURE_TABLE, "func", ensure)
     build.export(CLEAR_TABLE, "func", clear)
+    arguments = b"".join(local_get(i) for i in range(len(CALL_DYNAMIC_TYPE.params)))
+    invoker = len(CALL_DYNAMIC_TYPE.params)
+    call_dynamic = build.function(
+        CALL_DYNAMIC_TYPE,
+        (local_get(0) + call(find_invoker) + local_set(invoker))
+        + (local_get(invoker) + i32_const(0) + b"\x48" + _IF_VOID)  # i32.lt_s
+        + (i32_const(0) + local_get(invoker) + b"\x6b\x0f" + _END)  # i32.sub, return
+        + (arguments + local_get(invoker) + call_indirect(build.type_index(CALL_DYNAMIC_TYPE))),
+        ("i32",),
+    )
+    build.export(CALL_DYNAMIC, "func", call_dynamic)
     build.export(
         SET_STACK_POINTER, "func", build.function(SET_STACK_POINTER_TYPE, local_get(0) + global_set(pointer))
     )

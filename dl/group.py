@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from dl.bindings import BASE_NAMESPACE, LINK_NAMESPACE, glue_namespace, module_namespace
 from dl.closures import GrowTable, SetSlot, SlotFunctions
-from dl.engine.protocol import EngineInstance
+from dl.engine.protocol import CompiledModule, EngineInstance
 from dl.errors import (
     InitializationError,
     InstantiationError,
@@ -338,6 +338,15 @@ class InstanceGroup:
         """Elements of this group's table."""
         assert self._base is not None
         return self._store.table_size(self._base, TABLE_NAME)
+
+    def call_invoker(self, code: CompiledModule, *arguments: int) -> int:
+        """Call the invoker of a signature; see `dl.trampolines.invoker_module`."""
+        invoke = self._slots.invoker(code)
+        previous = self.replica.enter_guest()
+        try:
+            return invoke(*arguments)
+        finally:
+            self.replica.leave_guest(previous)
 
     def function_type(self, address: int) -> FuncType | None:
         """Return the signature of the function that a table index holds now; None for null and beyond the table.

@@ -15,6 +15,8 @@ from typing_extensions import Self
 
 from dl import signals
 from dl.bindings import HOST_NAMESPACE
+from dl.callbacks import Callback, Callbacks
+from dl.closures import ClosureSlots
 from dl.engine import default_engine
 from dl.engine.protocol import Engine, WasiOptions
 from dl.errors import (
@@ -27,7 +29,7 @@ from dl.errors import (
     SymbolNotFoundError,
     UnresolvedCallError,
 )
-from dl.glue import RESOLVE_STUB, RESOLVE_STUB_TYPE
+from dl.glue import FIND_INVOKER, FIND_INVOKER_TYPE, RESOLVE_STUB, RESOLVE_STUB_TYPE
 from dl.group import InstanceGroup
 from dl.handles import MAIN_HANDLE, RTLD_DEFAULT, DlFlags, ModuleHandle
 from dl.host import HostSymbols
@@ -51,6 +53,7 @@ from dl.statistics import LinkerStatistics, linker_statistics
 from dl.symbols import FunctionSymbol, Symbol
 from dl.thread_groups import HostThread, ThreadGroups
 from dl.wasix import system_interface
+from dl.wasix.dynamic_calls import Invokers
 from dl.wasix.guest_paths import GuestPaths
 from dl.wasm.types import FuncType
 from memory import LinearMemory
@@ -90,6 +93,7 @@ class Linker:
         program: memory and code that all groups share.
         rendezvous: the link lock, the operation log and the barrier.
         threads: the program's threads.
+        closures: table indices whose function is made at run time.
 
     Raises:
         DlError: the program could not be linked.
@@ -156,8 +160,11 @@ class Linker:
         self._loader = Loader(
             self.program, self._state, self._host, self._locator, self.rendezvous, self.threads.current
         )
+        self.closures = ClosureSlots(self.program, self._state, self.rendezvous, self.threads.find)
+        self._callbacks = Callbacks(self, functions)
         system_interface(self, self._host)
         functions.define(HOST_NAMESPACE, RESOLVE_STUB, RESOLVE_STUB_TYPE, self._resolve_stub)
+        functions.define(HOST_NAMESPACE, FIND_INVOKER, FIND_INVOKER_TYPE, Invokers(self).find)
         try:
             if self.engine.capabilities.interrupts:
                 signals.BELL.add(self.engine.interrupt)
@@ -326,6 +333,29 @@ class Linker:
         """
         self._check_open()
         return self.threads.spawn(function, args, name)
+
+    # function pointers
+
+    def callback(self, signature: FuncType | str, function: Callable[..., Any]) -> Callback:
+        """Make a Python function a function pointer of the guest, valid in every instance group, also in later ones.
+
+        Args:
+            signature: as text, such as `"(i32, f64) -> i32"`, or as a `FuncType`.
+            function: gets and returns values as `imports` do: int, float, 16 bytes for v128, a tuple for several
+                results. Called in the thread of the caller, which may call the guest in turn. What it raises unwinds the
+                guest.
+
+        Returns:
+            The callback: its `address` is the pointer. Close it when the guest will call it no more, or use it in a `with`.
+
+        Raises:
+            LinkerUsageError: the text is no signature.
+            ValueConversionError: the signature has values that Python code cannot hold.
+            NotDynamicError: the program's table cannot take functions.
+            ResourceLimitError: the table is full.
+        """
+        self._check_open()
+        return self._callbacks.make(signature, function)
 
     # the program
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from dl.host import ATOMICS
-from dl.wasix import dynlink, preview1, threading
+from dl.wasix import closures, dynamic_calls, dynlink, preview1, threading
 
 if TYPE_CHECKING:
     from dl.host import HostSymbols
@@ -17,6 +17,8 @@ def system_interface(linker: Linker, host: HostSymbols) -> None:
     wasix = host.system.setdefault(dynlink.NAMESPACE, {})
     wasix.update(dynlink.dynlink_functions(linker))
     wasix.update(threading.wasix_functions(linker))
+    wasix.update(closures.closure_functions(linker))
+    wasix.update(dynamic_calls.dynamic_call_functions(linker))
     host.system.setdefault("wasi", {}).update(threading.wasi_functions(linker))
     host.system[preview1.NAMESPACE].update(threading.preview1_functions(linker))
     host.system[ATOMICS] = threading.atomic_functions(linker)

@@ -1,0 +1,173 @@
+"""Python functions as function pointers of the guest.
+
+One function of the host serves all callbacks of a signature: the trampoline in the table index passes it the callback's
+number. So making a callback defines nothing new in the engine, and closing it leaves nothing behind.
+"""
+
+from __future__ import annotations
+
+import itertools
+import re
+import threading
+from collections.abc import Callable
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+from typing_extensions import Self
+
+from dl.bindings import HOST_NAMESPACE
+from dl.errors import LinkerUsageError
+from dl.trampolines import callback_type
+from dl.wasm.types import FuncType
+
+if TYPE_CHECKING:
+    from dl.engine.protocol import HostFunctions
+    from dl.linker import Linker
+
+_SIGNATURE = re.compile(r"\s*\(([^()]*)\)\s*->\s*(?:\(([^()]*)\)|(\w+))\s*")
+_VALUE_TYPES = frozenset({"i32", "i64", "f32", "f64", "v128"})
+
+
+def parse_signature(text: str) -> FuncType:
+    """Return the signature that a text such as `"(i32, f64) -> i32"` or `"() -> ()"` stands for.
+
+    The inverse of `str(FuncType(...))`.
+
+    Raises:
+        LinkerUsageError: it is no signature.
+    """
+    match = _SIGNATURE.fullmatch(text)
+    if match is None:
+        raise LinkerUsageError(f"not a signature such as '(i32, f64) -> i32': {text!r}")
+    params, results, result = match.groups()
+    return FuncType(_types(params, text), _types(result if results is None else results, text))
+
+
+def _types(listed: str, text: str) -> tuple[str, ...]:
+    if not listed.strip():
+        return ()
+    names = tuple(name.strip() for name in listed.split(","))
+    for name in names:
+        if name not in _VALUE_TYPES:
+            raise LinkerUsageError(
+                f"{name!r} in the signature {text!r} is none of i32, i64, f32, f64 and v128"
+            )
+    return names
+
+
+class Callback:
+    """A Python function that the guest can call through a pointer; made by `Linker.callback`.
+
+    Where an integer is asked for, such as an argument of a `GuestFunction`, the callback itself may be given for its address.
+
+    Attributes:
+        address: the pointer: a table index, the same in every instance group; 0 once it is closed.
+        type: its signature.
+        function: the Python function.
+    """
+
+    __slots__ = ("_callbacks", "_number", "address", "function", "type")
+
+    def __init__(
+        self, callbacks: Callbacks, number: int, address: int, kind: FuncType, function: Callable[..., Any]
+    ) -> None:
+        self._callbacks = callbacks
+        self._number = number
+        self.address = address
+        self.type = kind
+        self.function = function
+
+    def close(self) -> None:
+        """Take the pointer back; idempotent, from any thread.
+
+        A call through it traps from then on, in every thread, until the index is handed out again. Calls under way go on.
+        """
+        self._callbacks.close(self, self._number)
+
+    def __index__(self) -> int:
+        if not self.address:
+            raise LinkerUsageError(f"{self!r} is closed")
+        return self.address
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        name = getattr(self.function, "__qualname__", repr(self.function))
+        where = f"at table index {self.address}" if self.address else "(closed)"
+        return f"<Callback {name} {self.type} {where}>"
+
+
+class Callbacks:
+    """The callbacks of one program.
+
+    `_lock` guards `_dispatchers` and the claim of a callback that is being closed; a leaf but for the engine's own locks.
+    `_functions` is changed one step at a time under the GIL.
+    """
+
+    def __init__(self, linker: Linker, functions: HostFunctions) -> None:
+        self._linker = linker
+        self._host = functions
+        self._lock = threading.Lock()
+        self._numbers = itertools.count(1)
+        self._functions: dict[int, Callable[..., Any]] = {}
+        self._dispatchers: dict[FuncType, str] = {}
+
+    def make(self, signature: FuncType | str, function: Callable[..., Any]) -> Callback:
+        """Make a callback; see `Linker.callback`."""
+        if not callable(function):
+            raise LinkerUsageError(f"a callback needs a function, not {function!r}")
+        kind = parse_signature(signature) if isinstance(signature, str) else signature
+        linker = self._linker
+        linker.check_dynamic()
+        slots = linker.closures
+        code = slots.callback_code(kind, self._dispatcher(kind))
+        number = next(self._numbers) & 0xFFFFFFFF
+        address = slots.allocate()
+        self._functions[number] = function
+        try:
+            slots.place(address, code, number)
+        except BaseException:
+            del self._functions[number]
+            slots.free(address)
+            raise
+        return Callback(self, number, address, kind, function)
+
+    def _dispatcher(self, kind: FuncType) -> str:
+        """Return the name of the host function that serves a signature."""
+        with self._lock:
+            name = self._dispatchers.get(kind)
+            if name is None:
+                name = f"callback {kind}"
+                self._host.define(HOST_NAMESPACE, name, callback_type(kind), self._dispatch)
+                self._dispatchers[kind] = name
+            return name
+
+    def _dispatch(self, *arguments: Any) -> Any:
+        function = self._functions.get(arguments[-1] & 0xFFFFFFFF)
+        if function is None:
+            raise LinkerUsageError("the guest called a callback while it was being closed")
+        return function(*arguments[:-1])
+
+    def close(self, callback: Callback, number: int) -> None:
+        """Close a callback; see `Callback.close`."""
+        with self._lock:
+            address, callback.address = callback.address, 0
+        if not address:
+            return
+        try:
+            if self._linker.ended is None:
+                self._linker.closures.free(address)
+        except BaseException:
+            # A program that has ended calls nothing any more.
+            if self._linker.ended is None:
+                callback.address = address
+                raise
+        finally:
+            if not callback.address:
+                self._functions.pop(number, None)
