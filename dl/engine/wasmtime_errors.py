@@ -152,7 +152,7 @@ def _trap(context: int, trap: int, tags: Tags) -> TrapError:
     number = ctypes.c_uint8()
     code = number.value if c.trap_code(trap, ctypes.addressof(number)) else None
     frames = _frames(lambda out: c.trap_trace(trap, out))
-    if code is None and c.context_has_exception(context):
+    if c.context_has_exception(context):
         c.trap_delete(trap)
         return _take_exception(context, tags, frames)
     if code is None or code not in c.TRAP_CODES:
