@@ -79,6 +79,7 @@ class Program:
         self._memory: EngineMemory | None = None
         self._wasi: SharedWasi | None = None
         self._base_code: CompiledModule | None = None
+        self._waits_code: CompiledModule | None = None
         self.side_memory: SideMemory | None = None
         self.linear: LinearMemory | None = None
         if self.shares_memory and not engine.capabilities.shared_memory:
@@ -181,14 +182,17 @@ class Program:
 
     def waits_code(self) -> CompiledModule | None:
         """Return code that places what stands in for atomic waits; None when nothing waits on shared memory."""
-        placed = []
-        for name, address in self.plan.wait_slots.items():
-            kind = self._host.system[ATOMICS][name].type
-            binding = self._host.bind(ATOMICS, name, kind, "the linker")
-            assert binding is not None
-            placed.append(PlacedFunction(binding.namespace, binding.name, kind, address))
-        wasm = placement_module(placed, (), (), self.plan.places)
-        return None if wasm is None else compiled(self.engine, ("generated", wasm), "waits", lambda: wasm)
+        if self._waits_code is None and self.plan.wait_slots:
+            placed = []
+            for name, address in self.plan.wait_slots.items():
+                kind = self._host.system[ATOMICS][name].type
+                binding = self._host.bind(ATOMICS, name, kind, "the linker")
+                assert binding is not None
+                placed.append(PlacedFunction(binding.namespace, binding.name, kind, address))
+            wasm = placement_module(placed, (), (), self.plan.places)
+            assert wasm is not None
+            self._waits_code = compiled(self.engine, ("generated", wasm), "waits", lambda: wasm)
+        return self._waits_code
 
     def _first_stack_pointer(self) -> int:
         if not self.base_comes_after_main:
