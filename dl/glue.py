@@ -13,8 +13,9 @@ no Python per symbol. The *base module*, one per program, defines what no module
 
 from __future__ import annotations
 
+import math
 import struct
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from dl.bindings import (
@@ -75,14 +76,15 @@ class Places:
 
 def link_names(imports: Sequence[Import]) -> list[str]:
     """Return a unique name for each import of a module, the same for every plan, so that compiled code can be cached."""
-    seen: dict[str, int] = {}
-    names = []
+    repeated: dict[str, int] = {}
+    names: dict[str, None] = {}
     for entry in imports:
-        name = f"{entry.module}.{entry.name}"
-        repeated = seen.get(name, 0)
-        seen[name] = repeated + 1
-        names.append(f"{name}#{repeated}" if repeated else name)
-    return names
+        plain = name = f"{entry.module}.{entry.name}"
+        while name in names:
+            repeated[plain] = repeated.get(plain, 0) + 1
+            name = f"{plain}#{repeated[plain]}"
+        names[name] = None
+    return list(names)
 
 
 def import_places(imports: Sequence[Import]) -> list[tuple[str, str]]:
@@ -110,16 +112,21 @@ def import_module(
     """
     build = ModuleBuilder()
     names = link_names(imports)
-    table = resolver = None
+    resolver = None
     kinds = {type(binding) for binding in bindings}
-    if kinds & {LazyStub, ThroughTable}:
-        table = build.import_(places.table.namespace, places.table.name, ANY_TABLE)
+    onward = onward_calls(handle, imports, bindings, places)
+    if onward:
+        private = TableType("funcref", Limits(len(onward), None, shared=False, is64=False))
+        build.export(ONWARD_TABLE, "table", build.table(private))
+    elif kinds & {LazyStub, ThroughTable}:
+        build.import_(places.table.namespace, places.table.name, ANY_TABLE)
     if LazyStub in kinds:
         resolver = build.import_(HOST_NAMESPACE, RESOLVE_STUB, RESOLVE_STUB_TYPE)
     for entry, name, binding in zip(imports, names, bindings, strict=True):
         if isinstance(binding, FromNamespace) and entry.kind != "memory":
             index = build.import_(binding.namespace, binding.name, entry.type)
             build.export(name, entry.kind, index)
+    forward = _Forwarding(build, private=bool(onward))
     for position, (entry, name, binding) in enumerate(zip(imports, names, bindings, strict=True)):
         if isinstance(binding, Constant):
             build.export(name, "global", _constant(build, entry, binding))
@@ -128,9 +135,7 @@ def import_module(
             build.export(name, "global", build.global_(entry.type, 0))
         elif isinstance(binding, ThroughTable):
             assert isinstance(entry.type, FuncType)
-            assert table is not None
-            target = i32_const(binding.address)
-            build.export(name, "func", _forward(build, entry.type, b"", target))
+            build.export(name, "func", forward.function(entry.type, b"", i32_const(binding.address)))
         elif isinstance(binding, LazyStub):
             assert isinstance(entry.type, FuncType)
             assert resolver is not None
@@ -145,7 +150,7 @@ def import_module(
                 + global_set(known)
                 + _END
             )
-            build.export(name, "func", _forward(build, entry.type, look_up, global_get(known)))
+            build.export(name, "func", forward.function(entry.type, look_up, global_get(known)))
     return build.build()
 
 
@@ -154,14 +159,64 @@ def _constant(build: ModuleBuilder, entry: Import, binding: Constant) -> int:
     assert isinstance(kind, GlobalType)
     if kind.value in ("i32", "i64"):
         return build.global_(kind, int(binding.value))
-    raw = struct.pack("<f" if kind.value == "f32" else "<d", binding.value)
+    layout = "<f" if kind.value == "f32" else "<d"
+    try:
+        raw = struct.pack(layout, binding.value)
+    except OverflowError:
+        # Too large for single precision: an infinity, as a C conversion gives.
+        raw = struct.pack(layout, math.copysign(math.inf, binding.value))
     return build.float_global(kind, raw)
 
 
-def _forward(build: ModuleBuilder, kind: FuncType, before: bytes, target: bytes) -> int:
-    """Define a function that passes its arguments on to the function at a table index."""
-    arguments = b"".join(local_get(i) for i in range(len(kind.params)))
-    return build.function(kind, before + arguments + target + call_indirect(build.type_index(kind)))
+class _Forwarding:
+    """Functions that pass their arguments on to the function at a table index.
+
+    Args:
+        private: whether the table is not there yet: then each goes through its slot of a private table, see `onward_calls`.
+    """
+
+    def __init__(self, build: ModuleBuilder, *, private: bool) -> None:
+        self._build = build
+        self._private = private
+        self._slots = 0
+
+    def function(self, kind: FuncType, before: bytes, target: bytes) -> int:
+        """Define one; `target` pushes the index, after `before` has run."""
+        arguments = b"".join(local_get(i) for i in range(len(kind.params)))
+        if self._private:
+            target += i32_const(self._slots)
+            self._slots += 1
+            called = _with_index(kind)
+        else:
+            called = kind
+        indirect = call_indirect(self._build.type_index(called))
+        return self._build.function(kind, before + arguments + target + indirect)
+
+
+def _with_index(kind: FuncType) -> FuncType:
+    return FuncType((*kind.params, "i32"), kind.results)
+
+
+ONWARD_TABLE = "onward"
+"""Export of an import module; no link name is so short of a dot."""
+
+
+def onward_calls(
+    handle: ModuleHandle, imports: Sequence[Import], bindings: Sequence[Binding], places: Places
+) -> list[FuncType]:
+    """Return the signatures that a module's import module calls through a private table, by slot.
+
+    A static main module brings the program's table, so what it imports cannot import that table. Its stubs call
+    through a private one, whose functions, which the placement module adds, take the index in the program's table as
+    one more argument.
+    """
+    if places.table.namespace != module_namespace(handle):
+        return []
+    return [
+        entry.type
+        for entry, binding in zip(imports, bindings, strict=True)
+        if isinstance(binding, (LazyStub, ThroughTable)) and isinstance(entry.type, FuncType)
+    ]
 
 
 @dataclass(frozen=True, slots=True)
@@ -201,6 +256,7 @@ def placement_module(
     thread_local: Sequence[ThreadLocalModule],
     addresses: Iterable[tuple[ModuleHandle, str, GlobalType, ThreadLocalAddress]],
     places: Places,
+    onward: Mapping[ModuleHandle, Sequence[FuncType]] | None = None,
 ) -> bytes | None:
     """Generate the module that places functions and sets up thread-local storage.
 
@@ -209,17 +265,22 @@ def placement_module(
         thread_local: modules of this operation with thread-local storage; `init_thread` takes one block address each.
         addresses: GOT entries that depend on the thread: importing module, link name, type, meaning.
         places: where the table is.
+        onward: by module, what its import module calls through a private table; see `onward_calls`.
 
     Returns:
         The module; None when there is nothing to do.
     """
     placed = sorted(functions, key=lambda f: f.address)
     entries = list(addresses)
-    if not placed and not thread_local and not entries:
+    if not placed and not thread_local and not entries and not onward:
         return None
     build = ModuleBuilder()
-    if placed:
+    if placed or onward:
         build.import_(places.table.namespace, places.table.name, ANY_TABLE)
+    private = {
+        handle: build.import_(glue_namespace(handle), ONWARD_TABLE, ANY_TABLE) for handle in onward or {}
+    }
+    if placed:
         run: list[int] = []
         start = end = placed[0].address
         for function in placed:
@@ -256,6 +317,16 @@ def placement_module(
             body += local_get(position) + call(initializer)
         else:
             body += call(initializer) + b"\x1a"
+    for handle, kinds_called in (onward or {}).items():
+        functions_onward = [
+            build.function(
+                _with_index(kind),
+                b"".join(local_get(i) for i in range(len(kind.params) + 1))
+                + call_indirect(build.type_index(kind)),
+            )
+            for kind in kinds_called
+        ]
+        build.elements(0, functions_onward, private[handle])
     bind = build.function(FuncType((), ()), settings)
     init = build.function(FuncType(("i32",) * len(thread_local), ()), body + call(bind))
     build.export(BIND_THREAD_LOCALS, "func", bind)

@@ -260,8 +260,12 @@ class InstanceGroup:
                 raise InitializationError(module.name, "instantiation", error) from error
             except InstantiationError as error:
                 raise InstantiationError(module.name, error.reason) from error
-            if module.handle == MAIN_HANDLE and self._base is None:
+            if module.handle == MAIN_HANDLE and self._program.plan.memory_export is not None:
                 self._program.main_instantiated(self._store, self._instances[MAIN_HANDLE])
+                if self._base is not None:
+                    self._stack_pointer = self._program.side_stack_pointer()
+                    self._base.function(SET_STACK_POINTER, SET_STACK_POINTER_TYPE)(self._stack_pointer)
+            if module.handle == MAIN_HANDLE and self._base is None:
                 self._define_base()
                 self._grow_table(operation.table_length)
         if operation.placement is not None:

@@ -36,6 +36,9 @@ class DlFlags(IntFlag):
     DEEPBIND = 32
 
 
+ALL_FLAGS: Final = 63
+"""All bits that dlopen knows."""
+
 RTLD_LOCAL: Final = DlFlags.LOCAL
 RTLD_LAZY: Final = DlFlags.LAZY
 RTLD_NOW: Final = DlFlags.NOW

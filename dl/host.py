@@ -115,7 +115,8 @@ class HostSymbols:
         with self._lock:
             binding = self._defined.get(key)
             if binding is None:
-                label = f"{namespace}.{name} {kind}"
+                # The length tells `a.b` + `c` from `a` + `b.c`.
+                label = f"{len(namespace)}:{namespace}.{name} {kind}"
                 if what.raw is not None:
                     self._functions.define_raw(HOST_NAMESPACE, label, kind, what.raw)
                 else:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import stat
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
@@ -104,10 +105,13 @@ def image_from_file(path: Path, name: str) -> ModuleImage:
     """
     try:
         resolved = path.resolve(strict=True)
-        size = resolved.stat().st_size
-        if size > MAX_IMAGE_BYTES:
-            raise ResourceLimitError(name, f"file of {size} bytes; at most {MAX_IMAGE_BYTES} are read")
-        data = resolved.read_bytes()
+        # Looked at before it is opened: opening a pipe waits for its writer, and a device may have no end.
+        if not stat.S_ISREG(resolved.stat().st_mode) and not resolved.is_dir():
+            raise LinkError(name, "not a regular file")
+        with resolved.open("rb") as file:
+            data = file.read(MAX_IMAGE_BYTES + 1)
+        if len(data) > MAX_IMAGE_BYTES:
+            raise ResourceLimitError(name, f"a file of more than {MAX_IMAGE_BYTES} bytes")
     except (OSError, RuntimeError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
         raise LinkError(name, reason.lower()) from error

@@ -22,10 +22,11 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
-from dl.bindings import FromNamespace, ThreadLocalAddress, module_namespace
+from dl.bindings import ThreadLocalAddress, module_namespace
 from dl.engine.protocol import CompiledModule, Engine
 from dl.errors import (
     LibraryNotFoundError,
+    LinkError,
     NotDynamicError,
     ResourceLimitError,
     UnresolvedSymbolsError,
@@ -37,6 +38,7 @@ from dl.glue import (
     import_module,
     import_places,
     link_names,
+    onward_calls,
     placement_module,
 )
 from dl.handles import MAIN_HANDLE, DlFlags, ModuleHandle
@@ -44,16 +46,18 @@ from dl.host import HostSymbols
 from dl.images import ModuleImage, compiled, with_interruptible_waits
 from dl.linked import LinkedModule, breadth_first
 from dl.locate import Locator
-from dl.resolve import Resolver, scope_of
+from dl.resolve import Resolver, find_symbol, scope_of
 from dl.state import LinkerState, LoadModules, Undo
 from dl.symbols import (
     FunctionSymbol,
-    Symbol,
     data_value,
     element_positions,
+    element_runs,
     exported_functions,
+    exported_imports,
     module_symbols,
 )
+from dl.wasm.module import Import
 from dl.wasm.rewrite import rename_imports
 from dl.wasm.types import FuncType, GlobalType
 
@@ -91,8 +95,15 @@ class Load:
     new: list[LinkedModule] = field(default_factory=list)
     _host_functions: list[PlacedFunction] = field(default_factory=list)
     _promoted: list[LinkedModule] = field(default_factory=list)
+    _table_grows: bool = False
 
     # 1. the tree
+
+    def find_main(self, image: ModuleImage) -> LinkedModule:
+        """Take the main module without what it needs: side modules have no memory before it is instantiated."""
+        top = self._module_for(image, main=True)
+        self._number(top, MAIN_HANDLE)
+        return top
 
     def find_tree(self, root: ModuleImage, *, main: bool = False) -> LinkedModule:
         """Find a module and all it needs; give the new ones handles, dependencies first.
@@ -107,12 +118,17 @@ class Load:
         top = self._module_for(root, main=main)
         if top.handle:
             return top
-        first = self.state.next_handle
-        self.undo.on_failure(lambda: setattr(self.state, "next_handle", first))
         if main:
             self._number(top, MAIN_HANDLE)
+        self.find_needed(top)
+        return top
+
+    def find_needed(self, top: LinkedModule) -> None:
+        """Find all that a module needs; give what is new handles, dependencies first; and the module, if it has none."""
+        first = self.state.next_handle
+        self.undo.on_failure(lambda: setattr(self.state, "next_handle", first))
         open_: list[tuple[LinkedModule, Iterator[str]]] = [(top, _needed(top))]
-        pending = {root.identity: top}
+        pending = {top.image.identity: top}
         while open_:
             module, names = open_[-1]
             name = next(names, None)
@@ -128,7 +144,6 @@ class Load:
                 pending[image.identity] = needed
                 open_.append((needed, _needed(needed)))
         self.new.sort(key=lambda m: m.handle)
-        return top
 
     def _find(self, name: str, module: LinkedModule) -> ModuleImage:
         requester = module.requester()
@@ -167,6 +182,7 @@ class Load:
 
         Raises:
             ResourceLimitError: there is no room.
+            LinkError: a module fills table elements that it does not ask for.
         """
         for module in self.new:
             if module.handle == MAIN_HANDLE:
@@ -181,6 +197,7 @@ class Load:
                 module.block, module.memory_base = block, block.address
             self._place_functions(module, info.table_size, info.table_alignment_log2)
         for module in self.new:
+            self._check_elements(module)
             for entry in module.wasm.imports:
                 if entry.kind == "memory" and not self.grow_memory_to(entry.type.limits.minimum):  # type: ignore[union-attr]
                     raise ResourceLimitError(
@@ -189,6 +206,7 @@ class Load:
 
     def place_main_functions(self, module: LinkedModule) -> None:
         """Reserve table indices for the main module's exported functions; its own elements lie where they are linked."""
+        self._table_grows = True
         self._place_functions(module, 0, 0)
 
     def _place_functions(self, module: LinkedModule, own: int, align_log2: int) -> None:
@@ -203,6 +221,25 @@ class Load:
         if module.handle != MAIN_HANDLE:
             module.table_base = region.address if own else 0
 
+    def _check_elements(self, module: LinkedModule) -> None:
+        """Check that a module fills no table elements but those it asked for: the others are other modules' functions.
+
+        Raises:
+            LinkError: it does.
+        """
+        info = module.dylink
+        relocated = any(i.kind == "global" and i.name == "__table_base" for i in module.wasm.imports)
+        if info is None or (module.handle == MAIN_HANDLE and not relocated):
+            return
+        first, end = module.table_base, module.table_base + info.table_size
+        for start, functions in element_runs(module.wasm, module.table_base):
+            if functions and not first <= start <= start + len(functions) <= end:
+                raise LinkError(
+                    module.name,
+                    f"an element segment fills table elements {start} to {start + len(functions) - 1}, but its "
+                    f"dylink section asks for {info.table_size} elements, which begin at {first}",
+                )
+
     def _functions_without_index(self, module: LinkedModule) -> list[int]:
         placed = element_positions(module.wasm, 0)
         first_defined = module.wasm.import_counts["func"]
@@ -211,23 +248,19 @@ class Load:
     # 3. define
 
     def define(self) -> None:
-        """Give every new module its symbols; enter the new modules into scopes.
-
-        Re-exported imports take the address of the function they were bound to, so modules are defined in handle order and a
-        re-export of something that a later module defines is left out.
-        """
+        """Give every new module the symbols that it defines itself."""
         for module in self.new:
             module.symbols = module_symbols(
-                module.wasm, module.handle, module.memory_base, self._addresses(module), {}
+                module.wasm, module.handle, module.memory_base, self._addresses(module)
             )
             module.thread_local = _thread_local(module)
 
     def _addresses(self, module: LinkedModule) -> dict[int, int]:
         addresses = element_positions(module.wasm, module.table_base)
         extra = self._functions_without_index(module)
-        if extra and module.elements is not None:
-            first = module.elements.end - len(extra)
-            addresses.update((function, first + i) for i, function in enumerate(extra))
+        # Without a table that can grow a main module's functions have no address: 0, which is nobody's.
+        first = 0 if module.elements is None else module.elements.end - len(extra)
+        addresses.update((function, first and first + i) for i, function in enumerate(extra))
         return addresses
 
     def enter_scopes(self, root: LinkedModule) -> list[LinkedModule]:
@@ -237,9 +270,9 @@ class Load:
             known = {id(m) for m in self.state.global_scope}
             self._promoted = [m for m in tree if id(m) not in known]
         for module in self.new:
-            if not self.flags & DlFlags.GLOBAL:
+            module.deep_bind = bool(self.flags & DlFlags.DEEPBIND)
+            if module.deep_bind or not self.flags & DlFlags.GLOBAL:
                 module.scope = tuple(tree)
-                module.deep_bind = bool(self.flags & DlFlags.DEEPBIND)
         return [*self.state.global_scope, *self._promoted]
 
     # 4. resolve
@@ -264,40 +297,50 @@ class Load:
             address_of_host_function=self._host_function_address,
             demand_functions=bool(self.flags & DlFlags.NOW) and not self.lenient,
         )
+        self._define_reexports(global_scope)
         for module in self.new:
             module.bindings = resolver.bind(module)
         if resolver.missing:
             searched = [m.name for m in scope_of(root, global_scope)]
             raise UnresolvedSymbolsError(root.name, resolver.missing, searched)
-        for module in self.new:
-            self._check_reexports(module)
 
-    def _check_reexports(self, module: LinkedModule) -> None:
-        """Give re-exported functions the one address of the function they are."""
-        first_defined = module.wasm.import_counts["func"]
-        again = {
-            e.index: e for e in module.wasm.exports.values() if e.kind == "func" and e.index < first_defined
-        }
-        if not again:
-            return
-        functions = [
-            (entry, binding)
-            for entry, binding in zip(module.wasm.imports, module.bindings, strict=True)
-            if entry.kind == "func"
-        ]
-        origins: dict[int, Symbol] = {}
-        for index in again:
-            entry, binding = functions[index]
-            if isinstance(binding, FromNamespace) and entry.module == "env":
-                for other in (*self.state.modules.values(), *self.new):
-                    if binding.namespace == module_namespace(other.handle):
-                        symbol = other.symbols.get(binding.name)
-                        if symbol is not None:
-                            origins[index] = symbol
-        if origins:
-            module.symbols = module_symbols(
-                module.wasm, module.handle, module.memory_base, self._addresses(module), origins
-            )
+    def _define_reexports(self, global_scope: Sequence[LinkedModule]) -> None:
+        """Make symbols of imported functions that are exported again: each has the one address of the function it is.
+
+        Before anything is bound, because others may import them; in rounds, because one may pass on what another does.
+        What turns out to be a stub gets no symbol: its function is not known.
+        """
+        pending = [(m, name, entry) for m in self.new for name, entry in exported_imports(m.wasm).items()]
+        found = True
+        while pending and found:
+            found = False
+            waiting = []
+            for module, name, entry in pending:
+                address = self._address_of_import(module, entry, global_scope)
+                if address is None:
+                    waiting.append((module, name, entry))
+                    continue
+                assert isinstance(entry.type, FuncType)
+                symbol = FunctionSymbol(module.handle, name, entry.type, address)
+                module.symbols = {**module.symbols, name: symbol}
+                found = True
+            pending = waiting
+
+    def _address_of_import(
+        self, module: LinkedModule, entry: Import, global_scope: Sequence[LinkedModule]
+    ) -> int | None:
+        """Return the table index of what a function import will be bound to; None if that is not known yet."""
+        assert isinstance(entry.type, FuncType)
+        if not self.host.defines_function(entry.module, entry.name) and entry.module == "env":
+            symbol = find_symbol(entry.name, scope_of(module, global_scope))
+            if symbol is not None:
+                matches = isinstance(symbol, FunctionSymbol) and symbol.type == entry.type
+                return symbol.address if matches else None  # type: ignore[union-attr]
+        if self.host.bind(entry.module, entry.name, entry.type, module.name) is None:
+            return None
+        if module.handle == MAIN_HANDLE and not self._table_grows:
+            return 0
+        return self._host_function_address(entry.module, entry.name, entry.type, module.name)
 
     def _host_function_address(self, namespace: str, name: str, kind: FuncType, importer: str) -> int:
         key = (namespace, name, kind)
@@ -324,6 +367,7 @@ class Load:
         keeps_glue = set()
         thread_addresses: list[tuple[ModuleHandle, str, GlobalType, ThreadLocalAddress]] = []
         placed = list(self._host_functions)
+        onward: dict[ModuleHandle, list[FuncType]] = {}
         for module in self.new:
             imports = module.wasm.imports
             names = link_names(imports)
@@ -344,8 +388,12 @@ class Load:
                     keeps_glue.add(module.handle)
                     thread_addresses.append((module.handle, name, entry.type, binding))
             placed += self._placed_functions(module)
+            calls = onward_calls(module.handle, imports, module.bindings, self.state.places)
+            if calls:
+                keeps_glue.add(module.handle)
+                onward[module.handle] = calls
         thread_local = tuple(m.thread_local for m in self.new if m.thread_local is not None)
-        wasm = placement_module(placed, thread_local, thread_addresses, self.state.places)
+        wasm = placement_module(placed, thread_local, thread_addresses, self.state.places, onward)
         placement = None if wasm is None else self._generated(wasm, f"{self.new[-1].name} (placement)")
         return LoadModules(
             tuple(self.new), self.state.table.length, placement, thread_local, frozenset(keeps_glue)

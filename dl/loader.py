@@ -16,6 +16,7 @@ from dl.errors import (
     InitializationError,
     LibraryNotFoundError,
     LinkerUsageError,
+    NotDynamicError,
     SymbolNotFoundError,
     TrapError,
 )
@@ -82,9 +83,13 @@ class Loader:
             DlError: it cannot be linked or initialized.
         """
         plan = self._program.plan
+        needed = image.wasm.dylink is not None and bool(image.wasm.dylink.needed)
+        if needed and plan.no_libraries:
+            raise NotDynamicError(image.name, f"needs libraries, but can take none: {plan.no_libraries}")
         load = self._new_load(DlFlags.LAZY | DlFlags.GLOBAL, lenient=True)
         with self._rendezvous.instigate(group.replica):
-            root = load.find_tree(image, main=True)
+            alone = self._program.memory_comes_from_main
+            root = load.find_main(image) if alone else load.find_tree(image, main=True)
             root.memory_base, root.table_base = plan.memory_base, plan.table_base
             if not plan.no_libraries:
                 load.place_main_functions(root)
@@ -93,7 +98,14 @@ class Loader:
             if isinstance(side_memory, GuestAllocator):
                 self._state.linker_addresses["__heap_base"] = side_memory.heap_base
             self._link(group, load, root)
-        self._initialize(group, load.new)
+            new = load.new
+            if alone and needed:
+                load = self._new_load(DlFlags.LAZY | DlFlags.GLOBAL, lenient=True)
+                load.find_needed(root)
+                load.place()
+                self._link(group, load, root)
+                new = [*new, *load.new]
+        self._initialize(group, new)
 
     def open(
         self,
@@ -184,7 +196,7 @@ class Loader:
             for module in modules:
                 self.checkpoint("relocate")
                 self._run(group, module, _RELOCATIONS)
-            for module in modules:
+            for module in self._construction_order(modules):
                 self.checkpoint("construct")
                 self._construct(group, module)
         except BaseException as error:
@@ -192,6 +204,14 @@ class Loader:
             raise
         for module in modules:
             module.construction.finished()
+
+    def _construction_order(self, modules: Sequence[LinkedModule]) -> list[LinkedModule]:
+        """Return the modules dependencies first: the main module after what it needs, though it is instantiated before.
+
+        Unless side modules live from its allocator, which begins to work with the main module's initialization.
+        """
+        main_first = isinstance(self._program.side_memory, GuestAllocator)
+        return sorted(modules, key=lambda m: m.handle == MAIN_HANDLE and not main_first)
 
     def _construct(self, group: InstanceGroup, module: LinkedModule) -> None:
         if module.handle != MAIN_HANDLE:

@@ -11,16 +11,16 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from enum import Enum
 
-from dl.bindings import FromNamespace, module_namespace
-from dl.errors import NotDynamicError, ResourceLimitError, UnsupportedModuleError
+from dl.bindings import BASE_NAMESPACE, FromNamespace, module_namespace
+from dl.errors import LinkerUsageError, NotDynamicError, ResourceLimitError, UnsupportedModuleError
 from dl.glue import STACK_POINTER_NAME, STACK_POINTER_TYPE, Places
 from dl.handles import MAIN_HANDLE
 from dl.options import MAX_PAGES, MemoryType
-from dl.state import RESERVED_TABLE_SLOTS
+from dl.state import MAX_TABLE_LENGTH, RESERVED_TABLE_SLOTS
 from dl.wasm.module import WasmModule
 from dl.wasm.types import Limits, TableType
 from dl.wasm.types import MemoryType as WasmMemoryType
-from memory import MemoryLayoutError, main_layout, round_up
+from memory import STACK_UNIT_BYTES, MemoryLayoutError, main_layout, round_up
 
 _PAGE = 65536
 
@@ -80,9 +80,24 @@ def plan_main(module: WasmModule | None, *, memory: MemoryType | None, stack_siz
 
     Raises:
         NotDynamicError: a module with a dylink section that does not import its memory.
-        ResourceLimitError: data and stack do not fit.
+        ResourceLimitError: data, stack or table do not fit.
         UnsupportedModuleError: a 64-bit memory.
+        LinkerUsageError: a stack of an impossible size, or a memory for a module that brings its own.
     """
+    if stack_size <= 0 or stack_size % STACK_UNIT_BYTES:
+        raise LinkerUsageError(
+            f"stack_size must be a positive multiple of {STACK_UNIT_BYTES} bytes, not {stack_size}"
+        )
+    plan = _plan(module, memory, stack_size)
+    if plan.table_length > MAX_TABLE_LENGTH:
+        name = module.name if module else "the program"
+        raise ResourceLimitError(
+            name, f"needs a table of {plan.table_length} elements; at most {MAX_TABLE_LENGTH} are allowed"
+        )
+    return plan
+
+
+def _plan(module: WasmModule | None, memory: MemoryType | None, stack_size: int) -> MainPlan:
     if module is None:
         return _without_main(memory or MemoryType(), stack_size)
     imported = next((e for e in module.imports if e.kind == "memory"), None)
@@ -197,10 +212,20 @@ def _static(module: WasmModule, memory: MemoryType | None, stack_size: int) -> M
         memory_type = exported.type
     else:
         refusals.append("it neither imports nor exports its memory")
+    if memory is not None and imported is None:
+        raise LinkerUsageError(f"{module.name} does not import its memory, so it can be given none")
+    if memory_type is not None and memory_type.limits.is64:
+        raise UnsupportedModuleError(module.name, "a 64-bit memory")
+    if memory_type is not None and memory_type.limits.shared and imported is None:
+        # Engines share a memory between stores, and lend it to other instances, only if the host has made it.
+        refusals.append("it defines its shared memory (link it with --import-memory)")
     table = next((e for e in module.exports.values() if e.kind == "table" and e.index == 0), None)
+    wanted_table = next((e.type for e in module.imports if e.kind == "table"), None)
     length = RESERVED_TABLE_SLOTS
     places = Places()
-    if table is None:
+    if isinstance(wanted_table, TableType):
+        length = max(length, wanted_table.limits.minimum)
+    elif table is None:
         refusals.append("it exports no table (link it with --export-table --growable-table)")
     else:
         assert isinstance(table.type, TableType)
@@ -211,7 +236,13 @@ def _static(module: WasmModule, memory: MemoryType | None, stack_size: int) -> M
     slots = {} if refusals or imported is None else _wait_slots(memory_type, length)
     pointer = module.exports.get(STACK_POINTER_NAME)
     own_stack: int | None = stack_size
-    if pointer is not None and pointer.type == STACK_POINTER_TYPE:
+    # The base module gets its table or its stack pointer from the main module, and is then made after it; a table that
+    # the main module imports has to be there before, and then side modules have a stack of their own.
+    if (
+        places.table.namespace != BASE_NAMESPACE
+        and pointer is not None
+        and pointer.type == STACK_POINTER_TYPE
+    ):
         places = Places(places.table, FromNamespace(module_namespace(MAIN_HANDLE), STACK_POINTER_NAME))
         own_stack = None
     return MainPlan(

@@ -108,7 +108,7 @@ class Program:
     @property
     def base_comes_after_main(self) -> bool:
         """Whether the base module imports from the main module."""
-        return self.memory_comes_from_main or self.plan.places.table.namespace != BASE_NAMESPACE
+        return self.plan.places.table.namespace != BASE_NAMESPACE
 
     def new_store(self) -> Store:
         """Make the store of a group: memory and WASI are there, the base module is not."""
@@ -162,6 +162,10 @@ class Program:
         if kind is None or export is None:
             return
         memory = instance.memory(export)
+        if kind.limits.shared:
+            # It cannot be lent to other instances, and the plan says so: no libraries.
+            self._use(memory)
+            return
         store.define_memory(BASE_NAMESPACE, "memory", memory)
         add_forwarder(self.engine, store, kind)
         if self._memory is None:
@@ -195,8 +199,17 @@ class Program:
         return self._waits_code
 
     def _first_stack_pointer(self) -> int:
-        if not self.base_comes_after_main:
-            return self.plan.stack_pointer or 0
+        if self.plan.stack_pointer is not None:
+            return self.plan.stack_pointer
+        return self.side_stack_pointer()
+
+    def side_stack_pointer(self) -> int:
+        """Allocate the stack that side modules have beside a static main module's; return its upper end, 0 for none yet.
+
+        Raises:
+            ResourceLimitError: there is no memory for it.
+            LinkerUsageError: it would have to come from the main module's allocator, which does not run yet.
+        """
         if self.plan.stack_size is None or self.plan.no_libraries or self.side_memory is None:
             return 0
         if isinstance(self.side_memory, GuestAllocator):

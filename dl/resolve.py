@@ -27,7 +27,7 @@ from dl.bindings import (
 from dl.errors import ImportTypeError, MissingSymbol, SymbolNotFoundError, UnsupportedModuleError
 from dl.glue import EXCEPTION_TAG_NAMES, Places
 from dl.handles import ModuleHandle
-from dl.host import HostSymbols
+from dl.host import ATOMICS, HostSymbols
 from dl.linked import LinkedModule
 from dl.symbols import DataSymbol, FunctionSymbol, GlobalSymbol, Symbol, TagSymbol, TlsSymbol
 from dl.wasm.module import Import
@@ -132,11 +132,17 @@ class Resolver:
         if entry.name in EXCEPTION_TAG_NAMES:
             return FromNamespace(BASE_NAMESPACE, entry.name)
         if isinstance(symbol, TagSymbol):
-            raise UnsupportedModuleError(
-                module.name,
-                f"tag {_label(entry)} is defined by {self.modules[symbol.module].name}, which is instantiated later",
-            )
+            raise self._too_late(module, entry, "tag", symbol.module)
         return self._undefined(module, entry, kind)
+
+    def _too_late(
+        self, module: LinkedModule, entry: Import, what: str, provider: ModuleHandle
+    ) -> UnsupportedModuleError:
+        """Functions can be reached through the table before their instance exists; nothing else can."""
+        return UnsupportedModuleError(
+            module.name,
+            f"{what} {_label(entry)} is defined by {self.modules[provider].name}, which is instantiated later",
+        )
 
     def _function(self, module: LinkedModule, entry: Import, kind: FuncType) -> Binding:
         if entry.module in self.host.user:
@@ -151,9 +157,10 @@ class Resolver:
             symbol = find_symbol(entry.name, self._scope(module))
             if symbol is not None:
                 return self._bound_function(module, entry, kind, symbol)
-        binding = self.host.bind(entry.module, entry.name, kind, module.name)
-        if binding is not None:
-            return binding
+        if entry.module != ATOMICS:
+            binding = self.host.bind(entry.module, entry.name, kind, module.name)
+            if binding is not None:
+                return binding
         weak = module.dylink is not None and module.dylink.is_weak_import(entry.name)
         if self.demand_functions and not weak and not self.host.has_namespace(entry.module):
             return self._undefined(module, entry)
@@ -172,11 +179,9 @@ class Resolver:
     def _global(self, module: LinkedModule, entry: Import, kind: GlobalType) -> Binding:
         number = self.host.number(entry.module, entry.name)
         if number is not None:
-            if kind.value in ("i32", "i64") and not isinstance(number, int):
-                raise ImportTypeError(
-                    module.name, _label(entry), str(kind), f"the number {number}", "the host"
-                )
-            return Constant(number)
+            return self._number(module, entry, kind, number)
+        if self.host.defines_function(entry.module, entry.name) and entry.module != "GOT.func":
+            raise ImportTypeError(module.name, _label(entry), str(kind), "a function", "the host")
         if entry.module == "env" and entry.name == "__stack_pointer":
             if kind.value != "i32" or not kind.mutable:
                 raise ImportTypeError(
@@ -189,14 +194,34 @@ class Resolver:
         if entry.module in ("GOT.mem", "GOT.func"):
             return self._got(module, entry, self._integer(module, entry, kind))
         symbol = find_symbol(entry.name, self._scope(module))
-        if isinstance(symbol, GlobalSymbol) and symbol.module < module.handle:
+        if isinstance(symbol, GlobalSymbol):
             self._same_type(module, entry, symbol.type, symbol.module)
-            return FromNamespace(module_namespace(symbol.module), symbol.name)
-        if symbol is not None and not isinstance(symbol, GlobalSymbol) and not kind.mutable:
+            if symbol.module < module.handle:
+                return FromNamespace(module_namespace(symbol.module), symbol.name)
+            raise self._too_late(module, entry, "global", symbol.module)
+        if symbol is not None:
             raise ImportTypeError(
                 module.name, _label(entry), str(kind), _described(symbol), self.modules[symbol.module].name
             )
         return self._undefined(module, entry)
+
+    def _number(self, module: LinkedModule, entry: Import, kind: GlobalType, number: float) -> Constant:
+        """Take a number of the host's for a global, if the global's type holds it."""
+        fits = False
+        if kind.value in ("i32", "i64"):
+            bits = int(kind.value[1:])
+            fits = isinstance(number, int) and -(1 << (bits - 1)) <= number < 1 << bits
+        elif kind.value in ("f32", "f64"):
+            try:
+                number = float(number)
+                fits = True
+            except OverflowError:
+                fits = False
+        if not fits:
+            # An integer that fits nowhere may have thousands of digits.
+            told = "beyond 80 bits" if isinstance(number, int) and number.bit_length() > 80 else str(number)
+            raise ImportTypeError(module.name, _label(entry), str(kind), f"the number {told}", "the host")
+        return Constant(number)
 
     def _got(self, module: LinkedModule, entry: Import, kind: GlobalType) -> Binding:
         symbol = find_symbol(entry.name, self._scope(module))
@@ -204,6 +229,9 @@ class Resolver:
         host_namespace = "GOT.func" if self.host.defines_function("GOT.func", entry.name) else "env"
         if wants_function and self.host.defines_function(host_namespace, entry.name):
             return Constant(self._host_function_address(module, entry, host_namespace))
+        number = None if wants_function else self.host.number("env", entry.name)
+        if number is not None:
+            return self._number(module, entry, kind, number)
         if not wants_function and entry.name in self.linker_addresses and symbol is None:
             return Constant(self.linker_addresses[entry.name])
         if isinstance(symbol, FunctionSymbol) if wants_function else isinstance(symbol, DataSymbol):

@@ -56,6 +56,7 @@ class GrownMemory:
         self.allocator = Allocator(grow, limit_pages=limit_pages)
 
     def allocate(self, size: int, align_log2: int, purpose: str) -> Block:
+        """Reserve a zeroed block; see `SideMemory`."""
         try:
             with self._lock:
                 region = self.allocator.allocate(size, align_log2)
@@ -65,6 +66,7 @@ class GrownMemory:
         return Block(region.address, size, region)
 
     def free(self, block: Block) -> None:
+        """Give a block back; its pages stay in the memory, for later blocks."""
         assert isinstance(block.owner, Region)
         with self._lock:
             self.allocator.free(block.owner)
@@ -94,6 +96,7 @@ class GuestAllocator:
         self._malloc, self._free = malloc, free
 
     def allocate(self, size: int, align_log2: int, purpose: str) -> Block:
+        """Reserve a zeroed block; see `SideMemory`. May call the guest's `malloc`."""
         alignment = 1 << min(align_log2, _MAX_ALIGN_LOG2)
         if size + alignment > _ADDRESS_SPACE or align_log2 > _MAX_ALIGN_LOG2:
             raise ResourceLimitError(purpose, f"{size} bytes at 2**{align_log2} do not fit a 32-bit memory")
@@ -108,9 +111,14 @@ class GuestAllocator:
         if not start:
             raise ResourceLimitError(purpose, f"the program's malloc has no {size + alignment} bytes")
         address = round_up(start, alignment)
+        if address + size > self._memory.size:
+            raise ResourceLimitError(
+                purpose, f"the program's malloc returned {start:#x}, which is not in its memory"
+            )
         self._memory.fill(address, 0, size)
         return Block(address, size, start)
 
     def free(self, block: Block) -> None:
+        """Give a block back to the guest's allocator; one from before it ran stays for good."""
         if isinstance(block.owner, int) and self._free is not None:
             self._free(block.owner)

@@ -7,14 +7,14 @@ the module's memory base; TLS symbols hold the offset from its TLS base).
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import TypeAlias
 
 from dl.dylink import SymbolFlags
 from dl.handles import ModuleHandle
 from dl.wasm.const_expr import evaluate
-from dl.wasm.module import WasmModule
+from dl.wasm.module import Import, WasmModule
 from dl.wasm.types import FuncType, GlobalType, TagType
 
 INTERNAL_EXPORTS = frozenset(
@@ -95,17 +95,21 @@ class GlobalSymbol:
 Symbol: TypeAlias = FunctionSymbol | DataSymbol | TlsSymbol | TagSymbol | GlobalSymbol
 
 
+def element_runs(module: WasmModule, table_base: int) -> Iterator[tuple[int, tuple[int | None, ...]]]:
+    """Yield what the module's own segments place into table 0: the first table index, and function indices."""
+    bases = {i.index: table_base for i in module.imports if i.kind == "global" and i.name == "__table_base"}
+    for segment in module.elements:
+        if segment.mode == "active" and segment.table == 0 and segment.offset is not None:
+            start = evaluate(segment.offset, bases)
+            if start is not None:
+                yield start, segment.functions
+
+
 def element_positions(module: WasmModule, table_base: int) -> dict[int, int]:
     """Return function index to table index, for what the module's own segments place into table 0."""
-    bases = {i.index: table_base for i in module.imports if i.kind == "global" and i.name == "__table_base"}
     positions: dict[int, int] = {}
-    for segment in module.elements:
-        if segment.mode != "active" or segment.table != 0 or segment.offset is None:
-            continue
-        start = evaluate(segment.offset, bases)
-        if start is None:
-            continue
-        for position, function in enumerate(segment.functions):
+    for start, functions in element_runs(module, table_base):
+        for position, function in enumerate(functions):
             if function is not None:
                 positions.setdefault(function, start + position)
     return positions
@@ -118,6 +122,16 @@ def exported_functions(module: WasmModule) -> dict[int, str]:
         if export.kind == "func" and export.name not in INTERNAL_EXPORTS:
             functions.setdefault(export.index, export.name)
     return functions
+
+
+def exported_imports(module: WasmModule) -> dict[str, Import]:
+    """Return the imported functions that a module exports again, by the name it exports them under."""
+    functions = [entry for entry in module.imports if entry.kind == "func"]
+    return {
+        export.name: functions[export.index]
+        for export in module.exports.values()
+        if export.kind == "func" and export.index < len(functions) and export.name not in INTERNAL_EXPORTS
+    }
 
 
 def data_value(module: WasmModule, name: str) -> int | None:
@@ -137,16 +151,14 @@ def module_symbols(
     handle: ModuleHandle,
     memory_base: int,
     addresses: Mapping[int, int],
-    imported: Mapping[int, Symbol],
 ) -> dict[str, Symbol]:
-    """Return everything a module defines for others.
+    """Return everything a module defines for others; imports that it exports again are not its own.
 
     Args:
         module: the parsed module.
         handle: its handle.
         memory_base: bytes.
-        addresses: function index to table index, for every exported function.
-        imported: function index to the symbol an imported function was bound to, for re-exports.
+        addresses: function index to table index, for every function it defines and exports.
     """
     flags = module.dylink.exports if module.dylink else {}
     symbols: dict[str, Symbol] = {}
@@ -155,10 +167,7 @@ def module_symbols(
             continue
         if export.kind == "func":
             assert isinstance(export.type, FuncType)
-            origin = imported.get(export.index)
-            if isinstance(origin, FunctionSymbol):
-                symbols[name] = FunctionSymbol(handle, name, export.type, origin.address)
-            elif export.index in addresses:
+            if export.index >= module.import_counts["func"]:
                 symbols[name] = FunctionSymbol(handle, name, export.type, addresses[export.index])
         elif export.kind == "global":
             assert isinstance(export.type, GlobalType)

@@ -206,10 +206,11 @@ class ModuleBuilder:
         """Export something; ``space`` is func, table, memory, global or tag."""
         self._exports.append(name_bytes(name) + bytes([_KIND_CODES[space]]) + unsigned(index))
 
-    def elements(self, offset: int, functions: Sequence[int]) -> None:
-        """Place functions into table 0 from a constant index on, when the module is instantiated."""
+    def elements(self, offset: int, functions: Sequence[int], table: int = 0) -> None:
+        """Place functions into a table from a constant index on, when the module is instantiated."""
         indices = vector([unsigned(index) for index in functions])
-        self._elements.append(b"\x00" + i32_const(offset) + b"\x0b" + indices)
+        place, kind = (b"\x02" + unsigned(table), b"\x00") if table else (b"\x00", b"")
+        self._elements.append(place + i32_const(offset) + b"\x0b" + kind + indices)
 
     def build(self) -> bytes:
         """Return the module's bytes."""

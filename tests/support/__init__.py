@@ -1,0 +1,1 @@
+"""What several test files share: small modules to link, and what to compare about a program."""
