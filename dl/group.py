@@ -152,10 +152,11 @@ class InstanceGroup:
         self._store = self._program.new_store()
         self._slots = SlotFunctions(self._store)
         try:
-            if linker.engine.capabilities.interrupts:
-                self._store.on_interrupt(self.replica.safe_point)
             if not self._program.base_comes_after_main:
                 self._define_base()
+            # Not before: the replica has not joined, and an interrupt that is meant for other threads would end it here.
+            if linker.engine.capabilities.interrupts:
+                self._store.on_interrupt(self.replica.safe_point)
         except BaseException:
             self._store.close()
             raise
