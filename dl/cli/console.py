@@ -1,0 +1,69 @@
+"""What goes to the terminal: one console for results, one for messages, and text that is safe to print.
+
+Names come from modules, so from anyone: a control character in one must not move the cursor or forge a line.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import TextIO
+
+from rich.console import Console
+from rich.text import Text
+
+_NO_WRAPPING = 1_000_000
+"""Columns of what is not a terminal: a line stays a line, so that other programs can read it."""
+
+
+class _Console(Console):
+    """A console that leaves it to the command what a broken pipe means."""
+
+    def on_broken_pipe(self) -> None:
+        """Raise the error that is being handled, where rich ends the process."""
+        raise  # noqa: PLE0704  called by rich from its handler of BrokenPipeError
+
+
+def output() -> Console:
+    """Return the console for results: standard output, plain and unwrapped when it is not a terminal."""
+    return _console(sys.stdout)
+
+
+def messages() -> Console:
+    """Return the console for messages: standard error."""
+    return _console(sys.stderr)
+
+
+def _console(file: TextIO) -> Console:
+    # A terminal by its own word: rich would take FORCE_COLOR for one and wrap what goes into a file.
+    terminal = file.isatty() and os.environ.get("TERM") != "dumb"
+    return _Console(
+        file=file,
+        force_terminal=terminal,
+        no_color=None if terminal else True,
+        width=None if terminal else _NO_WRAPPING,
+        highlight=False,
+        markup=False,
+        emoji=False,
+        soft_wrap=True,
+    )
+
+
+def shown(text: str) -> str:
+    """Return text as it may be printed: what is not printable, line ends included, is written as an escape."""
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
+
+
+def print_error(message: object) -> None:
+    """Print an error as one line on standard error."""
+    line = Text("dlrun: ")
+    line.append("error", style="bold red")
+    line.append(f": {shown(str(message))}")
+    messages().print(line)
+
+
+def print_note(message: str, *, style: str = "") -> None:
+    """Print one line that belongs to the error before it, on standard error."""
+    messages().print(Text(f"  {shown(message)}", style=style))

@@ -1,0 +1,168 @@
+"""`dlrun deps FILE`: the tree of libraries that a module needs, and where each is found or not."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import click
+from rich.text import Text
+from rich.tree import Tree
+
+from dl.cli.console import output, shown
+from dl.cli.endings import NOT_LINKED
+from dl.cli.run import library_path_option, search_path
+from dl.errors import DlError, LibraryNotFoundError
+from dl.images import ModuleImage, image_from_file
+from dl.locate import Locator, Requester
+
+CYCLE, REPEATED = "cycle", "repeated"
+
+
+@dataclass
+class Node:
+    """A library in the tree.
+
+    Attributes:
+        name: as the needed list has it; of the root, the file.
+        path: the file found; None when there is none.
+        tried: every path that was tried in vain, with what was wrong with it.
+        error: why it cannot be linked; None when it can.
+        seen: `cycle` when it is one of those above it, `repeated` when it stood in the tree before; its needs are
+            shown there.
+        needs: what it needs, in order.
+    """
+
+    name: str
+    path: str | None = None
+    tried: tuple[tuple[str, str], ...] = ()
+    error: str | None = None
+    seen: str | None = None
+    needs: list[Node] = field(default_factory=list)
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the tree in JSON's types."""
+        return {
+            "name": self.name,
+            "found": self.path is not None,
+            "path": self.path,
+            "error": self.error,
+            "tried": [{"path": path, "reason": reason} for path, reason in self.tried],
+            "cycle": self.seen == CYCLE,
+            "repeated": self.seen == REPEATED,
+            "needed": [node.as_json() for node in self.needs],
+        }
+
+
+class _Walk:
+    """Finds the libraries as a load does, but goes on after what is missing."""
+
+    def __init__(self, locator: Locator) -> None:
+        self._locator = locator
+        self._known: dict[str, ModuleImage] = {}
+        self._above: set[str] = set()
+        self.complete = True
+
+    def tree(self, root: ModuleImage) -> Node:
+        """Return the tree below a module."""
+        top = Node(root.name, root.name)
+        self._known[root.identity] = root
+        self._above.add(root.identity)
+        pending = [(root, top, iter(_needed(root)))]
+        while pending:
+            image, node, names = pending[-1]
+            name = next(names, None)
+            if name is None:
+                pending.pop()
+                self._above.discard(image.identity)
+                continue
+            child = Node(name)
+            node.needs.append(child)
+            found = self._find(name, image, child)
+            if found is not None and self._enter(found, child):
+                pending.append((found, child, iter(_needed(found))))
+        return top
+
+    def _find(self, name: str, needed_by: ModuleImage, node: Node) -> ModuleImage | None:
+        info = needed_by.wasm.dylink
+        requester = Requester(
+            needed_by.name,
+            needed_by.path.parent if needed_by.path else None,
+            info.runtime_path if info else (),
+        )
+        try:
+            return self._locator.find(name, requester)
+        except LibraryNotFoundError as error:
+            for known in self._known.values():
+                # What was found by another path serves a bare name too, as in a load.
+                if "/" not in name and known.base_name == name:
+                    return known
+            node.tried, node.error = error.tried, "not found"
+        except DlError as error:
+            node.error = str(error)
+        self.complete = False
+        return None
+
+    def _enter(self, image: ModuleImage, node: Node) -> bool:
+        node.path = image.name
+        if image.identity in self._known:
+            node.seen = CYCLE if image.identity in self._above else REPEATED
+            return False
+        if image.wasm.dylink is None:
+            node.error = "not a shared library: it has no dylink.0 section"
+            self.complete = False
+        self._known[image.identity] = image
+        self._above.add(image.identity)
+        return True
+
+
+def _needed(image: ModuleImage) -> tuple[str, ...]:
+    return image.wasm.dylink.needed if image.wasm.dylink else ()
+
+
+@click.command(short_help="Show the tree of libraries that a module needs, like ldd.")
+@library_path_option
+@click.option("--json", "as_json", is_flag=True, help="Print JSON; its keys are documented and stable.")
+@click.argument("file", metavar="FILE")
+def deps(file: str, library_path: tuple[list[Path], ...], as_json: bool) -> int:
+    """Show the tree of libraries that a module needs, and where each was found.
+
+    Nothing is linked or run. Libraries opened at run time are not known beforehand. The exit code is 0 if everything was
+    found, 127 if something is missing.
+    """
+    walk = _Walk(Locator(search_path(library_path, file)))
+    top = walk.tree(image_from_file(Path(file), file))
+    if as_json:
+        print(json.dumps({**top.as_json(), "complete": walk.complete}, indent=2))
+    else:
+        tree = Tree(Text(shown(top.name), style="bold"), guide_style="dim")
+        _grow(tree, top)
+        if not top.needs:
+            tree.add("needs no libraries")
+        output().print(tree)
+    return 0 if walk.complete else NOT_LINKED
+
+
+def _grow(tree: Tree, top: Node) -> None:
+    pending = [(tree, top)]
+    while pending:
+        branch, node = pending.pop()
+        for child in node.needs:
+            twig = branch.add(_line(child))
+            for path, reason in child.tried:
+                twig.add(Text(f"{shown(path)}: {shown(reason)}", style="dim"))
+            pending.append((twig, child))
+
+
+def _line(node: Node) -> Text:
+    line = Text(shown(node.name))
+    if node.path is not None:
+        line.append(" => ", style="dim")
+        line.append(shown(node.path))
+    if node.error is not None:
+        line.append(f"{':' if node.path else ' =>'} {shown(node.error)}", style="bold red")
+    if node.seen is not None:
+        line.append(f" ({'cycle' if node.seen == CYCLE else 'shown above'})", style="dim")
+    return line

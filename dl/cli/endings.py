@@ -1,0 +1,112 @@
+"""How dlrun ends: exit codes, and one line for every error.
+
+=====  ==================================================================
+code   meaning
+=====  ==================================================================
+0-255  what the program returned, modulo 256
+2      the command line is wrong
+127    the program could not be linked, or called what nothing provides
+130    interrupted (Ctrl-C)
+134    the program trapped, or all its threads wait for each other
+=====  ==================================================================
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import traceback
+
+import click
+
+from dl.cli.console import print_error, print_note
+from dl.errors import DlError, LinkError, ProgramDeadlockedError, ProgramExited, TrapError
+
+USAGE, NOT_LINKED, INTERRUPTED, TRAPPED = 2, 127, 130, 134
+FAILED = 70
+"""dlrun itself failed: EX_SOFTWARE of sysexits.h."""
+BROKEN_PIPE = 141
+"""Nobody reads the output: what a shell reports for SIGPIPE."""
+
+MOST_FRAMES = 20
+
+
+def program_code(code: int) -> int:
+    """Return what the process returns for a program's exit code."""
+    return code & 0xFF
+
+
+def trap_behind(error: BaseException) -> TrapError | None:
+    """Return the trap that an error is or comes from; None if there is none."""
+    seen: BaseException | None = error
+    while seen is not None:
+        if isinstance(seen, TrapError):
+            return seen
+        seen = seen.__cause__
+    return None
+
+
+def report(error: BaseException) -> int:
+    """Say on standard error what went wrong; return the exit code.
+
+    `DLRUN_TRACEBACK=1` in the environment shows where in Python it was raised.
+    """
+    try:
+        return _report(error)
+    except BrokenPipeError:
+        return _nobody_reads()
+
+
+def _report(error: BaseException) -> int:
+    if os.environ.get("DLRUN_TRACEBACK") == "1":
+        traceback.print_exception(error)
+    if isinstance(error, ProgramExited):
+        return program_code(error.code)
+    if isinstance(error, click.ClickException):
+        _report_usage(error)
+        return USAGE
+    if isinstance(error, (KeyboardInterrupt, click.Abort)):
+        print_error("interrupted")
+        return INTERRUPTED
+    if isinstance(error, BrokenPipeError):
+        return _nobody_reads()
+    if isinstance(error, ProgramDeadlockedError):
+        print_error(error)
+        return TRAPPED
+    trap = trap_behind(error)
+    if trap is not None:
+        _report_trap(error, trap)
+        return TRAPPED
+    if isinstance(error, DlError):
+        # A bare LinkError is a file that cannot be read; what it would have been linked to does not matter.
+        print_error(f"{error.module}: {error.reason}" if type(error) is LinkError else error)
+        return NOT_LINKED
+    print_error(f"{type(error).__name__}: {error}")
+    print_note("not an error of the program; DLRUN_TRACEBACK=1 shows where it came from")
+    return FAILED
+
+
+def _nobody_reads() -> int:
+    # What is still buffered cannot be written either; without this the interpreter would say so at its end.
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, sys.stdout.fileno())
+    os.close(nowhere)
+    return BROKEN_PIPE
+
+
+def _report_usage(error: click.ClickException) -> None:
+    message = error.format_message().strip()
+    message = message[:1].lower() + message[1:].rstrip(".")
+    context = error.ctx if isinstance(error, click.UsageError) else None
+    command = context.command_path.removesuffix(" run") if context else "dlrun"
+    print_error(f"{message} (try '{command} --help')")
+
+
+def _report_trap(error: BaseException, trap: TrapError) -> None:
+    print_error(
+        f"guest trapped: {trap.reason}" if error is trap else str(error).replace(str(trap), trap.reason)
+    )
+    for frame in trap.frames[:MOST_FRAMES]:
+        print_note(f"at {frame}", style="dim")
+    if len(trap.frames) > MOST_FRAMES:
+        print_note(f"and {len(trap.frames) - MOST_FRAMES} more", style="dim")

@@ -1,0 +1,163 @@
+"""`dlrun inspect FILE`: what a module says about itself."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+from rich.cells import cell_len
+from rich.console import Console
+from rich.text import Text
+
+from dl.cli.console import output, shown
+from dl.cli.report import PIE, SIDE, describe
+from dl.images import image_from_file
+
+_KINDS = {
+    PIE: "position-independent main module",
+    SIDE: "side module (shared library)",
+    "static": "ordinary module, without a dylink section",
+}
+_GAP = "  "
+
+
+@click.command(short_help="Show what a module or library says about itself.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON; its keys are documented and stable.")
+@click.argument("file", metavar="FILE")
+def inspect(file: str, as_json: bool) -> int:
+    """Show what a WebAssembly module says about itself.
+
+    Its dylink section with everything in it, its imports and exports with their types, memories, tables, segments, sections,
+    and the features that these show. Code is not looked into.
+    """
+    report = describe(image_from_file(Path(file), file).wasm, file)
+    if as_json:
+        print(json.dumps(report, indent=2))
+    else:
+        _print(output(), report)
+    return 0
+
+
+def _print(console: Console, report: dict[str, Any]) -> None:
+    console.print(Text(shown(report["file"]), style="bold"))
+    _columns(console, _summary(report))
+    for title, rows in _lists(report):
+        if rows:
+            console.print()
+            console.print(Text(f"{title} ({len(rows)})", style="bold"))
+            _columns(console, rows)
+
+
+def _summary(report: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    yield "kind", _KINDS[report["kind"]]
+    yield "size", _bytes(report["size"])
+    if report["module_name"] is not None:
+        yield "own name", report["module_name"]
+    if report["takes_libraries"] is not None:
+        yield (
+            "takes libraries",
+            "yes" if report["takes_libraries"] else f"no: {report['takes_no_libraries_because']}",
+        )
+    if report["dylink"] is None:
+        yield "dylink section", "none"
+    else:
+        place = report["dylink"]
+        legacy = ", the form used before September 2021" if report["legacy"] else ""
+        yield (
+            "dylink section",
+            f"{place['section']} at byte {place['offset']:#x}, {_bytes(place['size'])}{legacy}",
+        )
+        yield "memory", f"{_bytes(report['memory_size'])}, aligned to {_bytes(report['memory_alignment'])}"
+        yield "table", f"{_elements(report['table_size'])}, aligned to {_elements(report['table_alignment'])}"
+        yield "needed", ", ".join(report["needed"]) or "nothing"
+        yield "run path", ":".join(report["runtime_path"]) or "none"
+    yield "start function", "none" if report["start"] is None else f"function {report['start']}"
+    yield "functions", f"{report['functions']}"
+    yield "data segments", f"{report['data_segments']}"
+    yield "features", ", ".join(report["features"]) or "none beyond WebAssembly 1.0"
+    if report["target_features"]:
+        yield "built for", " ".join(report["target_features"])
+
+
+def _lists(report: dict[str, Any]) -> Iterator[tuple[str, list[tuple[str, ...]]]]:
+    yield (
+        "imports",
+        [(e["kind"], f"{e['module']}.{e['name']}", e["type"]) for e in report["imports"]],
+    )
+    yield (
+        "exports",
+        [(e["kind"], e["name"], _with_initial_value(e)) for e in report["exports"]],
+    )
+    yield (
+        "flags of imports",
+        [(f"{e['module']}.{e['name']}", " ".join(e["flags"]) or "none") for e in report["import_info"]],
+    )
+    yield (
+        "flags of exports",
+        [(e["name"], " ".join(e["flags"]) or "none") for e in report["export_info"]],
+    )
+    yield (
+        "unknown dylink subsections",
+        [
+            (f"type {e['type']}", f"at byte {e['offset']:#x}", _bytes(e["size"]), e["data"][:64])
+            for e in report["unknown_subsections"]
+        ],
+    )
+    for title, key in (("memories", "memories"), ("tables", "tables")):
+        yield title, [("imported" if e["imported"] else "defined", _sized(e)) for e in report[key]]
+    yield (
+        "element segments",
+        [
+            (
+                e["mode"],
+                _elements(e["functions"]),
+                "" if e["offset"] is None else f"into table {e['table']} from {e['offset']} on",
+            )
+            for e in report["element_segments"]
+        ],
+    )
+    yield (
+        "sections",
+        [
+            (f"{e['offset']:#010x}", _bytes(e["size"]), f"custom {e['name']!r}" if e["custom"] else e["name"])
+            for e in report["sections"]
+        ],
+    )
+
+
+def _with_initial_value(export: dict[str, Any]) -> str:
+    init = export.get("init")
+    return export["type"] if init is None else f"{export['type']} = {init}"
+
+
+def _sized(entry: dict[str, Any]) -> str:
+    most = "no maximum" if entry["maximum"] is None else f"at most {entry['maximum']:,}"
+    wide = ", 64-bit" if entry["is64"] else ""
+    if "shared" in entry:
+        return f"{entry['minimum']:,} pages of 64 KiB, {most}{', shared' if entry['shared'] else ''}{wide}"
+    return f"{_elements(entry['minimum'])} of {entry['element']}, {most}{wide}"
+
+
+def _bytes(number: int) -> str:
+    return f"{number:,} byte{'' if number == 1 else 's'}"
+
+
+def _elements(number: int) -> str:
+    return f"{number:,} element{'' if number == 1 else 's'}"
+
+
+def _columns(console: Console, rows: Iterable[Sequence[str]]) -> None:
+    """Print rows as columns as wide as what they hold, the last as it is."""
+    cells = [[shown(cell) for cell in row] for row in rows]
+    widths = [max(map(cell_len, column)) for column in zip(*cells, strict=True)][:-1]
+    for row in cells:
+        line = Text(_GAP)
+        for position, (cell, width) in enumerate(zip(row, widths, strict=False)):
+            line.append(cell, style="cyan" if position == 0 else "")
+            line.append(" " * (width - cell_len(cell)) + _GAP)
+        line.append(row[-1])
+        line.rstrip()
+        console.print(line)

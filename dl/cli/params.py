@@ -1,0 +1,68 @@
+"""The kinds of values that options take: functions from the text of an option to its value."""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+
+import click
+
+from dl.locate import split_path
+from dl.options import MAX_PAGES
+
+PAGE_BYTES = 65536
+_UNITS = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30}
+
+
+def size(text: str) -> int:
+    """Return a number of bytes: digits, and `k`, `M` or `G` for powers of 1024, with or without `iB`.
+
+    Raises:
+        click.BadParameter: it is not one, or is more than a memory can have.
+    """
+    match = re.fullmatch(r"([0-9]{1,12})([kmg]?)(?:i?b)?", text.strip().lower())
+    if match is None:
+        raise click.BadParameter(f"{text!r} is not a size such as 65536, 512k or 16MiB")
+    value = int(match[1]) * _UNITS[match[2]]
+    most = MAX_PAGES * PAGE_BYTES
+    if not 0 < value <= most:
+        raise click.BadParameter(f"{text!r} is not between 1 and {most} bytes")
+    return value
+
+
+def directories(text: str) -> list[Path]:
+    """Return the directories of a colon-separated list; empty entries are left out."""
+    return split_path(text)
+
+
+def preopen(text: str) -> tuple[str, str]:
+    """Return guest name and host path of `GUEST::HOST`, or of `HOST`, which the guest sees under the same name.
+
+    Raises:
+        click.BadParameter: one of them is empty, or there is no such directory.
+    """
+    guest, separator, host = text.partition("::")
+    if not separator:
+        host = guest
+    if not guest or not host:
+        raise click.BadParameter(f"{text!r} is not GUEST::HOST or a directory")
+    if not Path(host).is_dir():
+        raise click.BadParameter(f"{host!r} is not a directory")
+    return guest, host
+
+
+def variable(text: str) -> tuple[str, str]:
+    """Return name and value of `NAME=VALUE`, or of `NAME` with the value it has here.
+
+    Raises:
+        click.BadParameter: the name is empty, or not set here.
+    """
+    name, separator, value = text.partition("=")
+    if not name:
+        raise click.BadParameter(f"{text!r} has no name")
+    if separator:
+        return name, value
+    if name not in os.environ:
+        raise click.BadParameter(f"{name!r} is not set here; give it a value with {name}=VALUE")
+    return name, os.environ[name]

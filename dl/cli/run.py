@@ -1,0 +1,178 @@
+"""`dlrun APP.WASM [ARGS]...`: link a program and run it."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import click
+
+from dl.cli.endings import program_code
+from dl.cli.interrupt import ending_on_interrupt
+from dl.cli.params import PAGE_BYTES, directories, preopen, size, variable
+from dl.cli.tracing import tracing
+from dl.images import image_from_file
+from dl.linker import Linker
+from dl.locate import split_path
+from dl.options import DEFAULT_STACK_BYTES, MemoryType
+from dl.wasm.types import MemoryType as WasmMemoryType
+
+_STACK_STEP = 1024
+
+
+def search_path(given: tuple[list[Path], ...], program: str) -> list[Path]:
+    """Return where bare library names are looked for: what the user gave, then the program's own directory."""
+    from_environment = split_path(os.environ.get("DLRUN_LIBRARY_PATH", ""))
+    return [*(directory for group in given for directory in group), *from_environment, Path(program).parent]
+
+
+library_path_option = click.option(
+    "-L",
+    "--library-path",
+    type=directories,
+    multiple=True,
+    metavar="DIRS",
+    help="Look for libraries in these directories, separated by colons; may be repeated. Then come those of the "
+    "environment variable DLRUN_LIBRARY_PATH, then the program's own.",
+)
+
+
+@click.command(
+    context_settings={"allow_interspersed_args": False, "help_option_names": ["-h", "--help"]},
+    options_metavar="[OPTIONS]",
+    short_help="Link a program and run it (the default).",
+)
+@library_path_option
+@click.option(
+    "--dir",
+    "preopens",
+    type=preopen,
+    multiple=True,
+    metavar="[GUEST::]HOST",
+    help="Let the program see a directory, under another name if GUEST is given; may be repeated.",
+)
+@click.option(
+    "--env",
+    "variables",
+    type=variable,
+    multiple=True,
+    metavar="NAME[=VALUE]",
+    help="Set an environment variable, or pass on the one set here; may be repeated. The program sees no others.",
+)
+@click.option(
+    "--stack-size",
+    type=size,
+    metavar="SIZE",
+    default=str(DEFAULT_STACK_BYTES),
+    help="Bytes of the main thread's stack in linear memory, such as 512k or 8M. Default: 1M.",
+)
+@click.option(
+    "--memory-min",
+    type=size,
+    metavar="SIZE",
+    help="Start with at least this much linear memory, in whole pages of 64k.",
+)
+@click.option(
+    "--memory-max",
+    type=size,
+    metavar="SIZE",
+    help="Let linear memory grow to at most this much, in whole pages of 64k.",
+)
+@click.option(
+    "--side-memory",
+    type=click.Choice(["auto", "grow", "allocator"]),
+    default="auto",
+    help="Where the data of libraries goes: pages that memory grows by, blocks from the program's malloc, or what the "
+    "program needs. Default: auto.",
+)
+@click.option(
+    "--interrupts/--no-interrupts",
+    default=None,
+    help="Whether code that computes can be interrupted, for links and Ctrl-C. Default: on for programs with shared memory.",
+)
+@click.option("--trace", is_flag=True, help="Write every link step to standard error.")
+@click.argument("program", metavar="APP.WASM")
+@click.argument("arguments", metavar="[ARGS]...", nargs=-1, type=click.UNPROCESSED)
+def run(
+    program: str,
+    arguments: tuple[str, ...],
+    library_path: tuple[list[Path], ...],
+    preopens: tuple[tuple[str, str], ...],
+    variables: tuple[tuple[str, str], ...],
+    stack_size: int,
+    memory_min: int | None,
+    memory_max: int | None,
+    side_memory: Any,
+    interrupts: bool | None,
+    trace: bool,
+) -> int:
+    """Link a program and run it.
+
+    Everything after APP.WASM belongs to the program, also what looks like an option.
+    """
+    for text in (program, *arguments, *(part for pair in variables for part in pair)):
+        _check_text(text)
+    memory = _memory(program, memory_min, memory_max)
+    linked: list[Linker] = []
+
+    def end(error: BaseException) -> None:
+        for linker in linked:
+            linker.end(error)
+
+    with (
+        tracing(trace),
+        ending_on_interrupt(end),
+        Linker(
+            program,
+            library_path=search_path(library_path, program),
+            args=(program, *arguments),
+            env=dict(variables),
+            preopens=dict(preopens),
+            stack_size=stack_size + -stack_size % _STACK_STEP,
+            side_memory=side_memory,
+            interrupts=interrupts,
+            memory=memory,
+        ) as linker,
+    ):
+        linked.append(linker)
+        return program_code(linker.main_group.run())
+
+
+def _check_text(text: str) -> None:
+    """Check that the program can get a text: WASI passes UTF-8.
+
+    Raises:
+        click.UsageError: it cannot.
+    """
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise click.UsageError(f"{os.fsencode(text)!r} is not UTF-8, which programs take") from None
+
+
+def _memory(program: str, least: int | None, most: int | None) -> MemoryType | None:
+    """Return the memory to provide, from the type of the one that the program imports.
+
+    Raises:
+        click.UsageError: the program defines its own, or the sizes contradict each other.
+        DlError: the program cannot be read.
+    """
+    if least is None and most is None:
+        return None
+    imported = next(
+        (
+            e.type
+            for e in image_from_file(Path(program), program).wasm.imports
+            if isinstance(e.type, WasmMemoryType)
+        ),
+        None,
+    )
+    if imported is None:
+        raise click.UsageError(
+            f"{program} defines its own memory: --memory-min and --memory-max have no effect"
+        )
+    pages = [None if value is None else -(-value // PAGE_BYTES) for value in (least, most)]
+    if pages[0] is not None and pages[1] is not None and pages[0] > pages[1]:
+        raise click.UsageError("--memory-min is more than --memory-max")
+    return MemoryType(pages[0] or 0, pages[1], imported.limits.shared)

@@ -1,0 +1,55 @@
+"""`--trace`: every link step on standard error, through the logger `dl.link`."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from rich.highlighter import RegexHighlighter
+from rich.logging import RichHandler
+
+from dl.cli.console import messages, shown
+
+_LOGGER = "dl.link"
+
+
+class _OneLine(logging.Formatter):
+    """A record as one line that is safe to print."""
+
+    def __init__(self, before: str) -> None:
+        super().__init__()
+        self._before = before
+
+    def format(self, record: logging.LogRecord) -> str:
+        return self._before + shown(record.getMessage())
+
+
+@contextmanager
+def tracing(on: bool) -> Iterator[None]:
+    """Write every link step to standard error while the block runs."""
+    if not on:
+        yield
+        return
+    logger = logging.getLogger(_LOGGER)
+    handler: logging.Handler
+    if sys.stderr.isatty():
+        handler = RichHandler(
+            console=messages(),
+            show_time=False,
+            show_level=False,
+            show_path=False,
+            highlighter=RegexHighlighter(),
+        )
+    else:
+        handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(_OneLine("dlrun: link: "))
+    former = logger.level
+    logger.addHandler(handler)
+    logger.setLevel(logging.DEBUG)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+        logger.setLevel(former)
