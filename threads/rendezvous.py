@@ -339,7 +339,9 @@ class Rendezvous(Generic[Op]):
             # First the gate, then the states: see `Replica`. A thread seen as GUEST either will come to a safe
             # point, or is just finding the gate closed; both end in `_arrived_locked`.
             self.version = CLOSED
-            self._awaited = {other: None for other in self._replicas if other.state == GUEST}
+            # A call, not a comprehension: CPython 3.12 and 3.13 compile the loop of an inlined one so that a signal
+            # handler's exception at its jump back skips the handlers around it, and would leave the lock held.
+            self._awaited = dict.fromkeys(filter(_in_guest, self._replicas))
 
     def _gather(self, waiter: Waiter, timeout: float | None) -> None:
         clock = self._platform.monotonic_ns
@@ -448,6 +450,10 @@ class Rendezvous(Generic[Op]):
         # No lock: signal handlers come here. A copy is taken in one step; a state read too early is read again later.
         version = self.version
         return any(replica.state == GUEST and replica.applied != version for replica in list(self._replicas))
+
+
+def _in_guest(replica: Replica[Op]) -> bool:
+    return replica.state == GUEST
 
 
 class Instigation(Generic[Op]):

@@ -3,40 +3,20 @@
 from __future__ import annotations
 
 import contextlib
-import dis
 import pathlib
 import sys
 import threading
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from types import CodeType, FrameType, TracebackType
-from typing import Any, Final
+from types import TracebackType
+from typing import Final
 
+from threads import tracing
 from threads.platform import LockLike
 
-__all__ = ["SHARED", "Decision", "ScheduleError", "Scheduler"]
+__all__ = ["Decision", "ScheduleError", "Scheduler"]
 
-SHARED: Final = frozenset(
-    {"state", "applied", "version", "_closed", "_pending", "_ended", "alarm", "bell"}
-    | {"holder", "_thread", "_operations", "_awaited", "_happened"}
-)
-"""Attributes that one thread writes and another reads outside a lock."""
-
-_HERE: Final = pathlib.Path(__file__).resolve().parent
-_TRACED: Final = frozenset(
-    str(_HERE / name)
-    for name in (
-        "rendezvous.py",
-        "replica.py",
-        "waiter.py",
-        "turn.py",
-        "nudger.py",
-        "waits.py",
-        "futex.py",
-        "log.py",
-    )
-)
 _FOR_EVER: Final = 600.0  # seconds of virtual time; a longer wait counts as one without a limit
 _MAX_STEPS: Final = 6_000
 
@@ -259,14 +239,13 @@ class Scheduler:
         self._local.task = task
         try:
             if not self.aborting:
-                sys.settrace(self._trace)
-                task.run()
+                with tracing.this_thread(self.point):
+                    task.run()
         except _Abort:
             pass
         except BaseException as error:  # noqa: BLE001 - reported by run(), in the thread that can fail the test
             self._fail("error", f"{task.name} raised {type(error).__name__}: {error}", error)
         finally:
-            sys.settrace(None)
             task.done = True
             with contextlib.suppress(_Abort):
                 self._start_next(task)
@@ -341,51 +320,14 @@ class Scheduler:
         if len(choices) > 1:
             # A time-out that comes early is a preemption too: it is what a slow machine does.
             preempts = goes_on or bool(runnable and len(choices) > len(runnable))
-            chosen = self._choose(len(self.decisions), len(choices), preempts)
+            try:
+                chosen = self._choose(len(self.decisions), len(choices), preempts)
+            except Exception as error:  # noqa: BLE001 - reported by run()
+                self._fail("error", str(error), error)
+                return None
             self.decisions.append(Decision(chosen, len(choices), preempts))
         following = choices[chosen]
         if following in sleeping:
             following.timed_out = True
             self._now = max(self._now, following.deadline or 0)
         return following
-
-    def _trace(self, frame: FrameType, _event: str, _argument: Any) -> Any:
-        code = frame.f_code
-        if code.co_filename not in _TRACED:
-            return None
-        places = _shared_places(code)
-        if not places:
-            return None
-        frame.f_trace_lines = False
-        frame.f_trace_opcodes = True
-
-        def local(inner: FrameType, kind: str, _argument: Any) -> Any:
-            if kind == "opcode":
-                place = places.get(inner.f_lasti)
-                if place is not None:
-                    self.point(place)
-            return local
-
-        return local
-
-
-_places: dict[CodeType, dict[int, str]] = {}
-
-
-def _shared_places(code: CodeType) -> dict[int, str]:
-    """Return where a function touches shared attributes: bytecode offset to a description."""
-    places = _places.get(code)
-    if places is None:
-        places = {}
-        line = code.co_firstlineno
-        for instruction in dis.get_instructions(code):
-            if instruction.starts_line is not None and not isinstance(instruction.starts_line, bool):
-                line = instruction.starts_line
-            if (
-                instruction.opname in {"LOAD_ATTR", "STORE_ATTR", "LOAD_METHOD"}
-                and instruction.argval in SHARED
-            ):
-                name = f"{pathlib.Path(code.co_filename).name}:{getattr(instruction, 'line_number', None) or line}"
-                places[instruction.offset] = f"{name} {instruction.opname} {instruction.argval}"
-        _places[code] = places
-    return places

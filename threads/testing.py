@@ -7,9 +7,9 @@ preemption, then all with one, with two, ... (most races need very few: Musuvath
 bounding for systematic testing", PLDI 2007). `walk` draws them at random from a seed, for programs too large for that.
 
 Where a thread can be preempted: at every lock operation of the package (all its locks come from a `Platform`, and
-a `Scheduler` is one), at every bytecode that loads or stores an attribute named in `SHARED` in the package's own files
-(through `sys.settrace`), and where the test says `point()`. Code of the test itself runs undivided, so what it
-checks between two points it checks of one moment.
+a `Scheduler` is one), at every bytecode of the package's own files that loads or stores an attribute named in
+`tracing.SHARED`, and where the test says `point()`. Code of the test itself runs undivided, so what it checks between
+two points it checks of one moment.
 
 Time is virtual. It passes only when nobody can run (or, with `early_timeouts`, whenever the scheduler chooses to), so a
 time-out of an hour costs nothing and a thread that waits for ever is found at once: nobody can run, and nothing is
@@ -25,6 +25,7 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from threads import tracing
 from threads.scheduler import Decision, ScheduleError, Scheduler
 
 __all__ = ["Exploration", "Program", "ScheduleError", "Scheduler", "explore", "replay", "walk"]
@@ -62,6 +63,7 @@ def _run(
     return scheduler.decisions
 
 
+@tracing.all_threads()
 def replay(program: Program, schedule: tuple[int, ...], *, early_timeouts: bool = False) -> None:
     """Make one run again; after the schedule's end, without preemptions.
 
@@ -75,6 +77,7 @@ def replay(program: Program, schedule: tuple[int, ...], *, early_timeouts: bool 
     )
 
 
+@tracing.all_threads()
 def explore(
     program: Program, *, preemptions: int = 2, limit: int = 2_000, early_timeouts: bool = False
 ) -> Exploration:
@@ -119,6 +122,7 @@ def explore(
     return Exploration(runs, complete=True, preemptions=preemptions)
 
 
+@tracing.all_threads()
 def walk(
     program: Program, *, seed: int, walks: int, preempt: float = 0.1, early_timeouts: bool = False
 ) -> Exploration:
