@@ -26,7 +26,8 @@ from dl.errors import (
     UnsupportedModuleError,
     ValueConversionError,
 )
-from dl.group import GuestData, GuestFunction, InstanceGroup
+from dl.group import InstanceGroup
+from dl.guest_values import GuestData, GuestFunction
 from dl.handles import (
     INVALID_HANDLE,
     MAIN_HANDLE,
@@ -83,8 +84,8 @@ __all__ = [
     "ResourceLimitError",
     "SymbolNotFoundError",
     "TrapError",
-    "UncaughtExceptionError",
     "TrioLinker",
+    "UncaughtExceptionError",
     "UnresolvedCallError",
     "UnresolvedSymbolsError",
     "UnsupportedModuleError",

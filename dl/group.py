@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
 from threading import get_ident
 from typing import TYPE_CHECKING, Any
 
@@ -34,6 +33,7 @@ from dl.glue import (
     TABLE_NAME,
     ThreadLocalModule,
 )
+from dl.guest_values import GuestData, GuestFunction
 from dl.handles import MAIN_HANDLE, DlFlags, ModuleHandle
 from dl.linked import LinkedModule
 from dl.options import ModuleSource
@@ -45,76 +45,6 @@ from threads import DETACHED, Replica
 
 if TYPE_CHECKING:
     from dl.linker import Linker
-
-
-class GuestFunction:
-    """A function of the guest, callable from the thread that its instance group belongs to.
-
-    Arguments and results are int (i32, i64; results signed), float (f32, f64) and 16 bytes (v128). No result is None,
-    several are a tuple.
-
-    Attributes:
-        name: its symbol.
-        type: its signature.
-        address: its table index: the function pointer, the same in every group.
-        module: the module that defines it.
-    """
-
-    __slots__ = ("_invoke", "_replica", "address", "group", "module", "name", "type")
-
-    def __init__(self, group: InstanceGroup, symbol: FunctionSymbol, invoke: Callable[..., Any]) -> None:
-        self.group = group
-        self.name = symbol.name
-        self.type = symbol.type
-        self.address = symbol.address
-        self.module = symbol.module
-        self._invoke = invoke
-        self._replica = group.replica
-
-    def __call__(self, *arguments: Any) -> Any:
-        """Call the function.
-
-        Raises:
-            ValueConversionError: an argument does not fit the signature.
-            TrapError: the guest trapped.
-            ProgramExited: the guest ended the program.
-            LinkerUsageError: called from a thread that does not own the group.
-        """
-        group = self.group
-        if group.owner != get_ident():
-            group.refuse_entry()
-        replica = self._replica
-        previous = replica.enter_guest()
-        try:
-            return self._invoke(*arguments)
-        except BaseException:
-            group.unwound(previous)
-            raise
-        finally:
-            replica.leave_guest(previous)
-
-    def __repr__(self) -> str:
-        return f"<GuestFunction {self.name}{self.type} at table index {self.address}>"
-
-
-class GuestData:
-    """Data of the guest.
-
-    Attributes:
-        name: its symbol.
-        address: where it is in linear memory, bytes; of a thread-local variable, this thread's copy.
-        module: the module that defines it.
-    """
-
-    __slots__ = ("address", "module", "name")
-
-    def __init__(self, name: str, address: int, module: ModuleHandle) -> None:
-        self.name = name
-        self.address = address
-        self.module = module
-
-    def __repr__(self) -> str:
-        return f"<GuestData {self.name} at {self.address:#x}>"
 
 
 class InstanceGroup:
@@ -173,14 +103,23 @@ class InstanceGroup:
             f"instance group {self.name!r} belongs to another thread; use Linker.attach() to give this one its own"
         )
 
-    def unwound(self, previous: int) -> None:
+    def stack_pointer(self) -> int | None:
+        """Return the shadow stack pointer, bytes; None while there is none."""
+        return None if self._base is None else int(self._get_stack_pointer())
+
+    def unwound(self, stack_pointer: int | None) -> None:
         """Set the shadow stack pointer right after a guest call that ended by an exception.
 
-        Guest functions lower it at their start and raise it at their end, which an exception skips. In the thread's
-        outermost call it is known; an inner call leaves it to the guest function around it, which sets its own.
+        Guest functions lower it at their start and raise it at their end, which an exception skips. A guest function
+        around an inner call cannot be relied on to set its own: one without a frame does not.
+
+        Args:
+            stack_pointer: what it was before an inner call; None for the thread's outermost call, where it is known.
         """
-        if previous == DETACHED and self._stack_pointer is not None and self.owner and self._base is not None:
-            self._set_stack_pointer(self._stack_pointer)
+        if stack_pointer is None:
+            stack_pointer = self._stack_pointer
+        if stack_pointer is not None and self.owner and self._base is not None:
+            self._set_stack_pointer(stack_pointer)
 
     # what the program is made of
 
@@ -242,8 +181,9 @@ class InstanceGroup:
             self._store.name_tag(self._base, name)
         self._ensure_table = self._base.function(ENSURE_TABLE, ENSURE_TABLE_TYPE)
         self._set_stack_pointer = self._base.function(SET_STACK_POINTER, SET_STACK_POINTER_TYPE)
+        self._get_stack_pointer = self._base.function(GET_STACK_POINTER, GET_STACK_POINTER_TYPE)
         if self._stack_pointer is None:
-            self._stack_pointer = self._base.function(GET_STACK_POINTER, GET_STACK_POINTER_TYPE)()
+            self._stack_pointer = self.stack_pointer()
         else:
             self._set_stack_pointer(self._stack_pointer)
         waits = self._program.waits_code()
@@ -390,10 +330,11 @@ class InstanceGroup:
         self.synchronize()
         function = self._instances[module.handle].function(name, kind)
         previous = self.replica.enter_guest()
+        stack_pointer = None if previous == DETACHED else self.stack_pointer()
         try:
             return function(*arguments)
         except BaseException:
-            self.unwound(previous)
+            self.unwound(stack_pointer)
             raise
         finally:
             self.replica.leave_guest(previous)

@@ -18,8 +18,9 @@ from typing import Generic, TypeVar
 
 from dl.engine.protocol import CompiledModule, Engine
 from dl.errors import LinkError, ResourceLimitError
+from dl.glue import EXCEPTION_TAG, EXCEPTION_TAG_NAMES
 from dl.wasm.module import WasmModule, parse_module
-from dl.wasm.rewrite import contains_wait_instructions, rewrite_waits
+from dl.wasm.rewrite import contains_wait_instructions, import_tags, rewrite_waits
 
 MAX_IMAGE_BYTES = 1 << 30
 """Largest module that is read, 1 GiB: the limit that engines and toolchains set on a binary."""
@@ -144,6 +145,23 @@ def with_interruptible_waits(image: ModuleImage, slots: Mapping[str, int]) -> Mo
         ),
     )
     return replace(image, wasm=wasm, digest=hashlib.sha256(image.digest + repr(key).encode()).digest())
+
+
+def with_shared_tags(image: ModuleImage) -> ModuleImage:
+    """Return a module that imports the tags of C++ exceptions and `longjmp` if it defined and exported them.
+
+    A run-time library for exceptions may define them, but the modules that need it may have been given the program's by
+    then, and with two tags of a name a handler misses exceptions without a word.
+    """
+    wasm = image.wasm
+    if len(wasm.tags) == wasm.import_counts["tag"]:
+        return image
+    changed = import_tags(wasm, EXCEPTION_TAG_NAMES, EXCEPTION_TAG)
+    if changed is wasm.data:
+        return image
+    digest = hashlib.sha256(changed).digest()
+    parsed = _PARSED.get((digest, image.name), lambda: parse_module(changed, image.name))
+    return replace(image, wasm=parsed, digest=digest)
 
 
 def compiled(engine: Engine, key: object, name: str, make: Callable[[], bytes]) -> CompiledModule:

@@ -25,8 +25,10 @@ from pathlib import Path
 from dl.bindings import ThreadLocalAddress, module_namespace
 from dl.engine.protocol import CompiledModule, Engine
 from dl.errors import (
+    InvalidModuleError,
     LibraryNotFoundError,
     LinkError,
+    MalformedModuleError,
     NotDynamicError,
     ResourceLimitError,
     UnresolvedSymbolsError,
@@ -43,7 +45,7 @@ from dl.glue import (
 )
 from dl.handles import MAIN_HANDLE, DlFlags, ModuleHandle
 from dl.host import HostSymbols
-from dl.images import ModuleImage, compiled, with_interruptible_waits
+from dl.images import ModuleImage, compiled, with_interruptible_waits, with_shared_tags
 from dl.linked import LinkedModule, breadth_first
 from dl.locate import Locator
 from dl.resolve import Resolver, find_symbol, scope_of
@@ -58,8 +60,14 @@ from dl.symbols import (
     module_symbols,
 )
 from dl.wasm.module import Import
-from dl.wasm.rewrite import rename_imports
+from dl.wasm.rewrite import rename_imports, uses_legacy_exceptions
 from dl.wasm.types import FuncType, GlobalType
+
+_LEGACY_EXCEPTIONS = (
+    "exception handling in its legacy encoding (try, catch, rethrow), which the engine no longer runs; recompile every "
+    "object with clang -fwasm-exceptions -mllvm -wasm-use-legacy-eh=false (Emscripten: -sWASM_LEGACY_EXCEPTIONS=0), or "
+    "convert the module with wasm-opt --translate-to-exnref"
+)
 
 log = logging.getLogger("dl.link")
 
@@ -168,6 +176,8 @@ class Load:
                 image.name,
                 "not a shared library: it has no dylink.0 section (link it with wasm-ld -shared --experimental-pic)",
             )
+        if not main:
+            image = with_shared_tags(image)  # a main module's are the program's
         return LinkedModule(with_interruptible_waits(image, self.wait_slots))
 
     def _number(self, module: LinkedModule, handle: ModuleHandle) -> None:
@@ -363,6 +373,7 @@ class Load:
 
         Raises:
             InvalidModuleError: the engine refuses a module.
+            UnsupportedModuleError: it does so for exceptions in their former encoding.
         """
         keeps_glue = set()
         thread_addresses: list[tuple[ModuleHandle, str, GlobalType, ThreadLocalAddress]] = []
@@ -371,12 +382,7 @@ class Load:
         for module in self.new:
             imports = module.wasm.imports
             names = link_names(imports)
-            module.code = compiled(
-                self.engine,
-                ("module", module.image.digest),
-                module.name,
-                partial(rename_imports, module.wasm, import_places(imports)),
-            )
+            module.code = self._compiled(module)
             if imports:
                 module.import_code = self._generated(
                     import_module(module.handle, imports, module.bindings, self.state.places),
@@ -398,6 +404,23 @@ class Load:
         return LoadModules(
             tuple(self.new), self.state.table.length, placement, thread_local, frozenset(keeps_glue)
         )
+
+    def _compiled(self, module: LinkedModule) -> CompiledModule:
+        try:
+            return compiled(
+                self.engine,
+                ("module", module.image.digest),
+                module.name,
+                partial(rename_imports, module.wasm, import_places(module.wasm.imports)),
+            )
+        except InvalidModuleError as refused:
+            try:
+                legacy = uses_legacy_exceptions(module.wasm)
+            except (MalformedModuleError, UnsupportedModuleError):
+                legacy = False  # the engine's reason stands
+            if legacy:
+                raise UnsupportedModuleError(module.name, _LEGACY_EXCEPTIONS) from refused
+            raise
 
     def _generated(self, wasm: bytes, name: str) -> CompiledModule:
         return compiled(self.engine, ("generated", hashlib.sha256(wasm).digest()), name, lambda: wasm)

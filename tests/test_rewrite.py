@@ -476,5 +476,6 @@ class TestLegacyExceptions:
         assert uses_legacy_exceptions(assemble(text))
 
     def test_module_without_tags(self):
-        """A module without tags has nothing to catch, and its code is not looked into."""
+        """Code that only cleans up catches all and needs no tag."""
+        assert uses_legacy_exceptions(assemble("(module (func try nop catch_all rethrow 0 end))"))
         assert not uses_legacy_exceptions(assemble("(module (func))"))

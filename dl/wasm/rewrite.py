@@ -1,4 +1,4 @@
-"""Make changed copies of modules: other import names, waits that the linker can interrupt.
+"""Make changed copies of modules: other import names, shared tags, waits that the linker can interrupt.
 
 A copy shares nothing with the module it was made from, and all that is not changed is byte-identical. Nothing
 is ever renumbered: new types, functions and tables go behind those that exist.
@@ -7,7 +7,7 @@ is ever renumbered: new types, functions and tables go behind those that exist.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import TypeAlias
 
 from dl.errors import UnsupportedModuleError
@@ -24,8 +24,16 @@ from dl.wasm.instructions import (
 )
 from dl.wasm.module import WasmModule
 from dl.wasm.reader import Reader
-from dl.wasm.records import SECTION_CODE, SECTION_CUSTOM, SECTION_FUNCTION, SECTION_IMPORT, SECTION_TYPE
-from dl.wasm.sections import walk_imports
+from dl.wasm.records import (
+    SECTION_CODE,
+    SECTION_CUSTOM,
+    SECTION_FUNCTION,
+    SECTION_IMPORT,
+    SECTION_TAG,
+    SECTION_TYPE,
+)
+from dl.wasm.sections import tag_type, walk_imports
+from dl.wasm.types import TagType
 
 # The three instructions as they can be encoded, padded numbers included: prefix, number, and the alignment,
 # which must be exactly 4 or 8 bytes, perhaps with the bit that announces a memory index. What matches may
@@ -83,6 +91,45 @@ def rename_imports(module: WasmModule, names: Sequence[tuple[str, str]]) -> byte
     return _with_sections(module, {SECTION_IMPORT: parts})
 
 
+def import_tags(module: WasmModule, names: Collection[str], kind: TagType) -> bytes:
+    """Copy a module that imports, from `env`, exception tags that it defined and exported under certain names.
+
+    So that it shares them with modules that were linked before it. Only the tags at the front of those it defines are
+    taken: others would have to be renumbered.
+
+    Args:
+        module: what to copy.
+        names: names under which the tags are exported, and then also imported.
+        kind: the type that they have.
+
+    Returns:
+        The copy; the module's own bytes if there is no such tag.
+    """
+    first = module.import_counts["tag"]
+    exported = {e.index: e.name for e in module.exports.values() if e.kind == "tag" and e.name in names}
+    last = first
+    while last in exported and module.tags[last] == kind:
+        last += 1
+    section = module.section(SECTION_TAG)
+    if last == first or section is None:
+        return module.data
+    reader = Reader(module.data, section.payload_start, section.end, module.name)
+    count = reader.count("tags")
+    entries = []
+    for index in range(first, last):
+        start = reader.pos
+        tag_type(reader, module.types)
+        entry = encode.name_bytes("env") + encode.name_bytes(exported[index]) + b"\x04"
+        entries.append(entry + module.data[start : reader.pos])
+    return _with_sections(
+        module,
+        {
+            SECTION_IMPORT: _appended(module, SECTION_IMPORT, entries),
+            SECTION_TAG: [encode.unsigned(count - len(entries)), module.data[reader.pos : section.end]],
+        },
+    )
+
+
 def contains_wait_instructions(module: WasmModule) -> bool:
     """Say whether the module has what `rewrite_waits` changes: a wait or notify on shared memory.
 
@@ -99,14 +146,13 @@ def uses_legacy_exceptions(module: WasmModule) -> bool:
     """Say whether a function handles exceptions in the old encoding (`try`, `catch`, `delegate`, `rethrow`).
 
     Steps through every body that has the byte of `try`, up to about a second for 10 MB of code: meant to
-    explain why an engine refused a module, not for every load. A module without tags is answered at once.
+    explain why an engine refused a module, not for every load. Also where there is no tag: code that only cleans up
+    catches all and names none.
 
     Raises:
         MalformedModuleError: a body that had to be stepped through does not hold whole instructions.
         UnsupportedModuleError: such a body has an unknown instruction.
     """
-    if not module.tags:
-        return False
     data = module.data
     # Each of the other instructions must stand in a `try`.
     bodies = (body for body in walk_bodies(module) if data.find(b"\x06", body.code, body.end) >= 0)
