@@ -61,7 +61,6 @@ from __future__ import annotations
 import sys
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
 from types import TracebackType
 from typing import Final, Generic, TypeVar
 
@@ -70,6 +69,7 @@ from threads.log import OperationLog
 from threads.nudger import FIRST_REPEAT_NS, LAST_REPEAT_NS, Nudger
 from threads.platform import SYSTEM, LockLike, Platform
 from threads.replica import DETACHED, GUEST, HOST, STALE, Replica
+from threads.statistics import LATENCY_SAMPLES, RendezvousStatistics
 from threads.turn import Turn
 from threads.waiter import Waiter
 
@@ -91,33 +91,6 @@ __all__ = [
 # and both unlike any replica's `applied`, so that entering it is one too.
 CLOSED: Final = -1  # a barrier is under way
 ENDED: Final = -2  # the program has ended
-
-LATENCY_SAMPLES: Final = 1024
-
-
-@dataclass(frozen=True)
-class RendezvousStatistics:
-    """A snapshot of a rendezvous.
-
-    Attributes:
-      detached, host, guest: members in each state; they change while being counted.
-      committed: operations committed.
-      barriers: commits attempted; those that gave up count too.
-      catch_ups: times a replica replayed one or more operations.
-      replay_failures: replicas that ended because a replay failed.
-      interrupts: times the engine was interrupted.
-      barrier_seconds: gate closed to gate open, of the last 1,024 commits, oldest first.
-    """
-
-    detached: int
-    host: int
-    guest: int
-    committed: int
-    barriers: int
-    catch_ups: int
-    replay_failures: int
-    interrupts: int
-    barrier_seconds: tuple[float, ...]
 
 
 class Rendezvous(Generic[Op]):

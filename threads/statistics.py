@@ -1,0 +1,36 @@
+"""What a rendezvous tells about itself."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+__all__ = ["LATENCY_SAMPLES", "RendezvousStatistics"]
+
+LATENCY_SAMPLES: Final = 1024
+"""Barriers whose duration is kept: enough for percentiles, and bounded however long a program links."""
+
+
+@dataclass(frozen=True)
+class RendezvousStatistics:
+    """A snapshot of a rendezvous.
+
+    Attributes:
+      detached, host, guest: members in each state; they change while being counted.
+      committed: operations committed.
+      barriers: commits attempted; those that gave up count too.
+      catch_ups: times a replica replayed one or more operations.
+      replay_failures: replicas that ended because a replay failed.
+      interrupts: times the engine was interrupted.
+      barrier_seconds: gate closed to gate open, of the last 1,024 commits, oldest first.
+    """
+
+    detached: int
+    host: int
+    guest: int
+    committed: int
+    barriers: int
+    catch_ups: int
+    replay_failures: int
+    interrupts: int
+    barrier_seconds: tuple[float, ...]
