@@ -171,7 +171,7 @@ class ClosureSlots:
         table = self._state.table
         region = table.allocate(SLOTS_PER_GROWTH, 0, "closures")
         try:
-            self._perform(group, GrowTable(table.length))
+            self._perform(group, GrowTable(table.reach()))
         except BaseException:
             table.free(region)
             raise

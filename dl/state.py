@@ -64,10 +64,15 @@ class TableSpace:
     """Which table indices are taken. Unit: table elements. Guarded by the link lock.
 
     The table never shrinks, so indices given back are reused, lowest fitting run first.
+
+    Attributes:
+        length: elements that the indices to hand out belong to. The table itself may be shorter, if an engine refused to grow
+            it or nobody uses the last ones.
     """
 
     def __init__(self, length: int) -> None:
-        self.length = length
+        self.length = self._initial = length
+        self._ends: dict[int, int] = {}
         self._allocator = Allocator(self._grow, page_size=1, limit_pages=MAX_TABLE_LENGTH)
 
     def _grow(self, elements: int) -> int | None:
@@ -84,15 +89,25 @@ class TableSpace:
             ResourceLimitError: the table would exceed `MAX_TABLE_LENGTH`.
         """
         try:
-            return self._allocator.allocate(elements, align_log2)
+            region = self._allocator.allocate(elements, align_log2)
         except LayoutExhaustedError as error:
             raise ResourceLimitError(
                 purpose,
                 f"{elements} table elements at 2**{align_log2} do not fit a table of at most {MAX_TABLE_LENGTH}",
             ) from error
+        self._ends[region.address] = region.end
+        return region
+
+    def reach(self) -> int:
+        """Elements that a table must have for all indices handed out.
+
+        Not `length`, which a failed load has raised for good: a table with a maximum could then never serve again.
+        """
+        return max(self._initial, *self._ends.values(), 0)
 
     def free(self, region: Region) -> None:
         """Give a run of indices back."""
+        self._ends.pop(region.address, None)
         self._allocator.free(region)
 
     def in_use(self) -> int:
