@@ -10,8 +10,9 @@ needs no lock and can be called with any lock held or none, also by a thread tha
 
 from __future__ import annotations
 
+import contextlib
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 from threads.platform import SYSTEM, Platform
 
@@ -34,7 +35,7 @@ class Waiter:
       handler: no lock is taken here.
     """
 
-    __slots__ = ("_ended", "_pending", "_signal", "alarm", "bell", "name", "platform")
+    __slots__ = ("_ended", "_pending", "_shields", "_signal", "alarm", "bell", "name", "platform")
 
     def __init__(self, name: str, platform: Platform = SYSTEM) -> None:
         self.name = name
@@ -48,6 +49,7 @@ class Waiter:
         # Only ever appended to and popped from, both single steps under the GIL.
         self._pending: deque[BaseException] = deque()
         self._ended: BaseException | None = None  # set once, never cleared
+        self._shields = 0  # written by the owning thread alone
 
     def __repr__(self) -> str:
         return f"<Waiter {self.name!r}>"
@@ -55,7 +57,21 @@ class Waiter:
     @property
     def interrupted(self) -> bool:
         """Whether `raise_if_interrupted` would raise."""
-        return self._ended is not None or bool(self._pending)
+        return self._ended is not None or (bool(self._pending) and not self._shields)
+
+    @contextlib.contextmanager
+    def shielded(self) -> Iterator[None]:
+        """Hold interrupts back while the body runs, for what must not stop half-way: taking something back.
+
+        They are delivered after it. What the program ended with is not held back. For the owning thread; it nests.
+        """
+        self._shields += 1
+        try:
+            yield
+        finally:
+            self._shields -= 1
+            if self._pending and not self._shields and self.alarm is not None:
+                self.alarm()
 
     def interrupt(self, exception: BaseException) -> None:
         """Have the thread raise `exception` at its next wait or safe point, once; wake it if it waits.
@@ -93,6 +109,8 @@ class Waiter:
 
     def take_interrupt(self) -> BaseException | None:
         """Return the oldest interrupt, which is then delivered, or None; whether the thread was ended or not."""
+        if self._shields:
+            return None
         try:
             return self._pending.popleft() if self._pending else None
         except IndexError:
