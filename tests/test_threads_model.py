@@ -716,7 +716,7 @@ class TestWaits:
         self, scenario: Program, early_timeouts: bool
     ) -> None:
         """No order with two preemptions loses a wake, takes one twice, or mistakes a woken thread for a stuck one."""
-        explore(scenario, preemptions=2, limit=1_200, early_timeouts=early_timeouts)
+        explore(scenario, preemptions=2, limit=800, early_timeouts=early_timeouts)
         walk(scenario, seed=7, walks=300, preempt=0.3, early_timeouts=early_timeouts)
 
 

@@ -7,7 +7,6 @@ which thread runs next. Everything else in the package is built from these.
 from __future__ import annotations
 
 import _thread
-import threading
 import time
 from collections.abc import Callable
 from types import TracebackType
@@ -58,7 +57,10 @@ class Platform(Protocol):
         ...
 
     def start_daemon(self, run: Callable[[], None], name: str) -> None:
-        """Run `run` on a new thread that does not keep the process alive. For signal handlers too."""
+        """Run `run` on a new thread that does not keep the process alive. For signal handlers too.
+
+        `name` is for reports; a platform may have no use for it.
+        """
         ...
 
 
@@ -72,13 +74,10 @@ class _System:
     def monotonic_ns(self) -> int:
         return time.monotonic_ns()
 
-    def start_daemon(self, run: Callable[[], None], name: str) -> None:
-        # Not `threading.Thread`: its start takes a lock that a signal handler may have interrupted the holder of.
-        def named() -> None:
-            threading.current_thread().name = name
-            run()
-
-        _thread.start_new_thread(named, ())
+    def start_daemon(self, run: Callable[[], None], name: str) -> None:  # noqa: ARG002
+        # Not `threading.Thread`: its start takes a lock that a signal handler may have interrupted the holder of. Nor is
+        # it named: before CPython 3.13, naming such a thread leaves an entry in `threading` behind.
+        _thread.start_new_thread(run, ())
 
 
 SYSTEM: Platform = _System()
