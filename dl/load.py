@@ -64,10 +64,10 @@ from dl.wasm.rewrite import rename_imports, uses_legacy_exceptions
 from dl.wasm.types import FuncType, GlobalType
 
 _LEGACY_EXCEPTIONS = (
-    "exception handling in its legacy encoding (try, catch, rethrow), which the engine no longer runs; recompile every "
-    "object with clang -fwasm-exceptions -mllvm -wasm-use-legacy-eh=false (Emscripten: -sWASM_LEGACY_EXCEPTIONS=0), or "
-    "convert the module with wasm-opt --translate-to-exnref"
+    "legacy exception handling (try, catch): recompile with clang -mllvm -wasm-use-legacy-eh=false (Emscripten: "
+    "-sWASM_LEGACY_EXCEPTIONS=0), or convert with wasm-opt --translate-to-exnref"
 )
+"""Short, with the remedy in front: a guest's buffer for dlerror holds some 250 bytes."""
 
 log = logging.getLogger("dl.link")
 
