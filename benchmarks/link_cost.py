@@ -1,0 +1,191 @@
+"""Times `dlopen`, split into what it does, against the engine's floor, in one run.
+
+    python benchmarks/link_cost.py [--json FILE]
+
+The floor is what the engine needs for the same bytes with its own linker: define the other library's exports, instantiate,
+and when cold compile. It places nothing: no function gets an address, no symbol can be looked up later.
+
+* *cold*: content that the process has not seen before.
+* *warm*: the same content again, in a new program of the same process; its parsed form and its code are kept.
+
+The parts: *parse* reads the module, *compile* is the engine's work on its code, *glue* the engine's work on the modules that
+the linker generates, *instantiate* that of all of them, *rest* everything else: resolution, placement, generating glue, and
+the barrier, all in Python.
+"""
+
+from __future__ import annotations
+
+import itertools
+import statistics
+import time
+from collections import defaultdict
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import click
+from common import exporter, importer, report, spread, take_turns
+from rich.table import Table
+
+import dl
+import dl.images
+from dl.engine.protocol import CompiledModule
+from dl.engine.wasmtime_engine import WasmtimeEngine, WasmtimeModule
+from dl.engine.wasmtime_store import WasmtimeStore
+
+PARTS = ("parse", "compile", "glue", "instantiate")
+_nonces = itertools.count()
+
+
+class NoBoundary:
+    def enter_host(self) -> None:
+        return None
+
+    def exit_host(self, token: None) -> None:
+        pass
+
+
+class Clock:
+    """Milliseconds spent in parts of the work."""
+
+    def __init__(self) -> None:
+        self.spent: defaultdict[str, float] = defaultdict(float)
+
+    def timed(self, part: str, function: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*arguments: Any) -> Any:
+            start = time.perf_counter()
+            try:
+                return function(*arguments)
+            finally:
+                self.spent[part] += (time.perf_counter() - start) * 1000
+
+        return call
+
+
+class TimedEngine(WasmtimeEngine):
+    """An engine that notes how long it compiles and instantiates."""
+
+    def __init__(self, clock: Clock) -> None:
+        super().__init__()
+        self._clock = clock
+
+    def compile(self, wasm: bytes, name: str) -> WasmtimeModule:
+        part = "glue" if name.endswith((" (imports)", " (placement)")) else "compile"
+        return self._clock.timed(part, super().compile)(wasm, name)
+
+    def new_store(self, host: Any) -> WasmtimeStore:
+        store = super().new_store(host)
+        store.instantiate = self._clock.timed("instantiate", store.instantiate)  # type: ignore[method-assign]
+        return store
+
+
+class Case(NamedTuple):
+    """A library to open, after another one that defines what it needs."""
+
+    name: str
+    first: Callable[[], bytes] | None
+    opened: Callable[[bytes], bytes]
+
+
+def nonce() -> bytes:
+    return str(next(_nonces)).encode()
+
+
+CASES = (
+    Case("1 export", None, lambda nonce: exporter(1, nonce=nonce)),
+    Case("1 import", lambda: exporter(1), lambda nonce: importer(1, nonce=nonce)),
+    Case("1,000 exports", None, lambda nonce: exporter(1000, nonce=nonce)),
+    Case("1,000 imports", lambda: exporter(1000), lambda nonce: importer(1000, nonce=nonce)),
+)
+
+
+def open_in_dl(case: Case, engine: WasmtimeEngine, clock: Clock, wasm: bytes) -> dict[str, float]:
+    """Milliseconds of one `dlopen` in a new program: the whole under `dl`, and its parts."""
+    with dl.Linker(None, memory=dl.MemoryType(32, 256), engine=engine) as linker:
+        group = linker.main_group
+        if case.first is not None:
+            group.dlopen(case.first(), dl.RTLD_NOW | dl.RTLD_GLOBAL, name="libfirst.so")
+        clock.spent.clear()
+        start = time.perf_counter()
+        group.dlopen(wasm, dl.RTLD_NOW, name="libopened.so")
+        whole = (time.perf_counter() - start) * 1000
+    parts = {part: clock.spent[part] for part in PARTS}
+    return {"dl": whole, **parts, "rest": whole - sum(parts.values())}
+
+
+def open_in_engine(case: Case, engine: WasmtimeEngine, wasm: bytes, code: CompiledModule | None) -> float:
+    """Milliseconds the engine itself takes; it compiles where no code is given."""
+    store = WasmtimeEngine.new_store(engine, engine.host_functions(NoBoundary()))
+    first = None if case.first is None else store.instantiate(engine.compile(case.first(), "first"))
+    start = time.perf_counter()
+    if first is not None:
+        store.define_instance("env", first)
+    store.instantiate(code or WasmtimeEngine.compile(engine, wasm, "opened"))
+    return (time.perf_counter() - start) * 1000
+
+
+def measure(case: Case, rounds: int) -> dict[str, dict[str, list[float]]]:
+    clock = Clock()
+    engine = TimedEngine(clock)
+    parse = dl.images.parse_module
+    dl.images.parse_module = clock.timed("parse", parse)
+    try:
+        known = case.opened(nonce())
+        code = engine.compile(known, "opened")
+        parts: dict[str, list[dict[str, float]]] = {"cold": [], "warm": []}
+
+        def whole(kind: str) -> float:
+            # Generated modules are kept too, by content, and per engine like all code; so cold means a new engine.
+            cold = kind == "cold"
+            wasm = case.opened(nonce()) if cold else known
+            parts[kind].append(open_in_dl(case, TimedEngine(clock) if cold else engine, clock, wasm))
+            return parts[kind][-1]["dl"]
+
+        samples = take_turns(
+            {
+                "cold": lambda: whole("cold"),
+                "cold floor": lambda: open_in_engine(case, engine, case.opened(nonce()), None),
+                "warm": lambda: whole("warm"),
+                "warm floor": lambda: open_in_engine(case, engine, known, code),
+            },
+            rounds,
+        )
+    finally:
+        dl.images.parse_module = parse
+    return {
+        kind: {
+            "floor": samples[f"{kind} floor"],
+            **{part: [one[part] for one in parts[kind][1:]] for part in ("dl", *PARTS, "rest")},
+        }
+        for kind in ("cold", "warm")
+    }
+
+
+@click.command()
+@click.option("--rounds", default=15, show_default=True, help="Samples of each way.")
+@click.option("--json", "json_file", type=click.Path(path_type=Path), help="Write the numbers there as well.")
+def main(rounds: int, json_file: Path | None) -> None:
+    """Print what opening a library costs."""
+    numbers = {case.name: measure(case, rounds) for case in CASES}
+    tables = []
+    for kind in ("cold", "warm"):
+        table = Table(title=f"{kind} dlopen: ms, median (fastest-slowest); its parts, medians in ms")
+        table.add_column("library")
+        for heading in ("floor", "dl", "dl / floor", *PARTS, "rest"):
+            table.add_column(heading, justify="right")
+        for name, kinds in numbers.items():
+            times = kinds[kind]
+            ratio = statistics.median(times["dl"]) / statistics.median(times["floor"])
+            table.add_row(
+                name,
+                spread(times["floor"]),
+                spread(times["dl"]),
+                f"{ratio:.1f}",
+                *(f"{statistics.median(times[part]):.2f}" for part in (*PARTS, "rest")),
+            )
+        tables.append(table)
+    report(tables, {"milliseconds": numbers}, json_file)
+
+
+if __name__ == "__main__":
+    main()
