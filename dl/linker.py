@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import logging
 import os
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -122,6 +123,7 @@ class Linker:
     ) -> None:
         self._closed = False
         self._ended: BaseException | None = None
+        self._end_lock = threading.Lock()  # guards `_ended` against a second ending; a leaf
         self._group: InstanceGroup | None = None
         self._anonymous = itertools.count(1)
         self._preopens = {guest: os.fspath(host) for guest, host in (preopens or {}).items()}
@@ -444,8 +446,12 @@ class Linker:
 
     def end(self, reason: BaseException) -> None:
         """End the program: every thread in it raises `reason` at its next safe point, wait or entry; the first call counts."""
-        if self.rendezvous.shutdown(reason):
+        # Known before it is felt: a thread that this wakes must find the program ended.
+        with self._end_lock:
+            if self._ended is not None:
+                return
             self._ended = reason
+        self.rendezvous.shutdown(reason)
 
     def _check_open(self) -> None:
         if self._closed:
