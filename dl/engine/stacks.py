@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import os
 import threading
 from typing import Any
 
@@ -16,7 +17,7 @@ _known = threading.local()
 
 
 def _libc_function(name: str, *arguments: Any) -> Any:
-    function = getattr(ctypes.CDLL(None), name, None)
+    function = getattr(ctypes.CDLL(None), name, None) if os.name == "posix" else None
     if function is not None:
         function.restype = ctypes.c_int
         function.argtypes = list(arguments)

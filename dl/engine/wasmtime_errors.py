@@ -34,31 +34,20 @@ _CAUSE_NUMBER = re.compile(r"^ +[0-9]+: ")
 
 
 @entry
-def interrupt_guest(error: BaseException, message: bytes) -> int:
-    """Send an exception to the calling thread's innermost guest call; return the trap that unwinds the guest."""
+def interrupt_guest(error: BaseException, make_ending: Callable[[], int]) -> int:
+    """Send an exception to the calling thread's innermost guest call.
+
+    Args:
+        error: the exception.
+        make_ending: makes the native trap or error that unwinds the guest, which the callback is to return.
+    """
     try:
         _PENDING[get_ident()] = error
-        trap: int = c.trap_new(message, len(message))
+        return make_ending()
     except BaseException as later:  # noqa: BLE001  a signal's: it replaces the other, as in any `except`
         later.__context__ = error
         _PENDING[get_ident()] = later
-        trap = c.trap_new(message, len(message))
-    return trap
-
-
-@entry
-def interrupt_guest_by_error(error: BaseException, context: int) -> int:
-    """Do the same from an epoch callback, which returns an error instead of a trap; a later interrupt is heard again."""
-    try:
-        _PENDING[get_ident()] = error
-        c.context_set_epoch_deadline(context, 1)
-        failed: int = c.error_new(b"interrupted")
-    except BaseException as later:  # noqa: BLE001  a signal's: it replaces the other, as in any `except`
-        later.__context__ = error
-        _PENDING[get_ident()] = later
-        c.context_set_epoch_deadline(context, 1)
-        failed = c.error_new(b"interrupted")
-    return failed
+        return make_ending()
 
 
 def check(error: int | None) -> None:

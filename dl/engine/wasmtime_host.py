@@ -6,6 +6,7 @@ import ctypes
 import struct
 import threading
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from dl.engine import wasmtime_c as c
@@ -58,7 +59,7 @@ class WasmtimeHostFunctions:
         view = (ctypes.c_char * (convert.slots * SLOT_BYTES)).from_address
         single = len(kind.results) == 1 and kind.results[0] != "v128"
         enter = self._boundary.enter_host if blocking else None
-        leave, message = self._boundary.exit_host, f"{namespace}.{name} raised".encode()
+        leave, make_trap = self._boundary.exit_host, _trap_maker(namespace, name)
 
         @entry
         def called(_env: int, _caller: int, arguments: int, _slots: int) -> int | None:
@@ -76,14 +77,14 @@ class WasmtimeHostFunctions:
                 if enter:
                     leave(token)
             except BaseException as error:  # noqa: BLE001  carried to the caller whose guest call it interrupts
-                return interrupt_guest(error, message)
+                return interrupt_guest(error, make_trap)
             return None
 
         self._add(namespace, name, kind, called)
 
     def define_raw(self, namespace: str, name: str, kind: FuncType, function: RawCall) -> None:
         enter, leave = self._boundary.enter_host, self._boundary.exit_host
-        message = f"{namespace}.{name} raised".encode()
+        make_trap = _trap_maker(namespace, name)
 
         @entry
         def called(_env: int, _caller: int, arguments: int, slots: int) -> int | None:
@@ -92,7 +93,7 @@ class WasmtimeHostFunctions:
                 function(arguments, slots)
                 leave(token)
             except BaseException as error:  # noqa: BLE001  carried to the caller whose guest call it interrupts
-                return interrupt_guest(error, message)
+                return interrupt_guest(error, make_trap)
             return None
 
         self._add(namespace, name, kind, called)
@@ -128,6 +129,11 @@ class WasmtimeHostFunctions:
 
 _NUMBERS = ("i32", "i64", "f32", "f64", "v128")
 """Value types that are not references, by their `wasmtime_valtype_kind_t`."""
+
+
+def _trap_maker(namespace: str, name: str) -> Callable[[], int]:
+    message = f"{namespace}.{name} raised".encode()
+    return partial(c.trap_new, message, len(message))
 
 
 def define_function(linker: int, definition: tuple[bytes, bytes, int, int]) -> None:

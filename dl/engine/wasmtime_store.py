@@ -15,7 +15,7 @@ from dl.engine.protocol import WasiOptions
 from dl.engine.wasmtime_errors import (
     check,
     discard_ending,
-    interrupt_guest_by_error,
+    interrupt_guest,
     raise_ending,
     raise_instantiation_ending,
 )
@@ -250,6 +250,11 @@ class WasmtimeStore:
         context, deferred = self.context(), self._deferred
         store_u64, store_u8 = ctypes.c_uint64.from_address, ctypes.c_uint8.from_address
 
+        def make_error() -> int:
+            c.context_set_epoch_deadline(context, 1)
+            failed: int = c.error_new(b"interrupted")
+            return failed
+
         @entry
         def reached(_context: int, _data: int, delta: int, kind: int) -> int | None:
             try:
@@ -262,7 +267,7 @@ class WasmtimeStore:
                 store_u64(delta).value = 1
                 store_u8(kind).value = 0
             except BaseException as error:  # noqa: BLE001  carried to the caller whose guest call it interrupts
-                return interrupt_guest_by_error(error, context)
+                return interrupt_guest(error, make_error)
             return None
 
         callback = c.EPOCH_CALLBACK(reached)
