@@ -25,7 +25,7 @@ from dl.bindings import (
     module_namespace,
 )
 from dl.errors import ImportTypeError, MissingSymbol, SymbolNotFoundError, UnsupportedModuleError
-from dl.glue import EXCEPTION_TAG_NAMES, Places
+from dl.glue import EXCEPTION_TAG, EXCEPTION_TAG_NAMES, Places
 from dl.handles import ModuleHandle
 from dl.host import ATOMICS, HostSymbols
 from dl.linked import LinkedModule
@@ -130,6 +130,8 @@ class Resolver:
             self._same_type(module, entry, symbol.type, symbol.module)
             return FromNamespace(module_namespace(symbol.module), symbol.name)
         if entry.name in EXCEPTION_TAG_NAMES:
+            if kind != EXCEPTION_TAG:
+                raise ImportTypeError(module.name, _label(entry), str(kind), str(EXCEPTION_TAG), "the linker")
             return FromNamespace(BASE_NAMESPACE, entry.name)
         if isinstance(symbol, TagSymbol):
             raise self._too_late(module, entry, "tag", symbol.module)
