@@ -24,6 +24,8 @@
     ├── ThreadExited                   the guest ended the calling thread
     ├── GuestThreadError               a thread of the guest ended abnormally, and the program with it
     ├── ProgramDeadlockedError         all threads of the program wait for each other
+    ├── GroupEndedError                the instance group can run no more guest code
+    │   └── ReplayFailedError          it could not make a link operation that all others have made
     ├── ValueConversionError           a Python value does not fit a WebAssembly signature
     ├── EngineError                    the engine failed, or refuses a configuration
     └── LinkerUsageError               the API was used in a way it cannot serve
@@ -350,6 +352,37 @@ class ProgramDeadlockedError(DlError):
 
     def __str__(self) -> str:
         return "deadlock: " + "; ".join(f"{name} waits for {what}" for name, what in self.threads)
+
+
+class GroupEndedError(DlError):
+    """The thread's instance group can run no more guest code; the program's other threads can.
+
+    Attributes:
+        thread: name of the group's thread.
+        reason: why, lower case.
+    """
+
+    def __init__(self, thread: str, reason: str) -> None:
+        super().__init__(thread, reason)
+        self.thread = thread
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return f"{self.thread}: its instance group has ended: {self.reason}"
+
+
+class ReplayFailedError(GroupEndedError):
+    """The group could not make a link operation that another thread has committed, so it alone has ended.
+
+    Attributes:
+        cause: what went wrong, such as memory or table that cannot grow.
+    """
+
+    def __init__(self, thread: str, cause: BaseException) -> None:
+        super().__init__(thread, f"it cannot follow a link operation: {cause}")
+        self.args = (thread, cause)
+        self.cause = cause
+        self.__cause__ = cause
 
 
 class ValueConversionError(DlError, TypeError):

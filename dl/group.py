@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from threading import get_ident
 from typing import TYPE_CHECKING, Any
 
@@ -40,11 +41,15 @@ from dl.options import ModuleSource
 from dl.side_memory import Block
 from dl.state import DlOperation, LoadModules, UnloadModules
 from dl.symbols import DataSymbol, FunctionSymbol, Symbol, TagSymbol, TlsSymbol
+from dl.thread_errors import raises_dl_errors
 from dl.wasm.types import FuncType
 from threads import DETACHED, Replica
 
 if TYPE_CHECKING:
     from dl.linker import Linker
+
+_RED_ZONE_BYTES = 128
+"""What LLVM lets a function use below the stack pointer without moving it (WebAssemblyFrameLowering, RedZoneSize)."""
 
 
 class InstanceGroup:
@@ -86,10 +91,28 @@ class InstanceGroup:
                 self._define_base()
             # Not before: the replica has not joined, and an interrupt that is meant for other threads would end it here.
             if linker.engine.capabilities.interrupts:
-                self._store.on_interrupt(self.replica.safe_point)
+                self._store.on_interrupt(self._interrupted)
         except BaseException:
             self._store.close()
             raise
+
+    def _interrupted(self) -> None:
+        """A safe point inside guest code: let operations be applied, and signals be handled.
+
+        Raises:
+            BaseException: the guest must be unwound.
+        """
+        self.replica.safe_point()
+        signals = self.linker.process.signals
+        if self._base is None or not signals.pending(self):
+            return
+        # The interrupted function may use the red zone below the stack pointer, if it calls nothing.
+        pointer = self._base.function(GET_STACK_POINTER, GET_STACK_POINTER_TYPE)()
+        self._set_stack_pointer(pointer - _RED_ZONE_BYTES)
+        self.replica.enter_host()
+        signals.deliver()
+        self.replica.exit_host()
+        self._set_stack_pointer(pointer)
 
     def refuse_entry(self) -> None:
         """Say why the calling thread may not enter this group's guest code.
@@ -192,9 +215,11 @@ class InstanceGroup:
             self._store.instantiate(waits)
 
     def _load(self, operation: LoadModules) -> None:
+        self.linker.threads.checkpoint(self, "table")
         if self._base is not None:
             self._grow_table(operation.table_length)
         for module in operation.modules:
+            self.linker.threads.checkpoint(self, "instantiate")
             try:
                 self._instantiate(module, keep_glue=module.handle in operation.keeps_glue)
             except TrapError as error:
@@ -209,6 +234,7 @@ class InstanceGroup:
             if module.handle == MAIN_HANDLE and self._base is None:
                 self._define_base()
                 self._grow_table(operation.table_length)
+        self.linker.threads.checkpoint(self, "place")
         if operation.placement is not None:
             self._set_up_thread_locals(operation, self._store.instantiate(operation.placement))
 
@@ -229,6 +255,7 @@ class InstanceGroup:
     def _set_up_thread_locals(self, operation: LoadModules, placement: EngineInstance) -> None:
         addresses = [self._thread_local_block(module) for module in operation.thread_local]
         if addresses:
+            self.linker.threads.checkpoint(self, "thread-local")
             placement.function(INIT_THREAD, FuncType(("i32",) * len(addresses), ()))(*addresses)
         elif operation.keeps_glue:
             placement.function(BIND_THREAD_LOCALS, FuncType((), ()))()
@@ -255,7 +282,11 @@ class InstanceGroup:
             raise ResourceLimitError("the program", f"the engine refuses a table of {length} elements")
 
     def _unload(self, operation: UnloadModules) -> None:
+        self.linker.threads.checkpoint(self, "clear")
         self._clear_table(operation.table_runs)
+        self._drop(operation)
+
+    def _drop(self, operation: UnloadModules) -> None:
         for module in operation.modules:
             self._instances.pop(module.handle, None)
             block = self._blocks.pop(module.handle, None)
@@ -277,7 +308,16 @@ class InstanceGroup:
     def forget(self, modules: list[LinkedModule]) -> None:
         """Drop what a failed load has instantiated here; no other group has seen it."""
         runs = tuple((m.elements.address, m.elements.size) for m in modules if m.elements is not None)
-        self._unload(UnloadModules(tuple(modules), runs))
+        operation = UnloadModules(tuple(modules), runs)
+        try:
+            previous = self.replica.enter_guest()
+        except BaseException:  # noqa: BLE001  the program has ended, so nobody runs what the table holds
+            self._drop(operation)
+            return
+        try:
+            self._unload(operation)
+        finally:
+            self.replica.leave_guest(previous)
 
     def table_length(self) -> int:
         """Elements of this group's table."""
@@ -286,12 +326,7 @@ class InstanceGroup:
 
     def call_invoker(self, code: CompiledModule, *arguments: int) -> int:
         """Call the invoker of a signature; see `dl.trampolines.invoker_module`."""
-        invoke = self._slots.invoker(code)
-        previous = self.replica.enter_guest()
-        try:
-            return invoke(*arguments)
-        finally:
-            self.replica.leave_guest(previous)
+        return int(self.in_guest(self._slots.invoker(code), *arguments))
 
     def function_type(self, address: int) -> FuncType | None:
         """Return the signature of the function that a table index holds now; None for null and beyond the table.
@@ -302,16 +337,25 @@ class InstanceGroup:
         return self._store.function_type(self._base, TABLE_NAME, address)
 
     def table(self) -> list[object]:
-        """Return what the table holds: None, or a value that is equal for the same function in every group."""
+        """Return what the table holds: None, or a value that is equal for the same function in every group.
+
+        Without the null elements at its end: a group that has undone a load of its own, or missed one that was undone,
+        may have more of them or fewer.
+        """
         self.synchronize()
         assert self._base is not None
-        return [self._store.table_entry(self._base, TABLE_NAME, i) for i in range(self.table_length())]
+        entries = [self._store.table_entry(self._base, TABLE_NAME, i) for i in range(self.table_length())]
+        while entries and entries[-1] is None:
+            entries.pop()
+        return entries
 
+    @raises_dl_errors
     def synchronize(self) -> None:
         """Make all committed operations in this group now; by itself it does so before it next runs guest code.
 
         Raises:
-            ReplayError: one of them failed; the group has ended.
+            ReplayFailedError: one of them failed; the group has ended.
+            GroupEndedError: the group has ended before.
             LinkerUsageError: called from another thread.
         """
         if self.owner != get_ident():
@@ -329,18 +373,25 @@ class InstanceGroup:
             raise SymbolNotFoundError(name, [module.name])
         self.synchronize()
         function = self._instances[module.handle].function(name, kind)
+        return self.in_guest(function, *arguments)
+
+    @raises_dl_errors
+    def in_guest(self, function: Callable[..., Any], *arguments: Any) -> Any:
+        """Call a function of this group's store, up to date; what every call into the guest does."""
         previous = self.replica.enter_guest()
-        stack_pointer = None if previous == DETACHED else self.stack_pointer()
         try:
-            return function(*arguments)
-        except BaseException:
-            self.unwound(stack_pointer)
-            raise
+            stack_pointer = None if previous == DETACHED else self.stack_pointer()
+            try:
+                return function(*arguments)
+            except BaseException:
+                self.unwound(stack_pointer)
+                raise
         finally:
             self.replica.leave_guest(previous)
 
     # the API
 
+    @raises_dl_errors
     def dlopen(
         self,
         library: ModuleSource,

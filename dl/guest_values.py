@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from dl.handles import ModuleHandle
 from dl.symbols import FunctionSymbol
-from threads import DETACHED
+from dl.thread_errors import dl_error
+from threads import DETACHED, ThreadsError
 
 if TYPE_CHECKING:
     from dl.group import InstanceGroup
@@ -45,21 +46,27 @@ class GuestFunction:
             ValueConversionError: an argument does not fit the signature.
             TrapError: the guest trapped.
             ProgramExited: the guest ended the program.
+            GroupEndedError: the group could not follow the other threads, or was closed.
+            ProgramDeadlockedError: it waits, and so does every other thread of the program.
             LinkerUsageError: called from a thread that does not own the group.
         """
         group = self.group
         if group.owner != get_ident():
             group.refuse_entry()
         replica = self._replica
-        previous = replica.enter_guest()
-        stack_pointer = None if previous == DETACHED else group.stack_pointer()
         try:
-            return self._invoke(*arguments)
-        except BaseException:
-            group.unwound(stack_pointer)
-            raise
-        finally:
-            replica.leave_guest(previous)
+            previous = replica.enter_guest()
+            try:
+                stack_pointer = None if previous == DETACHED else group.stack_pointer()
+                try:
+                    return self._invoke(*arguments)
+                except BaseException:
+                    group.unwound(stack_pointer)
+                    raise
+            finally:
+                replica.leave_guest(previous)
+        except ThreadsError as error:
+            raise dl_error(error) from error.__cause__
 
     def __repr__(self) -> str:
         return f"<GuestFunction {self.name}{self.type} at table index {self.address}>"

@@ -438,12 +438,13 @@ class Load:
     # the outcome
 
     def publish(self) -> None:
-        """Enter the new modules into the state. Cannot fail; the operation is committed next."""
+        """Enter the new modules into the state. Cannot fail, and may be called again after it was cut off."""
         for module in self.new:
             self.state.modules[module.handle] = module
             self.state.by_identity[module.image.identity] = module.handle
         # A new list: readers walk the old one without a lock.
-        self.state.global_scope = [*self.state.global_scope, *self._promoted]
+        promoted, self._promoted = self._promoted, []
+        self.state.global_scope = [*self.state.global_scope, *promoted]
         self.state.arriving = {}
 
 

@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from dl.errors import (
+    DlError,
     InitializationError,
     LibraryNotFoundError,
     LinkerUsageError,
@@ -24,7 +25,7 @@ from dl.group import InstanceGroup
 from dl.handles import MAIN_HANDLE, DlFlags, ModuleHandle
 from dl.host import HostSymbols
 from dl.images import ModuleImage
-from dl.linked import LinkedModule
+from dl.linked import LinkedModule, breadth_first
 from dl.load import Load
 from dl.locate import Locator
 from dl.main_module import MainKind
@@ -41,6 +42,10 @@ _RELOCATIONS = "__wasm_apply_data_relocs"
 _CONSTRUCTORS = "__wasm_call_ctors"
 _INITIALIZE = "_initialize"
 START = "_start"
+
+
+class _CutOffError(Exception):
+    """The constructors of a module were interrupted in another thread, so that it is loaded no more."""
 
 
 class Loader:
@@ -128,8 +133,25 @@ class Loader:
         Raises:
             DlError: it cannot be loaded; the program is as before.
         """
+        while True:
+            try:
+                return self._open(group, image, flags, lenient=lenient, first=first)
+            except _CutOffError:  # noqa: PERF203  it is what the loop is for
+                # Another thread was loading the same, and was interrupted: nothing is wrong with the library.
+                log.debug("%s: its load was cut off in another thread; loading it here", image.name)
+
+    def _open(
+        self,
+        group: InstanceGroup,
+        image: ModuleImage,
+        flags: DlFlags,
+        *,
+        lenient: bool,
+        first: Sequence[Path],
+    ) -> ModuleHandle:
         load = self._new_load(flags, lenient=lenient, first=first)
         with self._rendezvous.instigate(group.replica):
+            committed = self._rendezvous.committed
             if flags & DlFlags.NOLOAD and image.identity not in self._state.by_identity:
                 raise LibraryNotFoundError(
                     image.name, [(image.name, "not loaded, and RTLD_NOLOAD was given")]
@@ -140,14 +162,18 @@ class Loader:
                 self.checkpoint("place")
                 load.place()
                 self._link(group, load, root)
-            except BaseException:
-                group.forget(load.new)
-                load.undo.run()
+            except BaseException as error:
+                with group.replica.waiter.shielded():
+                    if self._rendezvous.committed == committed:
+                        group.forget(load.new)
+                        load.undo.run()
+                    else:  # Ctrl-C right behind the point of no return
+                        load.publish()
+                        self._remove(group, load.new, error)
                 raise
             root.opens += 1
         try:
-            self._initialize(group, load.new)
-            self._wait_until_ready(group, root)
+            self._initialize(group, load.new, root)
         except BaseException:
             root.opens -= 1
             raise
@@ -190,12 +216,20 @@ class Loader:
 
     # initialization
 
-    def _initialize(self, group: InstanceGroup, modules: Sequence[LinkedModule]) -> None:
-        """Run relocations of all new modules, then their constructors, dependencies first."""
+    def _initialize(
+        self, group: InstanceGroup, modules: Sequence[LinkedModule], root: LinkedModule | None = None
+    ) -> None:
+        """Run relocations of all new modules, then their constructors, dependencies first.
+
+        What other threads are constructing of the tree is waited for in between, as new modules may rely on it.
+        """
         try:
             for module in modules:
                 self.checkpoint("relocate")
                 self._run(group, module, _RELOCATIONS)
+            if root is not None:
+                for module in breadth_first([root]):
+                    self._wait_until_ready(group, module)
             for module in self._construction_order(modules):
                 self.checkpoint("construct")
                 self._construct(group, module)
@@ -252,29 +286,46 @@ class Loader:
 
     def _unload(self, group: InstanceGroup, modules: Sequence[LinkedModule], error: BaseException) -> None:
         """Take back a load whose constructors failed: every group has its modules by now, and forgets them."""
+        if not modules:
+            return
         for module in modules:
             log.info("unloading %s: %s", module.name, error)
-        runs = tuple((m.elements.address, m.elements.size) for m in modules if m.elements is not None)
-        operation = UnloadModules(tuple(modules), runs)
         try:
-            with self._rendezvous.instigate(group.replica):
-                self._state.remove(modules)
-                group.apply_first(operation)
-                self._rendezvous.commit(group.replica, operation)
-                for module in modules:
-                    # A follower may be instantiating it this moment; afterwards none does.
-                    module.residence.end()
-                    if module.elements is not None:
-                        self._state.table.free(module.elements)
-                    if module.block is not None and self._program.side_memory is not None:
-                        self._program.side_memory.free(module.block)
+            # An interrupt may be why the load failed, and another may come: neither must stop half of this.
+            with group.replica.waiter.shielded(), self._rendezvous.instigate(group.replica):
+                self._remove(group, modules, error)
         finally:
             for module in modules:
                 module.construction.finished(error)
 
+    def _remove(self, group: InstanceGroup, modules: Sequence[LinkedModule], error: BaseException) -> None:
+        """Have every group forget modules, and give back what they hold; under the link lock."""
+        runs = tuple((m.elements.address, m.elements.size) for m in modules if m.elements is not None)
+        operation = UnloadModules(tuple(modules), runs)
+        self._state.remove(modules)
+        group.apply_first(operation)
+        self._rendezvous.commit(group.replica, operation)
+        for module in modules:
+            # A follower may be instantiating it this moment; afterwards none does.
+            module.residence.end()
+            if module.elements is not None:
+                self._state.table.free(module.elements)
+            if module.block is not None and self._program.side_memory is not None:
+                self._program.side_memory.free(module.block)
+            module.construction.finished(error)
+
     def _wait_until_ready(self, group: InstanceGroup, module: LinkedModule) -> None:
-        """Wait for another thread's constructors; the thread that runs them does not wait for itself."""
-        module.construction.wait(group.replica.waiter)
-        failure = module.construction.failure
-        if failure is not None:
-            raise InitializationError(module.name, _CONSTRUCTORS, failure)
+        """Wait for another thread's constructors; the thread that runs them does not wait for itself.
+
+        Raises:
+            InitializationError: they failed.
+            _CutOffError: they were interrupted.
+        """
+        construction = module.construction
+        if construction.thread is not None:
+            construction.wait(group.replica.waiter)
+        if construction.failure is None:
+            return
+        if isinstance(construction.failure, DlError):
+            raise InitializationError(module.name, _CONSTRUCTORS, construction.failure)
+        raise _CutOffError

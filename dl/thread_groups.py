@@ -15,9 +15,16 @@ from collections.abc import Callable, Iterator
 from threading import get_ident
 from typing import TYPE_CHECKING, Any
 
-from dl.errors import GuestThreadError, LinkerUsageError, ProgramExited, ThreadExited
+from dl.errors import (
+    GuestThreadError,
+    LinkerUsageError,
+    ProgramDeadlockedError,
+    ProgramExited,
+    ThreadExited,
+)
 from dl.group import InstanceGroup
 from dl.options import GUEST_THREAD_LIMIT
+from dl.thread_errors import raises_dl_errors
 from dl.wasm.types import FuncType
 from threads import DETACHED, GUEST, HOST, DeadlockError, Event, FutexTable, Replica, Waits
 
@@ -57,6 +64,7 @@ class HostThread:
         self._coming = contextlib.ExitStack()
         self._coming.enter_context(groups.waits.outsider())
 
+    @raises_dl_errors
     def join(self, timeout: float | None = None) -> Any:
         """Wait for the thread's end and return what its function returned.
 
@@ -66,6 +74,7 @@ class HostThread:
         Raises:
             BaseException: what its function raised.
             TimeoutError: it still runs.
+            ProgramDeadlockedError: it waits, and so does every other thread of the program.
         """
         caller = self._groups.find()
         if caller is None:
@@ -149,11 +158,14 @@ class ThreadGroups:
     Attributes:
         waits: every wait of the program.
         futexes: waits at addresses of the shared memory.
+        checkpoint: called by a group, with the name of each step, as it makes a link operation, its own or another's; what it
+            raises fails the step. For fault injection.
     """
 
     def __init__(self, linker: Linker) -> None:
         self._linker = linker
         self._lock = threading.Lock()
+        self.checkpoint: Callable[[InstanceGroup, str], None] = lambda _group, _step: None
         self._by_thread: dict[int, Replica[Any]] = {}
         self._groups: dict[int, InstanceGroup] = {}
         self._guests: dict[int, GuestThread] = {}
@@ -200,6 +212,13 @@ class ThreadGroups:
     def thread_id(self) -> int:
         """Return the number by which the guest knows the calling thread."""
         return self._ids.get(get_ident(), MAIN_THREAD_ID)
+
+    def group(self, number: int) -> InstanceGroup | None:
+        """Return the group of the thread that the guest knows by a number."""
+        for thread, group in tuple(self._groups.items()):
+            if self._ids.get(thread, MAIN_THREAD_ID) == number:
+                return group
+        return None
 
     def enter(self, group: InstanceGroup) -> None:
         """Make a group the calling thread's."""
@@ -270,6 +289,7 @@ class ThreadGroups:
         finally:
             side_memory.free(stack)
 
+    @raises_dl_errors
     def _new_group(
         self, name: str, *, stack_pointer: int, main_tls: int | None = None, number: int | None = None
     ) -> InstanceGroup:
@@ -386,7 +406,11 @@ class ThreadGroups:
         """A thread of the guest that ends by itself and abnormally takes the program with it, as a process's does."""
         if isinstance(error, ProgramExited) or self._linker.ended is not None:
             return
-        self._linker.end(GuestThreadError(thread.name, error))
+        if isinstance(error, ProgramDeadlockedError):
+            # Every thread has its own copy coming; whichever acts first, they all say the same.
+            self._linker.end(error)
+        else:
+            self._linker.end(GuestThreadError(thread.name, error))
 
     def _forget(self, thread: GuestThread) -> None:
         with self._lock:
