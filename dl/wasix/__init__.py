@@ -5,20 +5,42 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from dl.host import ATOMICS
-from dl.wasix import closures, dynamic_calls, dynlink, preview1, threading
+from dl.wasix import closures, dynamic_calls, dynlink, threading
+from dl.wasix.abi import NAMESPACES, PREVIEW1, UNSTABLE, WASI_THREADS, WASIX
+from dl.wasix.absent import absent_functions
+from dl.wasix.calls import process_functions
+from dl.wasix.process import Process
 
 if TYPE_CHECKING:
-    from dl.host import HostSymbols
+    from dl.host import HostSymbols, SystemFunction
     from dl.linker import Linker
 
 
-def system_interface(linker: Linker, host: HostSymbols) -> None:
-    """Add every system function that works on the linker; WASI's own are there already."""
-    wasix = host.system.setdefault(dynlink.NAMESPACE, {})
-    wasix.update(dynlink.dynlink_functions(linker))
-    wasix.update(threading.wasix_functions(linker))
-    wasix.update(closures.closure_functions(linker))
-    wasix.update(dynamic_calls.dynamic_call_functions(linker))
-    host.system.setdefault("wasi", {}).update(threading.wasi_functions(linker))
-    host.system[preview1.NAMESPACE].update(threading.preview1_functions(linker))
+def system_interface(linker: Linker, host: HostSymbols) -> Process:
+    """Add every system function to the host's; WASI's own that concern no descriptor are there already.
+
+    Returns:
+        The program's process, to be closed with it.
+    """
+    process = Process(linker)
+    endings = threading.preview1_functions(linker)
+    tables: list[dict[str, dict[str, SystemFunction]]] = [
+        process_functions(process),
+        {
+            WASIX: absent_functions(linker.end)
+            | dynlink.dynlink_functions(linker)
+            | closures.closure_functions(linker)
+            | dynamic_calls.dynamic_call_functions(linker)
+            | {name: function for name, function in endings.items() if name in NAMESPACES[WASIX]}
+            | threading.wasix_functions(linker),
+            PREVIEW1: endings,
+            UNSTABLE: endings,
+            WASI_THREADS: threading.wasi_functions(linker),
+        },
+    ]
+    for table in tables:
+        for namespace, functions in table.items():
+            known = host.system.get(namespace, {})
+            host.system[namespace] = known | functions
     host.system[ATOMICS] = threading.atomic_functions(linker)
+    return process

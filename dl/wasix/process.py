@@ -1,0 +1,214 @@
+"""The guest's process: what all its threads have in common besides memory and descriptors.
+
+There is one process, number 1, without a parent and without children.
+"""
+
+from __future__ import annotations
+
+import posixpath
+import threading
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from dl.wasix.abi import PROCESS, WASIX, Errno
+from dl.wasix.files import Files
+from dl.wasix.guest_paths import GuestPaths
+from dl.wasix.preopens import guest_root
+from dl.wasix.signals import Signals
+from dl.wasix.streams import EventCounter, pipe
+from dl.wasix.terminal import Terminal
+
+if TYPE_CHECKING:
+    from dl.linker import Linker
+
+PROCESS_ID = 1
+NO_PROCESS = 0
+_CLOEXEC = 1
+_SEMAPHORE = 1
+
+
+class Process:
+    """One program's process.
+
+    `_lock` guards `directory`.
+
+    Attributes:
+        signals: its signals.
+        files: its open files.
+        terminal: its terminal.
+        directory: its current directory, an absolute path of the guest's. The C library asks for it once, keeps it, and
+            makes all paths absolute itself; so only libraries that the guest opens are looked for in it.
+    """
+
+    def __init__(self, linker: Linker) -> None:
+        self._linker = linker
+        self._lock = threading.Lock()
+        self._preopens = dict(linker.program.wasi_options.preopens)
+        self.signals = Signals(linker)
+        self.files = Files(linker, self.signals)
+        self.terminal = Terminal(linker.program.wasi_options)
+        self.directory = "/"
+
+    def close(self) -> None:
+        """End what outlives the program's threads otherwise."""
+        self.signals.close()
+        self.terminal.close()
+
+    @property
+    def is_wasix(self) -> bool:
+        """Whether the program's C library is WASIX's, by what the main module imports, and not plain WASI's."""
+        main = self._linker.main_module
+        return main is not None and any(i.module == WASIX and i.name in PROCESS for i in main.wasm.imports)
+
+    # current directory
+
+    def getcwd(self, buffer: int, size: int) -> int:
+        """`getcwd`: writes the path without a terminator, unless there is room, and its length in bytes."""
+        memory = self._linker.memory
+        room = memory.read_u32(size)
+        path = self.directory.encode()
+        memory.write_u32(size, len(path))
+        if len(path) > room:
+            return Errno.RANGE
+        if not buffer:
+            return Errno.INVAL
+        memory.write(buffer, path + b"\0" if len(path) < room else path)
+        return Errno.SUCCESS
+
+    def chdir(self, path: int, size: int) -> int:
+        """`chdir`."""
+        name = self._linker.memory.read_string(path, size)
+        if not name or "\0" in name:
+            return Errno.NOENT
+        with self._lock:
+            wanted = posixpath.normpath(posixpath.join(self.directory, name)).replace("//", "/")
+            error = self._check_directory(wanted)
+            if not error:
+                self.directory = wanted
+        return error
+
+    def _check_directory(self, path: str) -> Errno:
+        host = self._to_host(path)
+        if host is not None:
+            if host.is_dir():
+                return Errno.SUCCESS
+            return Errno.NOTDIR if host.exists() else Errno.NOENT
+        # What lies above an open directory exists, though it cannot be read.
+        above = path if path.endswith("/") else path + "/"
+        exists = path == "/" or any(guest_root(guest).startswith(above) for guest in self._preopens)
+        return Errno.SUCCESS if exists else Errno.NOENT
+
+    def _to_host(self, path: str) -> Path | None:
+        rooted = {guest_root(guest): host for guest, host in self._preopens.items()}
+        return GuestPaths(rooted, ()).to_host(path)
+
+    # processes
+
+    def proc_id(self, out: int) -> int:
+        """`proc_id`."""
+        self._linker.memory.write_u32(out, PROCESS_ID)
+        return Errno.SUCCESS
+
+    def proc_parent(self, process: int, out: int) -> int:
+        """`proc_parent`."""
+        if process != PROCESS_ID:
+            return Errno.BADF
+        self._linker.memory.write_u32(out, NO_PROCESS)
+        return Errno.SUCCESS
+
+    def proc_join(self, _process: int, _flags: int, _status: int) -> int:
+        """`proc_join`: there never is a child."""
+        return Errno.CHILD
+
+    # signals
+
+    def callback_signal(self, name: int, size: int) -> None:
+        """`callback_signal`."""
+        self.signals.register(self._linker.memory.read_string(name, size, errors="replace"))
+
+    def proc_raise(self, signal: int) -> int:
+        """`proc_raise`: to the calling thread, whose handler has run when this returns."""
+        return self.signals.send(self._linker.threads.thread_id(), signal)
+
+    def proc_signal(self, process: int, signal: int) -> int:
+        """`proc_signal`: `kill`; to itself, like `proc_raise`."""
+        return self.proc_raise(signal) if process in (NO_PROCESS, PROCESS_ID) else Errno.SRCH
+
+    def thread_signal(self, thread: int, signal: int) -> int:
+        """`thread_signal`."""
+        return self.signals.send(thread, signal)
+
+    def proc_signals_sizes_get(self, out: int) -> int:
+        """`proc_signals_sizes_get`: no signal has another disposition than its default from the start."""
+        self._linker.memory.write_u32(out, 0)
+        return Errno.SUCCESS
+
+    def proc_signals_get(self, _buffer: int) -> int:
+        """`proc_signals_get`: writes as many as there are, none."""
+        return Errno.SUCCESS
+
+    def proc_raise_interval(self, signal: int, nanoseconds: int, repeat: int) -> int:
+        """`proc_raise_interval`."""
+        if not 0 < signal <= 64:
+            return Errno.INVAL
+        self.signals.alarms.set(signal, nanoseconds & 0xFFFFFFFFFFFFFFFF, repeat=bool(repeat & 0xFF))
+        return Errno.SUCCESS
+
+    # descriptors
+
+    def fd_dup(self, number: int, out: int) -> int:
+        """`fd_dup`."""
+        self._linker.memory.read(out, 4)
+        self._linker.memory.write_u32(out, self.files.duplicate(number))
+        return Errno.SUCCESS
+
+    def fd_dup2(self, number: int, least: int, cloexec: int, out: int) -> int:
+        """`fd_dup2`: the lowest free number from `least` on (`F_DUPFD`)."""
+        self._linker.memory.read(out, 4)
+        duplicate = self.files.duplicate(number, least=least, cloexec=bool(cloexec & 0xFF))
+        self._linker.memory.write_u32(out, duplicate)
+        return Errno.SUCCESS
+
+    def fd_event(self, value: int, flags: int, out: int) -> int:
+        """`fd_event`."""
+        self._linker.memory.read(out, 4)
+        counter = EventCounter(
+            self.files.changes, value & 0xFFFFFFFFFFFFFFFF, semaphore=bool(flags & _SEMAPHORE)
+        )
+        self._linker.memory.write_u32(out, self.files.add_stream(counter))
+        return Errno.SUCCESS
+
+    def fd_pipe(self, out_read: int, out_write: int) -> int:
+        """`fd_pipe`: the end to read, then the end to write, as C's `pipe` has them."""
+        memory = self._linker.memory
+        memory.read(out_read, 4)
+        memory.read(out_write, 4)
+        reader, writer = pipe(self.files.changes)
+        memory.write_u32(out_read, self.files.add_stream(reader))
+        memory.write_u32(out_write, self.files.add_stream(writer))
+        return Errno.SUCCESS
+
+    def fd_fdflags_get(self, number: int, out: int) -> int:
+        """`fd_fdflags_get`."""
+        flags = _CLOEXEC if self.files.table.descriptor(number).cloexec else 0
+        self._linker.memory.write_u16(out, flags)
+        return Errno.SUCCESS
+
+    def fd_fdflags_set(self, number: int, flags: int) -> int:
+        """`fd_fdflags_set`."""
+        self.files.table.descriptor(number).cloexec = bool(flags & _CLOEXEC)
+        return Errno.SUCCESS
+
+    # the rest
+
+    def clock_time_set(self, _clock: int, _time: int) -> int:
+        """`clock_time_set`: the host's clocks are not the guest's to set."""
+        return Errno.PERM
+
+    def tty_get(self, out: int) -> int:
+        """`tty_get`."""
+        return self.terminal.get(self._linker.memory, out)
+
+    def tty_set(self, state: int) -> int:
+        """`tty_set`."""
+        return self.terminal.set(self._linker.memory, state)
