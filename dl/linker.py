@@ -95,6 +95,7 @@ class Linker:
         rendezvous: the link lock, the operation log and the barrier.
         threads: the program's threads.
         closures: table indices whose function is made at run time.
+        process: what the threads have in common for the guest: open files, directory, signals, terminal.
 
     Raises:
         DlError: the program could not be linked.
@@ -164,7 +165,7 @@ class Linker:
         )
         self.closures = ClosureSlots(self.program, self._state, self.rendezvous, self.threads.find)
         self._callbacks = Callbacks(self, functions)
-        system_interface(self, self._host)
+        self.process = system_interface(self, self._host)
         functions.define(HOST_NAMESPACE, RESOLVE_STUB, RESOLVE_STUB_TYPE, self._resolve_stub)
         functions.define(HOST_NAMESPACE, FIND_INVOKER, FIND_INVOKER_TYPE, Invokers(self).find)
         try:
@@ -246,7 +247,7 @@ class Linker:
         main = self.main_module
         if main is not None and main.image.path is not None:
             trusted.append(main.image.path.parent)
-        return GuestPaths(self._preopens, trusted)
+        return GuestPaths(self._preopens, trusted, self.process.directory)
 
     # looking up
 
@@ -466,6 +467,7 @@ class Linker:
             return
         self._closed = True
         self.end(LinkerClosedError("the linker is closed"))
+        self.process.close()
         self.threads.join_all()
         if self._group is not None:
             self.threads.leave(self._group)

@@ -21,7 +21,7 @@ from dl.images import compiled
 from dl.main_module import MainPlan
 from dl.options import SideMemorySource
 from dl.side_memory import GrownMemory, GuestAllocator, SideMemory
-from dl.wasix.wasi import SharedWasi, add_forwarder, direct_wasi, forwarded_wasi
+from dl.wasix.wasi import SharedWasi, WasiCalls, add_forwarder, direct_wasi, forwarded_wasi
 from dl.wasm.types import MemoryType
 from memory import LinearMemory
 
@@ -55,6 +55,8 @@ class Program:
         thread_stack_size: bytes of shadow stack of a thread that the host attaches.
 
     Attributes:
+        wasi: its WASI, for host code; None until a main module that defines the memory is there.
+        wasi_options: what WASI shows it.
         side_memory: hands out linear memory; None when the program's memory cannot be reached.
         linear: the program's memory; None likewise.
     """
@@ -73,11 +75,12 @@ class Program:
         self.engine = engine
         self._functions = functions
         self._host = host
-        self._options = wasi
+        self.wasi_options = wasi
+        self.wasi: WasiCalls | None = None
         self.thread_stack_size = thread_stack_size
         self._from_allocator = plan.allocator if side_memory == "auto" else side_memory == "allocator"
         self._memory: EngineMemory | None = None
-        self._wasi: SharedWasi | None = None
+        self._shared_wasi: SharedWasi | None = None
         self._base_code: CompiledModule | None = None
         self._waits_code: CompiledModule | None = None
         self.side_memory: SideMemory | None = None
@@ -118,13 +121,13 @@ class Program:
                 assert self._memory is not None
                 store.define_memory(BASE_NAMESPACE, "memory", self._memory)
                 return store
-            store.enable_wasi(self._options)
+            store.enable_wasi(self.wasi_options)
             if not self.memory_comes_from_main:
                 kind = self.plan.memory_type
                 assert kind is not None
                 memory = store.new_memory(kind)
                 store.define_memory(BASE_NAMESPACE, "memory", memory)
-                add_forwarder(self.engine, store, kind)
+                self.wasi = add_forwarder(self.engine, store, kind)
                 self._use(memory)
         except BaseException:
             store.close()
@@ -138,10 +141,11 @@ class Program:
             self._memory = self.engine.shared_memory(kind)
         except EngineError as error:
             raise ResourceLimitError("the program", f"the engine cannot make its {kind}: {error}") from error
-        self._wasi = SharedWasi(
-            self.engine, self.engine.host_functions(_Unbounded()), self._options, self._memory, kind
+        self._shared_wasi = SharedWasi(
+            self.engine, self.engine.host_functions(_Unbounded()), self.wasi_options, self._memory, kind
         )
-        self._wasi.install(self._host)
+        self._shared_wasi.install(self._host)
+        self.wasi = self._shared_wasi.calls
         self._use(self._memory)
 
     def _use(self, memory: EngineMemory) -> None:
@@ -167,7 +171,7 @@ class Program:
             self._use(memory)
             return
         store.define_memory(BASE_NAMESPACE, "memory", memory)
-        add_forwarder(self.engine, store, kind)
+        self.wasi = add_forwarder(self.engine, store, kind)
         if self._memory is None:
             self._use(memory)
             # Modules from here on need not export their memory: they go through the forwarder.
@@ -236,5 +240,5 @@ class Program:
         """Free what all groups shared; their stores are closed already."""
         if self.linear is not None:
             self.linear.close()
-        if self._wasi is not None:
-            self._wasi.close()
+        if self._shared_wasi is not None:
+            self._shared_wasi.close()
