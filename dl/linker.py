@@ -28,6 +28,7 @@ from dl.errors import (
     NotDynamicError,
     ProgramExited,
     SymbolNotFoundError,
+    ThreadExited,
     UnresolvedCallError,
 )
 from dl.glue import FIND_INVOKER, FIND_INVOKER_TYPE, RESOLVE_STUB, RESOLVE_STUB_TYPE
@@ -431,7 +432,11 @@ class Linker:
             )
         code = 0
         try:
-            group.call_export(main, START, FuncType((), ()))
+            try:
+                group.call_export(main, START, FuncType((), ()))
+            except ThreadExited:
+                # The program goes on without its first thread until its last has ended.
+                self.threads.wait_for_guests()
         except ProgramExited as exited:
             code = exited.code
         finally:

@@ -440,6 +440,18 @@ class ThreadGroups:
                     thread.ended.wait(caller.replica.waiter)
                 thread.gone.wait()
 
+    def wait_for_guests(self) -> None:
+        """Wait until the guest has no thread left but the calling one."""
+        waiter = self.current().replica.waiter
+        while True:
+            with self._lock:
+                guests = list(self._guests.values())
+            if not guests:
+                return
+            for thread in guests:
+                thread.ended.wait(waiter)
+                thread.gone.wait()
+
     def join_all(self) -> None:
         """Wait for the threads that the linker has started; the program has ended."""
         with self._lock:

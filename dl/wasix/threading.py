@@ -8,21 +8,25 @@ be interrupted.
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from dl.errors import DlError, LinkerUsageError, ProgramExited, ResourceLimitError, ThreadExited
 from dl.host import SystemFunction
+from dl.wasix.abi import Errno
 from dl.wasix.preview1 import signature
+from dl.wasix.signals import SignalArrived
 from memory import OutOfBoundsError
-from threads import WaitResult
+from threads import Waiter, WaitResult
 
 if TYPE_CHECKING:
     from dl.linker import Linker
 
-SUCCESS, ACCESS, AGAIN, INVALID, NOMEM, SEARCH, NOTCAPABLE, MEMORY_VIOLATION = 0, 2, 6, 28, 48, 71, 76, 78
 _OFFSET_STACK, _OFFSET_TLS = 0, 4
 _MASK = 0xFFFFFFFF
+
+Result = TypeVar("Result")
 
 
 def address_checked(function: Callable[..., int]) -> Callable[..., int]:
@@ -32,7 +36,7 @@ def address_checked(function: Callable[..., int]) -> Callable[..., int]:
         try:
             return function(*arguments)
         except OutOfBoundsError:
-            return MEMORY_VIOLATION
+            return Errno.MEMVIOLATION
 
     return call
 
@@ -97,13 +101,13 @@ class _Calls:
             tls = linker.memory.read_u32(start + _OFFSET_TLS)
             return linker.threads.spawn_guest(start, stack_pointer=stack, main_tls=tls or None).id
         except OutOfBoundsError:
-            return -MEMORY_VIOLATION
+            return -Errno.MEMVIOLATION
         except ResourceLimitError:
-            return -NOMEM
+            return -Errno.NOMEM
         except LinkerUsageError:
-            return -NOTCAPABLE
+            return -Errno.NOTCAPABLE
         except (DlError, RuntimeError):
-            return -AGAIN
+            return -Errno.AGAIN
 
     def thread_spawn(self, start: int, out: int) -> int:
         self._linker.memory.read(out & _MASK, 4)
@@ -111,7 +115,7 @@ class _Calls:
         if number < 0:
             return -number
         self._linker.memory.write_u32(out & _MASK, number)
-        return SUCCESS
+        return Errno.SUCCESS
 
     def wasi_thread_spawn(self, start: int) -> int:
         return self._spawn(start)
@@ -121,30 +125,34 @@ class _Calls:
 
     def thread_id(self, out: int) -> int:
         self._linker.memory.write_u32(out & _MASK, self._linker.threads.thread_id())
-        return SUCCESS
+        return Errno.SUCCESS
 
     def thread_join(self, number: int) -> int:
         thread = self._linker.threads.guest(number)
         if thread is not None:
-            thread.ended.wait(self._linker.threads.current().replica.waiter)
-        return SUCCESS
+            self._resuming(thread.ended.wait)
+        return Errno.SUCCESS
 
     def thread_parallelism(self, out: int) -> int:
         self._linker.memory.write_u32(out & _MASK, os.cpu_count() or 1)
-        return SUCCESS
+        return Errno.SUCCESS
 
     def thread_sleep(self, nanoseconds: int) -> int:
         threads = self._linker.threads
         duration = nanoseconds & 0xFFFFFFFFFFFFFFFF
-        if duration:
-            threads.waits.sleep(threads.current().replica.waiter, duration)
-        else:
+        if not duration:
             os.sched_yield()
-        return SUCCESS
+            return Errno.SUCCESS
+
+        def sleep(waiter: Waiter) -> bool:
+            threads.waits.sleep(waiter, duration)
+            return True
+
+        return Errno.INTR if self._linker.process.signals.interrupted(sleep) is None else Errno.SUCCESS
 
     def sched_yield(self) -> int:
         os.sched_yield()
-        return SUCCESS
+        return Errno.SUCCESS
 
     def proc_exit(self, code: int) -> None:
         """End the program, in all its threads."""
@@ -165,7 +173,7 @@ class _Calls:
             limit = nanoseconds if some else None
         result = self.wait(address, 4, expected & _MASK, limit)
         memory.write_u8(woken, result is not WaitResult.TIMED_OUT)
-        return SUCCESS
+        return Errno.SUCCESS
 
     def futex_wake(self, address: int, woken: int) -> int:
         return self._wake(address, woken, 1)
@@ -176,16 +184,36 @@ class _Calls:
     def _wake(self, address: int, woken: int, count: int) -> int:
         self._linker.threads.futexes.wake(address & _MASK, count)
         self._linker.memory.write_u8(woken & _MASK, 1)
-        return SUCCESS
+        return Errno.SUCCESS
 
     def wait(self, address: int, size: int, expected: int, timeout_ns: int | None) -> WaitResult:
         """Wait at an address while it holds a value of `size` bytes."""
         memory = self._linker.memory
         read = memory.read_u32 if size == 4 else memory.read_u64
-        threads = self._linker.threads
-        return threads.futexes.wait(
-            address, lambda: read(address) == expected, timeout_ns, threads.current().replica.waiter
-        )
+        futexes = self._linker.threads.futexes
+        deadline = None if timeout_ns is None else time.monotonic_ns() + timeout_ns
+
+        def wait(waiter: Waiter) -> WaitResult:
+            remaining = None if deadline is None else max(deadline - time.monotonic_ns(), 0)
+            return futexes.wait(address, lambda: read(address) == expected, remaining, waiter)
+
+        try:
+            return self._linker.process.signals.wait(wait)
+        except SignalArrived:
+            self._linker.process.signals.deliver()
+        # It goes on waiting, as C's mutexes and conditions do. A wake that came while the signal was handled was for
+        # this thread, if the value has changed.
+        result = self._resuming(wait)
+        return WaitResult.WOKEN if result is WaitResult.NOT_EQUAL else result
+
+    def _resuming(self, wait: Callable[[Waiter], Result]) -> Result:
+        """Wait, with pauses to handle signals."""
+        signals = self._linker.process.signals
+        while True:
+            try:
+                return signals.wait(wait)
+            except SignalArrived:  # noqa: PERF203  the loop goes round once per signal
+                signals.deliver()
 
 
 def atomic_functions(linker: Linker) -> dict[str, SystemFunction]:
