@@ -57,6 +57,12 @@ GUEST = """
   (func (export "throw_mine") (param i32) (throw $mine (i64.const 7)))
   (func (export "throw_hidden") (param i32) (throw $hidden (f64.const 1) (local.get 0)))
   (func (export "frame") (result i32) (global.get $sp))
+  (func (export "framed") (param i32) (result i32) (local $below i32)
+    (global.set $sp (i32.sub (global.get $sp) (i32.const 256)))
+    (call $callback (local.get 0))
+    (local.set $below (global.get $sp))
+    (global.set $sp (i32.add (local.get $below) (i32.const 256)))
+    (local.get $below))
   (func (export "frameless") (param i32) (result i32)
     (block $any (result exnref)
       (try_table (catch_all_ref $any) (call $callback (local.get 0)))
@@ -64,7 +70,7 @@ GUEST = """
     drop
     (i32.const -1))
 """
-"""A guest without a C library; `frameless` catches whatever it can around the host function, and has no frame."""
+"""A guest without a C library; `frameless` catches whatever it can around the host function and has no frame, `framed` has one of 256 bytes."""
 
 
 @pytest.fixture(name="bare")
@@ -307,6 +313,8 @@ class TestHostFunctions:
 
         assert bare.function("frameless")(1000) == 0
         assert frames == {before}
+        assert bare.function("framed")(1000) == before - 256
+        assert frames == {before, before - 256}
         assert bare.function("frame")() == before
 
     @KINDS
