@@ -12,6 +12,7 @@ from dl.cli.deps import deps
 from dl.cli.endings import report
 from dl.cli.inspection import inspect
 from dl.cli.run import run
+from dl.cli.stress import stress
 
 EXAMPLES = """\b
 Examples:
@@ -23,6 +24,7 @@ Examples:
   dlrun inspect libfoo.so           what a library says about itself
   dlrun inspect --json libfoo.so    the same for programs
   dlrun deps app.wasm               the tree of libraries, like ldd
+  dlrun stress --threads 64         try the linker on this machine
 
 \b
 Exit codes: the program's own; 2 for a wrong command line, 127 if the program
@@ -75,6 +77,7 @@ def dlrun() -> None:
 dlrun.add_command(run)
 dlrun.add_command(inspect)
 dlrun.add_command(deps)
+dlrun.add_command(stress)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -28,8 +28,6 @@ FAILED = 70
 BROKEN_PIPE = 141
 """Nobody reads the output: what a shell reports for SIGPIPE."""
 
-MOST_FRAMES = 20
-
 
 def program_code(code: int) -> int:
     """Return what the process returns for a program's exit code."""
@@ -106,7 +104,5 @@ def _report_trap(error: BaseException, trap: TrapError) -> None:
     print_error(
         f"guest trapped: {trap.reason}" if error is trap else str(error).replace(str(trap), trap.reason)
     )
-    for frame in trap.frames[:MOST_FRAMES]:
+    for frame in trap.frames:
         print_note(f"at {frame}", style="dim")
-    if len(trap.frames) > MOST_FRAMES:
-        print_note(f"and {len(trap.frames) - MOST_FRAMES} more", style="dim")
