@@ -70,7 +70,10 @@ GUEST = """
     drop
     (i32.const -1))
 """
-"""A guest without a C library; `frameless` catches whatever it can around the host function and has no frame, `framed` has one of 256 bytes."""
+"""A guest without a C library.
+
+`frameless` catches whatever it can around the host function and has no frame; `framed` has one of 256 bytes.
+"""
 
 
 @pytest.fixture(name="bare")
