@@ -257,7 +257,7 @@ class InstanceGroup:
         if addresses:
             self.linker.threads.checkpoint(self, "thread-local")
             placement.function(INIT_THREAD, FuncType(("i32",) * len(addresses), ()))(*addresses)
-        elif operation.keeps_glue:
+        elif operation.binds_thread_locals:
             placement.function(BIND_THREAD_LOCALS, FuncType((), ()))()
 
     def _thread_local_block(self, module: ThreadLocalModule) -> int:

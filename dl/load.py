@@ -402,7 +402,12 @@ class Load:
         wasm = placement_module(placed, thread_local, thread_addresses, self.state.places, onward)
         placement = None if wasm is None else self._generated(wasm, f"{self.new[-1].name} (placement)")
         return LoadModules(
-            tuple(self.new), self.state.table.reach(), placement, thread_local, frozenset(keeps_glue)
+            tuple(self.new),
+            self.state.table.reach(),
+            placement,
+            thread_local,
+            frozenset(keeps_glue),
+            bool(thread_addresses),
         )
 
     def _compiled(self, module: LinkedModule) -> CompiledModule:

@@ -82,6 +82,7 @@ class Resolver:
     address_of_host_function: Callable[[str, str, FuncType, str], int]
     demand_functions: bool = False
     missing: list[MissingSymbol] = field(default_factory=list)
+    _scopes: dict[ModuleHandle, Sequence[LinkedModule]] = field(default_factory=dict)
 
     def bind(self, module: LinkedModule) -> tuple[Binding, ...]:
         """Return what each import of a module means; adds to `missing` what nothing defines.
@@ -274,8 +275,11 @@ class Resolver:
             )
         return self.address_of_host_function(namespace, entry.name, kind, module.name)
 
-    def _scope(self, module: LinkedModule) -> Iterator[LinkedModule]:
-        return scope_of(module, self.global_scope)
+    def _scope(self, module: LinkedModule) -> Sequence[LinkedModule]:
+        scope = self._scopes.get(module.handle)
+        if scope is None:
+            scope = self._scopes[module.handle] = tuple(scope_of(module, self.global_scope))
+        return scope
 
     def _same_type(self, module: LinkedModule, entry: Import, got: object, provider: ModuleHandle) -> None:
         if entry.type != got:

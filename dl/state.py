@@ -34,6 +34,7 @@ class LoadModules:
         placement: code that places functions and sets up thread-local storage; None when there is nothing to do.
         thread_local: modules whose thread-local storage a new thread sets up with it, in parameter order.
         keeps_glue: modules whose import module stays reachable by name.
+        binds_thread_locals: whether import modules have addresses that depend on the thread.
     """
 
     modules: tuple[LinkedModule, ...]
@@ -41,6 +42,7 @@ class LoadModules:
     placement: CompiledModule | None
     thread_local: tuple[ThreadLocalModule, ...]
     keeps_glue: frozenset[ModuleHandle]
+    binds_thread_locals: bool
 
 
 @dataclass(frozen=True, eq=False)

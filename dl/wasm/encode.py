@@ -139,6 +139,7 @@ class ModuleBuilder:
     _globals: list[bytes] = field(default_factory=list)
     _exports: list[bytes] = field(default_factory=list)
     _elements: list[bytes] = field(default_factory=list)
+    _start: bytes = b""
     _imported: dict[str, int] = field(default_factory=lambda: dict.fromkeys(_KIND_CODES, 0))
 
     def type_index(self, kind: FuncType) -> int:
@@ -212,6 +213,10 @@ class ModuleBuilder:
         place, kind = (b"\x02" + unsigned(table), b"\x00") if table else (b"\x00", b"")
         self._elements.append(place + i32_const(offset) + b"\x0b" + kind + indices)
 
+    def start(self, function: int) -> None:
+        """Run a function when the module is instantiated, after its active segments."""
+        self._start = unsigned(function)
+
     def build(self) -> bytes:
         """Return the module's bytes."""
         types = [
@@ -229,7 +234,13 @@ class ModuleBuilder:
             (13, self._tags),
             (6, self._globals),
             (7, self._exports),
-            (9, self._elements),
-            (10, self._bodies),
         ]
-        return b"\0asm\1\0\0\0" + b"".join(section(code, vector(items)) for code, items in contents if items)
+        code: list[tuple[int, list[bytes]]] = [(9, self._elements), (10, self._bodies)]
+        return b"".join(
+            (
+                b"\0asm\1\0\0\0",
+                *(section(number, vector(items)) for number, items in contents if items),
+                section(8, self._start) if self._start else b"",
+                *(section(number, vector(items)) for number, items in code if items),
+            )
+        )
