@@ -245,9 +245,9 @@ class ClosureSlots:
         return self._code("closure", kind, lambda: closure_module(kind, memory, self._places))
 
     def invoker_code(self, kind: FuncType) -> CompiledModule | None:
-        """Return the trampoline that calls functions of a signature dynamically; None if there is no memory."""
+        """Return the trampoline that calls functions of a signature dynamically; None without a memory to lend it."""
         memory = self._program.memory_type
-        if memory is None:
+        if memory is None or (memory.limits.shared and not self._program.shares_memory):
             return None
         return self._code("invoker", kind, lambda: invoker_module(kind, memory, self._places))
 

@@ -48,19 +48,22 @@ def dynamic_call_functions(linker: Linker) -> dict[str, SystemFunction]:
     }
 
 
+def reaches_table(linker: Linker) -> bool:
+    """Whether the table that the guest's pointers mean is one that the linker can look into."""
+    plan, main = linker.program.plan, linker.main_module
+    if plan.kind is not MainKind.STATIC or plan.places.table.namespace != BASE_NAMESPACE:
+        return True
+    return main is not None and any(entry.kind == "table" for entry in main.wasm.imports)
+
+
 class _DynamicCalls:
     def __init__(self, linker: Linker) -> None:
         self._linker = linker
 
-    def _reaches_table(self) -> bool:
-        """Whether the table that the guest's pointers mean is one that the linker can look into."""
-        plan = self._linker.program.plan
-        return plan.kind is not MainKind.STATIC or plan.places.table.namespace != BASE_NAMESPACE
-
     def call(self, function: int, *arguments: int) -> int:
         """`call_dynamic` of programs whose base module comes after the main module."""
         group = self._linker.threads.current()
-        if not self._reaches_table():
+        if not reaches_table(self._linker):
             return NOT_SUPPORTED
         kind = group.function_type(function & _MASK)
         if kind is None or not is_packable(kind):
@@ -86,7 +89,7 @@ class _DynamicCalls:
         if not out:
             return MEMORY_VIOLATION
         group = self._linker.threads.current()
-        if not self._reaches_table():
+        if not reaches_table(self._linker):
             memory.write_struct(_INFO, out, 0, 0, 0)
             return NOT_SUPPORTED
         if function >= group.table_length():
@@ -125,7 +128,7 @@ class Invokers:
         """Return the table index of the invoker for the function at a table index, or minus an errno."""
         kind = self._linker.threads.current().function_type(function & _MASK)
         if kind is None:
-            return -INVALID
+            return -INVALID if reaches_table(self._linker) else -NOT_SUPPORTED
         return self._addresses.get(kind) or self._place(kind)
 
     def _place(self, kind: FuncType) -> int:
