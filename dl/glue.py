@@ -258,7 +258,7 @@ def placement_module(
     addresses: Iterable[tuple[ModuleHandle, str, GlobalType, ThreadLocalAddress]],
     places: Places,
     onward: Mapping[ModuleHandle, Sequence[FuncType]] | None = None,
-) -> bytes | None:
+) -> bytes:
     """Generate the module that places functions and sets up thread-local storage.
 
     Args:
@@ -267,14 +267,9 @@ def placement_module(
         addresses: GOT entries that depend on the thread: importing module, link name, type, meaning.
         places: where the table is.
         onward: by module, what its import module calls through a private table; see `onward_calls`.
-
-    Returns:
-        The module; None when there is nothing to do.
     """
     placed = sorted(functions, key=lambda f: f.address)
     entries = list(addresses)
-    if not placed and not thread_local and not entries and not onward:
-        return None
     build = ModuleBuilder()
     if placed or onward:
         build.import_(places.table.namespace, places.table.name, ANY_TABLE)

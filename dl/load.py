@@ -15,7 +15,6 @@ committed; until then every step can be taken back.
 
 from __future__ import annotations
 
-import hashlib
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -378,15 +377,17 @@ class Load:
         keeps_glue = set()
         thread_addresses: list[tuple[ModuleHandle, str, GlobalType, ThreadLocalAddress]] = []
         placed = list(self._host_functions)
-        onward: dict[ModuleHandle, list[FuncType]] = {}
+        onward: dict[ModuleHandle, tuple[FuncType, ...]] = {}
         for module in self.new:
             imports = module.wasm.imports
             names = link_names(imports)
             module.code = self._compiled(module)
             if imports:
-                module.import_code = self._generated(
-                    import_module(module.handle, imports, module.bindings, self.state.places),
+                module.import_code = compiled(
+                    self.engine,
+                    ("imports", module.handle, module.image.digest, module.bindings, self.state.places),
                     f"{module.name} (imports)",
+                    partial(import_module, module.handle, imports, module.bindings, self.state.places),
                 )
             for entry, name, binding in zip(imports, names, module.bindings, strict=True):
                 if isinstance(binding, ThreadLocalAddress):
@@ -397,10 +398,18 @@ class Load:
             calls = onward_calls(module.handle, imports, module.bindings, self.state.places)
             if calls:
                 keeps_glue.add(module.handle)
-                onward[module.handle] = calls
+                onward[module.handle] = tuple(calls)
         thread_local = tuple(m.thread_local for m in self.new if m.thread_local is not None)
-        wasm = placement_module(placed, thread_local, thread_addresses, self.state.places, onward)
-        placement = None if wasm is None else self._generated(wasm, f"{self.new[-1].name} (placement)")
+        parts = (tuple(placed), thread_local, tuple(thread_addresses), self.state.places, tuple(onward.items()))
+        placement = None
+        if any((placed, thread_local, thread_addresses, onward)):
+            # Keyed by what it is generated from: generating costs more than looking it up.
+            placement = compiled(
+                self.engine,
+                ("placement", parts),
+                f"{self.new[-1].name} (placement)",
+                partial(placement_module, placed, thread_local, thread_addresses, self.state.places, onward),
+            )
         return LoadModules(
             tuple(self.new),
             self.state.table.reach(),
@@ -426,9 +435,6 @@ class Load:
             if legacy:
                 raise UnsupportedModuleError(module.name, _LEGACY_EXCEPTIONS) from refused
             raise
-
-    def _generated(self, wasm: bytes, name: str) -> CompiledModule:
-        return compiled(self.engine, ("generated", hashlib.sha256(wasm).digest()), name, lambda: wasm)
 
     def _placed_functions(self, module: LinkedModule) -> Iterator[PlacedFunction]:
         if module.elements is None:

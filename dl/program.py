@@ -198,7 +198,6 @@ class Program:
                 assert binding is not None
                 placed.append(PlacedFunction(binding.namespace, binding.name, kind, address))
             wasm = placement_module(placed, (), (), self.plan.places)
-            assert wasm is not None
             self._waits_code = compiled(self.engine, ("generated", wasm), "waits", lambda: wasm)
         return self._waits_code
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 
 from dl.wasm.types import ExternType, FuncType, GlobalType, Limits, MemoryType, TableType, TagType
 
@@ -51,6 +52,7 @@ def signed(value: int) -> bytes:
         out.append(byte | 128)
 
 
+@lru_cache(maxsize=1 << 15)
 def name_bytes(text: str) -> bytes:
     """Encode a name: its length in bytes, then UTF-8."""
     raw = text.encode()
