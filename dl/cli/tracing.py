@@ -1,4 +1,4 @@
-"""`--trace`: every link step on standard error, through the logger `dl.link`."""
+"""`--trace`: every link step on standard error, through the loggers `dl.link` and `dl.wasix`."""
 
 from __future__ import annotations
 
@@ -12,18 +12,15 @@ from rich.logging import RichHandler
 
 from dl.cli.console import messages, shown
 
-_LOGGER = "dl.link"
+_LOGGER = "dl"
 
 
 class _OneLine(logging.Formatter):
     """A record as one line that is safe to print."""
 
-    def __init__(self, before: str) -> None:
-        super().__init__()
-        self._before = before
-
     def format(self, record: logging.LogRecord) -> str:
-        return self._before + shown(record.getMessage())
+        """Return the line: which part of the linker, and what it did."""
+        return f"dlrun: {record.name.removeprefix('dl.')}: {shown(record.getMessage())}"
 
 
 @contextmanager
@@ -44,7 +41,7 @@ def tracing(on: bool) -> Iterator[None]:
         )
     else:
         handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(_OneLine("dlrun: link: "))
+    handler.setFormatter(_OneLine())
     former = logger.level
     logger.addHandler(handler)
     logger.setLevel(logging.DEBUG)

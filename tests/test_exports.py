@@ -1,0 +1,165 @@
+"""What the packages show, and which way their imports go."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import dl
+
+ROOT = Path(__file__).resolve().parent.parent
+SOURCES = sorted(path for package in ("dl", "threads", "memory") for path in (ROOT / package).rglob("*.py"))
+
+
+def room(path: Path) -> tuple[str, ...]:
+    """Return the folders and the name of a source, such as `("dl", "engine", "protocol")`."""
+    return path.relative_to(ROOT).with_suffix("").parts
+
+
+def imported(path: Path) -> Iterator[str]:
+    """Return the dotted names of all modules that a source imports, wherever in it."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (name.name for name in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: a relative import"
+            yield node.module or ""
+
+
+def top(name: str) -> str:
+    return name.partition(".")[0]
+
+
+def test_public_names_are_pinned() -> None:
+    """`dl.__all__` is what the project promises; a change of it is a decision."""
+    assert sorted(dl.__all__) == PUBLIC
+
+
+def test_public_names_exist_and_are_sorted_once() -> None:
+    """Every public name can be imported, and none is listed twice."""
+    assert len(set(dl.__all__)) == len(dl.__all__)
+    assert [name for name in dl.__all__ if not hasattr(dl, name)] == []
+
+
+def test_every_error_is_public() -> None:
+    """Whoever has to catch an error finds its class in `dl`."""
+    from dl import errors
+
+    classes = {
+        name
+        for name, value in vars(errors).items()
+        if isinstance(value, type) and issubclass(value, dl.DlError)
+    }
+
+    assert classes <= set(dl.__all__)
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda path: "/".join(room(path)))
+def test_imports_go_one_way(path: Path) -> None:
+    """`memory` and `threads` import nothing of ours but themselves, and only `dl/engine/` an engine."""
+    place = room(path)
+    names = set(imported(path))
+    ours = {top(name) for name in names} & {"dl", "threads", "memory"}
+
+    if place[0] in ("threads", "memory"):
+        assert ours <= {place[0]}
+    if place[:2] != ("dl", "engine"):
+        assert "wasmtime" not in {top(name) for name in names}
+    if place[:2] != ("dl", "cli"):
+        assert not {"click", "rich"} & {top(name) for name in names} or place == ("dl", "__main__")
+        assert place == ("dl", "__main__") or not any(name.startswith("dl.cli") for name in names)
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda path: "/".join(room(path)))
+def test_only_the_command_line_prints(path: Path) -> None:
+    """A library does not write to its user's terminal."""
+    if room(path)[:2] == ("dl", "cli"):
+        return
+    calls = [node.func for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Call)]
+
+    assert not [function for function in calls if isinstance(function, ast.Name) and function.id == "print"]
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda path: "/".join(room(path)))
+def test_no_file_is_long(path: Path) -> None:
+    """A file is one idea: at most 500 lines."""
+    assert len(path.read_text().splitlines()) <= 500
+
+
+@pytest.mark.parametrize("package", ["threads", "memory"])
+def test_leaf_packages_stand_alone(package: str) -> None:
+    """Importing `threads` or `memory` loads no other package of ours and no engine."""
+    code = f"import sys, {package}; print(sorted({{m.partition('.')[0] for m in sys.modules}} & {{'dl', 'threads', 'memory', 'wasmtime'}}))"
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60, check=True
+    )
+
+    assert done.stdout.strip() == f"['{package}']"
+
+
+def test_importing_dl_loads_neither_engine_nor_command_line() -> None:
+    """`import dl` is cheap: the engine is loaded when a linker needs it, click and rich only by the command line."""
+    code = "import sys, dl; print([name for name in ('wasmtime', 'click', 'rich', 'dl.cli') if name in sys.modules])"
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60, check=True
+    )
+
+    assert done.stdout.strip() == "[]"
+
+
+PUBLIC = [
+    "DlError",
+    "DlFlags",
+    "DylinkError",
+    "EngineError",
+    "GroupEndedError",
+    "GuestData",
+    "GuestFunction",
+    "GuestThreadError",
+    "HostFunction",
+    "INVALID_HANDLE",
+    "ImportTypeError",
+    "InitializationError",
+    "InstanceGroup",
+    "InstantiationError",
+    "InvalidHandleError",
+    "InvalidModuleError",
+    "LibraryNotFoundError",
+    "LinkError",
+    "Linker",
+    "LinkerClosedError",
+    "LinkerUsageError",
+    "MAIN_HANDLE",
+    "MalformedModuleError",
+    "MemoryType",
+    "MissingSymbol",
+    "ModuleHandle",
+    "NotDynamicError",
+    "ProgramDeadlockedError",
+    "ProgramExited",
+    "RTLD_DEEPBIND",
+    "RTLD_DEFAULT",
+    "RTLD_GLOBAL",
+    "RTLD_LAZY",
+    "RTLD_LOCAL",
+    "RTLD_NODELETE",
+    "RTLD_NOLOAD",
+    "RTLD_NOW",
+    "ReplayFailedError",
+    "ResourceLimitError",
+    "SymbolNotFoundError",
+    "ThreadExited",
+    "TrapError",
+    "TrioLinker",
+    "UncaughtExceptionError",
+    "UnresolvedCallError",
+    "UnresolvedSymbolsError",
+    "UnsupportedModuleError",
+    "ValueConversionError",
+    "open_linker",
+]

@@ -1,0 +1,129 @@
+"""The README's promises: its commands are those of CI, its example runs, its links lead somewhere."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+README = (ROOT / "README.md").read_text()
+BLOCKS = re.findall(r"^```(\w*)\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
+PAGES = [
+    ROOT / "README.md",
+    ROOT / "CHANGELOG.md",
+    *sorted((ROOT / "docs").glob("*.md")),
+    ROOT / "fixtures/README.md",
+]
+
+
+def test_first_two_blocks_are_one_command_each() -> None:
+    """The first block installs and runs a program of the fixtures, the second installs and tests."""
+    (first_language, first), (second_language, second) = BLOCKS[:2]
+
+    assert first_language == second_language == "sh"
+    assert first.count("\n") == second.count("\n") == 1
+    assert "pip install" in first
+    assert "dlrun fixtures/" in first
+    assert "pip install" in second
+    assert second.rstrip().endswith("pytest")
+
+
+def test_ci_runs_exactly_the_commands_of_the_readme() -> None:
+    """`.ci/run` has both commands word for word, each on a line of its own."""
+    lines = [line.strip() for line in (ROOT / ".ci/run").read_text().splitlines()]
+
+    for _, command in BLOCKS[:2]:
+        assert command.strip() in lines
+
+
+@pytest.mark.skipif(os.name != "posix", reason="a shell script")
+def test_ci_is_a_script_that_can_be_started() -> None:
+    """`.ci/run` is executable, and the shell finds nothing wrong with it."""
+    assert os.access(ROOT / ".ci/run", os.X_OK)
+    subprocess.run(["bash", "-n", str(ROOT / ".ci/run")], check=True, timeout=30)
+
+
+def test_the_program_of_the_first_command_runs() -> None:
+    """The program that the README starts with runs and has threads."""
+    program = re.search(r"dlrun (\S+)", BLOCKS[0][1])
+    assert program is not None
+    done = subprocess.run(
+        [sys.executable, "-m", "dl", program[1]],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+    assert done.returncode == 0, done.stderr
+    assert "thread" in done.stdout
+
+
+def test_python_examples_run() -> None:
+    """Every Python block of the README runs from the checkout and prints what its comments say."""
+    examples = [code for language, code in BLOCKS if language == "python"]
+    assert examples
+    for code in examples:
+        done = subprocess.run(
+            [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60, check=False
+        )
+        promised = [comment.strip() for comment in re.findall(r"print\(.*\)\s+# (.*)", code)]
+
+        assert done.returncode == 0, done.stderr
+        assert promised
+        assert done.stdout.splitlines()[-len(promised) :] == promised
+
+
+def test_console_session_is_what_is_printed() -> None:
+    """Each `$ dlrun` command of the console session prints the lines below it; `…` stands for lines left out."""
+    sessions = [text for language, text in BLOCKS if language == "console"]
+    assert sessions
+    for session in sessions:
+        for command in re.split(r"^\$ ", session, flags=re.MULTILINE)[1:]:
+            words, *lines = command.rstrip().splitlines()
+            program, *arguments = words.split()
+            assert program == "dlrun"
+            done = subprocess.run(
+                [sys.executable, "-m", "dl", *arguments],
+                cwd=ROOT,
+                capture_output=True,
+                text=True,
+                timeout=60,
+                check=False,
+            )
+            printed = (done.stdout + done.stderr).splitlines()
+            shown = lines[: lines.index("…")] if "…" in lines else lines
+
+            assert printed[: len(shown)] == shown
+            assert "…" in lines or len(printed) == len(shown)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_links_lead_to_files(page: Path) -> None:
+    """Every relative link of the documentation leads to a file, and a fragment to a heading of it."""
+    for target in re.findall(r"\]\(([^)\s]+)\)", page.read_text()):
+        if re.match(r"[a-z]+:", target):
+            continue
+        path, _, fragment = target.partition("#")
+        file = (page.parent / path).resolve() if path else page
+
+        assert file.exists(), target
+        if fragment:
+            headings = re.findall(r"^#+ (.*)$", file.read_text(), re.MULTILINE)
+            slugs = [re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings]
+            assert fragment in slugs, target
+
+
+def test_version_is_the_same_everywhere() -> None:
+    """The changelog knows the version of the distribution, or has it under Unreleased."""
+    version = re.search(r'^version = "(.*)"$', (ROOT / "pyproject.toml").read_text(), re.MULTILINE)
+    assert version is not None
+    changelog = (ROOT / "CHANGELOG.md").read_text()
+
+    assert f"## [{version[1]}]" in changelog or "## [Unreleased]" in changelog
