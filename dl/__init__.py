@@ -1,5 +1,6 @@
 """A dynamic linker for WebAssembly: dlopen, dlsym and dlclose for programs over one shared memory."""
 
+from dl.callbacks import Callback
 from dl.errors import (
     DlError,
     DylinkError,
@@ -62,6 +63,7 @@ __all__ = [
     "RTLD_NODELETE",
     "RTLD_NOLOAD",
     "RTLD_NOW",
+    "Callback",
     "DlError",
     "DlFlags",
     "DylinkError",

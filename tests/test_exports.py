@@ -113,6 +113,7 @@ def test_importing_dl_loads_neither_engine_nor_command_line() -> None:
 
 
 PUBLIC = [
+    "Callback",
     "DlError",
     "DlFlags",
     "DylinkError",
