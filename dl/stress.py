@@ -21,7 +21,7 @@ import time
 import traceback
 from collections import Counter
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from threading import get_ident
 
 from dl.group import InstanceGroup
@@ -150,7 +150,7 @@ class _Run:
     def __init__(self, threads: int, seconds: float, seed: int) -> None:
         self.seconds = seconds
         self.seed = seed
-        self.random = random.Random(f"{seed}")
+        self.random = random.Random(f"{seed}")  # noqa: S311  it only has to differ
         self.shared = Shared()
         self.stop = threading.Event()
         self.compare = threading.Event()
@@ -203,17 +203,15 @@ class _Run:
     def _keep_alive(self) -> None:
         """Put new threads in the places of those that have ended."""
         for slot in self.slots:
-            if slot.host is not None and slot.alive and not slot.host.is_alive():
-                self._join(slot)
+            self._notice_end(slot)
             if not slot.alive:
                 slot.generation += 1
                 slot.alive = True
                 self._start(slot)
 
-    def _join(self, slot: Slot) -> None:
+    def _notice_end(self, slot: Slot) -> None:
         """Note why a thread has ended that never came to its work."""
-        assert slot.host is not None
-        if slot.alive:
+        if slot.host is not None and slot.alive and not slot.host.is_alive() and slot.alive:
             slot.alive = False
             try:
                 slot.host.join()
@@ -225,7 +223,8 @@ class _Run:
     def _start(self, slot: Slot) -> None:
         way = self.random.choices(("spawned", "attached", "guest"), (6, 3, 2))[0]
         name = f"{way} {slot.number}.{slot.generation}"
-        worker = Worker(self, slot, way, random.Random(f"{self.seed} {slot.number} {slot.generation}"))
+        chooser = random.Random(f"{self.seed} {slot.number} {slot.generation}")  # noqa: S311  as above
+        worker = Worker(self, slot, way, chooser)
         slot.host = slot.plain = None
         if way == "spawned":
             slot.host = self.linker.spawn(worker.run, name=name)
@@ -326,6 +325,7 @@ class _Run:
         deadline = time.monotonic() + GRACE_SECONDS
         while self.shared.quiet < sum(slot.alive for slot in self.slots):
             for slot in self.slots:
+                self._notice_end(slot)
                 if slot.released:
                     self.release(main, slot)
             if time.monotonic() > deadline:
@@ -388,7 +388,8 @@ class _Run:
                 where.append(f"{thread.name}:\n" + "".join(traceback.format_stack(frame)[-4:]))
         self.fail(
             f"hung: {len(stuck)} threads do not end; waits: {self.linker.threads.waits.waiting()}; "
-            f"protocol: {self.linker.rendezvous.statistics()}\n" + "\n".join(where)
+            f"protocol: {replace(self.linker.rendezvous.statistics(), barrier_seconds=())}\n"
+            + "\n".join(where)
         )
 
     def state_of(self, group: InstanceGroup) -> None:
