@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dl.bindings import Binding
+from dl.bindings import (
+    Binding,
+    Constant,
+    FromNamespace,
+    ThreadLocalAddress,
+    ThroughTable,
+    module_namespace,
+)
 from dl.construction import Construction, Residence
 from dl.dylink import DylinkInfo
 from dl.engine.protocol import CompiledModule
@@ -81,6 +88,33 @@ class LinkedModule:
     def dylink(self) -> DylinkInfo | None:
         """Its dylink section."""
         return self.image.wasm.dylink
+
+    def uses(self, others: Sequence[LinkedModule]) -> bool:
+        """Whether this module needs one of some others, or one of its imports is bound to one of them."""
+        handles = {module.handle for module in others}
+        if any(module.handle in handles for module in self.needed):
+            return True
+        namespaces = {module_namespace(handle) for handle in handles}
+        tables = [range(m.elements.address, m.elements.end) for m in others if m.elements is not None]
+        blocks = [
+            range(m.block.address, m.block.address + m.block.size) for m in others if m.block is not None
+        ]
+        if any(address in run for address in self.late.values() for run in tables):
+            return True
+        for entry, binding in zip(self.wasm.imports, self.bindings, strict=True):
+            if isinstance(binding, FromNamespace):
+                used = binding.namespace in namespaces
+            elif isinstance(binding, ThreadLocalAddress):
+                used = binding.module in handles
+            elif isinstance(binding, ThroughTable):
+                used = any(binding.address in run for run in tables)
+            elif isinstance(binding, Constant) and entry.module in ("GOT.mem", "GOT.func"):
+                used = any(binding.value in run for run in (tables if entry.module == "GOT.func" else blocks))
+            else:
+                used = False
+            if used:
+                return True
+        return False
 
     def requester(self) -> Requester:
         """Who asks when this module's needed libraries, or its dlopen, look for files."""

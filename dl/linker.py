@@ -209,14 +209,20 @@ class Linker:
                 f"dlopen knows no flags {int(flags & ~ALL_FLAGS):#x}; its flags are those of dl.DlFlags"
             )
         first = [Path(p) for p in library_path or ()]
+        named: dict[str, bytes] = {}
         if isinstance(library, (bytes, bytearray, memoryview)):
             image = self._image(bytes(library), name)
             if name is not None and name not in self._locator.libraries:
-                self._locator.libraries = {**self._locator.libraries, name: bytes(library)}
+                named[name] = bytes(library)
         else:
             image = self._locator.find(os.fspath(library), Requester(), first)
         self.check_dynamic(image.name)
-        return self._loader.open(group, image, flags, lenient=False, first=first)
+        self._locator.libraries = {**self._locator.libraries, **named}
+        try:
+            return self._loader.open(group, image, flags, lenient=False, first=first)
+        except BaseException:
+            self._locator.libraries = {n: b for n, b in self._locator.libraries.items() if n not in named}
+            raise
 
     def open_for_guest(self, name: str, search: str) -> ModuleHandle:
         """Load a library as the guest of the calling thread asks for it; see `dl.wasix.dynlink`.
@@ -239,9 +245,9 @@ class Linker:
                 )
             wanted = str(host) if host.is_absolute() else os.path.join(".", host)
         # No run path: the call does not say which module's code made it (nor does WASIX ask).
-        image = self._locator.find(wanted, Requester(), first)
+        image = self._locator.find(wanted, Requester(), first, paths.admits)
         flags = DlFlags.LAZY | DlFlags.GLOBAL
-        return self._loader.open(self.threads.current(), image, flags, lenient=True, first=first)
+        return self._loader.open(self.threads.current(), image, flags, lenient=True, first=first, guest=paths)
 
     def _guest_paths(self) -> GuestPaths:
         trusted = [Path(p) for p in self._locator.library_path]

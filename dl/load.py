@@ -58,9 +58,10 @@ from dl.symbols import (
     exported_imports,
     module_symbols,
 )
+from dl.wasix.guest_paths import GuestPaths
 from dl.wasm.module import Import
 from dl.wasm.rewrite import rename_imports, uses_legacy_exceptions
-from dl.wasm.types import FuncType, GlobalType
+from dl.wasm.types import FuncType, GlobalType, MemoryType
 
 _LEGACY_EXCEPTIONS = (
     "legacy exception handling (try, catch): recompile with clang -mllvm -wasm-use-legacy-eh=false (Emscripten: "
@@ -85,6 +86,7 @@ class Load:
         lenient: whether functions that nothing defines become stubs.
         grow_memory_to: makes linear memory reach a number of pages, or returns False.
         wait_slots: table indices of what stands in for atomic waits.
+        guest: the paths of the guest that asks for the load; None when the host does.
         undo: takes the load back.
         new: the modules that this load adds, in handle order.
     """
@@ -98,6 +100,7 @@ class Load:
     search_first: Sequence[Path] = ()
     grow_memory_to: Callable[[int], bool] = lambda _pages: True
     wait_slots: Mapping[str, int] = field(default_factory=dict)
+    guest: GuestPaths | None = None
     undo: Undo = field(default_factory=Undo)
     new: list[LinkedModule] = field(default_factory=list)
     _host_functions: list[PlacedFunction] = field(default_factory=list)
@@ -142,7 +145,7 @@ class Load:
             if name is None:
                 open_.pop()
                 if not module.handle:
-                    self._number(module, self.state.take_handle(module.name))
+                    self._number(module, self.state.take_handle(module.name, len(self.new)))
                 continue
             image = self._find(name, module)
             needed = pending.get(image.identity) or self._module_for(image)
@@ -155,6 +158,9 @@ class Load:
     def _find(self, name: str, module: LinkedModule) -> ModuleImage:
         requester = module.requester()
         try:
+            path, guest = module.image.path, self.guest
+            if guest is not None and path is not None and guest.may_have_written(path):
+                return self.locator.find(name, requester, self.search_first, guest.admits)
             return self.locator.find(name, requester, self.search_first)
         except LibraryNotFoundError:
             # Something loaded earlier by its path serves a bare name too, as a matching soname does for ld.so.
@@ -207,11 +213,6 @@ class Load:
             self._place_functions(module, info.table_size, info.table_alignment_log2)
         for module in self.new:
             self._check_elements(module)
-            for entry in module.wasm.imports:
-                if entry.kind == "memory" and not self.grow_memory_to(entry.type.limits.minimum):  # type: ignore[union-attr]
-                    raise ResourceLimitError(
-                        module.name, f"linear memory cannot grow to the {entry.type} that it imports"
-                    )
 
     def place_main_functions(self, module: LinkedModule) -> None:
         """Reserve table indices for the main module's exported functions; its own elements lie where they are linked."""
@@ -373,7 +374,9 @@ class Load:
         Raises:
             InvalidModuleError: the engine refuses a module.
             UnsupportedModuleError: it does so for exceptions in their former encoding.
+            ResourceLimitError: memory cannot grow to what a module imports.
         """
+        self._grow_memory()
         keeps_glue = set()
         thread_addresses: list[tuple[ModuleHandle, str, GlobalType, ThreadLocalAddress]] = []
         placed = list(self._host_functions)
@@ -436,6 +439,21 @@ class Load:
                 raise UnsupportedModuleError(module.name, _LEGACY_EXCEPTIONS) from refused
             raise
 
+    def _grow_memory(self) -> None:
+        """Make linear memory as large as the modules' imports want it.
+
+        Late, because this cannot be taken back.
+
+        Raises:
+            ResourceLimitError: it cannot grow so far.
+        """
+        for module in self.new:
+            for entry in module.wasm.imports:
+                if isinstance(entry.type, MemoryType) and not self.grow_memory_to(entry.type.limits.minimum):
+                    raise ResourceLimitError(
+                        module.name, f"linear memory cannot grow to the {entry.type} that it imports"
+                    )
+
     def _placed_functions(self, module: LinkedModule) -> Iterator[PlacedFunction]:
         if module.elements is None:
             return  # nothing to place, or a main module whose table cannot grow
@@ -460,7 +478,8 @@ class Load:
 
 
 def _needed(module: LinkedModule) -> Iterator[str]:
-    return iter(module.dylink.needed if module.dylink else ())
+    """Return the names of what a module needs, each once, in order."""
+    return iter(dict.fromkeys(module.dylink.needed if module.dylink else ()))
 
 
 def _thread_local(module: LinkedModule) -> ThreadLocalModule | None:

@@ -32,8 +32,9 @@ from dl.main_module import MainKind
 from dl.program import Program
 from dl.side_memory import GuestAllocator
 from dl.state import DlOperation, LinkerState, UnloadModules
+from dl.wasix.guest_paths import GuestPaths
 from dl.wasm.types import FuncType
-from threads import Rendezvous
+from threads import ProtocolError, Rendezvous
 
 log = logging.getLogger("dl.link")
 
@@ -79,6 +80,7 @@ class Loader:
         self._locator = locator
         self._rendezvous = rendezvous
         self._current_group = current_group
+        locator.loaded = state.image
         self.checkpoint: Callable[[str], None] = lambda _step: None
 
     def load_main(self, group: InstanceGroup, image: ModuleImage) -> None:
@@ -110,7 +112,7 @@ class Loader:
                 load.place()
                 self._link(group, load, root)
                 new = [*new, *load.new]
-        self._initialize(group, new)
+        self._initialize(group, new, root)
 
     def open(
         self,
@@ -120,6 +122,7 @@ class Loader:
         *,
         lenient: bool,
         first: Sequence[Path] = (),
+        guest: GuestPaths | None = None,
     ) -> ModuleHandle:
         """Load a library and all it needs, or find it loaded.
 
@@ -129,16 +132,23 @@ class Loader:
             flags: those of dlopen.
             lenient: whether functions that nothing defines become stubs whatever the flags say.
             first: directories to search before the library path.
+            guest: the guest's paths, when it is the guest that asks.
 
         Raises:
             DlError: it cannot be loaded; the program is as before.
+            LinkerUsageError: the calling thread is in the midst of a load.
         """
         while True:
             try:
-                return self._open(group, image, flags, lenient=lenient, first=first)
+                return self._open(group, image, flags, lenient=lenient, first=first, guest=guest)
             except _CutOffError:  # noqa: PERF203  it is what the loop is for
                 # Another thread was loading the same, and was interrupted: nothing is wrong with the library.
                 log.debug("%s: its load was cut off in another thread; loading it here", image.name)
+            except ProtocolError as error:
+                raise LinkerUsageError(
+                    f"{image.name} cannot be opened in the midst of another load, by a start function or by the program's "
+                    f"malloc, only by a constructor: {error}"
+                ) from error
 
     def _open(
         self,
@@ -148,8 +158,10 @@ class Loader:
         *,
         lenient: bool,
         first: Sequence[Path],
+        guest: GuestPaths | None,
     ) -> ModuleHandle:
         load = self._new_load(flags, lenient=lenient, first=first)
+        load.guest = guest
         with self._rendezvous.instigate(group.replica):
             committed = self._rendezvous.committed
             if flags & DlFlags.NOLOAD and image.identity not in self._state.by_identity:
@@ -285,7 +297,11 @@ class Loader:
             raise InitializationError(module.name, function, error) from error
 
     def _unload(self, group: InstanceGroup, modules: Sequence[LinkedModule], error: BaseException) -> None:
-        """Take back a load whose constructors failed: every group has its modules by now, and forgets them."""
+        """Take back a load whose constructors failed: every group has its modules by now, and forgets them.
+
+        Unless somebody else is bound to one of them already, such as a library that a constructor opened: then they stay,
+        since their memory and table elements are in use, but can be found no more; opening them again loads them anew.
+        """
         if not modules:
             return
         for module in modules:
@@ -293,7 +309,15 @@ class Loader:
         try:
             # An interrupt may be why the load failed, and another may come: neither must stop half of this.
             with group.replica.waiter.shielded(), self._rendezvous.instigate(group.replica):
-                self._remove(group, modules, error)
+                users = [m for m in self._state.modules.values() if m not in modules and m.uses(modules)]
+                if users:
+                    log.info("%s stays: %s uses it", modules[-1].name, users[0].name)
+                    self._state.forget_names(modules)
+                    if not isinstance(error, DlError):
+                        # For good: who waits for them must not try again.
+                        error = InitializationError(modules[-1].name, _CONSTRUCTORS, error)
+                else:
+                    self._remove(group, modules, error)
         finally:
             for module in modules:
                 module.construction.finished(error)

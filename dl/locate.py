@@ -9,7 +9,8 @@ A module's identity is its resolved path, so `a.so`, `./a.so` and a link to it a
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping, Sequence
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from dl.images import ModuleImage, image_from_bytes, image_from_file
 
 _MAX_NAME_BYTES = 4096
 _WASM_MAGIC = b"\0asm"
+_ORIGIN = re.compile(r"\$(?:\{ORIGIN\}|ORIGIN(?![A-Za-z0-9_]))")
 
 
 @dataclass(frozen=True)
@@ -42,41 +44,65 @@ class Locator:
     Attributes:
         library_path: directories, searched in order.
         libraries: modules held in memory, by name; found before any file of that name.
+        loaded: returns the image of the loaded module with an identity, if there is one.
     """
 
     library_path: Sequence[Path] = ()
     libraries: Mapping[str, bytes] = field(default_factory=dict)
+    loaded: Callable[[str], ModuleImage | None] = lambda _identity: None
 
-    def find(self, name: str, requester: Requester = Requester(), first: Iterable[Path] = ()) -> ModuleImage:
-        """Find, read and parse a library.
+    def find(
+        self,
+        name: str,
+        requester: Requester = Requester(),
+        first: Iterable[Path] = (),
+        admits: Callable[[Path], bool] = lambda _path: True,
+    ) -> ModuleImage:
+        """Find a library; read and parse it, unless it is loaded.
 
         Args:
             name: its path, or its bare name.
             requester: who needs it.
             first: directories to search before the library path, for a bare name.
+            admits: says whether a file may be looked at.
 
         Raises:
             LibraryNotFoundError: there is no such file; tells every path tried.
             LinkError: the file named by a path cannot be read.
             MalformedModuleError: the file is not a valid module.
         """
-        if not name or "\0" in name or len(name.encode()) > _MAX_NAME_BYTES:
+        if not name or "\0" in name or not 0 < _length(name) <= _MAX_NAME_BYTES:
             raise LibraryNotFoundError(
                 name[:80], [(repr(name[:80]), f"not a name of 1 to {_MAX_NAME_BYTES} bytes")], requester.name
             )
         if name in self.libraries:
-            return image_from_bytes(self.libraries[name], name, f"<memory>/{name}")
+            identity = f"<memory>/{name}"
+            return self.loaded(identity) or image_from_bytes(self.libraries[name], name, identity)
         tried: list[tuple[str, str]] = []
-        if "/" in name:
-            for path in _spellings(Path(name)):
-                if _present(path, tried):
-                    return image_from_file(path, str(path))
-            raise LibraryNotFoundError(name, tried, requester.name)
-        for directory in (*first, *self.library_path, *run_path(requester)):
-            for path in _spellings(directory / name):
-                if _present(path, tried) and _is_module(path, tried):
+        is_path = "/" in name
+        places = (
+            [Path(name)]
+            if is_path
+            else [d / name for d in (*first, *self.library_path, *run_path(requester))]
+        )
+        for place in places:
+            for path in _spellings(place):
+                if not admits(path):
+                    tried.append((str(path), "outside the directories that the program may load from"))
+                    continue
+                loaded = self._loaded_from(path)
+                if loaded is not None:
+                    return loaded
+                if _present(path, tried) and (is_path or _is_module(path, tried)):
                     return image_from_file(path, str(path))
         raise LibraryNotFoundError(name, tried, requester.name)
+
+    def _loaded_from(self, path: Path) -> ModuleImage | None:
+        """Return the loaded module that a path stands for, whatever has become of its file."""
+        try:
+            return self.loaded(str(path.resolve()))
+        except (OSError, RuntimeError, ValueError):
+            return None
 
 
 def run_path(requester: Requester) -> list[Path]:
@@ -84,13 +110,21 @@ def run_path(requester: Requester) -> list[Path]:
     directories = []
     for entry in requester.run_path:
         for part in entry.split(":"):
-            text = part
-            for spelling in ("${ORIGIN}", "$ORIGIN"):
-                if spelling in text:
-                    text = text.replace(spelling, str(requester.origin)) if requester.origin else ""
+            if requester.origin is None and _ORIGIN.search(part):
+                continue
+            origin = str(requester.origin)
+            text = _ORIGIN.sub(lambda _match: origin, part)  # noqa: B023  used at once
             if text:
                 directories.append(Path(text))
     return directories
+
+
+def _length(name: str) -> int:
+    """Bytes of a name as the host's file system has it; 0 if it can have no such name."""
+    try:
+        return len(os.fsencode(name))
+    except UnicodeEncodeError:
+        return 0
 
 
 def _spellings(path: Path) -> Iterable[Path]:

@@ -10,6 +10,7 @@ from dl.engine.protocol import CompiledModule
 from dl.errors import ResourceLimitError
 from dl.glue import Places, ThreadLocalModule
 from dl.handles import MAIN_HANDLE, ModuleHandle
+from dl.images import ModuleImage
 from dl.linked import LinkedModule
 from dl.side_memory import SideMemory
 from dl.wasm.types import FuncType, MemoryType
@@ -150,13 +151,17 @@ class LinkerState:
     host_addresses: dict[tuple[str, str, FuncType], int] = field(default_factory=dict)
     arriving: dict[ModuleHandle, LinkedModule] = field(default_factory=dict)
 
-    def take_handle(self, module: str) -> ModuleHandle:
+    def take_handle(self, module: str, coming: int = 0) -> ModuleHandle:
         """Return the next handle.
+
+        Args:
+            module: who gets it, for messages.
+            coming: how many modules the load under way has given handles to.
 
         Raises:
             ResourceLimitError: there are `MAX_MODULES` modules.
         """
-        if len(self.modules) >= MAX_MODULES:
+        if len(self.modules) + coming >= MAX_MODULES:
             raise ResourceLimitError(module, f"{MAX_MODULES} modules are loaded already")
         handle = ModuleHandle(self.next_handle)
         self.next_handle += 1
@@ -166,13 +171,25 @@ class LinkerState:
         """Forget modules: their handles, names and places in the global scope."""
         for module in modules:
             self.modules.pop(module.handle, None)
-            self.by_identity.pop(module.image.identity, None)
+        self.forget_names(modules)
+
+    def forget_names(self, modules: Sequence[LinkedModule]) -> None:
+        """Let nobody find modules any more, by path, name or global scope; their handles stay."""
+        for module in modules:
+            if self.by_identity.get(module.image.identity) == module.handle:
+                del self.by_identity[module.image.identity]
         gone = {id(module) for module in modules}
         self.global_scope = [m for m in self.global_scope if id(m) not in gone]
 
     def module(self, handle: int) -> LinkedModule | None:
         """Return a module by its handle, also one that is being loaded."""
         return self.modules.get(ModuleHandle(handle)) or self.arriving.get(ModuleHandle(handle))
+
+    def image(self, identity: str) -> ModuleImage | None:
+        """Return the image of the loaded module that a path or a name stands for."""
+        handle = self.by_identity.get(identity)
+        module = None if handle is None else self.modules.get(handle)
+        return None if module is None else module.image
 
     def names(self, modules: Sequence[LinkedModule]) -> list[str]:
         """Return what messages call some modules."""

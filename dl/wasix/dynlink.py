@@ -9,10 +9,17 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
-from dl.errors import DlError
-from dl.handles import MAIN_HANDLE, DlFlags
+from dl.errors import (
+    DlError,
+    GuestThreadError,
+    LinkerClosedError,
+    ProgramDeadlockedError,
+    ProgramExited,
+    ThreadExited,
+)
+from dl.handles import ALL_FLAGS, MAIN_HANDLE, DlFlags
 from dl.host import SystemFunction
 from dl.wasix.preview1 import signature
 from memory import InvalidStringError, OutOfBoundsError
@@ -23,6 +30,11 @@ if TYPE_CHECKING:
 NAMESPACE = "wasix_32v1"
 
 SUCCESS, INVALID, NOEXEC, MEMORY_VIOLATION, UNKNOWN = 0, 28, 45, 78, 79
+
+ENDINGS = (GuestThreadError, LinkerClosedError, ProgramDeadlockedError, ProgramExited, ThreadExited)
+"""What ends a thread or the program; never the errno of a call that a constructor's ending cut short."""
+
+T = TypeVar("T")
 
 log = logging.getLogger("dl.link")
 
@@ -38,16 +50,56 @@ def dynlink_functions(linker: Linker) -> dict[str, SystemFunction]:
     }
 
 
+class _BadArgument(Exception):  # noqa: N818  an errno on its way, not a fault of ours
+    """The guest gave a bad pointer or string; holds the errno."""
+
+    def __init__(self, errno: int) -> None:
+        self.errno = errno
+
+
+class _Guest:
+    """The caller's memory: bad addresses and strings in it are errnos.
+
+    Only here, so that the same exception from a user's host function, which a constructor may call, is left alone.
+    """
+
+    def __init__(self, linker: Linker) -> None:
+        self._linker = linker
+
+    def check_result(self, address: int) -> None:
+        """Check that a result of 4 bytes can be written."""
+        self._reading(lambda: self._linker.memory.read(address, 4))
+
+    def text(self, address: int, size: int) -> str:
+        """Read a string."""
+        return self._reading(lambda: self._linker.memory.read_string(address, size))
+
+    def put(self, address: int, value: int) -> None:
+        """Write a result."""
+        self._reading(lambda: self._linker.memory.write_u32(address, value))
+
+    def error(self, text: str, buffer: int, size: int) -> int:
+        """Write an error text; return the errno that goes with it."""
+        self._reading(lambda: write_error(self._linker, text, buffer, size))
+        return UNKNOWN
+
+    def _reading(self, access: Callable[[], T]) -> T:
+        try:
+            return access()
+        except OutOfBoundsError:
+            raise _BadArgument(MEMORY_VIOLATION) from None
+        except InvalidStringError:
+            raise _BadArgument(INVALID) from None
+
+
 def _checked(function: Callable[..., int]) -> Callable[..., int]:
-    """Take addresses as unsigned, and turn bad ones into errnos."""
+    """Take addresses as unsigned, and return the errno of a bad one."""
 
     def call(*arguments: int) -> int:
         try:
             return function(*(a & 0xFFFFFFFF for a in arguments))
-        except OutOfBoundsError:
-            return MEMORY_VIOLATION
-        except InvalidStringError:
-            return INVALID
+        except _BadArgument as bad:
+            return bad.errno
 
     return call
 
@@ -66,6 +118,7 @@ def write_error(linker: Linker, text: str, buffer: int, size: int) -> None:
 class _DlOpen:
     def __init__(self, linker: Linker) -> None:
         self._linker = linker
+        self._guest = _Guest(linker)
 
     def __call__(
         self,
@@ -78,37 +131,40 @@ class _DlOpen:
         search_size: int,
         out: int,
     ) -> int:
-        linker = self._linker
-        linker.memory.read(out, 4)
+        linker, guest = self._linker, self._guest
+        guest.check_result(out)
         try:
             linker.check_dynamic()
             if not path:
                 handle = MAIN_HANDLE
             else:
-                name = linker.memory.read_string(path, path_size)
-                first = linker.memory.read_string(search, search_size) if search_size else ""
-                log.debug("guest: dlopen(%r, %s)", name, DlFlags(flags & 63))
+                name = guest.text(path, path_size)
+                first = guest.text(search, search_size) if search_size else ""
+                log.debug("guest: dlopen(%r, %s)", name, DlFlags(flags & ALL_FLAGS))
                 handle = linker.open_for_guest(name, first)
+        except ENDINGS:
+            raise
         except DlError as failure:
-            write_error(linker, f"failed to load module: {failure}", error, error_size)
-            return UNKNOWN
-        linker.memory.write_u32(out, handle)
+            return guest.error(f"failed to load module: {failure}", error, error_size)
+        guest.put(out, handle)
         return SUCCESS
 
 
 class _DlSym:
     def __init__(self, linker: Linker) -> None:
         self._linker = linker
+        self._guest = _Guest(linker)
 
     def __call__(self, handle: int, name: int, name_size: int, error: int, error_size: int, out: int) -> int:
-        linker = self._linker
-        linker.memory.read(out, 4)
-        symbol = linker.memory.read_string(name, name_size)
+        guest = self._guest
+        guest.check_result(out)
+        symbol = guest.text(name, name_size)
         try:
-            address = linker.address_for_guest(handle, symbol)
+            address = self._linker.address_for_guest(handle, symbol)
+        except ENDINGS:
+            raise
         except DlError as failure:
-            write_error(linker, f"failed to resolve symbol: {failure}", error, error_size)
-            return UNKNOWN
+            return guest.error(f"failed to resolve symbol: {failure}", error, error_size)
         log.debug("guest: dlsym(%d, %r) = %#x", handle, symbol, address)
-        linker.memory.write_u32(out, address)
+        guest.put(out, address)
         return SUCCESS

@@ -8,7 +8,7 @@ or the main module's own directory. Nothing else of the host can be loaded, or p
 from __future__ import annotations
 
 import posixpath
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -43,6 +43,20 @@ class GuestPaths:
                 return host
         return None
 
+    def admits(self, path: Path) -> bool:
+        """Whether the guest may load a library from a host's path.
+
+        A link must not lead out of the guest's directories, since the guest can make links; but what the library path
+        itself holds was put there by the host, links too.
+        """
+        if path.parent in self.trusted:
+            return True
+        return _inside(path, (*self.trusted, *map(Path, self.preopens.values())))
+
+    def may_have_written(self, path: Path) -> bool:
+        """Whether a file is in a directory that the guest can write to, so that what it needs is the guest's wish."""
+        return _inside(path, map(Path, self.preopens.values()))
+
     def _in_preopen(self, path: str) -> Path | None:
         best: tuple[int, Path] | None = None
         for name in (posixpath.normpath(path), posixpath.normpath(posixpath.join(self.current, path))):
@@ -65,3 +79,12 @@ class GuestPaths:
                 if not outside and (best is None or len(root) > best[0]):
                     best = (len(root), candidate)
         return best[1] if best else None
+
+
+def _inside(path: Path, directories: Iterable[Path]) -> bool:
+    """Whether a path leads into one of some directories, all links followed."""
+    try:
+        parents = {path.resolve(), *path.resolve().parents}
+        return any(directory.resolve() in parents for directory in directories)
+    except (OSError, RuntimeError, ValueError):
+        return False
