@@ -109,6 +109,11 @@ def call_indirect(type_index: int, table: int = 0) -> bytes:
     return b"\x11" + unsigned(type_index) + unsigned(table)
 
 
+def return_call_indirect(type_index: int, table: int = 0) -> bytes:
+    """Encode ``return_call_indirect``: the called function takes the place of the caller."""
+    return b"\x13" + unsigned(type_index) + unsigned(table)
+
+
 def _limits(limits: Limits) -> bytes:
     flags = (limits.maximum is not None) | limits.shared << 1 | limits.is64 << 2
     maximum = b"" if limits.maximum is None else unsigned(limits.maximum)
