@@ -13,6 +13,7 @@ from dl.wasix.files import LOOKED_UP, SLOT
 from dl.wasix.poll import PREVIEW1_LAYOUT, SNAPSHOT0_LAYOUT, Poll
 from dl.wasix.process import Process
 from dl.wasix.snapshot0 import snapshot0_functions
+from dl.wasix.transfers import Transfers
 from memory import InvalidStringError, OutOfBoundsError
 
 if TYPE_CHECKING:
@@ -27,6 +28,7 @@ Functions = dict[str, dict[str, SystemFunction]]
 def process_functions(process: Process) -> Functions:
     """Return, by namespace, the functions for descriptors, directory, signals and terminal of a process."""
     files = process.files
+    transfers = Transfers(files)
     preview1 = NAMESPACES[PREVIEW1]
 
     def renumber(number: int, to: int) -> int:
@@ -37,9 +39,9 @@ def process_functions(process: Process) -> Functions:
         "fd_fdstat_get": files.fdstat_get,
         "fd_fdstat_set_flags": files.fdstat_set_flags,
         "fd_filestat_get": files.filestat_get,
-        "fd_read": files.read,
+        "fd_read": transfers.read,
         "fd_renumber": renumber,
-        "fd_write": files.write,
+        "fd_write": transfers.write,
         "poll_oneoff": Poll(files, PREVIEW1_LAYOUT),
         "proc_raise": process.proc_raise,
     }

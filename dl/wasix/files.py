@@ -9,10 +9,9 @@ waited for outside, and pipes and events are not WASI's at all.
 from __future__ import annotations
 
 import ctypes
-import os
-import threading
 from typing import TYPE_CHECKING
 
+from dl.side_memory import Block, GrownMemory
 from dl.wasix.abi import Errno
 from dl.wasix.descriptors import FIRST_PREOPEN, DescriptorError, DescriptorTable, OpenFile
 from dl.wasix.host_input import CAN_WAIT, HostInput
@@ -22,11 +21,8 @@ from dl.wasix.streams import Changes, Stream
 from dl.wasix.wasi import WasiCalls
 from memory import LinearMemory, OutOfBoundsError
 from threads import Waits
-from threads.waiter import Waiter
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from dl.engine.protocol import RawCall, WasiOptions
     from dl.linker import Linker
 
@@ -34,7 +30,6 @@ SLOT = 16
 """Bytes of one slot of a raw call's arguments."""
 
 _NONBLOCK = 4
-_IOVEC_BYTES = 8
 _FDSTAT_BYTES, _FILESTAT_BYTES = 24, 64
 _FILETYPE_UNKNOWN = 0
 _RIGHT_READ, _RIGHT_SET_FLAGS, _RIGHT_WRITE, _RIGHT_FILESTAT, _RIGHT_POLL = (
@@ -101,7 +96,7 @@ class Files:
         self.table = DescriptorTable()
         self.changes = Changes(linker.threads.waits)
         self.host_input = HostInput(linker.threads.waits)
-        self._reading_host = threading.Lock()  # two threads that saw one byte come must not both read
+        self._dot_block: Block | None = None
         self._open_initial(linker.program.wasi_options)
 
     def _open_initial(self, options: WasiOptions) -> None:
@@ -190,7 +185,19 @@ class Files:
         file, skipped = found
         address.value += skipped
         size.value -= skipped
+        if not size.value:
+            address.value, size.value = self._dot(), 1
         return file
+
+    def _dot(self) -> int:
+        """Return the address of a `.`, WASI's name for an open directory itself, which no part of its path is."""
+        if self._dot_block is None:
+            side_memory = self._linker.program.side_memory
+            if not isinstance(side_memory, GrownMemory):
+                raise DescriptorError(Errno.NOTCAPABLE)  # the guest's own allocator cannot be called here
+            self._dot_block = side_memory.allocate(1, 0, "a path")
+            self.memory.write(self._dot_block.address, b".")
+        return self._dot_block.address
 
     def path_open(self, area: int, slots: int, *, out: int = 8, cloexec: bool = False) -> None:
         """`path_open`: WASI's, and its number replaced by ours.
@@ -336,153 +343,8 @@ class Files:
                 return Errno.NOTDIR
             return wasi.call("path_filestat_get", file.wasi, flags, path, size, out)
 
-    # reading and writing
-
-    def _pieces(self, iovecs: int, count: int) -> list[tuple[int, int]]:
-        """Return addresses and sizes, in bytes, of a call's buffers, the empty ones left out."""
-        flat = self.memory.read_struct(f"{2 * count}I", iovecs)
-        return [piece for piece in zip(flat[::2], flat[1::2], strict=True) if piece[1]]
-
-    def _scatter(self, pieces: list[tuple[int, int]], data: bytes, out: int) -> int:
-        start = 0
-        for address, size in pieces:
-            if start >= len(data):
-                break
-            self.memory.write(address, data[start : start + size])
-            start += size
-        self.memory.write_u32(out, len(data))
-        return Errno.SUCCESS
-
-    def _check_pieces(self, pieces: list[tuple[int, int]], out: int) -> int:
-        """Check that all of a call's memory is there, before anything is taken; return how many bytes fit."""
-        self.memory.read(out, 4)
-        end = self.memory.size
-        if any(address + size > end for address, size in pieces):
-            raise DescriptorError(Errno.MEMVIOLATION)
-        return sum(size for _, size in pieces)
-
-    def read(self, number: int, iovecs: int, count: int, out: int) -> int:
-        """`fd_read`."""
-        wasi = self.wasi
-        with wasi.lock:
-            file = self.table.file(number)
-            if file.wasi is not None and file.host_input is None:
-                return wasi.call("fd_read", file.wasi, iovecs, count, out)
-            file.references += 1
-        try:
-            pieces = self._pieces(iovecs, count)
-            size = self._check_pieces(pieces, out)
-            data = self._read_host(file, size) if file.stream is None else self._read_stream(file, size)
-            return data if isinstance(data, Errno) else self._scatter(pieces, data, out)
-        finally:
-            self._done_with(file)
-
-    def _done_with(self, file: OpenFile) -> None:
+    def done_with(self, file: OpenFile) -> None:
+        """Give back a reference that a call held."""
         with self.wasi.lock:
             closed = self.table.release(file)
         self._close(closed)
-
-    def _read_host(self, file: OpenFile, size: int) -> bytes | Errno:
-        descriptor = file.host_input
-        assert descriptor is not None
-        while True:
-            with self._reading_host:
-                if not size or self.host_input.ready(descriptor):
-                    try:
-                        return os.read(descriptor, size)
-                    except BlockingIOError:
-                        pass  # another process took it
-                    except OSError:
-                        return Errno.IO
-            if file.nonblocking:
-                return Errno.AGAIN
-            waited = self.signals.interrupted(
-                lambda waiter: self.host_input.wait(waiter, descriptor, "standard input")
-            )
-            if waited is None:
-                return Errno.INTR
-
-    def _read_stream(self, file: OpenFile, size: int) -> bytes | Errno:
-        stream = file.stream
-        assert stream is not None
-        if not stream.reads:
-            return Errno.BADF
-        while True:
-            data = stream.read(size)
-            if data is not Errno.AGAIN or file.nonblocking:
-                return data
-            if not self._wait_for(f"{stream.name} to be written", stream.readable):
-                return Errno.INTR
-
-    def _wait_for(self, what: str, ready: Callable[[], bool]) -> bool:
-        """Wait for a change of any stream, unless one is ready; returns False if a signal came first."""
-
-        def body(waiter: Waiter) -> bool:
-            self.waits.wait(waiter, what, lambda: None if ready() else self.changes.queue)
-            return True
-
-        return self.signals.interrupted(body) is not None
-
-    def write(self, number: int, iovecs: int, count: int, out: int) -> int:
-        """`fd_write`: all of one call is written together, whatever other threads write."""
-        wasi = self.wasi
-        with wasi.lock:
-            file = self.table.file(number)
-            if file.wasi is not None:
-                return self._write_wasi(wasi, file.wasi, iovecs, count, out)
-            file.references += 1
-        try:
-            pieces = self._pieces(iovecs, count)
-            self._check_pieces(pieces, out)
-            data = b"".join(self.memory.read(address, size) for address, size in pieces)
-            written = self._write_stream(file, data)
-            if isinstance(written, Errno):
-                return written
-            self.memory.write_u32(out, written)
-            return Errno.SUCCESS
-        finally:
-            self._done_with(file)
-
-    def _write_wasi(self, wasi: WasiCalls, number: int, iovecs: int, count: int, out: int) -> int:
-        """Write all buffers of a call; the engine's function takes one at a time."""
-        if count <= 1:
-            return wasi.call("fd_write", number, iovecs, count, out)
-        sizes = self.memory.read_struct(f"{2 * count}I", iovecs)[1::2]
-        total = position = 0
-        while position < count:
-            if not sizes[position]:
-                position += 1
-                continue
-            error = wasi.call("fd_write", number, iovecs + position * _IOVEC_BYTES, count - position, out)
-            if error:
-                if total:
-                    break
-                return error
-            written = self.memory.read_u32(out)
-            total += written
-            if written < sizes[position]:
-                break  # part of a buffer: the caller asks again for the rest
-            while position < count and written >= sizes[position]:
-                written -= sizes[position]
-                position += 1
-        self.memory.write_u32(out, total)
-        return Errno.SUCCESS
-
-    def _write_stream(self, file: OpenFile, data: bytes) -> int | Errno:
-        stream = file.stream
-        assert stream is not None
-        if not stream.writes:
-            return Errno.BADF
-        total = 0
-        while True:
-            rest = data[total:]
-            taken = stream.write(rest)
-            if not isinstance(taken, Errno):
-                total += taken
-                if total >= len(data) or file.nonblocking or (not taken and not rest):
-                    return total
-                continue
-            if taken is not Errno.AGAIN or file.nonblocking:
-                return total or taken
-            if not self._wait_for(f"room in {stream.name}", lambda: stream.writable(rest)):  # noqa: B023
-                return total or Errno.INTR

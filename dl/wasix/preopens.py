@@ -21,18 +21,18 @@ def below_preopen(path: bytes, directories: Iterable[OpenFile]) -> tuple[OpenFil
         directories: open files whose `preopen` is set.
 
     Returns:
-        The directory, and how many bytes of the path to leave out; None if there is none, or if the path is the
-        directory's own, which has no name inside it.
+        The directory, and how many bytes of the path to leave out, all of them if it is the directory itself; None if
+        there is none.
     """
     best: tuple[int, OpenFile] | None = None
     for file in directories:
         assert file.preopen is not None
         root = guest_root(file.preopen).encode().rstrip(b"/")
         follows = path[len(root) :]
-        if path.startswith(root) and follows[:1] == b"/" and (best is None or len(root) > best[0]):
+        if path.startswith(root) and follows[:1] in (b"/", b"") and (best is None or len(root) > best[0]):
             best = len(root), file
     if best is None:
         return None
     length, file = best
     rest = path[length:].lstrip(b"/")
-    return (file, len(path) - len(rest)) if rest else None
+    return file, len(path) - len(rest)

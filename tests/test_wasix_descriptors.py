@@ -1,0 +1,154 @@
+"""The table of descriptors, pipes and event counters, against the plainest models of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from dl.wasix.abi import Errno
+from dl.wasix.descriptors import MAX_DESCRIPTORS, DescriptorError, DescriptorTable, OpenFile
+from dl.wasix.preopens import below_preopen, guest_root
+from dl.wasix.streams import PIPE_ATOMIC, PIPE_CAPACITY, Changes, EventCounter, pipe
+from threads import Waits
+
+NUMBERS = st.integers(0, 12)
+OPERATIONS = st.lists(
+    st.one_of(
+        st.tuples(st.just("add"), st.integers(0, 8)),
+        st.tuples(st.just("remove"), NUMBERS),
+        st.tuples(st.just("put"), NUMBERS, NUMBERS),
+    ),
+    max_size=60,
+)
+
+
+def refusal(call: Callable[[], object]) -> Errno:
+    """The errno that a call answers with."""
+    with pytest.raises(DescriptorError) as caught:
+        call()
+    return caught.value.errno
+
+
+@given(OPERATIONS)
+@settings(max_examples=300, deadline=None)
+def test_the_lowest_free_number_is_given_and_the_last_reference_closes(
+    operations: list[tuple[str, int, int]],
+) -> None:
+    """However descriptors come and go: a new one is the lowest free number, and a file closes with its last one."""
+    table, model = DescriptorTable(), {}
+    for what, *arguments in operations:
+        if what == "add":
+            file = OpenFile(wasi=0)
+            number = table.add(file, least=arguments[0])
+            assert number == next(n for n in range(arguments[0], 100) if n not in model)
+            model[number] = file
+        elif what == "remove":
+            if arguments[0] not in model:
+                assert refusal(lambda: table.remove(arguments[0])) == Errno.BADF  # noqa: B023
+                continue
+            closed = table.remove(arguments[0])
+            gone = model.pop(arguments[0])
+            assert closed is (None if gone in model.values() else gone)
+        else:
+            number, source = arguments
+            if source not in model:
+                continue
+            former = model.get(number)
+            closed = table.put(number, model[source])
+            model[number] = model[source]
+            assert closed is (None if former is None or former in model.values() else former)
+    assert {number: entry.file for number, entry in table.entries.items()} == model
+    for file in model.values():
+        assert file.references == sum(1 for other in model.values() if other is file)
+
+
+def test_numbers_have_an_end() -> None:
+    """A number beyond the table is refused: as a wish with `inval`, as a target with `badf`; with all taken, `mfile`."""
+    table = DescriptorTable()
+    file = OpenFile(wasi=0)
+    assert refusal(lambda: table.add(file, least=MAX_DESCRIPTORS)) == Errno.INVAL
+    assert refusal(lambda: table.put(MAX_DESCRIPTORS, file)) == Errno.BADF
+    assert refusal(lambda: table.put(-1, file)) == Errno.BADF
+    table.add(file, least=MAX_DESCRIPTORS - 1)
+    assert refusal(lambda: table.add(file, least=MAX_DESCRIPTORS - 1)) == Errno.MFILE
+
+
+@given(st.lists(st.one_of(st.binary(max_size=9000), st.integers(0, 20000)), max_size=40))
+@settings(max_examples=150, deadline=None)
+def test_a_pipe_is_a_queue_of_bytes(steps: list[bytes | int]) -> None:
+    """What goes in comes out, in order; a small write goes in whole or not at all; nothing is kept beyond the capacity."""
+    reader, writer = pipe(Changes(Waits()))
+    model = b""
+    for step in steps:
+        if isinstance(step, bytes):
+            taken = writer.write(step)
+            if taken is Errno.AGAIN:
+                room = PIPE_CAPACITY - len(model)
+                assert room < len(step) if len(step) <= PIPE_ATOMIC else room == 0
+                continue
+            assert isinstance(taken, int)
+            assert taken == len(step) or len(step) > PIPE_ATOMIC
+            model += step[:taken]
+            assert len(model) <= PIPE_CAPACITY
+        else:
+            data = reader.read(step)
+            expected = model[:step]
+            assert data == (expected if expected or not step else Errno.AGAIN)
+            model = model[len(expected) :]
+        assert reader.available() == len(model)
+        assert reader.readable() == bool(model)
+    writer.close()
+    assert reader.read(PIPE_CAPACITY) == model
+    assert reader.read(1) == b""
+    reader.close()
+    assert writer.write(b"x") == Errno.PIPE
+
+
+@given(st.integers(0, 1 << 63), st.booleans(), st.lists(st.integers(0, (1 << 64) - 1), max_size=12))
+@settings(max_examples=200, deadline=None)
+def test_an_event_counts(value: int, semaphore: bool, added: list[int]) -> None:
+    """Writes add up, as far as 64 bits go; a read takes all, or one from a semaphore."""
+    event = EventCounter(Changes(Waits()), value, semaphore=semaphore)
+    for number in added:
+        result = event.write(number.to_bytes(8, "little"))
+        if number == (1 << 64) - 1:
+            assert result == Errno.INVAL
+        elif value + number >= (1 << 64) - 1:
+            assert result == Errno.AGAIN
+        else:
+            assert result == 8
+            value += number
+    data = event.read(8)
+    if not value:
+        assert data == Errno.AGAIN
+        return
+    taken = 1 if semaphore else value
+    assert data == taken.to_bytes(8, "little")
+    assert event.readable() == (value > taken)
+
+
+def test_an_absolute_path_begins_at_the_longest_name() -> None:
+    """An absolute path leads into the open directory with the longest name it begins with, name by name."""
+    directories = [
+        OpenFile(wasi=n, preopen=name) for n, name in enumerate(["/data", "/data/deep/", ".", "x/y"])
+    ]
+    found = {
+        path: (directories.index(hit[0]), path[hit[1] :])
+        if (hit := below_preopen(path, directories))
+        else None
+        for path in [b"/data/a", b"/data/deep//b/c", b"/database", b"/x/y/z", b"/data/", b"/data/deep", b"/"]
+    }
+
+    assert found == {
+        b"/data/a": (0, b"a"),
+        b"/data/deep//b/c": (1, b"b/c"),
+        b"/database": (2, b"database"),
+        b"/x/y/z": (3, b"z"),
+        b"/data/": (0, b""),
+        b"/data/deep": (1, b""),
+        b"/": (2, b""),
+    }
+    assert [guest_root(name) for name in (".", "/", "./a", "a/", "/a/../b")] == ["/", "/", "/a", "/a", "/b"]
