@@ -102,7 +102,7 @@ class HostThread:
     def run(self, function: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
         """The thread's body; called once, in it."""
         try:
-            with self._groups.attach(self.name) as group:
+            with self._groups.attach(self.name, known=True) as group:
                 self._coming.close()
                 self._group = group
                 try:
@@ -152,7 +152,7 @@ class GuestThread:
 class ThreadGroups:
     """The groups of one program, by thread.
 
-    `_lock` guards `_guests`, `_hosts` and the last number; a leaf. `_by_thread` is written by each thread for itself
+    `_lock` guards `_guests`, `_hosts`, `_expects_threads` and the last number; a leaf. `_by_thread` is written by each thread for itself
     only, one step under the GIL.
 
     Attributes:
@@ -175,6 +175,8 @@ class ThreadGroups:
         self._ids: dict[int, int] = {}
         self.waits = Waits(self._deadlocked)
         self.futexes = FutexTable(self.waits)
+        self._expects_threads = False
+        self._promises = contextlib.ExitStack()
 
     # the border between guest and host code; on every host call
 
@@ -263,11 +265,17 @@ class ThreadGroups:
         return list(self._groups.values())
 
     @contextlib.contextmanager
-    def attach(self, name: str | None = None) -> Iterator[InstanceGroup]:
-        """Give the calling thread a group, for a `with`; if it has one, that one."""
-        known = self.find()
-        if known is not None:
-            yield known
+    def attach(self, name: str | None = None, *, known: bool = False) -> Iterator[InstanceGroup]:
+        """Give the calling thread a group, for a `with`; if it has one, that one.
+
+        Args:
+            name: its name in messages.
+            known: whether the linker has started the thread. One that it has not shows that the host has threads of its own,
+                any of which may come and wake the others: no deadlock is told from then on.
+        """
+        present = self.find()
+        if present is not None:
+            yield present
             return
         program = self._linker.program
         if not program.shares_memory:
@@ -277,6 +285,8 @@ class ThreadGroups:
             )
         side_memory = program.side_memory
         assert side_memory is not None
+        if not known:
+            self._expect_threads()
         stack = side_memory.allocate(program.thread_stack_size, _STACK_ALIGN_LOG2, "a thread's stack")
         try:
             group = self._new_group(
@@ -303,6 +313,12 @@ class ThreadGroups:
             self.leave(group)
             raise
         return group
+
+    def _expect_threads(self) -> None:
+        with self._lock:
+            first, self._expects_threads = not self._expects_threads, True
+        if first:
+            self._promises.enter_context(self.waits.outsider())
 
     # threads of the host
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
@@ -93,7 +94,9 @@ class TestEquality:
             threads = []
             for number, event in enumerate(go):
                 threads += [p.linker.spawn(body) for _ in range(2)]
-                opened.append(p.main.dlopen(library(number, thread_local=number % 2 == 1), name=f"l{number}.so"))
+                opened.append(
+                    p.main.dlopen(library(number, thread_local=number % 2 == 1), name=f"l{number}.so")
+                )
                 event.set()
             expected = state_of(p.main)
             late = p.linker.spawn(state_of).join(SECONDS)
@@ -247,10 +250,8 @@ class TestEnding:
                 assert p.linker.statistics().side_bytes > before[3]
                 threads[-1].cancel(Stop())
                 for thread in threads:
-                    try:
+                    with contextlib.suppress(Stop, dl.TrapError):
                         thread.join(SECONDS)
-                    except (Stop, dl.TrapError):
-                        pass
                 until(lambda: p.linker.threads.all() == [p.main])
             assert held(p.linker) == before
 
@@ -267,5 +268,3 @@ class TestEnding:
         for thread in threads:
             with pytest.raises(dl.LinkerClosedError):
                 thread.join(SECONDS)
-
-
