@@ -40,9 +40,13 @@ class FromNamespace:
 
 @dataclass(frozen=True, slots=True)
 class Constant:
-    """A global with a fixed value: a base, a GOT entry, a number of the host's."""
+    """A global with a fixed value: a base, a GOT entry, a number of the host's.
 
-    value: int | float
+    Attributes:
+        value: the number; of a floating-point global, its bits, so that 0.0 and -0.0 are two constants.
+    """
+
+    value: int
 
 
 @dataclass(frozen=True, slots=True)

@@ -40,6 +40,22 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+_MOST_LISTED = 100
+_MOST_SHOWN = 400
+
+
+def shown(name: str) -> str:
+    """Return a name from a file as a message may show it: on one line, and not without end."""
+    if len(name) > _MOST_SHOWN:
+        name = f"{name[:_MOST_SHOWN]}... ({len(name)} characters)"
+    return name if name.isprintable() else repr(name)[1:-1]
+
+
+def _first(texts: Sequence[str], count: int) -> str:
+    """Join texts for a message; of more than can be read, the first."""
+    listed = ", ".join(texts[:_MOST_LISTED])
+    return f"{listed} and {count - _MOST_LISTED} more" if count > _MOST_LISTED else listed
+
 
 class DlError(Exception):
     """Base of all errors of the linker."""
@@ -142,11 +158,11 @@ class MissingSymbol:
     type: str
 
     def __str__(self) -> str:
-        return f"{self.namespace}.{self.symbol} ({self.type})"
+        return f"{shown(self.namespace)}.{shown(self.symbol)} ({shown(self.type)})"
 
 
 class UnresolvedSymbolsError(LinkError):
-    """Nothing defines what modules need; lists every missing symbol, not only the first.
+    """Nothing defines what modules need: every missing symbol, not only the first (the message tells the first 100).
 
     Attributes:
         missing: the unresolved imports, in import order.
@@ -157,8 +173,11 @@ class UnresolvedSymbolsError(LinkError):
         self.missing = tuple(missing)
         self.searched = tuple(searched)
         several = len({m.importer for m in self.missing}) > 1 or self.missing[0].importer != module
-        listed = ", ".join(f"{m} needed by {m.importer}" if several else str(m) for m in self.missing)
-        where = ", ".join(self.searched) or "nothing else is loaded"
+        listed = _first(
+            [f"{m} needed by {m.importer}" if several else str(m) for m in self.missing[:_MOST_LISTED]],
+            len(self.missing),
+        )
+        where = _first(self.searched, len(self.searched)) or "nothing else is loaded"
         super().__init__(module, f"undefined symbols: {listed} (searched {where})")
 
 
@@ -216,8 +235,8 @@ class SymbolNotFoundError(DlError):
         self.reason = reason
 
     def __str__(self) -> str:
-        where = ", ".join(self.searched) or "nothing"
-        return f"undefined symbol: {self.symbol} ({self.reason or 'searched ' + where})"
+        where = _first(self.searched, len(self.searched)) or "nothing"
+        return f"undefined symbol: {shown(self.symbol)} ({self.reason or 'searched ' + where})"
 
 
 class InvalidHandleError(DlError):

@@ -13,8 +13,6 @@ no Python per symbol. The *base module*, one per program, defines what no module
 
 from __future__ import annotations
 
-import math
-import struct
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -160,13 +158,8 @@ def _constant(build: ModuleBuilder, entry: Import, binding: Constant) -> int:
     kind = entry.type
     assert isinstance(kind, GlobalType)
     if kind.value in ("i32", "i64"):
-        return build.global_(kind, int(binding.value))
-    layout = "<f" if kind.value == "f32" else "<d"
-    try:
-        raw = struct.pack(layout, binding.value)
-    except OverflowError:
-        # Too large for single precision: an infinity, as a C conversion gives.
-        raw = struct.pack(layout, math.copysign(math.inf, binding.value))
+        return build.global_(kind, binding.value)
+    raw = binding.value.to_bytes(4 if kind.value == "f32" else 8, "little")
     return build.float_global(kind, raw)
 
 

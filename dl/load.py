@@ -403,7 +403,13 @@ class Load:
                 keeps_glue.add(module.handle)
                 onward[module.handle] = tuple(calls)
         thread_local = tuple(m.thread_local for m in self.new if m.thread_local is not None)
-        parts = (tuple(placed), thread_local, tuple(thread_addresses), self.state.places, tuple(onward.items()))
+        parts = (
+            tuple(placed),
+            thread_local,
+            tuple(thread_addresses),
+            self.state.places,
+            tuple(onward.items()),
+        )
         placement = None
         if any((placed, thread_local, thread_addresses, onward)):
             # Keyed by what it is generated from: generating costs more than looking it up.

@@ -143,7 +143,7 @@ def _pie(module: WasmModule, wanted: WasmMemoryType, memory: MemoryType | None, 
     except MemoryLayoutError as error:
         raise ResourceLimitError(module.name, f"its data and stack have no room: {error}") from error
     memory_type = _widen(module.name, wanted, layout.minimum_pages, memory)
-    table_base = round_up(RESERVED_TABLE_SLOTS, 1 << min(info.table_alignment_log2, 20))
+    table_base = round_up(RESERVED_TABLE_SLOTS, 1 << info.table_alignment_log2)
     names = {e.name for e in module.imports}
     return MainPlan(
         MainKind.PIE,

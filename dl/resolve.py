@@ -11,6 +11,8 @@ unless weak. All errors of a pass are reported together.
 
 from __future__ import annotations
 
+import math
+import struct
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -24,7 +26,13 @@ from dl.bindings import (
     ThroughTable,
     module_namespace,
 )
-from dl.errors import ImportTypeError, MissingSymbol, SymbolNotFoundError, UnsupportedModuleError
+from dl.errors import (
+    ImportTypeError,
+    MissingSymbol,
+    SymbolNotFoundError,
+    UnsupportedModuleError,
+    shown,
+)
 from dl.glue import EXCEPTION_TAG, EXCEPTION_TAG_NAMES, Places
 from dl.handles import ModuleHandle
 from dl.host import ATOMICS, HostSymbols
@@ -216,7 +224,7 @@ class Resolver:
             fits = isinstance(number, int) and -(1 << (bits - 1)) <= number < 1 << bits
         elif kind.value in ("f32", "f64"):
             try:
-                number = float(number)
+                number = _float_bits(kind, float(number))
                 fits = True
             except OverflowError:
                 fits = False
@@ -224,7 +232,7 @@ class Resolver:
             # An integer that fits nowhere may have thousands of digits.
             told = "beyond 80 bits" if isinstance(number, int) and number.bit_length() > 80 else str(number)
             raise ImportTypeError(module.name, _label(entry), str(kind), f"the number {told}", "the host")
-        return Constant(number)
+        return Constant(int(number))
 
     def _got(self, module: LinkedModule, entry: Import, kind: GlobalType) -> Binding:
         symbol = find_symbol(entry.name, self._scope(module))
@@ -299,8 +307,18 @@ class Resolver:
         return Constant(0)
 
 
+def _float_bits(kind: GlobalType, number: float) -> int:
+    """Return the bits of a floating-point global; what single precision cannot hold becomes an infinity, as in C."""
+    layout = "<f" if kind.value == "f32" else "<d"
+    try:
+        raw = struct.pack(layout, number)
+    except OverflowError:
+        raw = struct.pack(layout, math.copysign(math.inf, number))
+    return int.from_bytes(raw, "little")
+
+
 def _label(entry: Import) -> str:
-    return f"{entry.module}.{entry.name}"
+    return f"{shown(entry.module)}.{shown(entry.name)}"
 
 
 def _described(symbol: Symbol) -> str:

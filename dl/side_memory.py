@@ -54,6 +54,7 @@ class GrownMemory:
         self._memory = memory
         self._lock = threading.Lock()
         self.allocator = Allocator(grow, limit_pages=limit_pages)
+        self._used = 0  # end of the highest block ever handed out; guarded by `_lock`
 
     def allocate(self, size: int, align_log2: int, purpose: str) -> Block:
         """Reserve a zeroed block; see `SideMemory`."""
@@ -62,7 +63,10 @@ class GrownMemory:
                 region = self.allocator.allocate(size, align_log2)
         except LayoutExhaustedError as error:
             raise ResourceLimitError(purpose, f"no linear memory: {error}") from error
-        self._memory.fill(region.address, 0, region.size)
+        # What was never handed out lies in pages that were grown for it and is zero; to fill it would make it resident.
+        with self._lock:
+            used, self._used = self._used, max(self._used, region.end)
+        self._memory.fill(region.address, 0, max(0, min(region.end, used) - region.address))
         return Block(region.address, size, region)
 
     def free(self, block: Block) -> None:

@@ -655,6 +655,17 @@ class TestNumbers:
 
             assert [group.dlsym(handle, n)() for n in "abcdef"] == [-1, 1 << 40, 1.5, 1e300, -1, 3.0]
 
+    def test_zeros_and_what_is_no_number(self):
+        """Negative zero stays negative, whatever was linked before, and NaN passes."""
+        lib = library('(import "cfg" "n" (global $n f64))', '(func (export "n") (result f64) global.get $n)')
+        results = []
+        for value in (0.0, -0.0, float("nan"), 0):
+            with linker({"lib.so": lib}, imports={"cfg": {"n": value}}) as program:
+                group = program.main_group
+                results.append(str(group.dlsym(group.dlopen("lib.so"), "n")()))
+
+        assert results == ["0.0", "-0.0", "nan", "0.0"]
+
     def test_as_data_addresses(self):
         """A number under GOT.mem, or under env, is the address of a variable that no module defines."""
         lib = library(
