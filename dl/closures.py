@@ -118,13 +118,17 @@ class SlotFunctions:
 
 
 class ClosureSlots:
-    """The pool, and the operations on its indices. All fields are guarded by the link lock.
+    """The pool, and the operations on its indices. All fields that change are guarded by the link lock.
 
     Args:
         program: engine, memory, and places of table and stack pointer.
         state: the linker state, whose table the pool grows.
         rendezvous: the link lock and the barrier.
         find_group: returns the calling thread's group, if it has one.
+
+    Attributes:
+        checkpoint: called with the name of each step of an operation as it is about to begin; what it raises fails the
+            operation there. For fault injection.
     """
 
     def __init__(
@@ -139,6 +143,7 @@ class ClosureSlots:
         self._state = state
         self._rendezvous = rendezvous
         self._find_group = find_group
+        self.checkpoint: Callable[[str], None] = lambda _step: None
         self._free: list[int] = []
         self._pool: set[int] = set()
         self._used: set[int] = set()
@@ -170,15 +175,14 @@ class ClosureSlots:
     def _grow(self, group: InstanceGroup | None) -> None:
         table = self._state.table
         region = table.allocate(SLOTS_PER_GROWTH, 0, "closures")
-        try:
-            self._perform(group, GrowTable(table.reach()))
-        except BaseException:
-            table.free(region)
-            raise
-        addresses = range(region.address, region.end)
-        self._pool.update(addresses)
-        self._free.extend(reversed(addresses))
-        log.debug("closures: table indices %d to %d", region.address, region.end - 1)
+
+        def grown() -> None:
+            addresses = range(region.address, region.end)
+            self._pool.update(addresses)
+            self._free.extend(reversed(addresses))
+            log.debug("closures: table indices %d to %d", region.address, region.end - 1)
+
+        self._perform(group, GrowTable(table.reach()), grown, lambda: table.free(region))
 
     def place(self, address: int, code: CompiledModule, first: int, second: int = 0) -> bool:
         """Place a trampoline at an index in every group, replacing what is there.
@@ -212,27 +216,51 @@ class ClosureSlots:
             if address not in self._used:
                 return False
             former = self._contents.get(address) or SetSlot(address)
-            if former.code is not None or operation.code is not None:
-                self._perform(group, operation, former)
+
+            def changed() -> None:
                 self._contents[address] = operation
                 former.superseded = True
+
+            def take_back() -> None:
+                if group is not None and group.replica.closed is None:
+                    with group.replica.waiter.shielded():
+                        group.set_slot(former)
+
+            if former.code is not None or operation.code is not None:
+                self._perform(group, operation, changed, take_back)
             if release:
                 self._used.remove(address)
                 self._free.append(address)
         return True
 
     def _perform(
-        self, group: InstanceGroup | None, operation: GrowTable | SetSlot, former: SetSlot | None = None
+        self,
+        group: InstanceGroup | None,
+        operation: GrowTable | SetSlot,
+        done: Callable[[], None],
+        take_back: Callable[[], None],
     ) -> None:
-        """Make an operation in the calling thread's group and commit it; in the link lock."""
-        if group is not None:
-            group.apply_first(operation)
+        """Make an operation in the calling thread's group and commit it; in the link lock.
+
+        Args:
+            group: the calling thread's.
+            operation: what to do.
+            done: keeps the books once it is committed, also if Ctrl-C comes right behind the point of no return.
+            take_back: undoes what was done before, if it is not.
+        """
+        rendezvous = self._rendezvous
+        before = rendezvous.committed
         try:
-            self._rendezvous.commit(group.replica if group else None, operation)
-        except BaseException:
-            if group is not None and former is not None:
-                group.set_slot(former)
-            raise
+            if group is not None:
+                self.checkpoint("apply")
+                group.apply_first(operation)
+            self.checkpoint("commit")
+            rendezvous.commit(group.replica if group else None, operation)
+        finally:
+            if rendezvous.committed == before:
+                take_back()
+            else:
+                done()
 
     def closure_code(self, kind: FuncType) -> CompiledModule:
         """Return the trampoline of a closure; its numbers are the backing function's table index and the environment.

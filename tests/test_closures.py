@@ -478,26 +478,34 @@ def test_a_load_after_closures_gets_indices_of_its_own(linker, guest):
     assert [guest.call(c, 0) for c in (*closures, *more)] == list(range(110))
 
 
-def test_a_commit_that_fails_leaves_the_closure_as_it_was(linker, guest, monkeypatch):
-    """When an operation cannot be committed, the preparing group has the former function again, and the pool is as before."""
-    closure = guest.adder(5)
-    spare = guest.allocate()
+@pytest.mark.parametrize("step", ["apply", "commit"])
+def test_an_operation_that_fails_leaves_everything_as_it_was(linker, guest, step):
+    """Wherever making, replacing or freeing a closure fails, the table and the pool are as before, in all groups."""
+    closure, spare = guest.adder(5), guest.allocate()
+    before, table = linker.statistics(), linker.main_group.table()
 
-    def refuse(*_arguments, **_keywords):
-        raise TimeoutError("refused")
+    def refuse(reached):
+        if reached == step:
+            raise TimeoutError("refused")
 
-    with monkeypatch.context() as patched:
-        patched.setattr(type(linker.rendezvous), "commit", refuse)
-        for prepare in (
-            lambda: guest.prepare(closure, guest.address("twice")),
-            lambda: guest.closure_free(closure),
-        ):
-            with pytest.raises(TimeoutError, match="refused"):
-                prepare()
+    taken = []
+    linker.closures.checkpoint = refuse
+    for change in (
+        lambda: guest.prepare(closure, guest.address("twice")),
+        lambda: guest.prepare(closure, guest.address("twice"), b"\1"),
+        lambda: guest.prepare(spare, guest.address("twice")),
+        lambda: guest.closure_free(closure),
+        lambda: linker.callback("() -> ()", lambda: None),
+        lambda: taken.extend(guest.allocate() for _ in range(100)),
+    ):
         with pytest.raises(TimeoutError, match="refused"):
-            guest.prepare(spare, guest.address("twice"))
+            change()
+    linker.closures.checkpoint = lambda _step: None
 
+    assert linker.main_group.table()[: len(table)] == table
+    assert len(taken) == linker.closures.in_use() - 2 == 98
+    assert linker.statistics().table_elements == before.table_elements
     assert guest.call(closure, 1) == 6
+    assert in_thread(linker, lambda other: other.call(closure, 1)) == 6
     with pytest.raises(dl.TrapError, match="uninitialized"):
         guest.call(spare, 1)
-    assert linker.closures.in_use() == 2
