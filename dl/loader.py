@@ -318,11 +318,30 @@ class Loader:
                         error = InitializationError(modules[-1].name, _CONSTRUCTORS, error)
                 else:
                     self._remove(group, modules, error)
+                    self._remove_unused(group)
         finally:
             for module in modules:
                 module.construction.finished(error)
 
-    def _remove(self, group: InstanceGroup, modules: Sequence[LinkedModule], error: BaseException) -> None:
+    def _remove_unused(self, group: InstanceGroup) -> None:
+        """Unload what failed before and stayed because of what is gone now; under the link lock."""
+        failed = [m for m in self._state.modules.values() if m.construction.failure is not None]
+        while failed:
+            used = [
+                m
+                for m in failed
+                if any(other not in failed and other.uses([m]) for other in self._state.modules.values())
+            ]
+            if not used:
+                for module in failed:
+                    log.info("unloading %s: nobody uses it any more", module.name)
+                self._remove(group, failed)
+                return
+            failed = [m for m in failed if m not in used]
+
+    def _remove(
+        self, group: InstanceGroup, modules: Sequence[LinkedModule], error: BaseException | None = None
+    ) -> None:
         """Have every group forget modules, and give back what they hold; under the link lock."""
         runs = tuple((m.elements.address, m.elements.size) for m in modules if m.elements is not None)
         operation = UnloadModules(tuple(modules), runs)
@@ -336,7 +355,8 @@ class Loader:
                 self._state.table.free(module.elements)
             if module.block is not None and self._program.side_memory is not None:
                 self._program.side_memory.free(module.block)
-            module.construction.finished(error)
+            if error is not None:
+                module.construction.finished(error)
 
     def _wait_until_ready(self, group: InstanceGroup, module: LinkedModule) -> None:
         """Wait for another thread's constructors; the thread that runs them does not wait for itself.

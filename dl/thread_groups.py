@@ -152,8 +152,8 @@ class GuestThread:
 class ThreadGroups:
     """The groups of one program, by thread.
 
-    `_lock` guards `_guests`, `_hosts`, `_expects_threads` and the last number; a leaf. `_by_thread` is written by each thread for itself
-    only, one step under the GIL.
+    `_lock` guards `_guests`, `_hosts`, `_expects_threads` and the last number; a leaf. `_by_thread` is written by each thread
+    for itself only, one step under the GIL.
 
     Attributes:
         waits: every wait of the program.
