@@ -8,6 +8,7 @@ A module's identity is its resolved path, so `a.so`, `./a.so` and a link to it a
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -16,6 +17,8 @@ from pathlib import Path
 
 from dl.errors import LibraryNotFoundError, LinkError, MalformedModuleError
 from dl.images import ModuleImage, image_from_bytes, image_from_file
+
+log = logging.getLogger("dl.link")
 
 _MAX_NAME_BYTES = 4096
 _WASM_MAGIC = b"\0asm"
@@ -78,6 +81,7 @@ class Locator:
         if name in self.libraries:
             identity = f"<memory>/{name}"
             return self.loaded(identity) or image_from_bytes(self.libraries[name], name, identity)
+        asker = f"{requester.name} needs " if requester.name else ""
         tried: list[tuple[str, str]] = []
         is_path = "/" in name
         places = (
@@ -92,9 +96,13 @@ class Locator:
                     continue
                 loaded = self._loaded_from(path)
                 if loaded is not None:
+                    log.debug("%s%s is loaded: %s", asker, name, loaded.name)
                     return loaded
                 if _present(path, tried) and (is_path or _is_module(path, tried)):
+                    log.debug("%s%s found: %s", asker, name, path)
                     return image_from_file(path, str(path))
+        for where, reason in tried:
+            log.debug("%s%s not found: %s: %s", asker, name, where, reason)
         raise LibraryNotFoundError(name, tried, requester.name)
 
     def _loaded_from(self, path: Path) -> ModuleImage | None:

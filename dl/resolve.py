@@ -11,6 +11,7 @@ unless weak. All errors of a pass are reported together.
 
 from __future__ import annotations
 
+import logging
 import math
 import struct
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -18,6 +19,7 @@ from dataclasses import dataclass, field
 
 from dl.bindings import (
     BASE_NAMESPACE,
+    HOST_NAMESPACE,
     Binding,
     Constant,
     FromNamespace,
@@ -40,6 +42,8 @@ from dl.linked import LinkedModule
 from dl.symbols import DataSymbol, FunctionSymbol, GlobalSymbol, Symbol, TagSymbol, TlsSymbol
 from dl.wasm.module import Import
 from dl.wasm.types import FuncType, GlobalType, MemoryType, TableType, TagType
+
+log = logging.getLogger("dl.link")
 
 _BASE_GLOBALS = {"__memory_base", "__table_base", "__memory_base32", "__table_base32"}
 
@@ -99,7 +103,28 @@ class Resolver:
             ImportTypeError: a definition has another type than the import.
             UnsupportedModuleError: an import of a kind or type that cannot be served.
         """
-        return tuple(self._bind(module, entry) for entry in module.wasm.imports)
+        bindings = tuple(self._bind(module, entry) for entry in module.wasm.imports)
+        if log.isEnabledFor(logging.DEBUG):
+            for entry, binding in zip(module.wasm.imports, bindings, strict=True):
+                log.debug("%s: %s is %s", module.name, _label(entry), self._described(binding))
+        return bindings
+
+    def _described(self, binding: Binding) -> str:
+        if isinstance(binding, FromNamespace):
+            if binding.namespace == HOST_NAMESPACE:
+                return "a function of the host"
+            known = (m.name for m in self.modules.values() if module_namespace(m.handle) == binding.namespace)
+            return f"{binding.name} of {next(known, 'the program')}"
+        if isinstance(binding, Constant):
+            value: object = binding.value
+            return hex(value) if isinstance(value, int) else str(value)
+        if isinstance(binding, ThroughTable):
+            return f"the function at table index {binding.address}"
+        if isinstance(binding, ThreadLocalAddress):
+            return (
+                f"thread-local, {binding.offset:#x} from the block of {self.modules[binding.module].name} on"
+            )
+        return "undefined, and looked up at its first call"
 
     def _bind(self, module: LinkedModule, entry: Import) -> Binding:
         kind = entry.type
