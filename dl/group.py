@@ -414,7 +414,10 @@ class InstanceGroup:
 
         Raises:
             DlError: it could not be loaded; the program is as before.
+            LinkerUsageError: called from a thread that does not own the group.
         """
+        if self.owner != get_ident():
+            self.refuse_entry()
         return self.linker.open(self, library, DlFlags(flags), name=name, library_path=library_path)
 
     def dlsym(self, handle: int, name: str) -> GuestFunction | GuestData:

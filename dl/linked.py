@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from memory import Region
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, repr=False)
 class LinkedModule:
     """One module of the program. Guarded by the link lock; what is set once is marked so.
 
@@ -73,6 +73,9 @@ class LinkedModule:
     thread_local: ThreadLocalModule | None = None
     construction: Construction = field(default_factory=Construction)
     residence: Residence = field(default_factory=Residence)
+
+    def __repr__(self) -> str:
+        return f"<LinkedModule {self.name}, handle {int(self.handle)}>"
 
     @property
     def name(self) -> str:

@@ -429,6 +429,7 @@ class Linker:
 
     def run(self, group: InstanceGroup) -> int:
         """Run the program in a group; see `InstanceGroup.run`."""
+        self._check_open()
         main = self.main_module
         if main is None:
             raise LinkerUsageError("there is no main module to run")
