@@ -110,6 +110,7 @@ class TestBuffers:
         ["f32", "f64"], ["f64", "f32"], b"\x45\x23\xa1\x7f" + b"\x01\0\0\0\0\0\xf4\x7f", 12, True
     )  # NaN bits
     @example(["i64", "i32"], ["i64", "i32"], b"\x01\0\0\0", 4, False)
+    @example(["i64", "i32"], ["i64", "i32"], bytes(range(12)), 4, True)
     def test_every_buffer_is_read_and_written_as_the_interface_says(
         self, params, results, buffer, room, strict
     ):
