@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import sys
@@ -206,3 +207,54 @@ def test_a_guest_opens_libraries_relative_to_its_directory(tmp_path: Path) -> No
 
         assert before() == 79  # type: ignore[operator]
         assert after() == 0  # type: ignore[operator]
+
+
+def test_an_output_callback_that_calls_the_program_is_told_so() -> None:
+    """A callback for output that calls a function which writes output gets an error, and no thread hangs."""
+    calls = []
+
+    def output(_chunk: bytes) -> None:
+        try:
+            calls.append(linker.main_group.dlsym(linker.main, "say")())  # type: ignore[operator]
+        except dl.LinkerUsageError as error:
+            calls.append(error)
+
+    fields = (
+        imports("fd_write", FD_READ, "wasi_snapshot_preview1"),
+        """(func (export "say") (result i32)
+             (i32.store (i32.const 1040) (i32.const 1056)) (i32.store (i32.const 1044) (i32.const 3))
+             (call $fd_write (i32.const 1) (i32.const 1040) (i32.const 1) (i32.const 1032)))""",
+    )
+    with dl.Linker(pie(*fields, shared=True, memory_size=4096, memory_align=10), stdout=output) as linker:
+        assert linker.main_group.dlsym(linker.main, "say")() == 0  # type: ignore[operator]
+
+    assert len(calls) == 1
+    assert isinstance(calls[0], dl.LinkerUsageError)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="there are no pseudo-terminals")
+def test_a_terminal_is_shown_changed_and_put_back() -> None:
+    """With a terminal as standard input, `tty_get` says so, and what `tty_set` changes is as before when the program ends."""
+    import pty
+    import termios
+
+    master, terminal = pty.openpty()
+    try:
+        before = termios.tcgetattr(terminal)
+        done = subprocess.run(
+            [sys.executable, "-m", "dl", str(WASIX / "shared" / "files.wasm"), "rest"],
+            stdin=terminal,
+            capture_output=True,
+            text=True,
+            timeout=TIMEOUT_SECONDS,
+            check=False,
+        )
+        after = termios.tcgetattr(terminal)
+    finally:
+        os.close(master)
+        os.close(terminal)
+
+    assert done.returncode == 33, done.stderr
+    assert "terminals 1 0, columns, echo 1, lines 1" in done.stdout
+    assert "tty_set 0" in done.stdout.splitlines()
+    assert after == before

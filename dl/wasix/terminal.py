@@ -44,7 +44,8 @@ class Terminal:
         for number, is_terminal in enumerate(are_terminals):
             if is_terminal:
                 with contextlib.suppress(OSError):
-                    columns, rows = os.get_terminal_size(number)
+                    size = os.get_terminal_size(number)
+                    columns, rows = size.columns or _COLUMNS, size.lines or _ROWS
                     break
         echo = by_lines = True
         if are_terminals[0] and termios is not None:

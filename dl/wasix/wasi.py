@@ -29,6 +29,7 @@ from dl.engine.protocol import (
     Store,
     WasiOptions,
 )
+from dl.errors import LinkerUsageError
 from dl.glue import forwarder_module
 from dl.host import SystemFunction
 from dl.images import compiled
@@ -56,6 +57,27 @@ NATIVE = (
 """Functions that concern no descriptor and never wait."""
 
 
+class Turn:
+    """The lock around WASI. A thread that takes it twice is told so: an output callback has called into the program."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._owner = 0  # written by the holder only
+
+    def __enter__(self) -> None:
+        me = threading.get_ident()
+        if self._owner == me:
+            raise LinkerUsageError(
+                "an output callback calls functions of the program, which use WASI in turn"
+            )
+        self._lock.acquire()
+        self._owner = me
+
+    def __exit__(self, *_: object) -> None:
+        self._owner = 0
+        self._lock.release()
+
+
 class WasiCalls:
     """The functions of a program's WASI context, for host code.
 
@@ -65,7 +87,7 @@ class WasiCalls:
     """
 
     def __init__(self, forwarder: EngineInstance) -> None:
-        self.lock = threading.Lock()
+        self.lock = Turn()
         self._functions: dict[str, RawCall] = {name: forwarder.raw_function(name) for name in FUNCTIONS}
         self._area = ctypes.create_string_buffer(_MOST_SLOTS * _SLOT_BYTES)
 
