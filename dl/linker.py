@@ -189,7 +189,7 @@ class Linker:
             return image_from_bytes(bytes(source), known_as, f"<memory>/{known_as}")
         if "\0" in os.fspath(source):
             raise LibraryNotFoundError(os.fspath(source), [(repr(source), "not a path")])
-        return image_from_file(Path(source), os.fspath(source))
+        return image_from_file(Path(source), name or os.fspath(source))
 
     def open(
         self,

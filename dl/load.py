@@ -359,12 +359,30 @@ class Load:
             return known
         binding = self.host.bind(namespace, name, kind, importer)
         assert binding is not None
+        in_main = self._place_in_main(namespace, name, kind)
+        if in_main is not None:
+            self.state.host_addresses[key] = in_main
+            self.undo.on_failure(lambda: self.state.host_addresses.pop(key))
+            return in_main
         region = self.state.table.allocate(1, 0, importer)
         self.undo.on_failure(lambda: self.state.table.free(region))
         self.state.host_addresses[key] = region.address
         self.undo.on_failure(lambda: self.state.host_addresses.pop(key))
         self._host_functions.append(PlacedFunction(binding.namespace, binding.name, kind, region.address))
         return region.address
+
+    def _place_in_main(self, namespace: str, name: str, kind: FuncType) -> int | None:
+        """Return the table index that a static main module's own elements give to a host function that it imports."""
+        main = self.state.module(MAIN_HANDLE)
+        if main is None:
+            return None
+        functions = [entry for entry in main.wasm.imports if entry.kind == "func"]
+        for index, position in element_positions(main.wasm, main.table_base).items():
+            if index < len(functions):
+                entry = functions[index]
+                if (entry.module, entry.name, entry.type) == (namespace, name, kind):
+                    return position
+        return None
 
     # 5. generate
 

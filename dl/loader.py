@@ -20,6 +20,7 @@ from dl.errors import (
     NotDynamicError,
     SymbolNotFoundError,
     TrapError,
+    UnresolvedCallError,
 )
 from dl.group import InstanceGroup
 from dl.handles import MAIN_HANDLE, DlFlags, ModuleHandle
@@ -42,6 +43,8 @@ _NOTHING = FuncType((), ())
 _RELOCATIONS = "__wasm_apply_data_relocs"
 _CONSTRUCTORS = "__wasm_call_ctors"
 _INITIALIZE = "_initialize"
+_LIBRARY_CONSTRUCTORS = (_CONSTRUCTORS, "__post_instantiate", _INITIALIZE)
+"""The first of these runs: what wasm-ld exports; its name in the days of the legacy section; a reactor's."""
 START = "_start"
 
 
@@ -261,7 +264,8 @@ class Loader:
 
     def _construct(self, group: InstanceGroup, module: LinkedModule) -> None:
         if module.handle != MAIN_HANDLE:
-            self._run(group, module, _CONSTRUCTORS)
+            constructors = (name for name in _LIBRARY_CONSTRUCTORS if name in module.wasm.exports)
+            self._run(group, module, next(constructors, _CONSTRUCTORS))
             return
         # A command's _start runs its constructors, a reactor's _initialize does; an Emscripten main has neither.
         if START not in module.wasm.exports:
@@ -293,7 +297,7 @@ class Loader:
         log.debug("%s: %s", module.name, function)
         try:
             group.call_export(module, function, _NOTHING)
-        except (TrapError, SymbolNotFoundError) as error:
+        except (TrapError, SymbolNotFoundError, UnresolvedCallError) as error:
             raise InitializationError(module.name, function, error) from error
 
     def _unload(self, group: InstanceGroup, modules: Sequence[LinkedModule], error: BaseException) -> None:

@@ -19,8 +19,6 @@ from dl.wasm.types import FuncType, GlobalType, TagType
 
 INTERNAL_EXPORTS = frozenset(
     {
-        "memory",
-        "__indirect_function_table",
         "__memory_base",
         "__table_base",
         "__stack_pointer",
@@ -32,6 +30,7 @@ INTERNAL_EXPORTS = frozenset(
         "__wasm_apply_tls_relocs",
         "__wasm_apply_global_relocs",
         "__wasm_call_ctors",
+        "__post_instantiate",
         "__wasm_call_dtors",
         "__wasm_init_tls",
         "__wasm_init_memory",

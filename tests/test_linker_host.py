@@ -492,7 +492,9 @@ class TestEnd:
         box = []
         lib = library(imports("close", ""), '(func (export "g") (result i32) call $close i32.const 5)')
         with dl.Linker(
-            None, libraries={"lib.so": lib}, imports={"env": {"close": lambda: box[0].close()}}  # noqa: PLW0108
+            None,
+            libraries={"lib.so": lib},
+            imports={"env": {"close": lambda: box[0].close()}},  # noqa: PLW0108
         ) as program:
             box.append(program)
             group = program.main_group
@@ -505,7 +507,9 @@ class TestEnd:
         box = []
         lib = library(imports("close", ""), constructor("call $close"))
         with dl.Linker(
-            None, libraries={"lib.so": lib}, imports={"env": {"close": lambda: box[0].close()}}  # noqa: PLW0108
+            None,
+            libraries={"lib.so": lib},
+            imports={"env": {"close": lambda: box[0].close()}},  # noqa: PLW0108
         ) as program:
             box.append(program)
             with pytest.raises(dl.DlError):

@@ -112,6 +112,24 @@ class TestOrder:
             assert program.memory.read_u32(a - 4) == b
             assert program.memory.read_u32(b - 4) == a
 
+    @pytest.mark.parametrize(
+        ("exported", "expected"),
+        [
+            (["__wasm_call_ctors"], [0]),
+            (["_initialize"], [0]),
+            (["__post_instantiate"], [0]),
+            (["_initialize", "__wasm_call_ctors"], [1]),
+        ],
+    )
+    def test_names_of_constructors(self, exported, expected):
+        """A library's constructors run once under whichever name they are exported; _initialize would run them again."""
+        log = []
+        lib = library(NOTE, *(note(n, name) for n, name in enumerate(exported)))
+        with dl.Linker(None, libraries={"lib.so": lib}, imports={"env": {"note": log.append}}) as program:
+            program.main_group.dlopen("lib.so")
+
+            assert log == expected
+
     def test_start_functions_run_before_relocations(self):
         """A module's start function, which copies its data, runs as it is instantiated, dependencies first."""
         log = []
@@ -372,6 +390,38 @@ class TestFailure:
             ready.append(True)
 
             assert group.dlsym(group.dlopen("lib.so"), "f")() == 4
+
+    @pytest.mark.parametrize("error", [ZeroDivisionError, KeyboardInterrupt])
+    def test_failing_at_every_step(self, error):
+        """A load that fails as any of its steps begins leaves nothing behind, and the next one succeeds."""
+        libs = {
+            "top.so": library(
+                MEMORY, TABLE, imports("f"), calls("g", "f"), memory_size=100, needed=["lib.so"]
+            ),
+            "lib.so": library(MEMORY, constructor("nop"), returns("f", 1), memory_size=100, table_size=3),
+        }
+        steps = []
+        with dl.Linker(None, libraries=libs) as program:
+            program._loader.checkpoint = steps.append
+            program.main_group.dlopen("top.so")
+        assert len(set(steps)) >= 7
+        for failing in range(len(steps)):
+            with dl.Linker(None, libraries=libs) as program:
+                before = snapshot(program)
+                passed = []
+
+                def reached(step, passed=passed, failing=failing):
+                    passed.append(step)
+                    if len(passed) == failing + 1:
+                        raise error(step)
+
+                program._loader.checkpoint = reached
+                with pytest.raises(error) as caught:
+                    program.main_group.dlopen("top.so", dl.RTLD_NOW | dl.RTLD_GLOBAL)
+
+                assert str(caught.value) == steps[failing]
+                assert snapshot(program) == before
+                assert program.main_group.dlsym(program.main_group.dlopen("top.so"), "g")() == 1
 
     def test_space_is_reused(self):
         """A thousand failed loads take no more memory and table than one."""

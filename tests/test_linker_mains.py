@@ -290,6 +290,17 @@ class TestStatic:
         with pytest.raises(dl.LinkerUsageError, match="memory"):
             dl.Linker(static(), memory=dl.MemoryType(5))
 
+    def test_a_host_function_in_its_table(self):
+        """A host function that a static module's own table holds has that one index for libraries too."""
+        main = static(imports("f"), "(elem (i32.const 2) $f)")
+        lib = library(TABLE, imports("f"), got("f", "func"), reads("at", "got_func_f"), POINTER)
+        with dl.Linker(main, libraries={"lib.so": lib}, imports={"env": {"f": lambda: 6}}) as program:
+            group = program.main_group
+            handle = group.dlopen("lib.so")
+
+            assert group.dlsym(handle, "at")() == 2
+            assert group.dlsym(handle, "call_pointer")(2) == 6
+
     def test_start_function(self):
         """A start function runs once, and may call the host."""
         seen = []
@@ -448,10 +459,13 @@ class TestSources:
             with dl.Linker(source) as program:
                 assert program.main_group.dlsym(1, "f")() == 3
 
-    def test_name(self):
-        """The name given for bytes is what messages say."""
+    def test_name(self, tmp_path):
+        """The name given for a main module is what messages say."""
         with pytest.raises(dl.UnresolvedSymbolsError, match="cannot link prog"):
             dl.Linker(pie(got("nothing", "mem")), name="prog")
+        (tmp_path / "main.wasm").write_bytes(pie(got("nothing", "mem")))
+        with pytest.raises(dl.UnresolvedSymbolsError, match="cannot link prog"):
+            dl.Linker(tmp_path / "main.wasm", name="prog")
 
     def test_unreadable(self, tmp_path):
         """A missing file, a directory, a device and a name with NUL are errors of the linker that name the file."""

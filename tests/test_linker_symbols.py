@@ -57,6 +57,19 @@ class TestFirstDefinition:
 
                 assert group.dlsym(group.dlopen("top.so"), "g")() == expected
 
+    def test_names_that_could_be_the_linkers(self):
+        """A function may be called memory, or like the table: only such memories and tables are no symbols."""
+        names = ["memory", "__indirect_function_table", "main", "malloc"]
+        lib = library(*(returns(n, i) for i, n in enumerate(names)))
+        user = library(
+            *(imports(n) for n in names), *(calls(f"get_{n}", n) for n in names), needed=["lib.so"]
+        )
+        with linker({"lib.so": lib}) as program:
+            group = program.main_group
+            handle = group.dlopen(user)
+
+            assert [group.dlsym(handle, f"get_{n}")() for n in names] == [0, 1, 2, 3]
+
     def test_a_module_can_import_what_it_exports(self):
         """An import that only the importing module itself defines is bound to its own definition."""
         own = library(imports("f"), calls("g", "f"), returns("f", 5))
