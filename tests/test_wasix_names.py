@@ -108,3 +108,11 @@ def test_the_trace_names_what_a_program_wants_and_does_not_get() -> None:
     assert len(refused) == sum(1 for kind in (ABSENT | CONTEXTS).values() if kind.results) + 1  # sock_accept
     assert len(set(refused)) == len(refused)
     assert all(line.startswith("dlrun: wasix: wasix_32v1.") for line in refused)
+
+
+def test_the_documentation_has_every_name() -> None:
+    """`docs/wasix.md` names every function of every namespace."""
+    text = (EVERY.parents[3] / "docs" / "wasix.md").read_text()
+
+    missing = {name for table in NAMESPACES.values() for name in table if f"`{name}`" not in text}
+    assert missing == set()
