@@ -3,7 +3,7 @@
 The order is fixed, and each phase relies on the one before. Nothing is visible to other threads until the operation is
 committed; until then every step can be taken back.
 
-1. the tree: which modules are new, and their handles
+1. the tree (`dl/tree.py`): which modules are new, and their handles
    -- no new modules beyond this point
 2. place: linear memory and table indices
    -- addresses are fixed
@@ -16,19 +16,16 @@ committed; until then every step can be taken back.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from pathlib import Path
 
 from dl.bindings import ThreadLocalAddress, module_namespace
 from dl.engine.protocol import CompiledModule, Engine
 from dl.errors import (
     InvalidModuleError,
-    LibraryNotFoundError,
     LinkError,
     MalformedModuleError,
-    NotDynamicError,
     ResourceLimitError,
     UnresolvedSymbolsError,
     UnsupportedModuleError,
@@ -44,11 +41,10 @@ from dl.glue import (
 )
 from dl.handles import MAIN_HANDLE, DlFlags, ModuleHandle
 from dl.host import HostSymbols
-from dl.images import ModuleImage, compiled, with_interruptible_waits, with_shared_tags
+from dl.images import compiled
 from dl.linked import LinkedModule, breadth_first
-from dl.locate import Locator
 from dl.resolve import Resolver, find_symbol, scope_of
-from dl.state import LinkerState, LoadModules, Undo
+from dl.state import LoadModules
 from dl.symbols import (
     FunctionSymbol,
     data_value,
@@ -58,7 +54,7 @@ from dl.symbols import (
     exported_imports,
     module_symbols,
 )
-from dl.wasix.guest_paths import GuestPaths
+from dl.tree import Tree
 from dl.wasm.module import Import
 from dl.wasm.rewrite import rename_imports, uses_legacy_exceptions
 from dl.wasm.types import FuncType, GlobalType, MemoryType
@@ -72,123 +68,26 @@ _LEGACY_EXCEPTIONS = (
 log = logging.getLogger("dl.link")
 
 
-@dataclass
-class Load:
-    """A load under construction; used under the link lock by its instigator.
+@dataclass(kw_only=True)
+class Load(Tree):
+    """A load under construction, from phase 2 on; used under the link lock by its instigator.
 
     Attributes:
-        state: the program's linker state.
         engine: what compiles.
         host: the host's functions.
-        locator: finds needed libraries.
-        search_first: directories searched before the library path (the guest's LD_LIBRARY_PATH).
         flags: those of dlopen.
         lenient: whether functions that nothing defines become stubs.
         grow_memory_to: makes linear memory reach a number of pages, or returns False.
-        wait_slots: table indices of what stands in for atomic waits.
-        guest: the paths of the guest that asks for the load; None when the host does.
-        undo: takes the load back.
-        new: the modules that this load adds, in handle order.
     """
 
-    state: LinkerState
     engine: Engine
     host: HostSymbols
-    locator: Locator
     flags: DlFlags = DlFlags.NOW
     lenient: bool = False
-    search_first: Sequence[Path] = ()
     grow_memory_to: Callable[[int], bool] = lambda _pages: True
-    wait_slots: Mapping[str, int] = field(default_factory=dict)
-    guest: GuestPaths | None = None
-    undo: Undo = field(default_factory=Undo)
-    new: list[LinkedModule] = field(default_factory=list)
     _host_functions: list[PlacedFunction] = field(default_factory=list)
     _promoted: list[LinkedModule] = field(default_factory=list)
     _table_grows: bool = False
-
-    # 1. the tree
-
-    def find_main(self, image: ModuleImage) -> LinkedModule:
-        """Take the main module without what it needs: side modules have no memory before it is instantiated."""
-        top = self._module_for(image, main=True)
-        self._number(top, MAIN_HANDLE)
-        return top
-
-    def find_tree(self, root: ModuleImage, *, main: bool = False) -> LinkedModule:
-        """Find a module and all it needs; give the new ones handles, dependencies first.
-
-        A cycle in the needed lists is cut where it closes. Iterative, so that the depth of a chain is bounded by memory.
-
-        Raises:
-            LinkError: a needed library is missing or broken.
-            MalformedModuleError: one is not a valid module.
-            NotDynamicError: one is not a shared library.
-        """
-        top = self._module_for(root, main=main)
-        if top.handle:
-            return top
-        if main:
-            self._number(top, MAIN_HANDLE)
-        self.find_needed(top)
-        return top
-
-    def find_needed(self, top: LinkedModule) -> None:
-        """Find all that a module needs; give what is new handles, dependencies first; and the module, if it has none."""
-        first = self.state.next_handle
-        self.undo.on_failure(lambda: setattr(self.state, "next_handle", first))
-        open_: list[tuple[LinkedModule, Iterator[str]]] = [(top, _needed(top))]
-        pending = {top.image.identity: top}
-        while open_:
-            module, names = open_[-1]
-            name = next(names, None)
-            if name is None:
-                open_.pop()
-                if not module.handle:
-                    self._number(module, self.state.take_handle(module.name, len(self.new)))
-                continue
-            image = self._find(name, module)
-            needed = pending.get(image.identity) or self._module_for(image)
-            module.needed.append(needed)
-            if not needed.handle and image.identity not in pending:
-                pending[image.identity] = needed
-                open_.append((needed, _needed(needed)))
-        self.new.sort(key=lambda m: m.handle)
-
-    def _find(self, name: str, module: LinkedModule) -> ModuleImage:
-        requester = module.requester()
-        try:
-            path, guest = module.image.path, self.guest
-            if guest is not None and path is not None and guest.may_have_written(path):
-                return self.locator.find(name, requester, self.search_first, guest.admits)
-            return self.locator.find(name, requester, self.search_first)
-        except LibraryNotFoundError:
-            # Something loaded earlier by its path serves a bare name too, as a matching soname does for ld.so.
-            for known in (*self.state.modules.values(), *self.new):
-                if "/" not in name and known.image.base_name == name and known.handle != MAIN_HANDLE:
-                    return known.image
-            raise
-
-    def _module_for(self, image: ModuleImage, *, main: bool = False) -> LinkedModule:
-        handle = self.state.by_identity.get(image.identity)
-        if handle is not None:
-            return self.state.modules[handle]
-        for module in self.new:
-            if module.image.identity == image.identity:
-                return module
-        if image.wasm.dylink is None and not main:
-            raise NotDynamicError(
-                image.name,
-                "not a shared library: it has no dylink.0 section (link it with wasm-ld -shared --experimental-pic)",
-            )
-        if not main:
-            image = with_shared_tags(image)  # a main module's are the program's
-        return LinkedModule(with_interruptible_waits(image, self.wait_slots))
-
-    def _number(self, module: LinkedModule, handle: ModuleHandle) -> None:
-        module.handle = handle
-        self.new.append(module)
-        log.debug("%s: handle %d", module.name, handle)
 
     # 2. place
 
@@ -499,11 +398,6 @@ class Load:
         promoted, self._promoted = self._promoted, []
         self.state.global_scope = [*self.state.global_scope, *promoted]
         self.state.arriving = {}
-
-
-def _needed(module: LinkedModule) -> Iterator[str]:
-    """Return the names of what a module needs, each once, in order."""
-    return iter(dict.fromkeys(module.dylink.needed if module.dylink else ()))
 
 
 def _thread_local(module: LinkedModule) -> ThreadLocalModule | None:

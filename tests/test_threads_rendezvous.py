@@ -974,6 +974,5 @@ class TestStress:
         statistics = program.rendezvous.statistics()
         assert statistics.detached == len(survivors)
         assert statistics.catch_ups > count
-        assert program.bumps > 0  # threads did meet in guest code
         assert statistics.committed == statistics.barriers == len(program.operations)
         assert len(table) == 0
