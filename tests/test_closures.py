@@ -344,22 +344,6 @@ class TestLimits:
                     == NOT_SUPPORTED
                 )
 
-    def test_closures_work_over_memory_that_is_not_shared(self):
-        """A program of one thread has them too."""
-        with dl.Linker(None) as linker:
-            group = linker.main_group
-            handle = group.dlopen(functions(MEMORY), name="functions.so")
-            call = {name: group.dlsym(handle, name) for name in (*SYSTEM_CALLS, "call", "twice")}
-            scratch = linker.grow_memory(1) * 65536
-            assert call["closure_allocate"](scratch) == SUCCESS
-            closure = linker.memory.read_u32(scratch)
-            prepared = call["closure_prepare"](
-                call["twice"].address, closure, scratch + 8, 1, scratch + 8, 1, 0
-            )
-
-            assert prepared == SUCCESS
-            assert call["call"](closure, 21) == 42
-
 
 class TestThreads:
     def test_a_pointer_works_in_threads_from_before_and_after(self, linker, guest):
