@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, TypeVar
 from dl.errors import (
     DlError,
     GuestThreadError,
+    LibraryNotFoundError,
     LinkerClosedError,
     ProgramDeadlockedError,
     ProgramExited,
@@ -115,6 +116,14 @@ def write_error(linker: Linker, text: str, buffer: int, size: int) -> None:
         linker.memory.write(buffer, raw + b"\0")
 
 
+def _as_asked(name: str, failure: DlError) -> str:
+    """Return the text of an error; a path that the guest gave stands in it as given, not as it is on the host."""
+    text = str(failure)
+    if isinstance(failure, LibraryNotFoundError) and "/" in name and failure.needed_by is None:
+        text = text.replace(failure.module.removesuffix(".so"), name.removesuffix(".so"))
+    return text
+
+
 class _DlOpen:
     def __init__(self, linker: Linker) -> None:
         self._linker = linker
@@ -133,6 +142,7 @@ class _DlOpen:
     ) -> int:
         linker, guest = self._linker, self._guest
         guest.check_result(out)
+        name = ""
         try:
             linker.check_dynamic()
             if not path:
@@ -145,7 +155,7 @@ class _DlOpen:
         except ENDINGS:
             raise
         except DlError as failure:
-            return guest.error(f"failed to load module: {failure}", error, error_size)
+            return guest.error(f"failed to load module: {_as_asked(name, failure)}", error, error_size)
         guest.put(out, handle)
         return SUCCESS
 
