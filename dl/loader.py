@@ -292,8 +292,12 @@ class Loader:
         )
 
     def _run(self, group: InstanceGroup, module: LinkedModule, function: str) -> None:
-        if function not in module.wasm.exports:
+        export = module.wasm.exports.get(function)
+        if export is None:
             return
+        if export.type != _NOTHING:
+            reason = f"exported as {export.type}, not as a function {_NOTHING}"
+            raise InitializationError(module.name, function, SymbolNotFoundError(function, (), reason))
         log.debug("%s: %s", module.name, function)
         try:
             group.call_export(module, function, _NOTHING)

@@ -343,6 +343,15 @@ class TestFailure:
                 with pytest.raises(dl.LinkError, match=r"second\.so"):
                     program.main_group.dlopen("top.so")
 
+    def test_a_constructor_of_another_type(self):
+        """A constructor with parameters, or one that is no function, is told as what it is."""
+        for what, told in (
+            ("constructor of another type", r"\(i32\) -> \(\)"),
+            ("constructor that is none", "global i32"),
+        ):
+            with self.program(BROKEN[what]) as program, pytest.raises(dl.InitializationError, match=told):
+                program.main_group.dlopen("top.so")
+
     def test_traps_tell_what_ran(self):
         """An initialization error tells which function failed, and carries the trap."""
         with self.program(BROKEN["constructor traps"]) as program:
