@@ -114,15 +114,9 @@ def run(
     for text in (program, *arguments, *(part for pair in variables for part in pair)):
         _check_text(text)
     memory = _memory(program, memory_min, memory_max)
-    linked: list[Linker] = []
-
-    def end(error: BaseException) -> None:
-        for linker in linked:
-            linker.end(error)
-
     with (
         tracing(trace),
-        ending_on_interrupt(end),
+        ending_on_interrupt(),
         Linker(
             program,
             library_path=search_path(library_path, program),
@@ -135,7 +129,6 @@ def run(
             memory=memory,
         ) as linker,
     ):
-        linked.append(linker)
         return program_code(linker.main_group.run())
 
 

@@ -71,8 +71,7 @@ def _print(report: StressReport) -> None:
     barriers = report.barriers
     lines = [
         ("failures", f"{len(report.failures)}"),
-        ("seed", f"{report.seed}"),
-        ("threads", f"{report.threads} at a time, {report.seconds:.1f} s"),
+        ("threads", f"{report.threads} at a time, {report.seconds:.1f} s, seed {report.seed}"),
         ("operations", f"{report.total:,}, {report.per_second:,.0f} a second"),
         (
             "link operations",
