@@ -120,6 +120,14 @@ def test_links_lead_to_files(page: Path) -> None:
             assert fragment in slugs, target
 
 
+def test_index_of_the_documentation_is_whole() -> None:
+    """`docs/README.md` leads to every page of the documentation."""
+    index = (ROOT / "docs/README.md").read_text()
+    pages = {page.name for page in (ROOT / "docs").glob("*.md")} - {"README.md"}
+
+    assert [page for page in sorted(pages) if f"]({page})" not in index] == []
+
+
 def test_version_is_the_same_everywhere() -> None:
     """The changelog knows the version of the distribution, or has it under Unreleased."""
     version = re.search(r'^version = "(.*)"$', (ROOT / "pyproject.toml").read_text(), re.MULTILINE)
