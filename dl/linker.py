@@ -47,6 +47,8 @@ from dl.options import (
     ModuleSource,
     Output,
     SideMemorySource,
+    checked_side_memory,
+    listed,
 )
 from dl.program import Program
 from dl.resolve import find_symbol, scope_of
@@ -129,7 +131,9 @@ class Linker:
         self._group: InstanceGroup | None = None
         self._anonymous = itertools.count(1)
         self._preopens = {guest: os.fspath(host) for guest, host in (preopens or {}).items()}
-        self._locator = Locator([Path(p) for p in library_path], dict(libraries or {}))
+        self._locator = Locator(
+            [Path(p) for p in listed("library_path", library_path)], dict(libraries or {})
+        )
         image = None if main is None else self._image(main, name)
         self._name = image.name if image else "libraries only"
         plan = plan_main(image.wasm if image else None, memory=memory, stack_size=stack_size)
@@ -145,14 +149,14 @@ class Linker:
             functions,
             self._host,
             WasiOptions(
-                args=tuple(args) or ((image.base_name,) if image else ()),
+                args=listed("args", args) or ((image.base_name,) if image else ()),
                 env=tuple((env or {}).items()),
                 preopens=tuple(self._preopens.items()),
                 stdin=stdin if stdin is None or isinstance(stdin, bytes) else os.fspath(stdin),
                 stdout=stdout if stdout is None or callable(stdout) else os.fspath(stdout),
                 stderr=stderr if stderr is None or callable(stderr) else os.fspath(stderr),
             ),
-            side_memory,
+            checked_side_memory(side_memory),
             thread_stack_size,
         )
         self._state = LinkerState(
@@ -208,7 +212,7 @@ class Linker:
             raise LinkerUsageError(
                 f"dlopen knows no flags {int(flags & ~ALL_FLAGS):#x}; its flags are those of dl.DlFlags"
             )
-        first = [Path(p) for p in library_path or ()]
+        first = [Path(p) for p in listed("library_path", library_path or ())]
         named: dict[str, bytes] = {}
         if isinstance(library, (bytes, bytearray, memoryview)):
             image = self._image(bytes(library), name)

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar, get_args
 
 from dl.errors import LinkerUsageError
 from dl.wasm.types import FuncType, Limits
@@ -13,6 +13,8 @@ from dl.wasm.types import MemoryType as WasmMemoryType
 
 DEFAULT_STACK_BYTES = 1 << 20
 """Shadow stack of the main thread when nothing else is asked for: that of wasm-ld's `-z stack-size` for WASIX, 1 MiB."""
+
+T = TypeVar("T")
 
 MAX_PAGES = 65536
 
@@ -27,6 +29,28 @@ SideMemorySource = Literal["auto", "grow", "allocator"]
 C libraries that take everything above their heap base for theirs, as Emscripten's does); or whichever the main module needs."""
 
 Output = Callable[[bytes], object] | str | os.PathLike[str] | None
+
+
+def checked_side_memory(source: SideMemorySource) -> SideMemorySource:
+    """Return the source of side modules' memory, if there is such a one.
+
+    Raises:
+        LinkerUsageError: there is none.
+    """
+    if source not in get_args(SideMemorySource):
+        raise LinkerUsageError(f"side_memory must be one of {get_args(SideMemorySource)}, not {source!r}")
+    return source
+
+
+def listed(option: str, value: Sequence[T]) -> tuple[T, ...]:
+    """Return the values of an option that takes several.
+
+    Raises:
+        LinkerUsageError: it is one text or path, which Python would take for a list of its characters.
+    """
+    if isinstance(value, (str, bytes, os.PathLike)):
+        raise LinkerUsageError(f"{option} must be a list, not {value!r} alone")
+    return tuple(value)
 
 
 @dataclass(frozen=True)

@@ -544,6 +544,29 @@ class TestFailure:
                 assert caught.value.code == 3
 
 
+class TestGrowth:
+    @pytest.mark.parametrize("shared", [False, True])
+    def test_a_guest_that_grows_its_memory_too(self, shared):
+        """Pages that the guest adds and data of libraries never overlap, in whatever order they come."""
+        memory = '(import "env" "memory" (memory 0 65536 shared))' if shared else MEMORY
+        main = pie('(func (export "grow") (param i32) (result i32) local.get 0 memory.grow)', shared=shared)
+        lib = library(memory, data("d", 0), memory_size=70_000)
+        with dl.Linker(main) as program:
+            group = program.main_group
+            parts = []
+            for n in range(1, 9):
+                at = group.dlsym(group.dlopen(lib), "d").address
+                parts.append((at, 70_000, n))
+                parts.append((group.dlsym(1, "grow")(1) * 65536, 65536, 100 + n))
+                for address, size, value in parts[-2:]:
+                    assert program.memory.read(address, size) == bytes(size)
+                    program.memory.fill(address, value, size)
+
+            assert all(
+                program.memory.read(address, size) == bytes([value]) * size for address, size, value in parts
+            )
+
+
 class TestMany:
     def test_thousands_of_modules(self):
         """A program takes thousands of modules: more instances than an engine's default limit of 10,000."""

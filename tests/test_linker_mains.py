@@ -449,6 +449,19 @@ class TestNone:
             dl.MemoryType(minimum, maximum)
 
 
+class TestOptions:
+    @pytest.mark.parametrize("options", [{"library_path": "lib"}, {"args": "prog"}, {"side_memory": "heap"}])
+    def test_what_would_be_misunderstood(self, options):
+        """One text where a list belongs, and a choice that is none, are refused by the option's name."""
+        with pytest.raises(dl.LinkerUsageError, match=next(iter(options))):
+            dl.Linker(None, **options)
+
+    def test_library_path_of_one_call(self):
+        """The same for the library path of one dlopen."""
+        with dl.Linker(None) as program, pytest.raises(dl.LinkerUsageError, match="library_path"):
+            program.main_group.dlopen("x.so", library_path="lib")
+
+
 class TestSources:
     def test_from_file_and_bytes(self, tmp_path):
         """A main module may be a path, text or not, or bytes."""

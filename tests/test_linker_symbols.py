@@ -285,6 +285,46 @@ class TestFunctionPointers:
 
             assert group.dlsym(other, "call_pointer")(group.dlsym(lib, "f").address) == 3
 
+    def test_thousands_of_functions(self):
+        """Neither exports nor table elements of a library are limited to some thousand."""
+        functions = [f'(func $f{n} (export "f{n}") (result i32) i32.const {n})' for n in range(5000)]
+        placed = " ".join(f"$f{n}" for n in range(0, 5000, 2))
+        lib = library(
+            TABLE,
+            TABLE_BASE,
+            *functions,
+            f"(elem (global.get $table_base) {placed})",
+            CALL_POINTER,
+            table_size=2500,
+        )
+        with linker({"lib.so": lib}) as program:
+            group = program.main_group
+            handle = group.dlopen("lib.so")
+            addresses = [group.dlsym(handle, f"f{n}").address for n in range(5000)]
+
+            assert len(set(addresses)) == 5000
+            call = group.dlsym(handle, "call_pointer")
+            assert [call(addresses[n]) for n in (0, 1, 2500, 4999)] == [0, 1, 2500, 4999]
+
+    def test_got_entries_of_every_type(self):
+        """GOT entries may be immutable, and 64 bits wide."""
+        lib = library(
+            MEMORY,
+            '(import "GOT.mem" "d" (global $d i32))',
+            '(import "GOT.func" "f" (global $f i64))',
+            data("d", 4),
+            returns("f", 2),
+            reads("d_at", "d"),
+            '(func (export "f_at") (result i64) global.get $f)',
+            memory_size=8,
+        )
+        with linker({"lib.so": lib}) as program:
+            group = program.main_group
+            handle = group.dlopen("lib.so")
+
+            assert group.dlsym(handle, "d_at")() == group.dlsym(handle, "d").address
+            assert group.dlsym(handle, "f_at")() == group.dlsym(handle, "f").address
+
     def test_aliases_share_an_address(self):
         """Two names of one function are one pointer."""
         lib = library('(func $f (export "a") (export "b") (result i32) i32.const 1)')
