@@ -26,6 +26,7 @@ from dl.group import InstanceGroup
 from dl.handles import MAIN_HANDLE, DlFlags, ModuleHandle
 from dl.host import HostSymbols
 from dl.images import ModuleImage
+from dl.libc_threads import INIT_FIRST, has_threads
 from dl.linked import LinkedModule, breadth_first
 from dl.load import Load
 from dl.locate import Locator
@@ -273,6 +274,9 @@ class Loader:
                 self._run(group, module, _INITIALIZE)
             elif self._program.plan.kind is MainKind.PIE:
                 self._run(group, module, _CONSTRUCTORS)
+        elif self._program.shares_memory and has_threads(module):
+            # A program that is used without being run: its first thread must not be a nobody to its locks.
+            self._run(group, module, INIT_FIRST)
         self._start_allocator(module)
 
     def _start_allocator(self, main: LinkedModule) -> None:

@@ -23,9 +23,9 @@ from dl.errors import (
     ThreadExited,
 )
 from dl.group import InstanceGroup
+from dl.libc_threads import THREAD_START, THREAD_START_TYPE, LibcThreads
 from dl.options import GUEST_THREAD_LIMIT
 from dl.thread_errors import raises_dl_errors
-from dl.wasm.types import FuncType
 from threads import DETACHED, GUEST, HOST, DeadlockError, Event, FutexTable, Replica, Waits
 
 if TYPE_CHECKING:
@@ -33,9 +33,9 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("dl.threads")
 
-THREAD_START = "wasi_thread_start"
-THREAD_START_TYPE = FuncType(("i32", "i32"), ())
 MAIN_THREAD_ID = 1
+NOBODY = -1
+"""Owner of a group that no thread has."""
 NO_THREAD = -1
 """Owner of a group that no thread has now; no thread's identity is negative."""
 _STACK_ALIGN_LOG2 = 10
@@ -177,6 +177,7 @@ class ThreadGroups:
         self.futexes = FutexTable(self.waits)
         self._expects_threads = False
         self._promises = contextlib.ExitStack()
+        self._libc = LibcThreads(linker)
 
     # the border between guest and host code; on every host call
 
@@ -283,26 +284,72 @@ class ThreadGroups:
                 "a program whose memory is not shared has one instance group; build it with -pthread "
                 "(wasm-ld --shared-memory)"
             )
-        side_memory = program.side_memory
-        assert side_memory is not None
         if not known:
             self._expect_threads()
-        stack = side_memory.allocate(program.thread_stack_size, _STACK_ALIGN_LOG2, "a thread's stack")
-        try:
-            group = self._new_group(
-                name or f"host thread {next(self._names)}", stack_pointer=stack.address + stack.size
+        record = self._libc.create()
+        with self.stack() as stack:
+            group = self.new_group(
+                name or f"host thread {next(self._names)}",
+                stack_pointer=stack,
+                main_tls=record.tls if record else None,
+                number=record.number if record else None,
             )
-            try:
+            with self.belonging(group), self._libc.identity(group, record):
                 yield group
-            finally:
-                self.leave(group)
+
+    @contextlib.contextmanager
+    def stack(self) -> Iterator[int]:
+        """Allocate a shadow stack of the size for attached threads; give its upper end, bytes."""
+        program = self._linker.program
+        assert program.side_memory is not None
+        stack = program.side_memory.allocate(program.thread_stack_size, _STACK_ALIGN_LOG2, "a thread's stack")
+        try:
+            yield stack.address + stack.size
         finally:
-            side_memory.free(stack)
+            program.side_memory.free(stack)
+
+    @contextlib.contextmanager
+    def belonging(self, group: InstanceGroup) -> Iterator[None]:
+        """Let a new group be the calling thread's while the block runs, and close it then."""
+        try:
+            yield
+        finally:
+            self.leave(group)
+
+    @contextlib.contextmanager
+    def lent(self, group: InstanceGroup) -> Iterator[None]:
+        """Let a group that was laid down be the calling thread's while the block runs."""
+        group.owner = get_ident()
+        self.enter(group)
+        try:
+            yield
+        finally:
+            self.lay_down(group)
+
+    def lay_down(self, group: InstanceGroup) -> None:
+        """Let the calling thread have no group, and keep the group for whoever it is lent to."""
+        me = get_ident()
+        self._groups.pop(me, None)
+        self._by_thread.pop(me, None)
+        self._ids.pop(me, None)
+        self.waits.remove(group.replica.waiter)
+        group.owner = NOBODY
 
     @raises_dl_errors
-    def _new_group(
+    def new_group(
         self, name: str, *, stack_pointer: int, main_tls: int | None = None, number: int | None = None
     ) -> InstanceGroup:
+        """Make a group for the calling thread, which has none, up to date and in the barrier.
+
+        Args:
+            name: the thread's name in messages.
+            stack_pointer: upper end of its shadow stack, bytes.
+            main_tls: its block of the main module's thread-local storage, bytes; None to allocate one.
+            number: by which the guest knows it; None for a new one.
+
+        Raises:
+            DlError: it cannot be made.
+        """
         group = InstanceGroup(self._linker, name, stack_pointer=stack_pointer, main_tls=main_tls)
         try:
             self.enter(group)
@@ -366,10 +413,13 @@ class ThreadGroups:
         export = main.wasm.exports.get(THREAD_START) if main else None
         if main is None or export is None or export.type != THREAD_START_TYPE:
             raise LinkerUsageError(f"the main module exports no {THREAD_START} {THREAD_START_TYPE}")
+        number = next(self._numbers)
+        if self._libc.record(number, start, stack_pointer, main_tls):
+            return GuestThread(self, number)
         with self._lock:
             if len(self._guests) >= GUEST_THREAD_LIMIT:
                 raise LinkerUsageError(f"there are {GUEST_THREAD_LIMIT} threads already")
-            thread = GuestThread(self, next(self._numbers))
+            thread = GuestThread(self, number)
             self._guests[thread.id] = thread
         target = threading.Thread(
             target=self._run_guest,
@@ -390,7 +440,7 @@ class ThreadGroups:
 
     def _run_guest(self, thread: GuestThread, start: int, stack_pointer: int, main_tls: int | None) -> None:
         try:
-            group = self._new_group(
+            group = self.new_group(
                 thread.name, stack_pointer=stack_pointer, main_tls=main_tls, number=thread.id
             )
         except BaseException as error:  # noqa: BLE001  given to the thread that asked for this one
@@ -476,6 +526,7 @@ class ThreadGroups:
             host.gone.wait()
         for guest in guests:
             guest.gone.wait()
+        self._libc.close()
 
     def _deadlocked(self, error: DeadlockError) -> None:
         log.error("%s", error)
