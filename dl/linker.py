@@ -213,19 +213,19 @@ class Linker:
                 f"dlopen knows no flags {int(flags & ~ALL_FLAGS):#x}; its flags are those of dl.DlFlags"
             )
         first = [Path(p) for p in listed("library_path", library_path or ())]
-        named: dict[str, bytes] = {}
+        named: str | None = None
         if isinstance(library, (bytes, bytearray, memoryview)):
             image = self._image(bytes(library), name)
-            if name is not None and name not in self._locator.libraries:
-                named[name] = bytes(library)
+            if name is not None and self._locator.add(name, bytes(library)):
+                named = name
         else:
             image = self._locator.find(os.fspath(library), Requester(), first)
-        self.check_dynamic(image.name)
-        self._locator.libraries = {**self._locator.libraries, **named}
         try:
+            self.check_dynamic(image.name)
             return self._loader.open(group, image, flags, lenient=False, first=first)
         except BaseException:
-            self._locator.libraries = {n: b for n, b in self._locator.libraries.items() if n not in named}
+            if named is not None:
+                self._locator.remove(named)
             raise
 
     def open_for_guest(self, name: str, search: str) -> ModuleHandle:

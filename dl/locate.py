@@ -11,6 +11,7 @@ from __future__ import annotations
 import logging
 import os
 import re
+import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -48,11 +49,28 @@ class Locator:
         library_path: directories, searched in order.
         libraries: modules held in memory, by name; found before any file of that name.
         loaded: returns the image of the loaded module with an identity, if there is one.
+
+    `_lock` guards changes of `libraries`.
     """
 
     library_path: Sequence[Path] = ()
     libraries: Mapping[str, bytes] = field(default_factory=dict)
     loaded: Callable[[str], ModuleImage | None] = lambda _identity: None
+    _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
+
+    def add(self, name: str, wasm: bytes) -> bool:
+        """Hold a module in memory from now on; False, and nothing is done, if the name is one's already."""
+        with self._lock:
+            if name in self.libraries:
+                return False
+            # A new mapping: readers take no lock.
+            self.libraries = {**self.libraries, name: wasm}
+            return True
+
+    def remove(self, name: str) -> None:
+        """Forget a module held in memory."""
+        with self._lock:
+            self.libraries = {n: wasm for n, wasm in self.libraries.items() if n != name}
 
     def find(
         self,
