@@ -33,7 +33,7 @@ from dl.errors import (
 )
 from dl.glue import FIND_INVOKER, FIND_INVOKER_TYPE, RESOLVE_STUB, RESOLVE_STUB_TYPE
 from dl.group import InstanceGroup
-from dl.handles import ALL_FLAGS, MAIN_HANDLE, RTLD_DEFAULT, DlFlags, ModuleHandle
+from dl.handles import MAIN_HANDLE, RTLD_DEFAULT, DlFlags, ModuleHandle
 from dl.host import HostSymbols
 from dl.images import ModuleImage, image_from_bytes, image_from_file
 from dl.linked import LinkedModule, breadth_first
@@ -47,6 +47,7 @@ from dl.options import (
     ModuleSource,
     Output,
     SideMemorySource,
+    checked_flags,
     checked_side_memory,
     listed,
 )
@@ -206,12 +207,7 @@ class Linker:
     ) -> ModuleHandle:
         """Load a library for a group; see `InstanceGroup.dlopen`."""
         self._check_open()
-        if not flags & (DlFlags.LAZY | DlFlags.NOW):
-            raise LinkerUsageError("dlopen needs RTLD_LAZY or RTLD_NOW among its flags")
-        if flags & ~ALL_FLAGS:
-            raise LinkerUsageError(
-                f"dlopen knows no flags {int(flags & ~ALL_FLAGS):#x}; its flags are those of dl.DlFlags"
-            )
+        flags = checked_flags(flags)
         first = [Path(p) for p in listed("library_path", library_path or ())]
         named: str | None = None
         if isinstance(library, (bytes, bytearray, memoryview)):

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, TypeVar, get_args
 
 from dl.errors import LinkerUsageError
+from dl.handles import ALL_FLAGS, DlFlags
 from dl.wasm.types import FuncType, Limits
 from dl.wasm.types import MemoryType as WasmMemoryType
 
@@ -29,6 +30,20 @@ SideMemorySource = Literal["auto", "grow", "allocator"]
 C libraries that take everything above their heap base for theirs, as Emscripten's does); or whichever the main module needs."""
 
 Output = Callable[[bytes], object] | str | os.PathLike[str] | None
+
+
+def checked_flags(flags: DlFlags) -> DlFlags:
+    """Return the flags of a dlopen, if they are some.
+
+    Raises:
+        LinkerUsageError: they do not say when to bind, or have bits of another system's numbering.
+    """
+    if not flags & (DlFlags.LAZY | DlFlags.NOW):
+        raise LinkerUsageError("dlopen needs RTLD_LAZY or RTLD_NOW among its flags")
+    if flags & ~ALL_FLAGS:
+        unknown = int(flags & ~ALL_FLAGS)
+        raise LinkerUsageError(f"dlopen knows no flags {unknown:#x}; its flags are those of dl.DlFlags")
+    return flags
 
 
 def checked_side_memory(source: SideMemorySource) -> SideMemorySource:
