@@ -1,4 +1,8 @@
-"""A dynamic linker for WebAssembly: dlopen, dlsym and dlclose for programs over one shared memory."""
+"""A dynamic linker for WebAssembly: libraries linked into a running program, for all its threads at once."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
 
 from dl.callbacks import Callback
 from dl.errors import (
@@ -50,7 +54,19 @@ from dl.handles import (
 )
 from dl.linker import Linker
 from dl.options import HostFunction, MemoryType
-from dl.trio_linker import TrioLinker, open_linker
+
+if TYPE_CHECKING:
+    from dl.trio_linker import TrioLinker, open_linker
+
+
+def __getattr__(name: str) -> Any:
+    """Load what needs trio when it is first asked for: importing trio costs as much as all the rest."""
+    if name in ("TrioLinker", "open_linker"):
+        from dl import trio_linker  # noqa: PLC0415
+
+        return getattr(trio_linker, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
 
 __all__ = [
     "INVALID_HANDLE",

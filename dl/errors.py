@@ -46,6 +46,7 @@ _MOST_SHOWN = 400
 
 def shown(name: str) -> str:
     """Return a name from a file as a message may show it: on one line, and not without end."""
+    name = str(name)  # what a caller gave may be no text, which the message had better show too
     if len(name) > _MOST_SHOWN:
         name = f"{name[:_MOST_SHOWN]}... ({len(name)} characters)"
     return name if name.isprintable() else repr(name)[1:-1]
@@ -115,7 +116,7 @@ class LinkError(DlError):
         self.reason = reason
 
     def __str__(self) -> str:
-        return f"cannot link {self.module}: {self.reason}"
+        return f"cannot link {shown(self.module) or repr('')}: {self.reason}"
 
 
 class LibraryNotFoundError(LinkError):

@@ -226,13 +226,13 @@ def _static(module: WasmModule, memory: MemoryType | None, stack_size: int) -> M
     if isinstance(wanted_table, TableType):
         length = max(length, wanted_table.limits.minimum)
     elif table is None:
-        refusals.append("it exports no table (link it with --export-table --growable-table)")
+        refusals.append("it exports no table (link it with wasm-ld --export-table --growable-table)")
     else:
         assert isinstance(table.type, TableType)
         length = table.type.limits.minimum
         places = Places(table=FromNamespace(module_namespace(MAIN_HANDLE), table.name))
         if table.type.limits.maximum is not None and table.type.limits.maximum <= length:
-            refusals.append("its table cannot grow (link it with --growable-table)")
+            refusals.append("its table cannot grow (link it with wasm-ld --growable-table)")
     slots = {} if refusals or imported is None else _wait_slots(memory_type, length)
     pointer = module.exports.get(STACK_POINTER_NAME)
     own_stack: int | None = stack_size

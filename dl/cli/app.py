@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
@@ -80,6 +81,14 @@ dlrun.add_command(deps)
 dlrun.add_command(stress)
 
 
+def _open_standard_streams() -> None:
+    """Give the process the output streams that its starter has closed; what goes there goes nowhere."""
+    if sys.stdout is None:
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115  for the process's life
+    if sys.stderr is None:
+        sys.stderr = open(os.devnull, "w")  # noqa: SIM115
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; return the exit code.
 
@@ -87,6 +96,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: the words after the command's name; None for those of this process.
     """
     words = sys.argv[1:] if arguments is None else list(arguments)
+    _open_standard_streams()
     try:
         if not words:
             raise click.UsageError("no program given")

@@ -7,6 +7,7 @@ code   meaning
 2      the command line is wrong
 127    the program could not be linked, or called what nothing provides
 130    interrupted (Ctrl-C)
+74     the output cannot be written
 134    the program trapped, or all its threads wait for each other
 =====  ==================================================================
 """
@@ -23,6 +24,8 @@ from dl.cli.console import print_error, print_note
 from dl.errors import DlError, LinkError, ProgramDeadlockedError, ProgramExited, TrapError
 
 USAGE, NOT_LINKED, INTERRUPTED, TRAPPED = 2, 127, 130, 134
+INPUT_OUTPUT = 74
+"""Output that cannot be written: EX_IOERR of sysexits.h."""
 FAILED = 70
 """dlrun itself failed: EX_SOFTWARE of sysexits.h."""
 BROKEN_PIPE = 141
@@ -79,6 +82,9 @@ def _report(error: BaseException) -> int:
         # A bare LinkError is a file that cannot be read; what it would have been linked to does not matter.
         print_error(f"{error.module}: {error.reason}" if type(error) is LinkError else error)
         return NOT_LINKED
+    if isinstance(error, OSError):
+        print_error(f"cannot write or read: {error.strerror or error}")
+        return INPUT_OUTPUT
     print_error(f"{type(error).__name__}: {error}")
     print_note("not an error of the program; DLRUN_TRACEBACK=1 shows where it came from")
     return FAILED
