@@ -23,7 +23,7 @@ SPEED_UP = 1.9
 """Least speed-up of two threads that compute."""
 
 BARRIER_MS, BARRIER_GROUPS = 20.0, 64
-"""Most milliseconds, at the median, that the barrier of a load takes with so many groups."""
+"""Most milliseconds, at the median, that a load takes with so many groups."""
 
 GROUPS = (1, 2, 4, 8, 16, 32, 64, 128)
 LIBC_PROGRAM = ROOT / "fixtures" / "plugins" / "shared" / "main.wasm"
@@ -163,7 +163,7 @@ def main(rounds: int, json_file: Path | None) -> None:
     medians = {}
     for groups in GROUPS:
         times, waits = loads(groups, 3 * rounds)
-        medians[groups] = statistics.median(waits)
+        medians[groups] = statistics.median(times)
         limit = f"{BARRIER_MS:g}" if groups == BARRIER_GROUPS else ""
         barriers.add_row(str(groups), spread(times), spread(waits, 3), limit)
         numbers[f"load with {groups} groups"] = {"load_ms": times, "barrier_ms": waits}
@@ -192,7 +192,7 @@ def main(rounds: int, json_file: Path | None) -> None:
         missed.append(f"two threads compute {speed_up:.2f} times as fast as one, less than {SPEED_UP}")
     if medians[BARRIER_GROUPS] > BARRIER_MS:
         missed.append(
-            f"a barrier with {BARRIER_GROUPS} groups takes {medians[BARRIER_GROUPS]:.1f} ms at the median"
+            f"a load with {BARRIER_GROUPS} groups takes {medians[BARRIER_GROUPS]:.1f} ms at the median"
         )
     if missed:
         raise SystemExit("over the limit: " + "; ".join(missed))
