@@ -11,10 +11,10 @@ from __future__ import annotations
 import threading
 from threading import get_ident
 
-from threads import Waiter
+from threads import Event, Waiter, Waits
 
 _lock = threading.Lock()
-"""Guards every field of every `Construction`, and `_waits`. A leaf: nothing is called while holding it but `unpark`."""
+"""Guards every field of every `Construction`, and `_waits`. A leaf: nothing is called while holding it."""
 
 _waits: dict[int, Construction] = {}
 """What a thread waits for, by its identity."""
@@ -28,24 +28,29 @@ class Construction:
         failure: why they failed.
     """
 
-    __slots__ = ("_waiting", "failure", "thread")
+    __slots__ = ("_ended", "failure", "thread")
 
     def __init__(self) -> None:
         self.thread: int | None = get_ident()
         self.failure: BaseException | None = None
-        self._waiting: list[Waiter] = []
+        self._ended: Event | None = None
 
     def finished(self, failure: BaseException | None = None) -> None:
         """The constructors have run, or failed; wake who waits."""
         with _lock:
             self.thread = None
             self.failure = failure
-            waiting, self._waiting = self._waiting, []
-        for waiter in waiting:
-            waiter.unpark()
+            ended = self._ended
+        if ended is not None:
+            ended.set()
 
-    def wait(self, waiter: Waiter) -> None:
+    def wait(self, waits: Waits, waiter: Waiter, name: str) -> None:
         """Wait until the constructors have run; return at once where waiting would never end.
+
+        Args:
+            waits: the program's, so that a deadlock in which constructors have a part is noticed.
+            waiter: the calling thread's.
+            name: the module's, for that report.
 
         Raises:
             BaseException: what the thread was interrupted with.
@@ -54,12 +59,12 @@ class Construction:
         with _lock:
             if self.thread is None or self._leads_to(me):
                 return
-            self._waiting.append(waiter)
+            if self._ended is None:
+                self._ended = Event(waits, f"the constructors of {name}")
+            ended = self._ended
             _waits[me] = self
         try:
-            while self.thread is not None:
-                waiter.raise_if_interrupted()
-                waiter.park()
+            ended.wait(waiter)
         finally:
             with _lock:
                 del _waits[me]

@@ -32,16 +32,16 @@ from dl.glue import (
     SET_STACK_POINTER,
     SET_STACK_POINTER_TYPE,
     TABLE_NAME,
-    ThreadLocalModule,
 )
 from dl.guest_values import GuestData, GuestFunction
 from dl.handles import MAIN_HANDLE, DlFlags, ModuleHandle
 from dl.linked import LinkedModule
 from dl.options import ModuleSource
-from dl.side_memory import Block
+from dl.program_threads import NO_THREAD
 from dl.state import DlOperation, LoadModules, UnloadModules
 from dl.symbols import DataSymbol, FunctionSymbol, Symbol, TagSymbol, TlsSymbol
 from dl.thread_errors import raises_dl_errors
+from dl.thread_locals import ThreadLocals
 from dl.wasm.types import FuncType
 from threads import DETACHED, Replica
 
@@ -78,9 +78,8 @@ class InstanceGroup:
         self.replica: Replica[DlOperation] = Replica(name, self._replay)
         self._program = linker.program
         self._stack_pointer = stack_pointer
-        self._main_tls = main_tls
         self._first = False
-        self._blocks: dict[ModuleHandle, Block] = {}
+        self._thread_locals = ThreadLocals(self._program, main_tls)
         self._instances: dict[ModuleHandle, EngineInstance] = {}
         self._base: EngineInstance | None = None
         self._functions: dict[int, GuestFunction] = {}
@@ -253,29 +252,15 @@ class InstanceGroup:
         self._instances[module.handle] = instance
 
     def _set_up_thread_locals(self, operation: LoadModules, placement: EngineInstance) -> None:
-        addresses = [self._thread_local_block(module) for module in operation.thread_local]
+        addresses = [
+            self._thread_locals.block(module, self._instances[module.handle], first=self._first)
+            for module in operation.thread_local
+        ]
         if addresses:
             self.linker.threads.checkpoint(self, "thread-local")
             placement.function(INIT_THREAD, FuncType(("i32",) * len(addresses), ()))(*addresses)
         elif operation.binds_thread_locals:
             placement.function(BIND_THREAD_LOCALS, FuncType((), ()))()
-
-    def _thread_local_block(self, module: ThreadLocalModule) -> int:
-        """Return where this thread's block of a module's thread-local storage is."""
-        if self._first:
-            # wasm-ld lays out one block in the module's own data, for the thread that instantiates it first.
-            present = self._instances[module.handle].global_value("__tls_base")
-            if present:
-                return present
-        if module.handle == MAIN_HANDLE and self._main_tls is not None:
-            return self._main_tls
-        if not module.size:
-            return 0
-        side_memory = self._program.side_memory
-        assert side_memory is not None
-        block = side_memory.allocate(module.size, module.align_log2, "thread-local storage")
-        self._blocks[module.handle] = block
-        return block.address
 
     def _grow_table(self, length: int) -> None:
         if self._ensure_table(length):
@@ -289,9 +274,7 @@ class InstanceGroup:
     def _drop(self, operation: UnloadModules) -> None:
         for module in operation.modules:
             self._instances.pop(module.handle, None)
-            block = self._blocks.pop(module.handle, None)
-            if block is not None and self._program.side_memory is not None:
-                self._program.side_memory.free(block)
+            self._thread_locals.free(module.handle)
             for address in [a for a, f in self._functions.items() if f.module == module.handle]:
                 del self._functions[address]
 
@@ -481,20 +464,24 @@ class InstanceGroup:
         return self.linker.run(self)
 
     def close(self) -> None:
-        """Free the group's instances, and its thread-local blocks; idempotent."""
+        """Free the group's instances, and its thread-local blocks; idempotent.
+
+        Raises:
+            LinkerUsageError: it is another thread's, or the calling thread is inside its guest code.
+        """
         if not self.owner:
             return
+        if self.owner not in (get_ident(), NO_THREAD) or self.replica.state != DETACHED:
+            raise LinkerUsageError(
+                f"instance group {self.name!r} is in use; its own thread closes it, outside guest code"
+            )
         self.linker.rendezvous.leave(self.replica, "it was closed")
         self.owner = 0
         self._functions.clear()
         self._instances.clear()
         self._base = None
         self._store.close()
-        side_memory = self._program.side_memory
-        for block in self._blocks.values():
-            assert side_memory is not None
-            side_memory.free(block)
-        self._blocks.clear()
+        self._thread_locals.free_all()
 
     def __repr__(self) -> str:
         return f"<InstanceGroup {self.name} of {self.linker!r}>"

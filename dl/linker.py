@@ -9,7 +9,6 @@ import threading
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
-from types import TracebackType
 from typing import Any, TypeVar
 
 from typing_extensions import Self
@@ -52,17 +51,18 @@ from dl.options import (
     listed,
 )
 from dl.program import Program
+from dl.program_threads import HostThread
 from dl.resolve import find_symbol, scope_of
 from dl.state import DlOperation, LinkerState, TableSpace
 from dl.statistics import LinkerStatistics, linker_statistics
 from dl.symbols import FunctionSymbol, Symbol
-from dl.thread_groups import HostThread, ThreadGroups
+from dl.thread_groups import ThreadGroups
 from dl.wasix import system_interface
 from dl.wasix.dynamic_calls import Invokers
 from dl.wasix.guest_paths import GuestPaths
 from dl.wasm.types import FuncType
 from memory import LinearMemory
-from threads import Rendezvous
+from threads import DETACHED, Rendezvous
 
 log = logging.getLogger("dl.link")
 
@@ -473,15 +473,19 @@ class Linker:
     def close(self) -> None:
         """End the program, wait for the threads that it or the linker started, and free all it holds; idempotent.
 
-        A thread that is attached gets `LinkerClosedError` when it next enters the guest.
+        A thread that is attached gets `LinkerClosedError` when it next enters the guest. Not from inside guest code.
         """
         if self._closed:
             return
+        caller = self.threads.find()
+        if caller is not None and caller.replica.state != DETACHED:
+            raise LinkerUsageError("the linker cannot be closed from inside its guest code")
         self._closed = True
         self.end(LinkerClosedError("the linker is closed"))
         self.process.close()
         self.threads.join_all()
-        if self._group is not None:
+        # Inside guest code in another thread, it is freed with its last reference, which that thread drops.
+        if self._group is not None and self._group.replica.state == DETACHED:
             self.threads.leave(self._group)
         self.program.close()
         signals.BELL.remove(self.engine.interrupt)
@@ -489,9 +493,7 @@ class Linker:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def __repr__(self) -> str:

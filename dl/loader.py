@@ -379,7 +379,7 @@ class Loader:
         """
         construction = module.construction
         if construction.thread is not None:
-            construction.wait(group.replica.waiter)
+            construction.wait(group.linker.threads.waits, group.replica.waiter, module.name)
         if construction.failure is None:
             return
         if isinstance(construction.failure, DlError):

@@ -22,8 +22,8 @@ from dl.errors import (
 from dl.group import InstanceGroup
 from dl.guest_values import GuestFunction
 from dl.handles import RTLD_NOW, ModuleHandle
+from dl.program_threads import HostThread
 from dl.stress_modules import LibraryKind
-from dl.thread_groups import HostThread
 
 if TYPE_CHECKING:
     from dl.stress import _Run

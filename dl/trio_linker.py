@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from functools import partial
 from typing import Any, TypeVar
 
 import trio
@@ -12,7 +11,7 @@ import trio
 from dl.group import InstanceGroup
 from dl.linker import Linker
 from dl.options import ModuleSource
-from dl.thread_groups import HostThread
+from dl.program_threads import HostThread
 from threads import Interrupted
 from threads.trio_host import run_interruptibly
 
@@ -44,14 +43,28 @@ class TrioLinker:
             trio.Cancelled: the scope was cancelled.
             BaseException: what the function raises.
         """
-        thread = self.linker.threads.prepare(name)
+        reason = Interrupted("the trio scope was cancelled")
+        started: list[HostThread] = []
+        cancelled = False
 
         def work() -> T:
+            # Not earlier: a call that is cancelled while it waits for its turn must leave no thread that never comes.
+            thread = self.linker.threads.prepare(name)
+            started.append(thread)
+            if cancelled:
+                thread.cancel(reason)
             thread.run(function, args)
             result: T = thread.join()
             return result
 
-        return await run_interruptibly(work, partial(_cancel, thread), limiter=self._limiter)
+        def interrupt() -> BaseException:
+            nonlocal cancelled
+            cancelled = True
+            for thread in started:
+                thread.cancel(reason)
+            return reason
+
+        return await run_interruptibly(work, interrupt, limiter=self._limiter)
 
     async def run(self) -> int:
         """Run the program in its main group on a worker thread; return its exit code.
@@ -97,12 +110,6 @@ class TrioLinker:
             return reason
 
         return await run_interruptibly(work, interrupt, limiter=self._limiter)
-
-
-def _cancel(thread: HostThread) -> BaseException:
-    reason = Interrupted("the trio scope was cancelled")
-    thread.cancel(reason)
-    return reason
 
 
 @asynccontextmanager

@@ -130,3 +130,20 @@ def test_a_program_runs_and_its_threads_end_with_it() -> None:
 
     assert trio.run(main) == 0
     assert b"".join(out)
+
+
+def test_calls_that_are_cancelled_before_their_turn_leave_nothing_to_wait_for() -> None:
+    """The linker closes although calls were cancelled while they waited for the limiter."""
+
+    async def main() -> None:
+        limiter = trio.CapacityLimiter(1)
+        memory = dl.MemoryType(shared=True)
+        async with dl.open_linker(None, memory=memory, limiter=limiter) as linker:
+            with trio.move_on_after(0.1):
+                async with trio.open_nursery() as nursery:
+                    for _ in range(4):
+                        nursery.start_soon(linker.call, call("spin"))
+
+            assert await linker.call(call("add", 2, 3)) == 5
+
+    trio.run(main)

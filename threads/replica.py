@@ -249,6 +249,7 @@ class Replica(Generic[Op]):
         # Runs until nothing is missing; what is committed meanwhile is replayed in the same go.
         while self.sequence < rendezvous.committed:
             sequence = self.sequence + 1
+            before = self.state
             self._replaying = True
             try:
                 self._apply(sequence, rendezvous.log[sequence])
@@ -261,6 +262,7 @@ class Replica(Generic[Op]):
                 raise
             finally:
                 self._replaying = False
+                self.state = before  # host calls of the operation's own guest code leave it HOST
         self.settle()
 
     def joined(self, rendezvous: Rendezvous[Op], sequence: int) -> None:

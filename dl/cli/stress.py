@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import asdict
 from typing import Any
 
@@ -43,6 +44,8 @@ def stress(threads: int, seconds: float, seed: int | None, as_json: bool) -> int
     new ones take their places. Each result is checked, and at the end the tables, instances and symbols of all threads
     are compared. Progress goes to standard error once a second. The exit code is 1 if anything was wrong.
     """
+    if not math.isfinite(seconds):
+        raise click.UsageError("--seconds must be a finite number")
     try:
         report = run_stress(threads, seconds, seed, _tell)
     except ValueError as error:
