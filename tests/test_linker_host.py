@@ -320,7 +320,7 @@ class TestEnd:
                 ):
                     try:
                         use()
-                    except dl.LinkerUsageError as error:  # noqa: PERF203
+                    except dl.LinkerUsageError as error:
                         failures.append(str(error))
 
             thread = threading.Thread(target=elsewhere)

@@ -910,7 +910,7 @@ class TestSignalHandlers:
                 try:
                     with group.guest():
                         assert group.made == program.operations
-                except Interrupted:  # noqa: PERF203
+                except Interrupted:
                     arrivals += 1
 
             assert arrivals == at.acted
