@@ -288,9 +288,7 @@ class TestInstanceGroups:
         def body(group):
             ready.set()
             armed.wait(SECONDS)
-            return [
-                pytest.raises(dl.GroupEndedError, p.call, group, "count", p.word(5)).value for _ in range(2)
-            ]
+            return [error_of(group) for _ in range(2)]
 
         armed, ready = threading.Event(), threading.Event()
         thread = p.linker.spawn(body, name="victim")
