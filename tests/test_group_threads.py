@@ -155,8 +155,10 @@ class TestEnding:
         with program() as p:
             spinning = p.linker.spawn(lambda g: p.call(g, "spin", p.word(0)))
             p.until(1, "guest")
-            p.on_thread = lambda _number, _record: p.call(p.linker.threads.current(), "trap")
+            go = threading.Event()
+            p.on_thread = lambda _n, _r: (go.wait(SECONDS), p.call(p.linker.threads.current(), "trap"))
             number = p.start()
+            go.set()
             with pytest.raises(dl.GuestThreadError, match=f"thread {number}: guest trapped"):
                 spinning.join(SECONDS)
             with pytest.raises(dl.GuestThreadError):
