@@ -36,7 +36,7 @@ def parse_signature(text: str) -> FuncType:
     Raises:
         LinkerUsageError: it is no signature.
     """
-    match = _SIGNATURE.fullmatch(text)
+    match = _SIGNATURE.fullmatch(str(text))
     if match is None:
         raise LinkerUsageError(f"not a signature such as '(i32, f64) -> i32': {text!r}")
     params, results, result = match.groups()
@@ -122,7 +122,7 @@ class Callbacks:
         """Make a callback; see `Linker.callback`."""
         if not callable(function):
             raise LinkerUsageError(f"a callback needs a function, not {function!r}")
-        kind = parse_signature(signature) if isinstance(signature, str) else signature
+        kind = signature if isinstance(signature, FuncType) else parse_signature(signature)
         linker = self._linker
         linker.check_dynamic()
         slots = linker.closures

@@ -287,3 +287,26 @@ class TestThreads:
             stop.set()
 
             assert all(thread.join(timeout=60) for thread in threads)
+
+
+def test_guest_cannot_free_a_callback_of_the_host() -> None:
+    """`closure_free` of an index that the guest was not given changes nothing, as of an unknown one."""
+    wat = """
+      (import "wasix_32v1" "closure_free" (func $free (param i32) (result i32)))
+      (func (export "free") (param i32) (result i32) (call $free (local.get 0)))
+    """
+    with dl.Linker(None, memory=dl.MemoryType(shared=True)) as linker:
+        group = linker.main_group
+        free = group.dlsym(group.dlopen(library(wat)), "free")
+        callback = linker.callback("(i32) -> i32", lambda value: value + 1)
+
+        assert free(callback) == 0
+        assert callback.address in linker.closures
+        again = linker.callback("(i32) -> i32", lambda value: value)
+        assert again.address != callback.address
+
+
+def test_signature_that_is_none_is_refused() -> None:
+    """Something that is neither text nor a signature gets the usage error."""
+    with dl.Linker(None) as linker, pytest.raises(dl.LinkerUsageError):
+        linker.callback(5, print)  # type: ignore[arg-type]

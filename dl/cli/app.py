@@ -82,7 +82,15 @@ dlrun.add_command(stress)
 
 
 def _open_standard_streams() -> None:
-    """Give the process the output streams that its starter has closed; what goes there goes nowhere."""
+    """Give the process the standard streams that its starter has closed: empty input, and output that goes nowhere.
+
+    Otherwise the next file or socket that is opened would take their numbers, and the program would read and write that.
+    """
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # the lowest free number, which is this one
     if sys.stdout is None:
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115  for the process's life
     if sys.stderr is None:

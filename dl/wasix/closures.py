@@ -49,6 +49,9 @@ def closure_functions(linker: Linker) -> dict[str, SystemFunction]:
 class _Closures:
     def __init__(self, linker: Linker) -> None:
         self._linker = linker
+        # Indices that the guest was given: the pool serves the host's callbacks too, which are not the guest's to free.
+        # Each step on the set is one under the GIL; two threads that free one index are settled by the pool.
+        self._given: set[int] = set()
 
     def _refused(self) -> bool:
         try:
@@ -66,10 +69,11 @@ class _Closures:
         except ResourceLimitError as error:
             log.info("guest: closure_allocate: %s", error)
             return FAULT
+        self._given.add(address)
         try:
             self._linker.memory.write_u32(out & _MASK, address)
         except OutOfBoundsError:
-            slots.free(address)  # nobody learns of it; by the ABI this is no error
+            self.free(address)  # nobody learns of it; by the ABI this is no error
         return SUCCESS
 
     def prepare(
@@ -89,7 +93,7 @@ class _Closures:
             returned = self._types(results & _MASK, result_count & _MASK)
         except OutOfBoundsError:
             return MEMORY_VIOLATION
-        if params is None or returned is None:
+        if params is None or returned is None or closure & _MASK not in self._given:
             return INVALID
         slots, kind = self._linker.closures, FuncType(params, returned)
         try:
@@ -122,5 +126,7 @@ class _Closures:
     def free(self, closure: int) -> int:
         if self._refused():
             return NOT_SUPPORTED
-        self._linker.closures.free(closure & _MASK)
+        if closure & _MASK in self._given:
+            self._given.discard(closure & _MASK)
+            self._linker.closures.free(closure & _MASK)
         return SUCCESS
