@@ -81,16 +81,22 @@ dlrun.add_command(deps)
 dlrun.add_command(stress)
 
 
+def _is_open(descriptor: int) -> bool:
+    try:
+        os.fstat(descriptor)
+    except OSError:
+        return False
+    return True
+
+
 def _open_standard_streams() -> None:
     """Give the process the standard streams that its starter has closed: empty input, and output that goes nowhere.
 
     Otherwise the next file or socket that is opened would take their numbers, and the program would read and write that.
     """
     for number in range(3):
-        try:
-            os.fstat(number)
-        except OSError:
-            os.open(os.devnull, os.O_RDWR)  # the lowest free number, which is this one
+        if not _is_open(number):
+            os.open(os.devnull, os.O_RDWR)  # takes the lowest free number, which is this one
     if sys.stdout is None:
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115  for the process's life
     if sys.stderr is None:
