@@ -92,13 +92,13 @@ class Stream:
         """Whether the other end is closed."""
         return False
 
-    def read(self, size: int) -> bytes | Errno:
-        """Take at most `size` bytes; none is the end. AGAIN when there is nothing yet."""
-        raise NotImplementedError
+    def read(self, size: int) -> bytes | Errno:  # noqa: ARG002
+        """Take at most `size` bytes; none is the end. AGAIN when there is nothing yet, BADF for an end that is not read."""
+        return Errno.BADF
 
-    def write(self, data: bytes) -> int | Errno:
-        """Put bytes in; return how many were taken. AGAIN when none could."""
-        raise NotImplementedError
+    def write(self, data: bytes) -> int | Errno:  # noqa: ARG002
+        """Put bytes in; return how many were taken. AGAIN when none could, BADF for an end that is not written."""
+        return Errno.BADF
 
     def close(self) -> None:
         """Nobody has this end open any more."""
