@@ -41,7 +41,6 @@ class LinkedModule:
         scope: modules whose symbols it sees: None for the global scope alone, else the tree of the dlopen that
             loaded it, breadth first.
         deep_bind: whether `scope` comes before the global scope.
-        opens: how many dlopen calls hold it.
         memory_base: address of its data, bytes (set once).
         table_base: table index of its own elements (set once).
         block: its data in linear memory; None for none.
@@ -60,7 +59,6 @@ class LinkedModule:
     needed: list[LinkedModule] = field(default_factory=list)
     scope: tuple[LinkedModule, ...] | None = None
     deep_bind: bool = False
-    opens: int = 0
     memory_base: int = 0
     table_base: int = 0
     block: Block | None = None

@@ -187,12 +187,7 @@ class Loader:
                         load.publish()
                         self._remove(group, load.new, error)
                 raise
-            root.opens += 1
-        try:
-            self._initialize(group, load.new, root)
-        except BaseException:
-            root.opens -= 1
-            raise
+        self._initialize(group, load.new, root)
         return root.handle
 
     def _new_load(self, flags: DlFlags, *, lenient: bool, first: Sequence[Path] = ()) -> Load:

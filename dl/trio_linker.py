@@ -75,22 +75,7 @@ class TrioLinker:
             trio.Cancelled: the scope was cancelled.
             DlError: as `InstanceGroup.run`.
         """
-        group = self.linker.main_group
-        reason = Interrupted("the trio scope was cancelled")
-
-        def work() -> int:
-            self.linker.threads.move_here(group)
-            try:
-                return group.run()
-            finally:
-                self.linker.threads.put_down(group)
-                group.replica.withdraw(reason)
-
-        def interrupt() -> BaseException:
-            group.replica.interrupt_with(reason)
-            return reason
-
-        return await run_interruptibly(work, interrupt, limiter=self._limiter)
+        return await self.main_call(InstanceGroup.run)
 
     async def main_call(self, function: Callable[[InstanceGroup], T]) -> T:
         """Run `function(group)` with the main group on a worker thread; for programs whose memory is not shared."""

@@ -147,3 +147,17 @@ def test_calls_that_are_cancelled_before_their_turn_leave_nothing_to_wait_for() 
             assert await linker.call(call("add", 2, 3)) == 5
 
     trio.run(main)
+
+
+def test_the_main_group_serves_programs_whose_memory_is_not_shared() -> None:
+    """With one group only, calls run in it on a worker thread, one after the other."""
+    wat = '(module (func (export "add") (param i32 i32) (result i32) (i32.add (local.get 0) (local.get 1))))'
+
+    def add(group: dl.InstanceGroup) -> int:
+        return group.dlsym(group.dlopen(library(wat), name="adder"), "add")(2, 3)
+
+    async def main() -> None:
+        async with dl.open_linker(None) as linker:
+            assert [await linker.main_call(add) for _ in range(3)] == [5, 5, 5]
+
+    trio.run(main)
