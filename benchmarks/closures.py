@@ -25,7 +25,7 @@ from common import BINARY, library, report, spread, take_turns
 from rich.table import Table
 
 import dl
-from dl.glue import ANY_TABLE
+from dl.glue.names import ANY_TABLE
 from dl.wasm.encode import (
     ModuleBuilder,
     call,

@@ -28,10 +28,10 @@ from common import exporter, importer, report, spread, take_turns
 from rich.table import Table
 
 import dl
-import dl.images
+import dl.modules.image
 from dl.engine.protocol import CompiledModule
-from dl.engine.wasmtime_engine import WasmtimeEngine, WasmtimeModule
-from dl.engine.wasmtime_store import WasmtimeStore
+from dl.engine.wasmtime.engine import WasmtimeEngine, WasmtimeModule
+from dl.engine.wasmtime.store import WasmtimeStore
 
 PARTS = ("parse", "compile", "glue", "instantiate")
 _nonces = itertools.count()
@@ -127,8 +127,8 @@ def open_in_engine(case: Case, engine: WasmtimeEngine, wasm: bytes, code: Compil
 def measure(case: Case, rounds: int) -> dict[str, dict[str, list[float]]]:
     clock = Clock()
     engine = TimedEngine(clock)
-    parse = dl.images.parse_module
-    dl.images.parse_module = clock.timed("parse", parse)
+    parse = dl.modules.image.parse_module
+    dl.modules.image.parse_module = clock.timed("parse", parse)
     try:
         known = case.opened(nonce())
         code = engine.compile(known, "opened")
@@ -151,7 +151,7 @@ def measure(case: Case, rounds: int) -> dict[str, dict[str, list[float]]]:
             rounds,
         )
     finally:
-        dl.images.parse_module = parse
+        dl.modules.image.parse_module = parse
     return {
         kind: {
             "floor": samples[f"{kind} floor"],

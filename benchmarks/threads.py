@@ -16,7 +16,7 @@ from common import ROOT, UNARY, library, report, spread, take_turns
 from rich.table import Table
 
 import dl
-from dl.stress_modules import LibraryKind, library_module, program_module
+from dl.stress.modules import LibraryKind, library_module, program_module
 from dl.wasm.encode import ModuleBuilder, i32_const, local_get, local_set
 
 SPEED_UP = 1.9

@@ -5,6 +5,20 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from dl.callbacks import Callback
+from dl.dlfcn import (
+    INVALID_HANDLE,
+    MAIN_HANDLE,
+    RTLD_DEEPBIND,
+    RTLD_DEFAULT,
+    RTLD_GLOBAL,
+    RTLD_LAZY,
+    RTLD_LOCAL,
+    RTLD_NODELETE,
+    RTLD_NOLOAD,
+    RTLD_NOW,
+    DlFlags,
+    ModuleHandle,
+)
 from dl.errors import (
     DlError,
     DylinkError,
@@ -38,31 +52,17 @@ from dl.errors import (
 )
 from dl.group import InstanceGroup
 from dl.guest_values import GuestData, GuestFunction
-from dl.handles import (
-    INVALID_HANDLE,
-    MAIN_HANDLE,
-    RTLD_DEEPBIND,
-    RTLD_DEFAULT,
-    RTLD_GLOBAL,
-    RTLD_LAZY,
-    RTLD_LOCAL,
-    RTLD_NODELETE,
-    RTLD_NOLOAD,
-    RTLD_NOW,
-    DlFlags,
-    ModuleHandle,
-)
 from dl.linker import Linker
 from dl.options import HostFunction, MemoryType
 
 if TYPE_CHECKING:
-    from dl.trio_linker import TrioLinker, open_linker
+    from dl.trio import TrioLinker, open_linker
 
 
 def __getattr__(name: str) -> Any:
     """Load what needs trio when it is first asked for: importing trio costs as much as all the rest."""
     if name in ("TrioLinker", "open_linker"):
-        from dl import trio_linker  # noqa: PLC0415
+        from dl import trio as trio_linker  # noqa: PLC0415
 
         return getattr(trio_linker, name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, Any
 
 from typing_extensions import Self
 
-from dl.bindings import HOST_NAMESPACE
 from dl.errors import LinkerUsageError
-from dl.trampolines import callback_type
+from dl.glue.names import HOST_NAMESPACE
+from dl.glue.trampolines import callback_type
 from dl.wasm.types import FuncType
 
 if TYPE_CHECKING:

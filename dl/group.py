@@ -7,8 +7,7 @@ from collections.abc import Callable
 from threading import get_ident
 from typing import TYPE_CHECKING, Any
 
-from dl.bindings import BASE_NAMESPACE, LINK_NAMESPACE, glue_namespace, module_namespace
-from dl.closures import GrowTable, SetSlot, SlotFunctions
+from dl.dlfcn import MAIN_HANDLE, DlFlags, ModuleHandle
 from dl.engine.protocol import CompiledModule, EngineInstance
 from dl.errors import (
     InitializationError,
@@ -19,29 +18,34 @@ from dl.errors import (
     SymbolNotFoundError,
     TrapError,
 )
-from dl.glue import (
-    BIND_THREAD_LOCALS,
+from dl.glue.base import (
     CLEAR_TABLE,
     CLEAR_TABLE_TYPE,
     ENSURE_TABLE,
     ENSURE_TABLE_TYPE,
-    EXCEPTION_TAG_NAMES,
     GET_STACK_POINTER,
     GET_STACK_POINTER_TYPE,
-    INIT_THREAD,
     SET_STACK_POINTER,
     SET_STACK_POINTER_TYPE,
-    TABLE_NAME,
 )
+from dl.glue.names import (
+    BASE_NAMESPACE,
+    EXCEPTION_TAG_NAMES,
+    LINK_NAMESPACE,
+    TABLE_NAME,
+    glue_namespace,
+    module_namespace,
+)
+from dl.glue.placement import BIND_THREAD_LOCALS, INIT_THREAD
+from dl.groups.errors import raises_dl_errors
+from dl.groups.slot_functions import SlotFunctions
+from dl.groups.thread_locals import ThreadLocals
+from dl.groups.threads import NO_THREAD
 from dl.guest_values import GuestData, GuestFunction
-from dl.handles import MAIN_HANDLE, DlFlags, ModuleHandle
-from dl.linked import LinkedModule
+from dl.modules.linked_module import LinkedModule
+from dl.modules.symbols import DataSymbol, FunctionSymbol, Symbol, TagSymbol, TlsSymbol
 from dl.options import ModuleSource
-from dl.program_threads import NO_THREAD
-from dl.state import DlOperation, LoadModules, UnloadModules
-from dl.symbols import DataSymbol, FunctionSymbol, Symbol, TagSymbol, TlsSymbol
-from dl.thread_errors import raises_dl_errors
-from dl.thread_locals import ThreadLocals
+from dl.program.operations import DlOperation, GrowTable, LoadModules, SetSlot, UnloadModules
 from dl.wasm.types import FuncType
 from threads import DETACHED, Replica
 
@@ -308,7 +312,7 @@ class InstanceGroup:
         return self._store.table_size(self._base, TABLE_NAME)
 
     def call_invoker(self, code: CompiledModule, *arguments: int) -> int:
-        """Call the invoker of a signature; see `dl.trampolines.invoker_module`."""
+        """Call the invoker of a signature; see `dl.glue.trampolines.invoker_module`."""
         return int(self.in_guest(self._slots.invoker(code), *arguments))
 
     def function_type(self, address: int) -> FuncType | None:

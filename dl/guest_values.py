@@ -6,9 +6,9 @@ from collections.abc import Callable
 from threading import get_ident
 from typing import TYPE_CHECKING, Any
 
-from dl.handles import ModuleHandle
-from dl.symbols import FunctionSymbol
-from dl.thread_errors import dl_error
+from dl.dlfcn import ModuleHandle
+from dl.groups.errors import dl_error
+from dl.modules.symbols import FunctionSymbol
 from threads import DETACHED, ThreadsError
 
 if TYPE_CHECKING:

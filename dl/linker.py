@@ -13,10 +13,8 @@ from typing import Any, TypeVar
 
 from typing_extensions import Self
 
-from dl import signals
-from dl.bindings import HOST_NAMESPACE
 from dl.callbacks import Callback, Callbacks
-from dl.closures import ClosureSlots
+from dl.dlfcn import MAIN_HANDLE, RTLD_DEFAULT, DlFlags, ModuleHandle
 from dl.engine import default_engine
 from dl.engine.protocol import Engine, WasiOptions
 from dl.errors import (
@@ -30,15 +28,19 @@ from dl.errors import (
     ThreadExited,
     UnresolvedCallError,
 )
-from dl.glue import FIND_INVOKER, FIND_INVOKER_TYPE, RESOLVE_STUB, RESOLVE_STUB_TYPE
+from dl.glue.base import FIND_INVOKER, FIND_INVOKER_TYPE
+from dl.glue.names import HOST_NAMESPACE, RESOLVE_STUB, RESOLVE_STUB_TYPE
 from dl.group import InstanceGroup
-from dl.handles import MAIN_HANDLE, RTLD_DEFAULT, DlFlags, ModuleHandle
-from dl.host import HostSymbols
-from dl.images import ModuleImage, image_from_bytes, image_from_file
-from dl.linked import LinkedModule, breadth_first
-from dl.loader import START, Loader
-from dl.locate import Locator, Requester, split_path
-from dl.main_module import plan_main
+from dl.groups import wakeup_bell
+from dl.groups.registry import ThreadGroups
+from dl.groups.threads import HostThread
+from dl.link.open import START, Loader
+from dl.link.resolve import find_symbol, scope_of
+from dl.modules.guest_paths import GuestPaths
+from dl.modules.image import ModuleImage, image_from_bytes, image_from_file
+from dl.modules.linked_module import LinkedModule, breadth_first
+from dl.modules.locate import Locator, Requester, split_path
+from dl.modules.symbols import FunctionSymbol, Symbol
 from dl.options import (
     DEFAULT_STACK_BYTES,
     HostImports,
@@ -50,16 +52,16 @@ from dl.options import (
     checked_side_memory,
     listed,
 )
-from dl.program import Program
-from dl.program_threads import HostThread
-from dl.resolve import find_symbol, scope_of
-from dl.state import DlOperation, LinkerState, TableSpace
-from dl.statistics import LinkerStatistics, linker_statistics
-from dl.symbols import FunctionSymbol, Symbol
-from dl.thread_groups import ThreadGroups
+from dl.program.closure_slots import ClosureSlots
+from dl.program.host_symbols import HostSymbols
+from dl.program.main_module import plan_main
+from dl.program.operations import DlOperation
+from dl.program.program import Program
+from dl.program.state import LinkerState
+from dl.program.statistics import LinkerStatistics, linker_statistics
+from dl.program.table import TableSpace
 from dl.wasix import system_interface
 from dl.wasix.dynamic_calls import Invokers
-from dl.wasix.guest_paths import GuestPaths
 from dl.wasm.types import FuncType
 from memory import LinearMemory
 from threads import DETACHED, Rendezvous
@@ -176,7 +178,7 @@ class Linker:
         functions.define(HOST_NAMESPACE, FIND_INVOKER, FIND_INVOKER_TYPE, Invokers(self).find)
         try:
             if self.engine.capabilities.interrupts:
-                signals.BELL.add(self.engine.interrupt)
+                wakeup_bell.BELL.add(self.engine.interrupt)
             self._group = group = InstanceGroup(self, "main")
             self.threads.enter(group)
             self.rendezvous.join(group.replica)
@@ -225,7 +227,7 @@ class Linker:
             raise
 
     def open_for_guest(self, name: str, search: str) -> ModuleHandle:
-        """Load a library as the guest of the calling thread asks for it; see `dl.wasix.dynlink`.
+        """Load a library as the guest of the calling thread asks for it; see `dl.wasix.linking`.
 
         Args:
             name: its path, as the guest sees it, or its bare name.
@@ -488,7 +490,7 @@ class Linker:
         if self._group is not None and self._group.replica.state == DETACHED:
             self.threads.leave(self._group)
         self.program.close()
-        signals.BELL.remove(self.engine.interrupt)
+        wakeup_bell.BELL.remove(self.engine.interrupt)
 
     def __enter__(self) -> Self:
         return self

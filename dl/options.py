@@ -7,8 +7,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, TypeVar, get_args
 
+from dl.dlfcn import ALL_FLAGS, DlFlags
 from dl.errors import LinkerUsageError
-from dl.handles import ALL_FLAGS, DlFlags
 from dl.wasm.types import FuncType, Limits
 from dl.wasm.types import MemoryType as WasmMemoryType
 

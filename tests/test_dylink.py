@@ -7,8 +7,8 @@ import wasmtime
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dl.dylink import DylinkInfo, SymbolFlags, UnknownSubsection, parse_dylink
 from dl.errors import DlError, DylinkError, MalformedModuleError
+from dl.wasm.dylink import DylinkInfo, SymbolFlags, UnknownSubsection, parse_dylink
 from dl.wasm.module import parse_module
 
 HEADER = b"\0asm\x01\0\0\0"

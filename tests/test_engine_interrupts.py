@@ -13,7 +13,7 @@ import wasmtime
 
 from dl.engine import default_engine
 from dl.engine.protocol import CompiledModule
-from dl.engine.wasmtime_engine import WasmtimeEngine
+from dl.engine.wasmtime.engine import WasmtimeEngine
 from dl.wasm.types import FuncType
 
 SPIN = """

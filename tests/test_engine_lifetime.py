@@ -16,7 +16,7 @@ import wasmtime
 
 from dl.engine import default_engine
 from dl.engine.protocol import EngineInstance, HostFunctions, WasiOptions
-from dl.engine.wasmtime_store import WasmtimeStore
+from dl.engine.wasmtime.store import WasmtimeStore
 from dl.errors import EngineError, TrapError
 from dl.wasm.types import FuncType, Limits, MemoryType
 

@@ -14,7 +14,7 @@ import wasmtime
 
 from dl.engine import default_engine
 from dl.engine.protocol import EngineInstance
-from dl.engine.wasmtime_engine import WasmtimeEngine
+from dl.engine.wasmtime.engine import WasmtimeEngine
 from dl.errors import EngineError, InstantiationError, InvalidModuleError, TrapError
 from dl.wasm.types import FuncType
 

@@ -14,9 +14,9 @@ import pytest
 import wasmtime
 
 from dl.engine import default_engine
-from dl.engine import wasmtime_c as c
 from dl.engine.protocol import EngineInstance
-from dl.engine.wasmtime_engine import WasmtimeEngine
+from dl.engine.wasmtime import c
+from dl.engine.wasmtime.engine import WasmtimeEngine
 from dl.errors import TrapError
 from dl.wasm.types import FuncType
 

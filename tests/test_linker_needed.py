@@ -148,7 +148,7 @@ class TestTrees:
 
     def test_more_modules_than_allowed(self, monkeypatch):
         """The bound on modules counts those of the load under way."""
-        monkeypatch.setattr("dl.state.MAX_MODULES", 10)
+        monkeypatch.setattr("dl.program.state.MAX_MODULES", 10)
         libs = {f"{n}.so": library(needed=[f"{n + 1}.so"]) for n in range(20)} | {"20.so": LIB}
         with dl.Linker(None, libraries=libs) as program:
             with pytest.raises(dl.ResourceLimitError, match="10 modules"):

@@ -9,7 +9,7 @@ import re
 import pytest
 
 from dl.cli import main
-from dl.stress import run_stress
+from dl.stress.run import run_stress
 
 SHORT_SECONDS = 12.0
 

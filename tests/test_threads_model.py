@@ -35,7 +35,8 @@ from threads import (
     WaitResult,
     Waits,
 )
-from threads.testing import Program, ScheduleError, Scheduler, explore, replay, walk
+from threads.scheduler import ScheduleError, Scheduler
+from threads.testing import Program, explore, replay, walk
 
 
 class ReplayFaultError(Exception):

@@ -9,9 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dl.wasix.abi import Errno
-from dl.wasix.descriptors import MAX_DESCRIPTORS, DescriptorError, DescriptorTable, OpenFile
-from dl.wasix.preopens import below_preopen, guest_root
-from dl.wasix.streams import PIPE_ATOMIC, PIPE_CAPACITY, Changes, EventCounter, pipe
+from dl.wasix.files.descriptors import MAX_DESCRIPTORS, DescriptorError, DescriptorTable, OpenFile
+from dl.wasix.files.preopens import below_preopen, guest_root
+from dl.wasix.files.streams import PIPE_ATOMIC, PIPE_CAPACITY, Changes, EventCounter, pipe
 from threads import Waits
 
 NUMBERS = st.integers(0, 12)

@@ -11,7 +11,8 @@ import pytest
 from support.modules import imports, module
 
 import dl
-from dl.wasix.abi import ABSENT, CONTEXTS, NAMESPACES, WASIX
+from dl.engine.preview1 import WASIX
+from dl.wasix.abi import ABSENT, CONTEXTS, NAMESPACES
 from dl.wasm.module import parse_module
 from dl.wasm.types import FuncType
 

@@ -11,7 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dl.errors import DlError, MalformedModuleError, UnsupportedModuleError
-from dl.wasm.module import ElementSegment, Global, parse_module
+from dl.wasm.module import parse_module
+from dl.wasm.records import ElementSegment, Global
 from dl.wasm.types import FuncType, GlobalType, Limits, MemoryType, TableType, TagType
 
 HEADER = b"\0asm\x01\0\0\0"

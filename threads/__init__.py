@@ -15,17 +15,9 @@ from threads.errors import (
 )
 from threads.futex import FutexTable
 from threads.log import OperationLog
-from threads.rendezvous import (
-    CLOSED,
-    DETACHED,
-    ENDED,
-    GUEST,
-    HOST,
-    STALE,
-    Rendezvous,
-    RendezvousStatistics,
-    Replica,
-)
+from threads.rendezvous import CLOSED, ENDED, Rendezvous
+from threads.replica import DETACHED, GUEST, HOST, STALE, Replica
+from threads.statistics import RendezvousStatistics
 from threads.waiter import Waiter
 from threads.waits import Event, WaitResult, Waits
 

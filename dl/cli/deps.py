@@ -15,8 +15,8 @@ from dl.cli.console import output, shown
 from dl.cli.endings import NOT_LINKED
 from dl.cli.run import library_path_option, search_path
 from dl.errors import DlError, LibraryNotFoundError
-from dl.images import ModuleImage, image_from_file
-from dl.locate import Locator, Requester
+from dl.modules.image import ModuleImage, image_from_file
+from dl.modules.locate import Locator, Requester
 
 CYCLE, REPEATED = "cycle", "repeated"
 

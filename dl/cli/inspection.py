@@ -14,7 +14,7 @@ from rich.text import Text
 
 from dl.cli.console import output, shown
 from dl.cli.report import PIE, SIDE, describe
-from dl.images import image_from_file
+from dl.modules.image import image_from_file
 
 _KINDS = {
     PIE: "position-independent main module",

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 
 from dl.cli.console import print_error
 from dl.cli.endings import INTERRUPTED
-from dl.signals import BELL
+from dl.groups.wakeup_bell import BELL
 
 GRACE_SECONDS = 1.0
 """How long the program may take to end by itself before the process ends without it."""

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import click
 
-from dl.locate import split_path
+from dl.modules.locate import split_path
 from dl.options import MAX_PAGES
 
 PAGE_BYTES = 65536

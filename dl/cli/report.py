@@ -7,14 +7,15 @@ from __future__ import annotations
 
 from typing import Any
 
-from dl.dylink import LEGACY_SECTION_NAME, SECTION_NAME, DylinkInfo, SymbolFlags
 from dl.errors import DlError, MalformedModuleError
-from dl.main_module import plan_main
 from dl.options import DEFAULT_STACK_BYTES
+from dl.program.main_module import plan_main
 from dl.wasm.const_expr import ConstExpr
+from dl.wasm.dylink import LEGACY_SECTION_NAME, SECTION_NAME, DylinkInfo, SymbolFlags
 from dl.wasm.framing import SECTION_NAMES
-from dl.wasm.module import Export, WasmModule
+from dl.wasm.module import WasmModule
 from dl.wasm.reader import Reader
+from dl.wasm.records import Export
 from dl.wasm.types import ExternType, FuncType, GlobalType, Limits, MemoryType, TableType
 
 PIE, SIDE, STATIC = "pie", "side", "static"

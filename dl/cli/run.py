@@ -12,9 +12,9 @@ from dl.cli.endings import program_code
 from dl.cli.interrupt import ending_on_interrupt
 from dl.cli.params import PAGE_BYTES, directories, preopen, size, variable
 from dl.cli.tracing import tracing
-from dl.images import image_from_file
 from dl.linker import Linker
-from dl.locate import split_path
+from dl.modules.image import image_from_file
+from dl.modules.locate import split_path
 from dl.options import DEFAULT_STACK_BYTES, MemoryType
 from dl.wasm.types import MemoryType as WasmMemoryType
 

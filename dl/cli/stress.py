@@ -11,7 +11,7 @@ import click
 from rich.text import Text
 
 from dl.cli.console import messages, output, print_error, print_note
-from dl.stress import StressProgress, StressReport, run_stress
+from dl.stress.run import StressProgress, StressReport, run_stress
 
 FOUND_FAILURES = 1
 

@@ -18,7 +18,7 @@ def default_engine(*, interrupts: bool = True) -> Engine:
     Args:
         interrupts: whether guest code can be interrupted.
     """
-    from dl.engine.wasmtime_engine import WasmtimeEngine  # noqa: PLC0415  loaded when first needed
+    from dl.engine.wasmtime.engine import WasmtimeEngine  # noqa: PLC0415  loaded when first needed
 
     with _lock:
         engine = _engines.get(interrupts)

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from dl.host import ATOMICS
-from dl.wasix import closures, dynamic_calls, dynlink, threading
-from dl.wasix.abi import NAMESPACES, PREVIEW1, UNSTABLE, WASI_THREADS, WASIX
+from dl.engine.preview1 import PREVIEW1, UNSTABLE, WASIX
+from dl.program.host_symbols import ATOMICS
+from dl.wasix import closures, dynamic_calls, linking, threads
+from dl.wasix.abi import NAMESPACES, WASI_THREADS
 from dl.wasix.absent import absent_functions
 from dl.wasix.calls import process_functions
 from dl.wasix.process import Process
 
 if TYPE_CHECKING:
-    from dl.host import HostSymbols, SystemFunction
     from dl.linker import Linker
+    from dl.program.host_symbols import HostSymbols, SystemFunction
 
 
 def system_interface(linker: Linker, host: HostSymbols) -> Process:
@@ -23,24 +24,24 @@ def system_interface(linker: Linker, host: HostSymbols) -> Process:
         The program's process, to be closed with it.
     """
     process = Process(linker)
-    endings = threading.preview1_functions(linker)
+    endings = threads.preview1_functions(linker)
     tables: list[dict[str, dict[str, SystemFunction]]] = [
         process_functions(process),
         {
             WASIX: absent_functions(linker.end)
-            | dynlink.dynlink_functions(linker)
+            | linking.dynlink_functions(linker)
             | closures.closure_functions(linker)
             | dynamic_calls.dynamic_call_functions(linker)
             | {name: function for name, function in endings.items() if name in NAMESPACES[WASIX]}
-            | threading.wasix_functions(linker),
+            | threads.wasix_functions(linker),
             PREVIEW1: endings,
             UNSTABLE: endings,
-            WASI_THREADS: threading.wasi_functions(linker),
+            WASI_THREADS: threads.wasi_functions(linker),
         },
     ]
     for table in tables:
         for namespace, functions in table.items():
             known = host.system.get(namespace, {})
             host.system[namespace] = known | functions
-    host.system[ATOMICS] = threading.atomic_functions(linker)
+    host.system[ATOMICS] = threads.atomic_functions(linker)
     return process

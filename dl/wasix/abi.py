@@ -1,6 +1,6 @@
 """Every function name that the guest's system interfaces know, with its signature; and their error numbers.
 
-Sources: the `wasi_snapshot_preview1` witx definitions (see `dl.wasix.preview1`); `__wasixlibc_real.c` of wasix-libc, whose
+Sources: the `wasi_snapshot_preview1` witx definitions (see `dl.engine.preview1`); `__wasixlibc_real.c` of wasix-libc, whose
 prototypes show how the WASIX functions are lowered; `lib/wasix/src/lib.rs` of Wasmer for the names each namespace has.
 """
 
@@ -8,13 +8,10 @@ from __future__ import annotations
 
 import enum
 
-from dl.wasix.preview1 import FUNCTIONS as PREVIEW1_FUNCTIONS
-from dl.wasix.preview1 import signature
+from dl.engine.preview1 import FUNCTIONS as PREVIEW1_FUNCTIONS
+from dl.engine.preview1 import PREVIEW1, UNSTABLE, WASIX, signature
 from dl.wasm.types import FuncType
 
-PREVIEW1 = "wasi_snapshot_preview1"
-UNSTABLE = "wasi_unstable"
-WASIX = "wasix_32v1"
 WASI_THREADS = "wasi"
 
 

@@ -9,9 +9,10 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 
+from dl.engine.preview1 import WASIX
 from dl.errors import ProgramExited
-from dl.host import SystemFunction
-from dl.wasix.abi import ABSENT, CONTEXTS, WASIX, Errno
+from dl.program.host_symbols import SystemFunction
+from dl.wasix.abi import ABSENT, CONTEXTS, Errno
 from dl.wasm.types import FuncType
 
 log = logging.getLogger("dl.wasix")

@@ -6,14 +6,15 @@ import ctypes
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from dl.host import SystemFunction
-from dl.wasix.abi import NAMESPACES, PREVIEW1, PROCESS, UNSTABLE, WASIX, Errno
-from dl.wasix.descriptors import DescriptorError
-from dl.wasix.files import LOOKED_UP, SLOT
-from dl.wasix.poll import PREVIEW1_LAYOUT, SNAPSHOT0_LAYOUT, Poll
+from dl.engine.preview1 import PREVIEW1, UNSTABLE, WASIX
+from dl.program.host_symbols import SystemFunction
+from dl.wasix.abi import NAMESPACES, PROCESS, Errno
+from dl.wasix.files.descriptors import DescriptorError
+from dl.wasix.files.files import LOOKED_UP, SLOT
+from dl.wasix.files.poll import PREVIEW1_LAYOUT, SNAPSHOT0_LAYOUT, Poll
+from dl.wasix.files.snapshot0 import snapshot0_functions
+from dl.wasix.files.transfers import Transfers
 from dl.wasix.process import Process
-from dl.wasix.snapshot0 import snapshot0_functions
-from dl.wasix.transfers import Transfers
 from memory import InvalidStringError, OutOfBoundsError
 
 if TYPE_CHECKING:

@@ -14,9 +14,9 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING
 
+from dl.engine.preview1 import signature
 from dl.errors import InvalidModuleError, NotDynamicError, ResourceLimitError
-from dl.host import SystemFunction
-from dl.wasix.preview1 import signature
+from dl.program.host_symbols import SystemFunction
 from dl.wasm.types import FuncType
 from memory import OutOfBoundsError
 

@@ -14,14 +14,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from dl.bindings import BASE_NAMESPACE, FromNamespace
+from dl.engine.preview1 import signature
 from dl.errors import ResourceLimitError
-from dl.glue import CALL_DYNAMIC, CALL_DYNAMIC_TYPE
-from dl.host import SystemFunction
-from dl.main_module import MainKind
-from dl.trampolines import is_packable
+from dl.glue.base import CALL_DYNAMIC, CALL_DYNAMIC_TYPE
+from dl.glue.names import BASE_NAMESPACE
+from dl.glue.resolution import FromNamespace
+from dl.glue.trampolines import is_packable
+from dl.program.host_symbols import SystemFunction
+from dl.program.main_module import MainKind
 from dl.wasix.closures import VALUE_TYPES
-from dl.wasix.preview1 import signature
 from dl.wasm.types import FuncType
 from memory import OutOfBoundsError
 

@@ -10,13 +10,14 @@ import threading
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dl.wasix.abi import PROCESS, WASIX, Errno
-from dl.wasix.files import Files
-from dl.wasix.guest_paths import GuestPaths
-from dl.wasix.preopens import guest_root
+from dl.engine.preview1 import WASIX
+from dl.modules.guest_paths import GuestPaths
+from dl.wasix.abi import PROCESS, Errno
+from dl.wasix.files.files import Files
+from dl.wasix.files.preopens import guest_root
+from dl.wasix.files.streams import EventCounter, pipe
+from dl.wasix.files.terminal import Terminal
 from dl.wasix.signals import Signals
-from dl.wasix.streams import EventCounter, pipe
-from dl.wasix.terminal import Terminal
 
 if TYPE_CHECKING:
     from dl.linker import Linker

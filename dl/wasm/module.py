@@ -9,10 +9,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from dl.dylink import LEGACY_SECTION_NAME, SECTION_NAME, DylinkInfo, parse_dylink
 from dl.errors import DylinkError, MalformedModuleError
 from dl.wasm import sections as read
 from dl.wasm.const_expr import ConstExpr, evaluate
+from dl.wasm.dylink import LEGACY_SECTION_NAME, SECTION_NAME, DylinkInfo, parse_dylink
 from dl.wasm.framing import SECTION_NAMES, check_header, split_sections
 from dl.wasm.reader import Reader
 from dl.wasm.records import (

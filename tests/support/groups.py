@@ -9,14 +9,14 @@ from typing import Any
 
 import dl
 from dl.linker import Linker
-from dl.stress_modules import STACK_BYTES, WORDS_BYTES, LibraryKind, library_module, program_module
+from dl.stress.modules import STACK_BYTES, WORDS_BYTES, LibraryKind, library_module, program_module
 
 SECONDS = 30
 """What nothing here takes; a wait that ends by it has failed."""
 
 
 class Program:
-    """The program of `dl.stress_modules`, with host functions a test can set.
+    """The program of `dl.stress.modules`, with host functions a test can set.
 
     Attributes:
         linker: it.
@@ -98,7 +98,7 @@ def program(**options: Any) -> Iterator[Program]:
 
 
 def library(addend: int, **options: Any) -> bytes:
-    """A library; see `dl.stress_modules.LibraryKind`."""
+    """A library; see `dl.stress.modules.LibraryKind`."""
     return library_module(LibraryKind(addend, **options))
 
 

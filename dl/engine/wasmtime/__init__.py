@@ -1,0 +1,1 @@
+"""The wasmtime adapter: `dl.engine.protocol` over the C interface of wasmtime."""

@@ -1,0 +1,121 @@
+"""The wasmtime adapter: `dl.engine.protocol` over the C API.
+
+What the binding's classes get wrong under threads, and what is done here instead:
+
+* A host function's exception lives in one process-wide variable there, so it reaches the wrong thread. Here it waits
+  under the raising thread's identity, and the innermost call into the guest of that thread, the one it interrupts,
+  takes it.
+* Calls cost tens of microseconds there. Here a call is one foreign call on an argument area that belongs to the
+  function object. The area may be shared by recursive calls: the engine reads all arguments before the first guest
+  instruction and writes all results after the last.
+* A shared memory cannot be imported there (a pointer to a pointer); here the extern is filled by value.
+
+A call into the library releases the GIL, so guest code of several threads runs in parallel.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+from typing import Any
+
+from dl.engine.protocol import Boundary, Capabilities
+from dl.engine.wasmtime import c, stacks
+from dl.engine.wasmtime.errors import error_text
+from dl.engine.wasmtime.host import WasmtimeHostFunctions
+from dl.engine.wasmtime.memory import WasmtimeSharedMemory, new_shared_memory, probe_module
+from dl.engine.wasmtime.store import WasmtimeStore
+from dl.errors import InvalidModuleError
+from dl.wasm.encode import name_bytes, section, unsigned
+from dl.wasm.types import MemoryType
+
+_MOST_STACK = 1 << 20
+_LEAST_STACK = 64 << 10
+
+
+class WasmtimeModule:
+    """Compiled code."""
+
+    def __init__(self, pointer: int, name: str) -> None:
+        self.pointer = pointer
+        self.name = name
+
+    def __del__(self, _delete: Any = c.module_delete) -> None:  # globals may be gone at the interpreter's end
+        _delete(self.pointer)
+
+
+class WasmtimeEngine:
+    """One wasmtime engine.
+
+    Args:
+        interrupts: check for interruption at each loop and function entry (about 11 % on tight loops).
+        max_stack: bytes of native stack that guest code may use in a thread, counted from its outermost call into the guest;
+            None for 1 MiB, or what the stacks of new threads have room for if that is less.
+
+    Attributes:
+        max_stack: bytes of native stack that guest code may use in a thread.
+    """
+
+    name = "wasmtime"
+
+    def __init__(self, *, interrupts: bool = True, max_stack: int | None = None) -> None:
+        self.max_stack = max_stack or _fitting_stack()
+        self.capabilities = Capabilities(shared_memory=True, interrupts=interrupts, exceptions=True)
+        config = c.config_new()
+        c.config_epochs(config, interrupts)
+        c.config_threads(config, True)
+        c.config_shared_memory(config, True)
+        c.config_exceptions(config, True)
+        c.config_max_stack(config, self.max_stack)
+        self.pointer: int = c.engine_new(config)
+        self._probe: WasmtimeModule | None = None
+
+    def compile(self, wasm: bytes, name: str) -> WasmtimeModule:
+        pointer = ctypes.c_void_p()
+        named = _named(wasm, name)
+        error = c.module_new(self.pointer, named, len(named), ctypes.addressof(pointer))
+        if error and named is not wasm:
+            # The text should tell of the module as it was given.
+            c.error_delete(error)
+            error = c.module_new(self.pointer, wasm, len(wasm), ctypes.addressof(pointer))
+        if error:
+            raise InvalidModuleError(name, error_text(error))
+        assert pointer.value
+        return WasmtimeModule(pointer.value, name)
+
+    def shared_memory(self, kind: MemoryType) -> WasmtimeSharedMemory:
+        if self._probe is None:
+            self._probe = self.compile(probe_module(), "probe")
+        return new_shared_memory(self.pointer, kind, self._probe)
+
+    def host_functions(self, boundary: Boundary) -> WasmtimeHostFunctions:
+        return WasmtimeHostFunctions(self, boundary)
+
+    def new_store(self, host: Any) -> WasmtimeStore:
+        return WasmtimeStore(self, host)
+
+    def interrupt(self) -> None:
+        c.engine_increment_epoch(self.pointer)
+
+    def __del__(self, _delete: Any = c.engine_delete) -> None:
+        pointer = self.__dict__.get("pointer")
+        if pointer:
+            _delete(pointer)
+
+
+def _fitting_stack() -> int:
+    room = stacks.new_threads()
+    return _MOST_STACK if room is None else max(min(_MOST_STACK, room - stacks.HOST_RESERVE), _LEAST_STACK)
+
+
+def _named(wasm: bytes, name: str) -> bytes:
+    """Give a module the name that stack traces show: the linker's, whatever its own name section calls it.
+
+    Core specification, appendix "Custom Sections": section `name`, subsection 0. A module may have several such sections,
+    and the engine takes the last.
+    """
+    if not wasm.startswith(b"\0asm\1\0\0\0"):
+        return wasm
+    text = (os.path.basename(name) or name).encode(errors="replace")
+    module_name = unsigned(len(text)) + text
+    return wasm + section(0, name_bytes("name") + b"\0" + unsigned(len(module_name)) + module_name)

@@ -1,0 +1,221 @@
+"""How a call into wasmtime ends: exceptions of host functions on their way through the guest, traps, exits, errors.
+
+The binding keeps a host function's exception in one process-wide variable, so under threads it reaches the wrong caller.
+Here it waits under the raising thread's identity, and the innermost call into the guest of that thread, the one it
+interrupts, takes it.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import re
+from collections.abc import Callable, Sequence
+from threading import get_ident
+
+from dl.engine.wasmtime import c
+from dl.engine.wasmtime.entry import entry
+from dl.errors import EngineError, InstantiationError, ProgramExited, TrapError, UncaughtExceptionError
+
+Tags = Sequence[tuple[str, c.Extern]]
+"""Tags of a store with their names; the first name of a tag counts."""
+
+_PENDING: dict[int, BaseException] = {}
+"""Exception of a host function on its way to the caller it interrupts, by thread identity.
+
+A thread only ever touches its own entry, so there is no lock. Invariant: an entry exists only between a host
+function's return with a trap and the return of the innermost guest call of the same thread.
+"""
+
+_UNCAUGHT_CODE = 49
+"""WASMTIME_TRAP_CODE_UNCAUGHT_EXCEPTION, which wasmtime itself only gives where components meet."""
+
+_TRAP_PREFIX = "wasm trap: "
+_CAUSE_NUMBER = re.compile(r"^ +[0-9]+: ")
+
+
+@entry
+def interrupt_guest(error: BaseException, make_ending: Callable[[], int]) -> int:
+    """Send an exception to the calling thread's innermost guest call.
+
+    Args:
+        error: the exception.
+        make_ending: makes the native trap or error that unwinds the guest, which the callback is to return.
+    """
+    try:
+        _PENDING[get_ident()] = error
+        return make_ending()
+    except BaseException as later:  # noqa: BLE001  a signal's: it replaces the other, as in any `except`
+        later.__context__ = error
+        _PENDING[get_ident()] = later
+        return make_ending()
+
+
+def check(error: int | None) -> None:
+    """Raise what the engine reports, if it does, and free it.
+
+    Raises:
+        EngineError: with the engine's text.
+    """
+    if error:
+        raise EngineError(error_text(error))
+
+
+def error_text(error: int) -> str:
+    """Return an error's message in one line, each cause after what it caused, and free the error."""
+    text = _take_bytes(lambda out: c.error_message(error, out)).decode(errors="replace")
+    c.error_delete(error)
+    return ": ".join(_lines(text)) or "the engine gives no reason"
+
+
+def _lines(text: str) -> list[str]:
+    """Return what wasmtime prints as "first line, Caused by:, 0: cause, 1: its cause", without what is not text."""
+    lines = (_CAUSE_NUMBER.sub("", line).strip() for line in text.rstrip("\0").splitlines())
+    return [line for line in lines if line and line != "Caused by:"]
+
+
+def discard_ending(error: int | None, trap: int | None) -> BaseException | None:
+    """Free what a guest call ended with; return the exception that was on its way to its caller, if any."""
+    if error:
+        c.error_delete(error)
+    if trap:
+        c.trap_delete(trap)
+    return _PENDING.pop(get_ident(), None)
+
+
+def raise_ending(context: int, error: int | None, trap: int | None, tags: Tags = ()) -> None:
+    """Turn the end of a guest call into the exception that its caller gets, and free the native objects.
+
+    Args:
+        context: the store's.
+        error: what the call left.
+        trap: the other thing that it may have left.
+        tags: names of the store's tags.
+
+    Raises:
+        BaseException: what the host function that interrupted the call raised.
+        ProgramExited: WASI's ``proc_exit`` was called.
+        UncaughtExceptionError: the guest threw an exception that it did not catch.
+        TrapError: the guest trapped.
+    """
+    if get_ident() in _PENDING:
+        pending = discard_ending(error, trap)
+        assert pending is not None
+        raise pending
+    if trap:
+        raise _trap(context, trap, tags)
+    assert error
+    status = ctypes.c_int()
+    if c.error_exit_status(error, ctypes.addressof(status)):
+        c.error_delete(error)
+        raise ProgramExited(status.value)
+    frames = _frames(lambda out: c.error_trace(error, out))
+    if c.context_has_exception(context):
+        c.error_delete(error)
+        raise _take_exception(context, tags, frames)
+    reason = _last_cause(_take_bytes(lambda out: c.error_message(error, out)))
+    c.error_delete(error)
+    raise TrapError(reason, None, frames)
+
+
+def raise_instantiation_ending(
+    module: str, context: int, error: int | None, trap: int | None, tags: Tags = ()
+) -> None:
+    """Like `raise_ending`, for an instantiation, which can also fail before any guest code runs.
+
+    Raises:
+        InstantiationError: an import is missing or of another type, or a limit was reached.
+    """
+    if error and get_ident() not in _PENDING and not _ran_guest_code(error):
+        raise InstantiationError(module, error_text(error))
+    raise_ending(context, error, trap, tags)
+
+
+def _ran_guest_code(error: int) -> bool:
+    status = ctypes.c_int()
+    return bool(c.error_exit_status(error, ctypes.addressof(status))) or bool(
+        _frames(lambda out: c.error_trace(error, out))
+    )
+
+
+def _trap(context: int, trap: int, tags: Tags) -> TrapError:
+    number = ctypes.c_uint8()
+    code = number.value if c.trap_code(trap, ctypes.addressof(number)) else None
+    frames = _frames(lambda out: c.trap_trace(trap, out))
+    if c.context_has_exception(context):
+        c.trap_delete(trap)
+        return _take_exception(context, tags, frames)
+    if code is None or code not in c.TRAP_CODES:
+        reason = _last_cause(_take_bytes(lambda out: c.trap_message(trap, out)))
+    else:
+        reason = c.TRAP_CODES[code]
+    c.trap_delete(trap)
+    return TrapError(reason, code, frames)
+
+
+def _last_cause(message: bytes) -> str:
+    """Return the end of a message that begins with the engine's own stack trace."""
+    lines = _lines(message.decode(errors="replace"))
+    return lines[-1].removeprefix(_TRAP_PREFIX) if lines else "trap"
+
+
+def _take_exception(context: int, tags: Tags, frames: tuple[str, ...]) -> UncaughtExceptionError:
+    """Take the exception that no guest code caught out of the store, where it would stay; describe it.
+
+    What a tag means is between the program's modules. Where it carries a pointer first, as those of C++ exceptions and
+    `longjmp` do, that is told.
+    """
+    exception, value = c.Exception_(), c.Val()
+    if not c.context_take_exception(context, ctypes.addressof(exception)):
+        return UncaughtExceptionError(None, None, _UNCAUGHT_CODE, frames)
+    first = None
+    if c.exception_field_count(context, ctypes.addressof(exception)):
+        error = c.exception_field(context, ctypes.addressof(exception), 0, ctypes.addressof(value))
+        if error:
+            c.error_delete(error)
+        elif value.kind == c.VALUE_KINDS["i32"]:
+            first = value.of.i32 & 0xFFFFFFFF
+        else:
+            c.val_unroot(ctypes.addressof(value))
+    tag = _tag_name(context, exception, tags)
+    c.exception_unroot(ctypes.addressof(exception))
+    return UncaughtExceptionError(tag, first, _UNCAUGHT_CODE, frames)
+
+
+def _tag_name(context: int, exception: c.Exception_, tags: Tags) -> str | None:
+    thrown = c.Memory()
+    error = c.exception_tag(context, ctypes.addressof(exception), ctypes.addressof(thrown))
+    if error:
+        c.error_delete(error)
+        return None
+    for name, known in tags:
+        if c.tag_equal(context, ctypes.addressof(thrown), ctypes.addressof(known.of.tag)):
+            return name
+    return None
+
+
+def _frames(collect: Callable[[int], object]) -> tuple[str, ...]:
+    vec = c.ByteVec()
+    collect(ctypes.addressof(vec))
+    pointers = ctypes.cast(vec.data, ctypes.POINTER(ctypes.c_void_p)) if vec.size else ()
+    frames = []
+    for i in range(vec.size):
+        frame = pointers[i]
+        function = _text_at(c.frame_function_name(frame)) or f"function {c.frame_function_index(frame)}"
+        frames.append(f"{_text_at(c.frame_module_name(frame)) or '?'}!{function}")
+    c.frame_vec_delete(ctypes.addressof(vec))
+    return tuple(frames)
+
+
+def _take_bytes(fill: Callable[[int], object]) -> bytes:
+    vec = c.ByteVec()
+    fill(ctypes.addressof(vec))
+    data = ctypes.string_at(vec.data, vec.size) if vec.size else b""
+    c.byte_vec_delete(ctypes.addressof(vec))
+    return data
+
+
+def _text_at(name_vec: int | None) -> str:
+    if not name_vec:
+        return ""
+    vec = c.ByteVec.from_address(name_vec)
+    return ctypes.string_at(vec.data, vec.size).decode(errors="replace") if vec.size else ""

@@ -1,0 +1,119 @@
+"""The base module of a program: what no module of the program defines, and functions that work on the table."""
+
+from __future__ import annotations
+
+from dl.glue.names import (
+    ADDRESS_TO_NOTHING,
+    ANY_TABLE,
+    BASE_NAMESPACE,
+    EXCEPTION_TAG,
+    EXCEPTION_TAG_NAMES,
+    HOST_NAMESPACE,
+    STACK_POINTER_NAME,
+    STACK_POINTER_TYPE,
+    TABLE_NAME,
+    Places,
+)
+from dl.wasm.encode import (
+    ModuleBuilder,
+    call,
+    call_indirect,
+    global_get,
+    global_set,
+    i32_const,
+    local_get,
+    local_set,
+    unsigned,
+)
+from dl.wasm.opcodes import (
+    ELSE,
+    END,
+    I32_EQ,
+    I32_GT_U,
+    I32_LT_S,
+    I32_SUB,
+    IF_I32,
+    IF_VOID,
+    REF_NULL_FUNC,
+    RETURN,
+    TABLE_FILL,
+    TABLE_GROW,
+    TABLE_SIZE,
+)
+from dl.wasm.types import FuncType, Limits, TableType
+
+ENSURE_TABLE, CLEAR_TABLE, SET_STACK_POINTER, GET_STACK_POINTER = (
+    "ensure_table",
+    "clear_table",
+    "set_stack_pointer",
+    "get_stack_pointer",
+)
+CALL_DYNAMIC, FIND_INVOKER = "call_dynamic", "find_invoker"
+CALL_DYNAMIC_TYPE = FuncType(("i32",) * 6, ("i32",))
+FIND_INVOKER_TYPE = FuncType(("i32",), ("i32",))
+"""Table index of a function, to that of the invoker for its signature, or minus an errno."""
+ENSURE_TABLE_TYPE = FuncType(("i32",), ("i32",))
+CLEAR_TABLE_TYPE = FuncType(("i32", "i32"), ())
+SET_STACK_POINTER_TYPE = ADDRESS_TO_NOTHING
+GET_STACK_POINTER_TYPE = FuncType((), ("i32",))
+
+
+def base_module(places: Places, table_length: int, stack_pointer: int) -> bytes:
+    """Generate the module that defines what the main module does not, and the functions that work on the table.
+
+    `ensure_table` grows the table to a length in elements and returns 0, or 1 if the engine refuses; `clear_table`
+    sets a run of elements to null; `call_dynamic` passes its arguments on to the invoker for the function it shall call.
+
+    Args:
+        places: what names the base namespace is defined here; the rest is imported from there.
+        table_length: elements of the table, if it is defined here.
+        stack_pointer: initial value of the stack pointer, if it is defined here.
+    """
+    build = ModuleBuilder()
+    find_invoker = build.import_(HOST_NAMESPACE, FIND_INVOKER, FIND_INVOKER_TYPE)
+    own_table = places.table.namespace == BASE_NAMESPACE
+    own_pointer = places.stack_pointer.namespace == BASE_NAMESPACE
+    if not own_table:
+        build.import_(places.table.namespace, places.table.name, ANY_TABLE)
+    if not own_pointer:
+        build.import_(places.stack_pointer.namespace, places.stack_pointer.name, STACK_POINTER_TYPE)
+    if own_table:
+        table = build.table(TableType("funcref", Limits(table_length, None, shared=False, is64=False)))
+        build.export(TABLE_NAME, "table", table)
+    else:
+        build.export(TABLE_NAME, "table", 0)
+    pointer = build.global_(STACK_POINTER_TYPE, stack_pointer) if own_pointer else 0
+    build.export(STACK_POINTER_NAME, "global", pointer)
+    for name in EXCEPTION_TAG_NAMES:
+        build.export(name, "tag", build.tag(EXCEPTION_TAG))
+    table_index = unsigned(0)
+    ensure = build.function(
+        ENSURE_TABLE_TYPE,
+        local_get(0)
+        + (TABLE_SIZE + table_index)
+        + I32_GT_U
+        + (IF_I32 + REF_NULL_FUNC + local_get(0) + TABLE_SIZE + table_index + I32_SUB)
+        + (TABLE_GROW + table_index + i32_const(-1) + I32_EQ)
+        + (ELSE + i32_const(0) + END),
+    )
+    clear = build.function(
+        CLEAR_TABLE_TYPE, local_get(0) + REF_NULL_FUNC + local_get(1) + TABLE_FILL + table_index
+    )
+    build.export(ENSURE_TABLE, "func", ensure)
+    build.export(CLEAR_TABLE, "func", clear)
+    arguments = b"".join(local_get(i) for i in range(len(CALL_DYNAMIC_TYPE.params)))
+    invoker = len(CALL_DYNAMIC_TYPE.params)
+    call_dynamic = build.function(
+        CALL_DYNAMIC_TYPE,
+        (local_get(0) + call(find_invoker) + local_set(invoker))
+        + (local_get(invoker) + i32_const(0) + I32_LT_S + IF_VOID)
+        + (i32_const(0) + local_get(invoker) + I32_SUB + RETURN + END)
+        + (arguments + local_get(invoker) + call_indirect(build.type_index(CALL_DYNAMIC_TYPE))),
+        ("i32",),
+    )
+    build.export(CALL_DYNAMIC, "func", call_dynamic)
+    build.export(
+        SET_STACK_POINTER, "func", build.function(SET_STACK_POINTER_TYPE, local_get(0) + global_set(pointer))
+    )
+    build.export(GET_STACK_POINTER, "func", build.function(GET_STACK_POINTER_TYPE, global_get(pointer)))
+    return build.build()

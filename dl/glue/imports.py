@@ -1,0 +1,171 @@
+"""The import module of a linked module: it exports exactly what that module imports."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from dl.dlfcn import ModuleHandle
+from dl.glue.names import (
+    ANY_TABLE,
+    BASE_NAMESPACE,
+    HOST_NAMESPACE,
+    LINK_NAMESPACE,
+    RESOLVE_STUB,
+    RESOLVE_STUB_TYPE,
+    Places,
+    module_namespace,
+)
+from dl.glue.resolution import Binding, Constant, FromNamespace, LazyStub, ThreadLocalAddress, ThroughTable
+from dl.wasm.encode import (
+    ModuleBuilder,
+    call,
+    global_get,
+    global_set,
+    i32_const,
+    local_get,
+    return_call_indirect,
+)
+from dl.wasm.opcodes import END, I32_EQZ, IF_VOID
+from dl.wasm.records import Import
+from dl.wasm.types import FuncType, GlobalType, Limits, TableType
+
+
+def link_names(imports: Sequence[Import]) -> list[str]:
+    """Return a unique name for each import of a module, the same for every plan, so that compiled code can be cached."""
+    repeated: dict[str, int] = {}
+    names: dict[str, None] = {}
+    for entry in imports:
+        plain = name = f"{entry.module}.{entry.name}"
+        while name in names:
+            repeated[plain] = repeated.get(plain, 0) + 1
+            name = f"{plain}#{repeated[plain]}"
+        names[name] = None
+    return list(names)
+
+
+def import_places(imports: Sequence[Import]) -> list[tuple[str, str]]:
+    """Return namespace and name under which a module finds each import: its import module's exports, in order.
+
+    All but a memory, which every module takes from the base namespace itself: an engine may own a memory once for each
+    instance that it is passed through.
+    """
+    return [
+        (BASE_NAMESPACE, "memory") if entry.kind == "memory" else (LINK_NAMESPACE, name)
+        for entry, name in zip(imports, link_names(imports), strict=True)
+    ]
+
+
+def import_module(
+    handle: ModuleHandle, imports: Sequence[Import], bindings: Sequence[Binding], places: Places
+) -> bytes:
+    """Generate the module that exports what one linked module imports.
+
+    Args:
+        handle: the linked module, named by its stubs when they ask for their function.
+        imports: its imports.
+        bindings: what each of them is bound to.
+        places: where table and stack pointer are.
+    """
+    build = ModuleBuilder()
+    names = link_names(imports)
+    resolver = None
+    kinds = {type(binding) for binding in bindings}
+    onward = onward_calls(handle, imports, bindings, places)
+    if onward:
+        private = TableType("funcref", Limits(len(onward), None, shared=False, is64=False))
+        build.export(ONWARD_TABLE, "table", build.table(private))
+    elif kinds & {LazyStub, ThroughTable}:
+        build.import_(places.table.namespace, places.table.name, ANY_TABLE)
+    if LazyStub in kinds:
+        resolver = build.import_(HOST_NAMESPACE, RESOLVE_STUB, RESOLVE_STUB_TYPE)
+    for entry, name, binding in zip(imports, names, bindings, strict=True):
+        if isinstance(binding, FromNamespace) and entry.kind != "memory":
+            index = build.import_(binding.namespace, binding.name, entry.type)
+            build.export(name, entry.kind, index)
+    forward = _Forwarding(build, private=bool(onward))
+    for position, (entry, name, binding) in enumerate(zip(imports, names, bindings, strict=True)):
+        if isinstance(binding, Constant):
+            build.export(name, "global", _constant(build, entry, binding))
+        elif isinstance(binding, ThreadLocalAddress):
+            assert isinstance(entry.type, GlobalType)
+            build.export(name, "global", build.global_(entry.type, 0))
+        elif isinstance(binding, ThroughTable):
+            assert isinstance(entry.type, FuncType)
+            build.export(name, "func", forward.function(entry.type, b"", i32_const(binding.address)))
+        elif isinstance(binding, LazyStub):
+            assert isinstance(entry.type, FuncType)
+            assert resolver is not None
+            known = build.global_(GlobalType("i32", mutable=True), 0)
+            look_up = (
+                global_get(known)
+                + I32_EQZ
+                + IF_VOID
+                + i32_const(handle)
+                + i32_const(position)
+                + call(resolver)
+                + global_set(known)
+                + END
+            )
+            build.export(name, "func", forward.function(entry.type, look_up, global_get(known)))
+    return build.build()
+
+
+def _constant(build: ModuleBuilder, entry: Import, binding: Constant) -> int:
+    kind = entry.type
+    assert isinstance(kind, GlobalType)
+    if kind.value in ("i32", "i64"):
+        return build.global_(kind, binding.value)
+    raw = binding.value.to_bytes(4 if kind.value == "f32" else 8, "little")
+    return build.float_global(kind, raw)
+
+
+class _Forwarding:
+    """Functions that pass their arguments on to the function at a table index.
+
+    Args:
+        private: whether the table is not there yet: then each goes through its slot of a private table, see `onward_calls`.
+    """
+
+    def __init__(self, build: ModuleBuilder, *, private: bool) -> None:
+        self._build = build
+        self._private = private
+        self._slots = 0
+
+    def function(self, kind: FuncType, before: bytes, target: bytes) -> int:
+        """Define one; `target` pushes the index, after `before` has run."""
+        arguments = b"".join(local_get(i) for i in range(len(kind.params)))
+        if self._private:
+            target += i32_const(self._slots)
+            self._slots += 1
+            called = _with_index(kind)
+        else:
+            called = kind
+        # A tail call: measured, it takes a tenth off what a stub costs.
+        indirect = return_call_indirect(self._build.type_index(called))
+        return self._build.function(kind, before + arguments + target + indirect)
+
+
+def _with_index(kind: FuncType) -> FuncType:
+    return FuncType((*kind.params, "i32"), kind.results)
+
+
+ONWARD_TABLE = "onward"
+"""Export of an import module; no link name is so short of a dot."""
+
+
+def onward_calls(
+    handle: ModuleHandle, imports: Sequence[Import], bindings: Sequence[Binding], places: Places
+) -> list[FuncType]:
+    """Return the signatures that a module's import module calls through a private table, by slot.
+
+    A static main module brings the program's table, so what it imports cannot import that table. Its stubs call
+    through a private one, whose functions, which the placement module adds, take the index in the program's table as
+    one more argument.
+    """
+    if places.table.namespace != module_namespace(handle):
+        return []
+    return [
+        entry.type
+        for entry, binding in zip(imports, bindings, strict=True)
+        if isinstance(binding, (LazyStub, ThroughTable)) and isinstance(entry.type, FuncType)
+    ]

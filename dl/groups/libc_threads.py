@@ -1,0 +1,231 @@
+"""Threads of the host as threads of the program's C library.
+
+A thread that the host attaches has its own instances and its own thread-local variables, but nobody has told the C library
+of it: its `pthread_self()` is null and its number 0, the number that means "nobody" in a lock. Recursive locks, those of
+`FILE` among them, would not lock.
+
+Only the library itself can make one of its threads, so it is asked to: `pthread_create` runs in a group that is kept for
+this, up to the host call that starts a thread. That call starts none, but notes the record that the new thread is to begin
+with. The attached thread begins with it, with `wasi_thread_start` as any thread of the guest. The function it is to run is
+one of ours, which leaves the guest at once by an exception; what remains is the thread's identity. `pthread_exit` ends it.
+
+The group that asks is the first thread made so. The one that makes that one says `__wasi_init_tp`, as the program's own first
+thread does, which is why it serves once: two threads of one number must not go on.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from threading import get_ident
+from typing import TYPE_CHECKING
+
+from dl.callbacks import Callback
+from dl.errors import DlError, ResourceLimitError, ThreadExited
+from dl.group import InstanceGroup
+from dl.modules.linked_module import LinkedModule
+from dl.wasm.types import FuncType
+
+if TYPE_CHECKING:
+    from dl.linker import Linker
+
+log = logging.getLogger("dl.threads")
+
+THREAD_START = "wasi_thread_start"
+THREAD_START_TYPE = FuncType(("i32", "i32"), ())
+INIT_FIRST = "__wasi_init_tp"
+NOTHING = FuncType((), ())
+_CREATE, _DETACH, _EXIT = "pthread_create", "pthread_detach", "pthread_exit"
+_CREATE_TYPE = FuncType(("i32",) * 4, ("i32",))
+_ONE_TO_ONE, _TO_NOTHING = FuncType(("i32",), ("i32",)), FuncType(("i32",), ())
+_NEEDED_EXPORTS = {
+    THREAD_START: THREAD_START_TYPE,
+    INIT_FIRST: NOTHING,
+    _CREATE: _CREATE_TYPE,
+    _DETACH: _ONE_TO_ONE,
+    _EXIT: _TO_NOTHING,
+}
+_ATTRIBUTE_BYTES = 256
+"""Room for a `pthread_attr_t`, and before it for the `pthread_t` that is returned."""
+_STACK_BYTES = 16 << 10
+"""Of the stack that the library allocates for a thread, which serves it for its first few calls only."""
+
+
+class _Begun(Exception):  # noqa: N818  it leaves the guest, and is no fault
+    """The thread has its identity."""
+
+
+@dataclass
+class ThreadRecord:
+    """What a thread begins with.
+
+    Attributes:
+        number: the thread's.
+        start: address of the record that `wasi_thread_start` gets.
+        stack_pointer: upper end of its stack, bytes.
+        tls: its block of the main module's thread-local storage, bytes.
+    """
+
+    number: int
+    start: int
+    stack_pointer: int
+    tls: int | None
+
+
+def has_threads(main: LinkedModule) -> bool:
+    """Whether a program's C library can make threads and end one from within."""
+    imported = {(entry.module, entry.name) for entry in main.wasm.imports}
+    return ("wasix_32v1", "thread_exit") in imported and all(
+        (export := main.wasm.exports.get(name)) is not None and export.type == kind
+        for name, kind in _NEEDED_EXPORTS.items()
+    )
+
+
+class LibcThreads:
+    """The C library's side of the threads that the host attaches.
+
+    `_lock` lets one thread at a time ask for a thread. It is held over guest code, `pthread_create`, which waits for locks of
+    the C library only; no thread that holds one of those comes here, because it has a group already. The fields are guarded by
+    it; `_asked` is each thread's own.
+    """
+
+    def __init__(self, linker: Linker) -> None:
+        self._linker = linker
+        self._lock = threading.Lock()
+        self._asked: dict[int, ThreadRecord | None] = {}
+        self._maker: InstanceGroup | None = None
+        self._kept = ExitStack()
+        self._entry: Callback | None = None
+
+    def record(self, number: int, start: int, stack_pointer: int, tls: int | None) -> bool:
+        """Note what a thread is to begin with, if it is one that was asked for here; else return False."""
+        if get_ident() not in self._asked:
+            return False
+        self._asked[get_ident()] = ThreadRecord(number, start, stack_pointer, tls)
+        return True
+
+    def create(self) -> ThreadRecord | None:
+        """Have the C library make a thread; None if the program has no such library.
+
+        Raises:
+            ResourceLimitError: it cannot.
+        """
+        main = self._linker.main_module
+        if main is None or not has_threads(main):
+            return None
+        with self._lock:
+            if self._maker is None:
+                self._make_maker(main)
+            assert self._maker is not None
+            with self._linker.threads.lent(self._maker):
+                return self._ask(self._maker, main)
+
+    def _make_maker(self, main: LinkedModule) -> None:
+        threads = self._linker.threads
+        self._entry = self._linker.callback(_ONE_TO_ONE, self._begun)
+        with threads.stack() as stack:
+            first = threads.new_group("first maker of threads", stack_pointer=stack)
+            with threads.belonging(first):
+                first.call_export(main, INIT_FIRST, NOTHING)
+                record = self._ask(first, main)
+        stack = self._kept.enter_context(threads.stack())
+        maker = threads.new_group(
+            "maker of threads", stack_pointer=stack, main_tls=record.tls, number=record.number
+        )
+        with ExitStack() as undo:
+            undo.callback(threads.leave, maker)
+            self.begin(maker, record)
+            undo.pop_all()
+        threads.lay_down(maker)
+        self._maker = maker
+
+    def _begun(self, _argument: int) -> int:
+        raise _Begun
+
+    def _ask(self, group: InstanceGroup, main: LinkedModule) -> ThreadRecord:
+        """Call `pthread_create` in a group that has an identity."""
+        me = get_ident()
+        side_memory, memory = self._linker.program.side_memory, self._linker.memory
+        assert side_memory is not None
+        assert self._entry is not None
+        block = side_memory.allocate(_ATTRIBUTE_BYTES, 4, "attributes of a thread")
+        self._asked[me] = None
+        try:
+            attributes = self._attributes(group, main, block.address + 16)
+            error = group.call_export(
+                main, _CREATE, _CREATE_TYPE, block.address, attributes, self._entry.address, 0
+            )
+            record = self._asked[me]
+            if error or record is None:
+                raise ResourceLimitError(main.name, f"its C library makes no thread: error {error}")
+            group.call_export(main, _DETACH, _ONE_TO_ONE, memory.read_u32(block.address))
+            return record
+        finally:
+            del self._asked[me]
+            side_memory.free(block)
+
+    def _attributes(self, group: InstanceGroup, main: LinkedModule, address: int) -> int:
+        """Ask for a small stack, if the library can be asked; return the address of its attributes, or 0."""
+        wanted = {
+            "pthread_attr_init": _ONE_TO_ONE,
+            "pthread_attr_setstacksize": FuncType(("i32", "i32"), ("i32",)),
+        }
+        for name, kind in wanted.items():
+            export = main.wasm.exports.get(name)
+            if export is None or export.type != kind:
+                return 0
+        group.call_export(main, "pthread_attr_init", _ONE_TO_ONE, address)
+        kind = wanted["pthread_attr_setstacksize"]
+        return (
+            0
+            if group.call_export(main, "pthread_attr_setstacksize", kind, address, _STACK_BYTES)
+            else address
+        )
+
+    def begin(self, group: InstanceGroup, record: ThreadRecord) -> None:
+        """Give a group's thread, which is the calling one, the identity that was made for it."""
+        main = self._linker.main_module
+        assert main is not None
+        with group.replica.waiter.shielded():
+            try:
+                group.call_export(main, THREAD_START, THREAD_START_TYPE, record.number, record.start)
+            except _Begun:
+                return
+        raise ResourceLimitError(main.name, f"its {THREAD_START} did not run the thread's function")
+
+    def end(self, group: InstanceGroup) -> None:
+        """End the calling thread for the C library; its destructors of thread-specific data run."""
+        main = self._linker.main_module
+        if main is None or group.replica.closed is not None or self._linker.ended is not None:
+            return
+        try:
+            with group.replica.waiter.shielded():
+                group.call_export(main, _EXIT, _TO_NOTHING, 0)
+        except ThreadExited:
+            pass
+        except DlError as error:
+            # The thread's own result counts more than what its destructors did.
+            log.warning("%s: the end of the thread failed: %s", group.name, error)
+
+    @contextmanager
+    def identity(self, group: InstanceGroup, record: ThreadRecord | None) -> Iterator[None]:
+        """Let the calling thread be one of the C library's while the block runs."""
+        if record is None:
+            yield
+            return
+        self.begin(group, record)
+        try:
+            yield
+        finally:
+            self.end(group)
+
+    def close(self) -> None:
+        """Give back what is kept to make threads; the program has ended."""
+        with self._lock:
+            maker, self._maker = self._maker, None
+            if maker is not None:
+                maker.close()
+            self._kept.close()

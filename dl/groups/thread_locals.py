@@ -1,0 +1,62 @@
+"""Where one thread's thread-local storage is: a block for each module that has any.
+
+The first thread uses the block that wasm-ld lays out in the module's own data. A thread that the guest starts brings its block
+of the main module. All others come from the linker, which takes them back with the module or the thread.
+"""
+
+from __future__ import annotations
+
+from dl.dlfcn import MAIN_HANDLE, ModuleHandle
+from dl.engine.protocol import EngineInstance
+from dl.glue.placement import ThreadLocalModule
+from dl.program.program import Program
+from dl.program.side_memory import Block
+
+
+class ThreadLocals:
+    """The blocks of one instance group. Used by its thread.
+
+    Args:
+        program: whose memory they are in.
+        main: address of the main module's block, bytes; None to allocate one.
+    """
+
+    def __init__(self, program: Program, main: int | None) -> None:
+        self._program = program
+        self._main = main
+        self._blocks: dict[ModuleHandle, Block] = {}
+
+    def block(self, module: ThreadLocalModule, instance: EngineInstance, *, first: bool) -> int:
+        """Return where a module's block is, bytes; 0 for one that needs none.
+
+        Args:
+            module: the module.
+            instance: its instance in this group.
+            first: whether no other group has instantiated it before.
+
+        Raises:
+            ResourceLimitError: there is no memory for it.
+        """
+        present = instance.global_value("__tls_base") if first else 0
+        if present:
+            return present
+        if module.handle == MAIN_HANDLE and self._main is not None:
+            return self._main
+        if not module.size:
+            return 0
+        side_memory = self._program.side_memory
+        assert side_memory is not None
+        block = side_memory.allocate(module.size, module.align_log2, "thread-local storage")
+        self._blocks[module.handle] = block
+        return block.address
+
+    def free(self, handle: ModuleHandle) -> None:
+        """Give back a module's block, if it has one."""
+        block = self._blocks.pop(handle, None)
+        if block is not None and self._program.side_memory is not None:
+            self._program.side_memory.free(block)
+
+    def free_all(self) -> None:
+        """Give back every block; nothing of the group runs any more."""
+        for handle in list(self._blocks):
+            self.free(handle)

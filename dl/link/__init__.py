@@ -1,0 +1,1 @@
+"""Linking: from the bytes of a module to code that every thread has, and back."""

@@ -1,0 +1,1 @@
+"""Modules, before and after they are linked: where they are found, what they define, who constructs them."""

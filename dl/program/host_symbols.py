@@ -1,0 +1,134 @@
+"""Host functions and values: what the program can import that no module defines.
+
+Users give Python callables by namespace and name; system interfaces add theirs the same way. A callable takes its
+signature from the import that asks for it, so one callable may serve imports of several signatures: each is
+one engine function.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from dl.engine.protocol import HostFunctions, RawCall
+from dl.errors import ImportTypeError, LinkerUsageError, UnsupportedModuleError, ValueConversionError
+from dl.glue.names import HOST_NAMESPACE
+from dl.glue.resolution import FromNamespace
+from dl.options import HostFunction, HostImports
+from dl.wasm.types import FuncType
+
+ATOMICS = "dl.atomics"
+"""Namespace of what rewritten modules reach through reserved table slots; no module can import from it."""
+
+
+@dataclass(frozen=True)
+class SystemFunction:
+    """A function of a system interface, with the signature its ABI gives it.
+
+    Attributes:
+        type: its signature.
+        binding: how modules reach it, when it is not a Python function.
+        function: the Python function that gets typed values.
+        raw: the Python function that works on raw slots.
+        blocking: whether it may wait, link or call back into the guest.
+    """
+
+    type: FuncType
+    binding: FromNamespace | None = None
+    function: Callable[..., Any] | None = None
+    raw: RawCall | None = None
+    blocking: bool = True
+
+
+class HostSymbols:
+    """The host's side of symbol resolution.
+
+    `_lock` guards `_defined`; the engine's definition runs under it, which takes only locks of its own.
+    """
+
+    def __init__(self, functions: HostFunctions, imports: HostImports) -> None:
+        self._functions = functions
+        self._lock = threading.Lock()
+        self._defined: dict[tuple[str, str, FuncType], FromNamespace] = {}
+        self.user: Mapping[str, Mapping[str, Any]] = {ns: dict(names) for ns, names in imports.items()}
+        for namespace, names in self.user.items():
+            for name, value in names.items():
+                if not (callable(value) or isinstance(value, (HostFunction, int, float))):
+                    raise LinkerUsageError(
+                        f"imports[{namespace!r}][{name!r}] is neither a function nor a number: {value!r}"
+                    )
+        self.system: dict[str, dict[str, SystemFunction]] = {}
+
+    def has_namespace(self, namespace: str) -> bool:
+        """Whether a namespace belongs to a system interface."""
+        return namespace in self.system
+
+    def number(self, namespace: str, name: str) -> int | float | None:
+        """Return the number a user gave for a global or data address; None if there is none."""
+        value = self.user.get(namespace, {}).get(name)
+        return value if isinstance(value, (int, float)) else None
+
+    def signature(self, namespace: str, name: str) -> FuncType | None:
+        """Return the signature of a function that states its own; None if it has none or there is no such function."""
+        value = self.user.get(namespace, {}).get(name)
+        return value.type if isinstance(value, HostFunction) else None
+
+    def defines_function(self, namespace: str, name: str) -> bool:
+        """Whether a user gave a function of this name."""
+        value = self.user.get(namespace, {}).get(name)
+        return isinstance(value, HostFunction) or callable(value)
+
+    def bind(self, namespace: str, name: str, kind: FuncType, importer: str) -> FromNamespace | None:
+        """Return how a function import reaches the host's function; None if the host has none of that name.
+
+        Raises:
+            ImportTypeError: the function has another signature.
+            UnsupportedModuleError: the signature has values that Python code cannot hold.
+        """
+        value = self.user.get(namespace, {}).get(name)
+        if value is not None:
+            return self._bind_user(namespace, name, kind, importer, value)
+        system = self.system.get(namespace, {}).get(name)
+        if system is None:
+            return None
+        if system.type != kind:
+            raise ImportTypeError(importer, f"{namespace}.{name}", str(kind), str(system.type), "the host")
+        return system.binding or self._define(namespace, name, kind, importer, system)
+
+    def _bind_user(
+        self, namespace: str, name: str, kind: FuncType, importer: str, value: Any
+    ) -> FromNamespace:
+        wanted = f"{namespace}.{name}"
+        if isinstance(value, HostFunction):
+            if value.type != kind:
+                raise ImportTypeError(importer, wanted, str(kind), str(value.type), "the host")
+            value = value.function
+        elif not callable(value):
+            raise ImportTypeError(importer, wanted, str(kind), f"the number {value}", "the host")
+        return self._define(namespace, name, kind, importer, SystemFunction(kind, function=value))
+
+    def _define(
+        self, namespace: str, name: str, kind: FuncType, importer: str, what: SystemFunction
+    ) -> FromNamespace:
+        key = (namespace, name, kind)
+        with self._lock:
+            binding = self._defined.get(key)
+            if binding is None:
+                # The length tells `a.b` + `c` from `a` + `b.c`.
+                label = f"{len(namespace)}:{namespace}.{name} {kind}"
+                if what.raw is not None:
+                    self._functions.define_raw(HOST_NAMESPACE, label, kind, what.raw)
+                else:
+                    assert what.function is not None
+                    try:
+                        self._functions.define(
+                            HOST_NAMESPACE, label, kind, what.function, blocking=what.blocking
+                        )
+                    except ValueConversionError as error:
+                        raise UnsupportedModuleError(
+                            importer, f"import {namespace}.{name}: {error.reason}"
+                        ) from error
+                binding = self._defined[key] = FromNamespace(HOST_NAMESPACE, label)
+            return binding

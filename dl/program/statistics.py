@@ -1,0 +1,55 @@
+"""What a program holds: for monitoring, and for proving that a failed load leaves nothing behind."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from dl.program.program import Program
+from dl.program.side_memory import GrownMemory
+from dl.program.state import LinkerState
+from threads import Rendezvous, RendezvousStatistics
+
+
+@dataclass(frozen=True)
+class LinkerStatistics:
+    """A snapshot of a linker.
+
+    Attributes:
+        modules: number of loaded modules.
+        next_handle: the handle of the next module.
+        global_scope: names of the modules in the global scope, in search order.
+        table_elements: table indices in use by exported functions and side modules.
+        table_length: elements of the table.
+        side_bytes: bytes of linear memory in use by side modules, stacks and thread-local blocks.
+        side_regions: how many regions they are.
+        memory_bytes: size of linear memory.
+        protocol: operations, barriers and states of the groups.
+    """
+
+    modules: int
+    next_handle: int
+    global_scope: tuple[str, ...]
+    table_elements: int
+    table_length: int
+    side_bytes: int
+    side_regions: int
+    memory_bytes: int
+    protocol: RendezvousStatistics
+
+
+def linker_statistics(state: LinkerState, program: Program, rendezvous: Rendezvous[Any]) -> LinkerStatistics:
+    """Return a snapshot; each figure is right, but they may be moments apart."""
+    side = program.side_memory
+    allocated = side.allocator.statistics() if isinstance(side, GrownMemory) else None
+    return LinkerStatistics(
+        modules=len(state.modules),
+        next_handle=state.next_handle,
+        global_scope=tuple(m.name for m in state.global_scope),
+        table_elements=state.table.in_use(),
+        table_length=state.table.length,
+        side_bytes=allocated.bytes_in_use if allocated else 0,
+        side_regions=allocated.regions if allocated else 0,
+        memory_bytes=program.linear.size if program.linear else 0,
+        protocol=rendezvous.statistics(),
+    )

@@ -1,0 +1,67 @@
+"""Table indices: which are taken, and which the linker keeps for itself."""
+
+from __future__ import annotations
+
+from dl.errors import ResourceLimitError
+from memory import Allocator, LayoutExhaustedError, Region
+
+RESERVED_TABLE_SLOTS = 16
+"""Table indices below the main module's: 0 is the null pointer, the rest is the linker's own (futexes)."""
+
+MAX_TABLE_LENGTH = 10_000_000
+"""Most elements a table may have: the limit web engines set, and far below what would exhaust a host."""
+
+
+class TableSpace:
+    """Which table indices are taken. Unit: table elements. Guarded by the link lock.
+
+    The table never shrinks, so indices given back are reused, lowest fitting run first.
+
+    Attributes:
+        length: elements that the indices to hand out belong to. The table itself may be shorter, if an engine refused to grow
+            it or nobody uses the last ones.
+    """
+
+    def __init__(self, length: int) -> None:
+        self.length = self._initial = length
+        self._ends: dict[int, int] = {}
+        self._allocator = Allocator(self._grow, page_size=1, limit_pages=MAX_TABLE_LENGTH)
+
+    def _grow(self, elements: int) -> int | None:
+        former = self.length
+        if former + elements > MAX_TABLE_LENGTH:
+            return None
+        self.length += elements
+        return former
+
+    def allocate(self, elements: int, align_log2: int, purpose: str) -> Region:
+        """Reserve a run of indices.
+
+        Raises:
+            ResourceLimitError: the table would exceed `MAX_TABLE_LENGTH`.
+        """
+        try:
+            region = self._allocator.allocate(elements, align_log2)
+        except LayoutExhaustedError as error:
+            raise ResourceLimitError(
+                purpose,
+                f"{elements} table elements at 2**{align_log2} do not fit a table of at most {MAX_TABLE_LENGTH}",
+            ) from error
+        self._ends[region.address] = region.end
+        return region
+
+    def reach(self) -> int:
+        """Elements that a table must have for all indices handed out.
+
+        Not `length`, which a failed load has raised for good: a table with a maximum could then never serve again.
+        """
+        return max(self._initial, *self._ends.values(), 0)
+
+    def free(self, region: Region) -> None:
+        """Give a run of indices back."""
+        self._ends.pop(region.address, None)
+        self._allocator.free(region)
+
+    def in_use(self) -> int:
+        """Elements handed out and not given back."""
+        return self._allocator.statistics().bytes_in_use

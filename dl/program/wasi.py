@@ -1,0 +1,194 @@
+"""WASI preview 1, the engine's own, for programs that may not export their memory and may share it.
+
+The engine's functions work on the memory that the calling instance exports. So they are reached through a forwarder,
+a generated module that imports the program's memory, exports it, and calls them:
+
+* memory that is not shared: the forwarder lives in the program's one store;
+* shared memory: one store of its own owns the WASI context, so that files, directory and arguments are the process's
+  and not a thread's; the threads' stores reach it through a host call, one at a time.
+
+What concerns no descriptor (`NATIVE`) is bound to the forwarder where the stores are the same, and never leaves WebAssembly
+there; a static main module that exports its memory calls the engine directly, until there is a forwarder. All else goes
+through the descriptors of `dl.wasix.files.files`, which call `WasiCalls`.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import threading
+from typing import TYPE_CHECKING
+
+from dl.engine.preview1 import FUNCTIONS, PREVIEW1, UNSTABLE, WASIX
+from dl.engine.protocol import (
+    CompiledModule,
+    Engine,
+    EngineInstance,
+    EngineMemory,
+    HostFunctions,
+    RawCall,
+    Store,
+    WasiOptions,
+)
+from dl.errors import LinkerUsageError
+from dl.glue.forwarder import forwarder_module
+from dl.glue.names import BASE_NAMESPACE
+from dl.glue.resolution import FromNamespace
+from dl.modules.image import compiled
+from dl.program.host_symbols import SystemFunction
+from dl.wasm.records import Import
+from dl.wasm.types import MemoryType
+
+if TYPE_CHECKING:
+    from dl.program.host_symbols import HostSymbols
+
+_FORWARDED = "wasi"
+_SLOT_BYTES = 16
+_MOST_SLOTS = max(len(kind.params) for kind in FUNCTIONS.values())
+
+NATIVE = (
+    "args_get",
+    "args_sizes_get",
+    "environ_get",
+    "environ_sizes_get",
+    "clock_res_get",
+    "clock_time_get",
+    "random_get",
+)
+"""Functions that concern no descriptor and never wait."""
+
+
+class Turn:
+    """The lock around WASI. A thread that takes it twice is told so: an output callback has called into the program."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._owner = 0  # written by the holder only
+
+    def __enter__(self) -> None:
+        me = threading.get_ident()
+        if self._owner == me:
+            raise LinkerUsageError(
+                "an output callback calls functions of the program, which use WASI in turn"
+            )
+        self._lock.acquire()
+        self._owner = me
+
+    def __exit__(self, *_: object) -> None:
+        self._owner = 0
+        self._lock.release()
+
+
+class WasiCalls:
+    """The functions of a program's WASI context, for host code.
+
+    Attributes:
+        lock: held around every call: one at a time. The engine's WASI calls nothing of ours but the output callbacks of a
+            user, which must not call into the program. Nothing is waited for under it.
+    """
+
+    def __init__(self, forwarder: EngineInstance) -> None:
+        self.lock = Turn()
+        self._functions: dict[str, RawCall] = {name: forwarder.raw_function(name) for name in FUNCTIONS}
+        self._area = ctypes.create_string_buffer(_MOST_SLOTS * _SLOT_BYTES)
+
+    def raw(self, name: str) -> RawCall:
+        """Return a function that works on raw slots; call it under `lock`."""
+        return self._functions[name]
+
+    def call(self, name: str, *arguments: int) -> int:
+        """Call a function under `lock` and return its errno.
+
+        Args:
+            name: its name.
+            arguments: unsigned, each as wide as its signature says.
+        """
+        start = ctypes.addressof(self._area)
+        for position, value in enumerate(arguments):
+            ctypes.c_uint64.from_address(start + position * _SLOT_BYTES).value = value
+        self._functions[name](start, len(arguments))
+        return ctypes.c_uint32.from_address(start).value
+
+
+def direct_wasi(host: HostSymbols) -> None:
+    """Let modules call what concerns no descriptor directly: each must export its memory."""
+    _bind_native(host, PREVIEW1)
+
+
+def forwarded_wasi(host: HostSymbols) -> None:
+    """Let modules call what concerns no descriptor through the forwarder in their own store."""
+    _bind_native(host, _FORWARDED)
+
+
+def _bind_native(host: HostSymbols, source: str) -> None:
+    functions = {
+        name: SystemFunction(FUNCTIONS[name], binding=FromNamespace(source, name)) for name in NATIVE
+    }
+    _add(host, functions)
+
+
+def _add(host: HostSymbols, functions: dict[str, SystemFunction]) -> None:
+    for namespace in (PREVIEW1, UNSTABLE, WASIX):
+        known = host.system.get(namespace, {})
+        host.system[namespace] = known | functions
+
+
+def add_forwarder(engine: Engine, store: Store, memory: MemoryType) -> WasiCalls:
+    """Instantiate the forwarder in a store that has a WASI context and whose memory is defined."""
+    forwarder = store.instantiate(_forwarder(engine, memory))
+    store.define_instance(_FORWARDED, forwarder)
+    return WasiCalls(forwarder)
+
+
+def _forwarder(engine: Engine, memory: MemoryType) -> CompiledModule:
+    entry = Import(BASE_NAMESPACE, "memory", "memory", memory, 0)
+    return compiled(
+        engine,
+        ("wasi forwarder", memory),
+        "wasi",
+        lambda: forwarder_module(FUNCTIONS.items(), entry, PREVIEW1),
+    )
+
+
+class SharedWasi:
+    """The WASI context of a program whose threads share memory, in a store of its own.
+
+    Attributes:
+        calls: its functions.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        functions: HostFunctions,
+        options: WasiOptions,
+        memory: EngineMemory,
+        kind: MemoryType,
+    ) -> None:
+        self._store = engine.new_store(functions)
+        self._store.enable_wasi(options)
+        self._store.define_memory(BASE_NAMESPACE, "memory", memory)
+        self.calls = WasiCalls(self._store.instantiate(_forwarder(engine, kind)))
+
+    def install(self, host: HostSymbols) -> None:
+        """Let modules call what concerns no descriptor in this context."""
+        _add(
+            host,
+            {
+                name: SystemFunction(FUNCTIONS[name], raw=self._locked(self.calls.raw(name)))
+                for name in NATIVE
+            },
+        )
+
+    def _locked(self, function: RawCall) -> RawCall:
+        lock = self.calls.lock
+
+        def call(area: int, slots: int) -> None:
+            with lock:
+                function(area, slots)
+
+        return call
+
+    def close(self) -> None:
+        """Free the context; open files are closed."""
+        with self.calls.lock:
+            self._store.close()

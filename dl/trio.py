@@ -1,0 +1,126 @@
+"""The linker for trio: guest code on worker threads, stopped when its scope is cancelled."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from typing import Any, TypeVar
+
+import trio
+
+from dl.group import InstanceGroup
+from dl.groups.threads import HostThread
+from dl.linker import Linker
+from dl.options import ModuleSource
+from threads import Interrupted
+from threads.trio_host import run_interruptibly
+
+T = TypeVar("T")
+
+
+class TrioLinker:
+    """A linker whose guest code runs on trio's worker threads.
+
+    Attributes:
+        linker: the linker; what does not enter the guest (`memory`, `modules`, `statistics`) may be used from any task.
+    """
+
+    def __init__(self, linker: Linker, limiter: trio.CapacityLimiter | None) -> None:
+        self.linker = linker
+        self._limiter = limiter
+
+    async def call(self, function: Callable[..., T], *args: Any, name: str | None = None) -> T:
+        """Run `function(group, *args)` on a worker thread with an instance group of its own.
+
+        Cancelling the scope stops the guest code it runs, also where it waits.
+
+        Args:
+            function: gets the group; runs outside trio.
+            args: further arguments.
+            name: the thread's name in messages.
+
+        Raises:
+            trio.Cancelled: the scope was cancelled.
+            BaseException: what the function raises.
+        """
+        reason = Interrupted("the trio scope was cancelled")
+        started: list[HostThread] = []
+        cancelled = False
+
+        def work() -> T:
+            # Not earlier: a call that is cancelled while it waits for its turn must leave no thread that never comes.
+            thread = self.linker.threads.prepare(name)
+            started.append(thread)
+            if cancelled:
+                thread.cancel(reason)
+            thread.run(function, args)
+            result: T = thread.join()
+            return result
+
+        def interrupt() -> BaseException:
+            nonlocal cancelled
+            cancelled = True
+            for thread in started:
+                thread.cancel(reason)
+            return reason
+
+        return await run_interruptibly(work, interrupt, limiter=self._limiter)
+
+    async def run(self) -> int:
+        """Run the program in its main group on a worker thread; return its exit code.
+
+        Cancelling the scope stops it, and all threads that it has started.
+
+        Raises:
+            trio.Cancelled: the scope was cancelled.
+            DlError: as `InstanceGroup.run`.
+        """
+        return await self.main_call(InstanceGroup.run)
+
+    async def main_call(self, function: Callable[[InstanceGroup], T]) -> T:
+        """Run `function(group)` with the main group on a worker thread; for programs whose memory is not shared."""
+        group = self.linker.main_group
+        reason = Interrupted("the trio scope was cancelled")
+
+        def work() -> T:
+            self.linker.threads.move_here(group)
+            try:
+                return function(group)
+            finally:
+                self.linker.threads.put_down(group)
+                group.replica.withdraw(reason)
+
+        def interrupt() -> BaseException:
+            group.replica.interrupt_with(reason)
+            return reason
+
+        return await run_interruptibly(work, interrupt, limiter=self._limiter)
+
+
+@asynccontextmanager
+async def open_linker(
+    main: ModuleSource | None, *, limiter: trio.CapacityLimiter | None = None, **options: Any
+) -> AsyncIterator[TrioLinker]:
+    """Make a linker for trio, and close it at the end of the `async with`.
+
+    Args:
+        main: the main module, as for `Linker`.
+        limiter: bounds how many worker threads run guest code at a time; None for no bound. A guest whose threads wait for
+            each other needs as many as it has threads.
+        options: as for `Linker`.
+
+    Raises:
+        DlError: the program could not be linked.
+    """
+
+    def make() -> Linker:
+        linker = Linker(main, **{"interrupts": True, **options})
+        linker.threads.put_down(linker.main_group)
+        return linker
+
+    linker = await trio.to_thread.run_sync(make)
+    try:
+        yield TrioLinker(linker, limiter)
+    finally:
+        with trio.CancelScope(shield=True):
+            await trio.to_thread.run_sync(linker.close)

@@ -1,0 +1,1 @@
+"""Descriptors, files, streams and terminals of the guest."""

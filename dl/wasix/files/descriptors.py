@@ -1,0 +1,148 @@
+"""The process's table of descriptors: what each number that the guest uses means.
+
+WASI has a table of its own, but no pipes, events, duplicates or close-on-exec flags, and it chooses its numbers itself. So the
+guest's numbers are looked up here first. An entry refers to an *open file*, as in POSIX: duplicates share it, with its
+position, and the last one to go closes it.
+"""
+
+from __future__ import annotations
+
+import heapq
+from dataclasses import dataclass, field
+
+from dl.wasix.abi import Errno
+from dl.wasix.files.streams import Stream
+
+MAX_DESCRIPTORS = 1 << 16
+FIRST_PREOPEN = 3
+
+
+class DescriptorError(Exception):
+    """A call on a descriptor cannot be done; the errno that the guest gets."""
+
+    def __init__(self, errno: Errno) -> None:
+        super().__init__(errno)
+        self.errno = errno
+
+
+@dataclass(eq=False)
+class OpenFile:
+    """What one or more descriptors refer to.
+
+    Attributes:
+        wasi: WASI's number for it; None for a stream of ours.
+        stream: the stream; None for what WASI has open.
+        host_input: the host's descriptor that it reads, when reading may wait: standard input, if the program
+            has the host's.
+        preopen: the guest's name of a directory that was open from the start.
+        nonblocking: whether reading and writing never wait.
+        references: how many descriptors there are, and calls under way.
+    """
+
+    wasi: int | None = None
+    stream: Stream | None = None
+    host_input: int | None = None
+    preopen: str | None = None
+    nonblocking: bool = False
+    references: int = 0
+
+
+@dataclass
+class Descriptor:
+    """One number's entry.
+
+    Attributes:
+        file: what it refers to.
+        cloexec: whether a program that replaces this one would not get it.
+    """
+
+    file: OpenFile
+    cloexec: bool = False
+
+
+@dataclass
+class DescriptorTable:
+    """Descriptors by number; not safe for threads by itself.
+
+    Attributes:
+        entries: number to descriptor.
+    """
+
+    entries: dict[int, Descriptor] = field(default_factory=dict)
+    _free: list[int] = field(default_factory=list)
+    _next: int = 0
+
+    def file(self, number: int) -> OpenFile:
+        """Return what a descriptor refers to.
+
+        Raises:
+            DescriptorError: BADF.
+        """
+        return self.descriptor(number).file
+
+    def descriptor(self, number: int) -> Descriptor:
+        """Return a descriptor.
+
+        Raises:
+            DescriptorError: BADF.
+        """
+        entry = self.entries.get(number)
+        if entry is None:
+            raise DescriptorError(Errno.BADF)
+        return entry
+
+    def add(self, file: OpenFile, *, least: int = 0, cloexec: bool = False) -> int:
+        """Give an open file the lowest free number, from `least` on.
+
+        Raises:
+            DescriptorError: MFILE, there are too many; INVAL, no number can be so high.
+        """
+        if not 0 <= least < MAX_DESCRIPTORS:
+            raise DescriptorError(Errno.INVAL)
+        number = self._lowest(least)
+        if number >= MAX_DESCRIPTORS:
+            raise DescriptorError(Errno.MFILE)
+        self.put(number, file, cloexec=cloexec)
+        return number
+
+    def _lowest(self, least: int) -> int:
+        if least:
+            number = least
+            while number in self.entries:
+                number += 1
+            return number
+        # Every free number below `_next` is in the heap, which may also name taken ones and some above `_next`.
+        while self._free and self._free[0] in self.entries:
+            heapq.heappop(self._free)
+        while self._next in self.entries:
+            self._next += 1
+        return min(self._free[0], self._next) if self._free else self._next
+
+    def put(self, number: int, file: OpenFile, *, cloexec: bool = False) -> OpenFile | None:
+        """Let a number refer to an open file; return the file it referred to, if that is closed now.
+
+        Raises:
+            DescriptorError: BADF, no number can be so high.
+        """
+        if not 0 <= number < MAX_DESCRIPTORS:
+            raise DescriptorError(Errno.BADF)
+        file.references += 1
+        former = self.entries.get(number)
+        self.entries[number] = Descriptor(file, cloexec)
+        return None if former is None else self.release(former.file)
+
+    def remove(self, number: int) -> OpenFile | None:
+        """Forget a number; return the file it referred to, if that is closed now.
+
+        Raises:
+            DescriptorError: BADF.
+        """
+        file = self.descriptor(number).file
+        del self.entries[number]
+        heapq.heappush(self._free, number)
+        return self.release(file)
+
+    def release(self, file: OpenFile) -> OpenFile | None:
+        """Count one reference less; return the file if it was the last, so that it is closed now."""
+        file.references -= 1
+        return None if file.references else file

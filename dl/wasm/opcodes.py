@@ -1,0 +1,23 @@
+"""The instructions that generated code uses, by the names of the specification.
+
+Source: WebAssembly core specification, chapter 5.4 "Instructions". Instructions with immediates that vary are functions of
+`dl.wasm.encode`; what stands here is complete, or takes its immediates right after it.
+"""
+
+from __future__ import annotations
+
+BLOCK_VOID, LOOP_VOID, IF_VOID, IF_I32 = b"\x02\x40", b"\x03\x40", b"\x04\x40", b"\x04\x7f"
+ELSE, END, RETURN, DROP, UNREACHABLE = b"\x05", b"\x0b", b"\x0f", b"\x1a", b"\x00"
+BR, BR_IF = b"\x0c", b"\x0d"
+
+I32_EQZ, I32_EQ, I32_NE, I32_LT_S, I32_GT_U, I32_GE_U = b"\x45", b"\x46", b"\x47", b"\x48", b"\x4b", b"\x4f"
+I32_ADD, I32_SUB, I32_AND, I32_OR = b"\x6a", b"\x6b", b"\x71", b"\x72"
+I64_EQ, I64_NE, I64_GT_U, I64_LE_U, I64_GE_U, I64_ADD, I64_SHL = (
+    b"\x51", b"\x52", b"\x56", b"\x58", b"\x5a", b"\x7c", b"\x86",
+)  # fmt: skip
+I64_EXTEND_I32_U, I32_WRAP_I64 = b"\xad", b"\xa7"
+
+REF_NULL_FUNC, REF_IS_NULL, REF_FUNC = b"\xd0\x70", b"\xd1", b"\xd2"
+TABLE_GET, TABLE_SET = b"\x25", b"\x26"
+TABLE_COPY, TABLE_GROW, TABLE_SIZE, TABLE_FILL = b"\xfc\x0e", b"\xfc\x0f", b"\xfc\x10", b"\xfc\x11"
+MEMORY_SIZE = b"\x3f\x00"
