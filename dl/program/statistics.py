@@ -38,10 +38,10 @@ class LinkerStatistics:
     protocol: RendezvousStatistics
 
 
-def linker_statistics(state: LinkerState, program: Program, rendezvous: Rendezvous[Any]) -> LinkerStatistics:
+def linker_statistics(program: Program) -> LinkerStatistics:
     """Return a snapshot; each figure is right, but they may be moments apart."""
-    side = program.side_memory
-    allocated = side.allocator.statistics() if isinstance(side, GrownMemory) else None
+    state, side = program.state, program.side_memory
+    allocated = side.statistics() if side is not None else None
     return LinkerStatistics(
         modules=len(state.modules),
         next_handle=state.next_handle,
@@ -51,5 +51,5 @@ def linker_statistics(state: LinkerState, program: Program, rendezvous: Rendezvo
         side_bytes=allocated.bytes_in_use if allocated else 0,
         side_regions=allocated.regions if allocated else 0,
         memory_bytes=program.linear.size if program.linear else 0,
-        protocol=rendezvous.statistics(),
+        protocol=program.rendezvous.statistics(),
     )
