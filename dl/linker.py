@@ -61,7 +61,6 @@ from dl.program.state import LinkerState
 from dl.program.statistics import LinkerStatistics, linker_statistics
 from dl.program.table import TableSpace
 from dl.wasix import system_interface
-from dl.wasix.dynamic_calls import Invokers
 from dl.wasm.types import FuncType
 from memory import LinearMemory
 from threads import DETACHED, Rendezvous
@@ -175,7 +174,7 @@ class Linker:
         self._callbacks = Callbacks(self, functions)
         self.process = system_interface(self, self._host)
         functions.define(HOST_NAMESPACE, RESOLVE_STUB, RESOLVE_STUB_TYPE, self._resolve_stub)
-        functions.define(HOST_NAMESPACE, FIND_INVOKER, FIND_INVOKER_TYPE, Invokers(self).find)
+        functions.define(HOST_NAMESPACE, FIND_INVOKER, FIND_INVOKER_TYPE, self.process.invokers.find)
         try:
             if self.engine.capabilities.interrupts:
                 wakeup_bell.BELL.add(self.engine.interrupt)

@@ -11,37 +11,38 @@ from dl.wasix.abi import NAMESPACES, WASI_THREADS
 from dl.wasix.absent import absent_functions
 from dl.wasix.calls import process_functions
 from dl.wasix.process import Process
+from dl.wasix.system import Source, System
 
 if TYPE_CHECKING:
-    from dl.linker import Linker
     from dl.program.host_symbols import HostSymbols, SystemFunction
 
 
-def system_interface(linker: Linker, host: HostSymbols) -> Process:
+def system_interface(linker: Source, host: HostSymbols) -> Process:
     """Add every system function to the host's; WASI's own that concern no descriptor are there already.
 
     Returns:
         The program's process, to be closed with it.
     """
-    process = Process(linker)
-    endings = threads.preview1_functions(linker)
+    system = System(linker)
+    process = system.process = Process(system)
+    endings = threads.preview1_functions(system)
     tables: list[dict[str, dict[str, SystemFunction]]] = [
         process_functions(process),
         {
-            WASIX: absent_functions(linker.end)
-            | linking.dynlink_functions(linker)
-            | closures.closure_functions(linker)
-            | dynamic_calls.dynamic_call_functions(linker)
+            WASIX: absent_functions(system.end)
+            | linking.dynlink_functions(system)
+            | closures.closure_functions(system)
+            | dynamic_calls.dynamic_call_functions(system)
             | {name: function for name, function in endings.items() if name in NAMESPACES[WASIX]}
-            | threads.wasix_functions(linker),
+            | threads.wasix_functions(system),
             PREVIEW1: endings,
             UNSTABLE: endings,
-            WASI_THREADS: threads.wasi_functions(linker),
+            WASI_THREADS: threads.wasi_functions(system),
         },
     ]
     for table in tables:
         for namespace, functions in table.items():
             known = host.system.get(namespace, {})
             host.system[namespace] = known | functions
-    host.system[ATOMICS] = threads.atomic_functions(linker)
+    host.system[ATOMICS] = threads.atomic_functions(system)
     return process

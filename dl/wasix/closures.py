@@ -21,7 +21,7 @@ from dl.wasm.types import FuncType
 from memory import OutOfBoundsError
 
 if TYPE_CHECKING:
-    from dl.linker import Linker
+    from dl.wasix.system import System
 
 SUCCESS, FAULT, INVALID, NOT_SUPPORTED, MEMORY_VIOLATION = 0, 21, 28, 58, 78
 
@@ -36,9 +36,9 @@ _MASK = 0xFFFFFFFF
 log = logging.getLogger("dl.link")
 
 
-def closure_functions(linker: Linker) -> dict[str, SystemFunction]:
+def closure_functions(system: System) -> dict[str, SystemFunction]:
     """Return the guest's interface to closures."""
-    calls = _Closures(linker)
+    calls = _Closures(system)
     return {
         "closure_allocate": SystemFunction(signature("i:i"), function=calls.allocate),
         "closure_prepare": SystemFunction(signature("iiiiiii:i"), function=calls.prepare),
@@ -47,15 +47,15 @@ def closure_functions(linker: Linker) -> dict[str, SystemFunction]:
 
 
 class _Closures:
-    def __init__(self, linker: Linker) -> None:
-        self._linker = linker
+    def __init__(self, system: System) -> None:
+        self._system = system
         # Indices that the guest was given: the pool serves the host's callbacks too, which are not the guest's to free.
         # Each step on the set is one under the GIL; two threads that free one index are settled by the pool.
         self._given: set[int] = set()
 
     def _refused(self) -> bool:
         try:
-            self._linker.check_dynamic()
+            self._system.check_dynamic()
         except NotDynamicError:
             return True
         return False
@@ -63,7 +63,7 @@ class _Closures:
     def allocate(self, out: int) -> int:
         if self._refused():
             return NOT_SUPPORTED
-        slots = self._linker.closures
+        slots = self._system.slots
         try:
             address = slots.allocate()
         except ResourceLimitError as error:
@@ -71,7 +71,7 @@ class _Closures:
             return FAULT
         self._given.add(address)
         try:
-            self._linker.memory.write_u32(out & _MASK, address)
+            self._system.memory.write_u32(out & _MASK, address)
         except OutOfBoundsError:
             self.free(address)  # nobody learns of it; by the ABI this is no error
         return SUCCESS
@@ -95,7 +95,7 @@ class _Closures:
             return MEMORY_VIOLATION
         if params is None or returned is None or closure & _MASK not in self._given:
             return INVALID
-        slots, kind = self._linker.closures, FuncType(params, returned)
+        slots, kind = self._system.slots, FuncType(params, returned)
         try:
             code = slots.closure_code(kind)
         except InvalidModuleError as error:
@@ -114,7 +114,7 @@ class _Closures:
         """
         if not count:
             return ()
-        memory = self._linker.memory
+        memory = self._system.memory
         if count > MAX_VALUES:
             memory.read(address + count - 1, 1)
             return None
@@ -128,5 +128,5 @@ class _Closures:
             return NOT_SUPPORTED
         if closure & _MASK in self._given:
             self._given.discard(closure & _MASK)
-            self._linker.closures.free(closure & _MASK)
+            self._system.slots.free(closure & _MASK)
         return SUCCESS

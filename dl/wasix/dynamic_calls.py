@@ -21,13 +21,12 @@ from dl.glue.names import BASE_NAMESPACE
 from dl.glue.resolution import FromNamespace
 from dl.glue.trampolines import is_packable
 from dl.program.host_symbols import SystemFunction
-from dl.program.main_module import MainKind
 from dl.wasix.closures import VALUE_TYPES
 from dl.wasm.types import FuncType
 from memory import OutOfBoundsError
 
 if TYPE_CHECKING:
-    from dl.linker import Linker
+    from dl.wasix.system import System
 
 SUCCESS, INVALID, NOMEM, NOT_SUPPORTED, OVERFLOW, MEMORY_VIOLATION = 0, 28, 48, 58, 61, 78
 
@@ -36,10 +35,10 @@ _INFO = "BxHH"
 """`cacheable`, padding, number of arguments, number of results."""
 
 
-def dynamic_call_functions(linker: Linker) -> dict[str, SystemFunction]:
+def dynamic_call_functions(system: System) -> dict[str, SystemFunction]:
     """Return the guest's interface to functions of unknown type."""
-    calls = _DynamicCalls(linker)
-    if linker.program.base_comes_after_main:
+    calls = _DynamicCalls(system)
+    if system.base_comes_after_main:
         call = SystemFunction(CALL_DYNAMIC_TYPE, function=calls.call)
     else:
         call = SystemFunction(CALL_DYNAMIC_TYPE, binding=FromNamespace(BASE_NAMESPACE, CALL_DYNAMIC))
@@ -49,27 +48,19 @@ def dynamic_call_functions(linker: Linker) -> dict[str, SystemFunction]:
     }
 
 
-def reaches_table(linker: Linker) -> bool:
-    """Whether the table that the guest's pointers mean is one that the linker can look into."""
-    plan, main = linker.program.plan, linker.main_module
-    if plan.kind is not MainKind.STATIC or plan.places.table.namespace != BASE_NAMESPACE:
-        return True
-    return main is not None and any(entry.kind == "table" for entry in main.wasm.imports)
-
-
 class _DynamicCalls:
-    def __init__(self, linker: Linker) -> None:
-        self._linker = linker
+    def __init__(self, system: System) -> None:
+        self._system = system
 
     def call(self, function: int, *arguments: int) -> int:
         """`call_dynamic` of programs whose base module comes after the main module."""
-        group = self._linker.threads.current()
-        if not reaches_table(self._linker):
+        group = self._system.current_group()
+        if not self._system.reaches_table:
             return NOT_SUPPORTED
         kind = group.function_type(function & _MASK)
         if kind is None or not is_packable(kind):
             return INVALID
-        code = self._linker.closures.invoker_code(kind)
+        code = self._system.slots.invoker_code(kind)
         return NOT_SUPPORTED if code is None else group.call_invoker(code, function, *arguments)
 
     def reflect(
@@ -86,17 +77,17 @@ class _DynamicCalls:
             return MEMORY_VIOLATION
 
     def _reflect(self, function: int, arguments: tuple[int, int], results: tuple[int, int], out: int) -> int:
-        memory = self._linker.memory
+        memory = self._system.memory
         if not out:
             return MEMORY_VIOLATION
-        group = self._linker.threads.current()
-        if not reaches_table(self._linker):
+        group = self._system.current_group()
+        if not self._system.reaches_table:
             memory.write_struct(_INFO, out, 0, 0, 0)
             return NOT_SUPPORTED
         if function >= group.table_length():
             memory.write_struct(_INFO, out, 0, 0, 0)
             return INVALID
-        cacheable = function not in self._linker.closures
+        cacheable = function not in self._system.slots
         kind = group.function_type(function)
         if kind is None:
             memory.write_struct(_INFO, out, cacheable, 0, 0)
@@ -121,30 +112,30 @@ class Invokers:
     `_addresses` is written in the link lock, after the commit; a reader finds only what every group has.
     """
 
-    def __init__(self, linker: Linker) -> None:
-        self._linker = linker
+    def __init__(self, system: System) -> None:
+        self._system = system
         self._addresses: dict[FuncType, int] = {}
 
     def find(self, function: int) -> int:
         """Return the table index of the invoker for the function at a table index, or minus an errno."""
-        kind = self._linker.threads.current().function_type(function & _MASK)
+        kind = self._system.current_group().function_type(function & _MASK)
         if kind is None:
-            return -INVALID if reaches_table(self._linker) else -NOT_SUPPORTED
+            return -INVALID if self._system.reaches_table else -NOT_SUPPORTED
         return self._addresses.get(kind) or self._place(kind)
 
     def _place(self, kind: FuncType) -> int:
-        linker = self._linker
+        system = self._system
         if not is_packable(kind):
             return -INVALID
-        code = linker.closures.invoker_code(kind)
+        code = system.slots.invoker_code(kind)
         if code is None:
             return -NOT_SUPPORTED
         try:
-            address = linker.closures.allocate()
+            address = system.slots.allocate()
         except ResourceLimitError:
             return -NOMEM
-        linker.closures.place(address, code, 0)
+        system.slots.place(address, code, 0)
         known = self._addresses.setdefault(kind, address)
         if known != address:
-            linker.closures.free(address)  # another thread was first
+            system.slots.free(address)  # another thread was first
         return known

@@ -26,7 +26,7 @@ from dl.program.host_symbols import SystemFunction
 from memory import InvalidStringError, OutOfBoundsError
 
 if TYPE_CHECKING:
-    from dl.linker import Linker
+    from dl.wasix.system import System
 
 NAMESPACE = "wasix_32v1"
 
@@ -40,13 +40,13 @@ T = TypeVar("T")
 log = logging.getLogger("dl.link")
 
 
-def dynlink_functions(linker: Linker) -> dict[str, SystemFunction]:
+def dynlink_functions(system: System) -> dict[str, SystemFunction]:
     """Return the guest's interface to the linker."""
     return {
-        "dlopen": SystemFunction(signature("iiiiiiii:i"), function=_checked(_DlOpen(linker))),
-        "dlsym": SystemFunction(signature("iiiiii:i"), function=_checked(_DlSym(linker))),
+        "dlopen": SystemFunction(signature("iiiiiiii:i"), function=_checked(_DlOpen(system))),
+        "dlsym": SystemFunction(signature("iiiiii:i"), function=_checked(_DlSym(system))),
         "dl_invalid_handle": SystemFunction(
-            signature("i:i"), function=lambda handle: _invalid_handle(linker, handle & 0xFFFFFFFF)
+            signature("i:i"), function=lambda handle: _invalid_handle(system, handle & 0xFFFFFFFF)
         ),
     }
 
@@ -64,24 +64,24 @@ class _Guest:
     Only here, so that the same exception from a user's host function, which a constructor may call, is left alone.
     """
 
-    def __init__(self, linker: Linker) -> None:
-        self._linker = linker
+    def __init__(self, system: System) -> None:
+        self._system = system
 
     def check_result(self, address: int) -> None:
         """Check that a result of 4 bytes can be written."""
-        self._reading(lambda: self._linker.memory.read(address, 4))
+        self._reading(lambda: self._system.memory.read(address, 4))
 
     def text(self, address: int, size: int) -> str:
         """Read a string."""
-        return self._reading(lambda: self._linker.memory.read_string(address, size))
+        return self._reading(lambda: self._system.memory.read_string(address, size))
 
     def put(self, address: int, value: int) -> None:
         """Write a result."""
-        self._reading(lambda: self._linker.memory.write_u32(address, value))
+        self._reading(lambda: self._system.memory.write_u32(address, value))
 
     def error(self, text: str, buffer: int, size: int) -> int:
         """Write an error text; return the errno that goes with it."""
-        self._reading(lambda: write_error(self._linker, text, buffer, size))
+        self._reading(lambda: write_error(self._system, text, buffer, size))
         return UNKNOWN
 
     def _reading(self, access: Callable[[], T]) -> T:
@@ -105,15 +105,15 @@ def _checked(function: Callable[..., int]) -> Callable[..., int]:
     return call
 
 
-def _invalid_handle(linker: Linker, handle: int) -> int:
-    return SUCCESS if linker.is_side_module(handle) else NOEXEC
+def _invalid_handle(system: System, handle: int) -> int:
+    return SUCCESS if system.is_side_module(handle) else NOEXEC
 
 
-def write_error(linker: Linker, text: str, buffer: int, size: int) -> None:
+def write_error(system: System, text: str, buffer: int, size: int) -> None:
     """Write an error text, cut at a character's boundary, with its NUL, into a buffer of `size` bytes; 0 writes nothing."""
     if size:
         raw = text.encode()[: size - 1].decode(errors="ignore").encode()
-        linker.memory.write(buffer, raw + b"\0")
+        system.memory.write(buffer, raw + b"\0")
 
 
 def _as_asked(name: str, failure: DlError) -> str:
@@ -125,9 +125,9 @@ def _as_asked(name: str, failure: DlError) -> str:
 
 
 class _DlOpen:
-    def __init__(self, linker: Linker) -> None:
-        self._linker = linker
-        self._guest = _Guest(linker)
+    def __init__(self, system: System) -> None:
+        self._system = system
+        self._guest = _Guest(system)
 
     def __call__(
         self,
@@ -140,18 +140,18 @@ class _DlOpen:
         search_size: int,
         out: int,
     ) -> int:
-        linker, guest = self._linker, self._guest
+        system, guest = self._system, self._guest
         guest.check_result(out)
         name = ""
         try:
-            linker.check_dynamic()
+            system.check_dynamic()
             if not path:
                 handle = MAIN_HANDLE
             else:
                 name = guest.text(path, path_size)
                 first = guest.text(search, search_size) if search_size else ""
                 log.debug("guest: dlopen(%r, %s)", name, DlFlags(flags & ALL_FLAGS))
-                handle = linker.open_for_guest(name, first)
+                handle = system.open_library(name, first)
         except ENDINGS:
             raise
         except DlError as failure:
@@ -161,16 +161,16 @@ class _DlOpen:
 
 
 class _DlSym:
-    def __init__(self, linker: Linker) -> None:
-        self._linker = linker
-        self._guest = _Guest(linker)
+    def __init__(self, system: System) -> None:
+        self._system = system
+        self._guest = _Guest(system)
 
     def __call__(self, handle: int, name: int, name_size: int, error: int, error_size: int, out: int) -> int:
         guest = self._guest
         guest.check_result(out)
         symbol = guest.text(name, name_size)
         try:
-            address = self._linker.address_for_guest(handle, symbol)
+            address = self._system.address_of_symbol(handle, symbol)
         except ENDINGS:
             raise
         except DlError as failure:

@@ -21,7 +21,7 @@ from memory import OutOfBoundsError
 from threads import Waiter, WaitResult
 
 if TYPE_CHECKING:
-    from dl.linker import Linker
+    from dl.wasix.system import System
 
 _OFFSET_STACK, _OFFSET_TLS = 0, 4
 _MASK = 0xFFFFFFFF
@@ -41,9 +41,9 @@ def address_checked(function: Callable[..., int]) -> Callable[..., int]:
     return call
 
 
-def wasix_functions(linker: Linker) -> dict[str, SystemFunction]:
+def wasix_functions(system: System) -> dict[str, SystemFunction]:
     """Return the thread functions of `wasix_32v1`."""
-    calls = _Calls(linker)
+    calls = _Calls(system)
     table: dict[str, tuple[str, Callable[..., int | None]]] = {
         "thread_spawn": ("ii:i", calls.thread_spawn),
         "thread_spawn_v2": ("ii:i", calls.thread_spawn),
@@ -67,14 +67,14 @@ def wasix_functions(linker: Linker) -> dict[str, SystemFunction]:
     }
 
 
-def wasi_functions(linker: Linker) -> dict[str, SystemFunction]:
+def wasi_functions(system: System) -> dict[str, SystemFunction]:
     """Return the one function of the wasi-threads proposal."""
-    return {"thread-spawn": SystemFunction(signature("i:i"), function=_Calls(linker).wasi_thread_spawn)}
+    return {"thread-spawn": SystemFunction(signature("i:i"), function=_Calls(system).wasi_thread_spawn)}
 
 
-def preview1_functions(linker: Linker) -> dict[str, SystemFunction]:
+def preview1_functions(system: System) -> dict[str, SystemFunction]:
     """Return the functions of preview 1 that concern threads."""
-    calls = _Calls(linker)
+    calls = _Calls(system)
     return {
         "proc_exit": SystemFunction(signature("i"), function=calls.proc_exit),
         "sched_yield": SystemFunction(signature(":i"), function=calls.sched_yield),
@@ -85,21 +85,21 @@ def preview1_functions(linker: Linker) -> dict[str, SystemFunction]:
 class _Calls:
     """The functions; each runs on the calling guest thread, outside guest code."""
 
-    def __init__(self, linker: Linker) -> None:
-        self._linker = linker
+    def __init__(self, system: System) -> None:
+        self._system = system
 
     # threads
 
     def _spawn(self, start: int) -> int:
         """Start a thread; return its number, or minus an errno."""
         start &= _MASK
-        linker = self._linker
+        system = self._system
         try:
             # The structure that the start function gets begins with the stack's upper end and the block of
             # thread-local storage, in WASIX as in wasi-libc.
-            stack = linker.memory.read_u32(start + _OFFSET_STACK)
-            tls = linker.memory.read_u32(start + _OFFSET_TLS)
-            return linker.threads.spawn_guest(start, stack_pointer=stack, main_tls=tls or None).id
+            stack = system.memory.read_u32(start + _OFFSET_STACK)
+            tls = system.memory.read_u32(start + _OFFSET_TLS)
+            return system.spawn_guest(start, stack_pointer=stack, main_tls=tls or None).id
         except OutOfBoundsError:
             return -Errno.MEMVIOLATION
         except ResourceLimitError:
@@ -110,11 +110,11 @@ class _Calls:
             return -Errno.AGAIN
 
     def thread_spawn(self, start: int, out: int) -> int:
-        self._linker.memory.read(out & _MASK, 4)
+        self._system.memory.read(out & _MASK, 4)
         number = self._spawn(start)
         if number < 0:
             return -number
-        self._linker.memory.write_u32(out & _MASK, number)
+        self._system.memory.write_u32(out & _MASK, number)
         return Errno.SUCCESS
 
     def wasi_thread_spawn(self, start: int) -> int:
@@ -124,31 +124,30 @@ class _Calls:
         raise ThreadExited
 
     def thread_id(self, out: int) -> int:
-        self._linker.memory.write_u32(out & _MASK, self._linker.threads.thread_id())
+        self._system.memory.write_u32(out & _MASK, self._system.thread_id())
         return Errno.SUCCESS
 
     def thread_join(self, number: int) -> int:
-        thread = self._linker.threads.guest(number)
+        thread = self._system.guest(number)
         if thread is not None:
             self._resuming(thread.ended.wait)
         return Errno.SUCCESS
 
     def thread_parallelism(self, out: int) -> int:
-        self._linker.memory.write_u32(out & _MASK, os.cpu_count() or 1)
+        self._system.memory.write_u32(out & _MASK, os.cpu_count() or 1)
         return Errno.SUCCESS
 
     def thread_sleep(self, nanoseconds: int) -> int:
-        threads = self._linker.threads
         duration = nanoseconds & 0xFFFFFFFFFFFFFFFF
         if not duration:
             os.sched_yield()
             return Errno.SUCCESS
 
         def sleep(waiter: Waiter) -> bool:
-            threads.waits.sleep(waiter, duration)
+            self._system.waits.sleep(waiter, duration)
             return True
 
-        return Errno.INTR if self._linker.process.signals.interrupted(sleep) is None else Errno.SUCCESS
+        return Errno.INTR if self._system.process.signals.interrupted(sleep) is None else Errno.SUCCESS
 
     def sched_yield(self) -> int:
         os.sched_yield()
@@ -157,13 +156,13 @@ class _Calls:
     def proc_exit(self, code: int) -> None:
         """End the program, in all its threads."""
         exited = ProgramExited(code & _MASK)
-        self._linker.end(exited)
+        self._system.end(exited)
         raise exited
 
     # futexes
 
     def futex_wait(self, address: int, expected: int, timeout: int, woken: int) -> int:
-        memory = self._linker.memory
+        memory = self._system.memory
         address, timeout, woken = address & _MASK, timeout & _MASK, woken & _MASK
         memory.read(woken, 1)
         memory.read(address, 4)
@@ -182,15 +181,15 @@ class _Calls:
         return self._wake(address, woken, _MASK)
 
     def _wake(self, address: int, woken: int, count: int) -> int:
-        self._linker.threads.futexes.wake(address & _MASK, count)
-        self._linker.memory.write_u8(woken & _MASK, 1)
+        self._system.futexes.wake(address & _MASK, count)
+        self._system.memory.write_u8(woken & _MASK, 1)
         return Errno.SUCCESS
 
     def wait(self, address: int, size: int, expected: int, timeout_ns: int | None) -> WaitResult:
         """Wait at an address while it holds a value of `size` bytes."""
-        memory = self._linker.memory
+        memory = self._system.memory
         read = memory.read_u32 if size == 4 else memory.read_u64
-        futexes = self._linker.threads.futexes
+        futexes = self._system.futexes
         deadline = None if timeout_ns is None else time.monotonic_ns() + timeout_ns
 
         def wait(waiter: Waiter) -> WaitResult:
@@ -198,9 +197,9 @@ class _Calls:
             return futexes.wait(address, lambda: read(address) == expected, remaining, waiter)
 
         try:
-            return self._linker.process.signals.wait(wait)
+            return self._system.process.signals.wait(wait)
         except SignalArrived:
-            self._linker.process.signals.deliver()
+            self._system.process.signals.deliver()
         # It goes on waiting, as C's mutexes and conditions do. A wake that came while the signal was handled was for
         # this thread, if the value has changed.
         result = self._resuming(wait)
@@ -208,7 +207,7 @@ class _Calls:
 
     def _resuming(self, wait: Callable[[Waiter], Result]) -> Result:
         """Wait, with pauses to handle signals."""
-        signals = self._linker.process.signals
+        signals = self._system.process.signals
         while True:
             try:
                 return signals.wait(wait)
@@ -216,13 +215,13 @@ class _Calls:
                 signals.deliver()
 
 
-def atomic_functions(linker: Linker) -> dict[str, SystemFunction]:
+def atomic_functions(system: System) -> dict[str, SystemFunction]:
     """Return what stands in for `memory.atomic.wait32`, `wait64` and `notify` in rewritten modules.
 
     Exact semantics of the instructions (threads proposal): 0 woken, 1 not equal, 2 timed out; a negative timeout is for
     ever. The rewritten code has checked address and alignment.
     """
-    calls = _Calls(linker)
+    calls = _Calls(system)
 
     def wait(size: int, mask: int) -> Callable[[int, int, int], int]:
         def instruction(address: int, expected: int, timeout: int) -> int:
@@ -232,7 +231,7 @@ def atomic_functions(linker: Linker) -> dict[str, SystemFunction]:
         return instruction
 
     def notify(address: int, count: int) -> int:
-        return linker.threads.futexes.wake(address & _MASK, count & _MASK)
+        return system.futexes.wake(address & _MASK, count & _MASK)
 
     return {
         "notify": SystemFunction(signature("ii:i"), function=notify),

@@ -11,7 +11,6 @@ from __future__ import annotations
 import ctypes
 from typing import TYPE_CHECKING
 
-from dl.program.side_memory import Block, GrownMemory
 from dl.program.wasi import WasiCalls
 from dl.wasix.abi import Errno
 from dl.wasix.files.descriptors import FIRST_PREOPEN, DescriptorError, DescriptorTable, OpenFile
@@ -24,13 +23,12 @@ from threads import Waits
 
 if TYPE_CHECKING:
     from dl.engine.protocol import RawCall, WasiOptions
-    from dl.linker import Linker
+    from dl.wasix.system import System
 
 SLOT = 16
 """Bytes of one slot of a raw call's arguments."""
 
 _NONBLOCK = 4
-_FDSTAT_BYTES, _FILESTAT_BYTES = 24, 64
 _FILETYPE_UNKNOWN = 0
 _RIGHT_READ, _RIGHT_SET_FLAGS, _RIGHT_WRITE, _RIGHT_FILESTAT, _RIGHT_POLL = (
     1 << 1,
@@ -90,14 +88,14 @@ class Files:
         signals: the program's signals; they end waits.
     """
 
-    def __init__(self, linker: Linker, signals: Signals) -> None:
-        self._linker = linker
+    def __init__(self, system: System, signals: Signals) -> None:
+        self._system = system
         self.signals = signals
         self.table = DescriptorTable()
-        self.changes = Changes(linker.threads.waits)
-        self.host_input = HostInput(linker.threads.waits)
-        self._dot_block: Block | None = None
-        self._open_initial(linker.program.wasi_options)
+        self.changes = Changes(system.waits)
+        self.host_input = HostInput(system.waits)
+        self._dot_block: int | None = None
+        self._open_initial(system.wasi_options)
 
     def _open_initial(self, options: WasiOptions) -> None:
         stdin = OpenFile(wasi=0, host_input=0 if options.stdin is None and CAN_WAIT else None)
@@ -110,12 +108,12 @@ class Files:
     @property
     def memory(self) -> LinearMemory:
         """The program's memory."""
-        return self._linker.memory
+        return self._system.memory
 
     @property
     def waits(self) -> Waits:
         """The program's waits."""
-        return self._linker.threads.waits
+        return self._system.waits
 
     @property
     def wasi(self) -> WasiCalls:
@@ -124,7 +122,7 @@ class Files:
         Raises:
             DescriptorError: NOTSUP, a main module that defines the memory calls before it is instantiated.
         """
-        calls = self._linker.program.wasi
+        calls = self._system.wasi
         if calls is None:
             raise DescriptorError(Errno.NOTSUP)
         return calls
@@ -192,12 +190,13 @@ class Files:
     def _dot(self) -> int:
         """Return the address of a `.`, WASI's name for an open directory itself, which no part of its path is."""
         if self._dot_block is None:
-            side_memory = self._linker.program.side_memory
-            if not isinstance(side_memory, GrownMemory):
-                raise DescriptorError(Errno.NOTCAPABLE)  # the guest's own allocator cannot be called here
-            self._dot_block = side_memory.allocate(1, 0, "a path")
-            self.memory.write(self._dot_block.address, b".")
-        return self._dot_block.address
+            # Whole words of 16 bytes: what the linker places after it must not land on an odd address.
+            address = self._system.reserve(1, "a path")
+            if address is None:
+                raise DescriptorError(Errno.NOTCAPABLE)
+            self.memory.write(address, b".")
+            self._dot_block = address
+        return self._dot_block
 
     def path_open(self, area: int, slots: int, *, out: int = 8, cloexec: bool = False) -> None:
         """`path_open`: WASI's, and its number replaced by ours.
