@@ -155,7 +155,7 @@ class Process:
         """`proc_raise_interval`."""
         if not 0 < signal <= 64:
             return Errno.INVAL
-        self.signals.alarms.set(signal, nanoseconds & 0xFFFFFFFFFFFFFFFF, repeat=bool(repeat & 0xFF))
+        self.signals.alarms.set(signal, nanoseconds, repeat=bool(repeat & 0xFF))
         return Errno.SUCCESS
 
     # descriptors
@@ -176,9 +176,7 @@ class Process:
     def fd_event(self, value: int, flags: int, out: int) -> int:
         """`fd_event`."""
         self._system.memory.read(out, 4)
-        counter = EventCounter(
-            self.files.changes, value & 0xFFFFFFFFFFFFFFFF, semaphore=bool(flags & _SEMAPHORE)
-        )
+        counter = EventCounter(self.files.changes, value, semaphore=bool(flags & _SEMAPHORE))
         self._system.memory.write_u32(out, self.files.add_stream(counter))
         return Errno.SUCCESS
 

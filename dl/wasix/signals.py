@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from dl.errors import ProgramExited
 from dl.wasix.abi import Errno
+from dl.wasix.adapter import running_guest
 from dl.wasix.alarms import Alarms
 from dl.wasix.system import FIRST_THREAD
 from dl.wasm.types import FuncType
@@ -88,7 +89,7 @@ class Signals:
         if signal:
             self._post(group, signal)
             if group is self._system.find_group():
-                self.deliver()
+                self._deliver_inside()
         return Errno.SUCCESS
 
     def send_to_main(self, signal: int) -> None:
@@ -147,6 +148,11 @@ class Signals:
             any_handled = True
             self._handle(group, signal)
 
+    def _deliver_inside(self) -> None:
+        """Do `deliver` in the middle of a system function."""
+        with running_guest():
+            self.deliver()
+
     def _handle(self, group: Group, signal: int) -> None:
         main, callback = self._system.main_module, self._callback
         export = main.wasm.exports.get(callback) if main is not None and callback is not None else None
@@ -197,8 +203,16 @@ class Signals:
         try:
             return self.wait(body)
         except SignalArrived:
-            self.deliver()
+            self._deliver_inside()
             return None
+
+    def resuming(self, body: Callable[[Waiter], Result]) -> Result:
+        """Run a wait to its end, however many signals are handled meanwhile."""
+        while True:
+            try:
+                return self.wait(body)
+            except SignalArrived:  # noqa: PERF203  the loop goes round once per signal
+                self._deliver_inside()
 
     def close(self) -> None:
         """Send nothing any more."""

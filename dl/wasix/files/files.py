@@ -12,13 +12,13 @@ import ctypes
 from typing import TYPE_CHECKING
 
 from dl.program.wasi import WasiCalls
-from dl.wasix.abi import Errno
-from dl.wasix.files.descriptors import FIRST_PREOPEN, DescriptorError, DescriptorTable, OpenFile
+from dl.wasix.abi import Errno, ErrnoError
+from dl.wasix.files.descriptors import FIRST_PREOPEN, DescriptorTable, OpenFile
 from dl.wasix.files.host_input import CAN_WAIT, HostInput
 from dl.wasix.files.preopens import below_preopen
 from dl.wasix.files.streams import Changes, Stream
 from dl.wasix.signals import Signals
-from memory import LinearMemory, OutOfBoundsError
+from memory import LinearMemory
 from threads import Waits
 
 if TYPE_CHECKING:
@@ -120,11 +120,11 @@ class Files:
         """The program's WASI.
 
         Raises:
-            DescriptorError: NOTSUP, a main module that defines the memory calls before it is instantiated.
+            ErrnoError: NOTSUP, a main module that defines the memory calls before it is instantiated.
         """
         calls = self._system.wasi
         if calls is None:
-            raise DescriptorError(Errno.NOTSUP)
+            raise ErrnoError(Errno.NOTSUP)
         return calls
 
     # calls on raw slots
@@ -139,20 +139,6 @@ class Files:
         def call(area: int, slots: int) -> None:
             self._forward(name, area, slots, places, answer)
 
-        return self.answering(call)
-
-    def answering(self, function: RawCall) -> RawCall:
-        """Let a function answer with the errno of a `DescriptorError`, and handle signals at its end."""
-
-        def call(area: int, slots: int) -> None:
-            try:
-                function(area, slots)
-            except DescriptorError as error:
-                ctypes.c_uint32.from_address(area).value = error.errno
-            except OutOfBoundsError:
-                ctypes.c_uint32.from_address(area).value = Errno.MEMVIOLATION
-            self.signals.deliver_if_pending()
-
         return call
 
     def _forward(
@@ -166,7 +152,7 @@ class Files:
                 if path is not None:
                     file = self._place_path(file, area + path * SLOT)
                 if file.wasi is None:
-                    raise DescriptorError(answer)
+                    raise ErrnoError(answer)
                 cell.value = file.wasi
             wasi.raw(name)(area, slots)
 
@@ -179,7 +165,7 @@ class Files:
         open_now = (entry.file for entry in self.table.entries.values() if entry.file.preopen is not None)
         found = below_preopen(path, open_now)
         if found is None:
-            raise DescriptorError(Errno.NOENT)
+            raise ErrnoError(Errno.NOENT)
         file, skipped = found
         address.value += skipped
         size.value -= skipped
@@ -193,7 +179,7 @@ class Files:
             # Whole words of 16 bytes: what the linker places after it must not land on an odd address.
             address = self._system.reserve(1, "a path")
             if address is None:
-                raise DescriptorError(Errno.NOTCAPABLE)
+                raise ErrnoError(Errno.NOTCAPABLE)
             self.memory.write(address, b".")
             self._dot_block = address
         return self._dot_block
@@ -218,7 +204,7 @@ class Files:
             opened = self.memory.read_u32(place)
             try:
                 number = self.table.add(OpenFile(wasi=opened), cloexec=cloexec)
-            except DescriptorError:
+            except ErrnoError:
                 wasi.call("fd_close", opened)
                 raise
         self.memory.write_u32(place, number)
@@ -238,7 +224,7 @@ class Files:
         """Return what a descriptor refers to.
 
         Raises:
-            DescriptorError: BADF.
+            ErrnoError: BADF.
         """
         return self.table.file(number)
 

@@ -10,8 +10,8 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass
 
-from dl.wasix.abi import Errno
-from dl.wasix.files.descriptors import DescriptorError, OpenFile
+from dl.wasix.abi import Errno, ErrnoError
+from dl.wasix.files.descriptors import OpenFile
 from dl.wasix.files.files import Files
 from threads.waiter import Waiter
 
@@ -94,7 +94,7 @@ class Poll:
                 wanted.file = self._files.file(memory.read_i32(address + 16))
             else:
                 wanted.error = Errno.INVAL
-        except DescriptorError as error:
+        except ErrnoError as error:
             wanted.error = error.errno
         return wanted
 
@@ -102,7 +102,7 @@ class Poll:
         """Return when a clock's subscription is due, in nanoseconds of our own monotonic clock."""
         clock, timeout, flags = self._layout.read_clock(self._files, address)
         if clock not in (REALTIME, MONOTONIC):
-            raise DescriptorError(Errno.INVAL)
+            raise ErrnoError(Errno.INVAL)
         now = time.monotonic_ns()
         if not flags & _ABSOLUTE:
             return now + timeout
@@ -112,7 +112,7 @@ class Poll:
         with wasi.lock:
             error = wasi.call("clock_time_get", clock, 0, scratch)
         if error:
-            raise DescriptorError(Errno.INVAL)
+            raise ErrnoError(Errno.INVAL)
         return now + timeout - self._files.memory.read_u64(scratch)
 
     def _wait(self, wanted: list[_Subscription]) -> list[_Happened] | None:
