@@ -9,7 +9,7 @@ import threading
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from typing_extensions import Self
 
@@ -66,8 +66,6 @@ from memory import LinearMemory
 from threads import DETACHED, Rendezvous
 
 log = logging.getLogger("dl.link")
-
-T = TypeVar("T", bound="Linker")
 
 
 class Linker:

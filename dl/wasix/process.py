@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from dl.engine.preview1 import WASIX
 from dl.modules.guest_paths import GuestPaths
 from dl.wasix.abi import PROCESS, Errno
+from dl.wasix.clocks import Clocks
 from dl.wasix.dynamic_calls import Invokers
 from dl.wasix.files.files import Files
 from dl.wasix.files.preopens import guest_root
@@ -38,6 +39,7 @@ class Process:
         signals: its signals.
         files: its open files.
         terminal: its terminal.
+        clocks: its clocks.
         invokers: what its dynamic calls go through.
         directory: its current directory, an absolute path of the guest's. The C library asks for it once, keeps it, and
             makes all paths absolute itself; so only libraries that the guest opens are looked for in it.
@@ -48,7 +50,8 @@ class Process:
         self._lock = threading.Lock()
         self._preopens = dict(system.wasi_options.preopens)
         self.signals = Signals(system)
-        self.files = Files(system, self.signals)
+        self.clocks = Clocks(system)
+        self.files = Files(system, self.signals, self.clocks)
         self.invokers = Invokers(system)
         self.terminal = Terminal(system.wasi_options)
         self.directory = "/"

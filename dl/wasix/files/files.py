@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from dl.program.wasi import WasiCalls
 from dl.wasix.abi import Errno, ErrnoError
+from dl.wasix.clocks import Clocks
 from dl.wasix.files.descriptors import FIRST_PREOPEN, DescriptorTable, OpenFile
 from dl.wasix.files.host_input import CAN_WAIT, HostInput
 from dl.wasix.files.preopens import below_preopen
@@ -86,11 +87,13 @@ class Files:
         changes: what waits for streams wait in.
         host_input: waits for standard input.
         signals: the program's signals; they end waits.
+        clocks: the program's clocks.
     """
 
-    def __init__(self, system: System, signals: Signals) -> None:
+    def __init__(self, system: System, signals: Signals, clocks: Clocks) -> None:
         self._system = system
         self.signals = signals
+        self.clocks = clocks
         self.table = DescriptorTable()
         self.changes = Changes(system.waits)
         self.host_input = HostInput(system.waits)
