@@ -32,7 +32,6 @@ from dl.program.main_module import describe_main
 from dl.program.operations import DlOperation
 from dl.program.program import Program, ProgramOptions
 from dl.wasix import system_interface
-from dl.wasix.dynamic_calls import Invokers
 from dl.wasix.process import Process
 from dl.wasix.system import System
 from threads import Rendezvous
@@ -120,9 +119,7 @@ def assemble(image: ModuleImage | None, locator: Locator, options: Options) -> P
     Raises:
         DlError: the options do not fit the main module or the engine.
     """
-    main = describe_main(
-        image.wasm if image else None, memory=options.memory, stack_size=options.stack_size
-    )
+    main = describe_main(image.wasm if image else None, memory=options.memory, stack_size=options.stack_size)
     shared = main.memory_type is not None and main.memory_type.limits.shared
     engine = options.engine or default_engine(
         interrupts=shared if options.interrupts is None else options.interrupts
@@ -160,7 +157,7 @@ def assemble(image: ModuleImage | None, locator: Locator, options: Options) -> P
         RESOLVE_STUB_TYPE,
         lambda handle, position: resolve_stub(program, handle, position),
     )
-    functions.define(HOST_NAMESPACE, FIND_INVOKER, FIND_INVOKER_TYPE, Invokers(system).find)
+    functions.define(HOST_NAMESPACE, FIND_INVOKER, FIND_INVOKER_TYPE, process.invokers.find)
     host_threads = HostThreads(groups, libc)
     return Parts(program, groups, host_threads, guest_threads, slots, callbacks, process, libc)
 

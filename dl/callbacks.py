@@ -17,11 +17,10 @@ from typing_extensions import Self
 
 from dl.errors import LinkerUsageError
 from dl.glue.names import HOST_NAMESPACE
+from dl.glue.trampolines import callback_type
 from dl.link.slots import SlotOperations
 from dl.program.program import Program
-from dl.glue.trampolines import callback_type
 from dl.wasm.types import FuncType
-
 
 _SIGNATURE = re.compile(r"\s*\(([^()]*)\)\s*->\s*(?:\(([^()]*)\)|(\w+))\s*")
 _VALUE_TYPES = frozenset({"i32", "i64", "f32", "f64", "v128"})
@@ -105,8 +104,8 @@ class Callback:
 class Callbacks:
     """The callbacks of one program.
 
-    `_lock` guards `_dispatchers`, `_functions` and the claim of a callback that is being closed; a leaf but for the engine's own
-    locks.
+    `_lock` guards `_dispatchers`, `_functions` and the claim of a callback that is being closed; a leaf but for the engine's
+    own locks.
     """
 
     def __init__(self, program: Program, slots: SlotOperations) -> None:

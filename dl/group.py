@@ -26,26 +26,27 @@ class InstanceGroup:
 
     Attributes:
         linker: the program.
+        own: the group itself, for the linker's own tools; see `dl.groups.entry.Group`.
     """
 
     def __init__(self, linker: Linker, group: Group) -> None:
         self.linker = linker
-        self._group = group
+        self.own = group
 
     @property
     def name(self) -> str:
         """The thread's name in messages."""
-        return self._group.name
+        return self.own.name
 
     @property
     def owner(self) -> int:
         """Identity of the owning thread, as `threading.get_ident` numbers it; 0 when closed, -1 while no thread has it."""
-        return self._group.owner
+        return self.own.owner
 
     @property
     def replica(self) -> Replica[Any]:
         """The group's part in the protocol between threads; see `threads.Replica`."""
-        return self._group.replica
+        return self.own.replica
 
     @raises_dl_errors
     def dlopen(
@@ -72,8 +73,8 @@ class InstanceGroup:
             DlError: it could not be loaded; the program is as before.
             LinkerUsageError: called from a thread that does not own the group.
         """
-        self._group.check_owner()
-        return self.linker.open(self._group, library, DlFlags(flags), name=name, library_path=library_path)
+        self.own.check_owner()
+        return self.linker.open(self.own, library, DlFlags(flags), name=name, library_path=library_path)
 
     def dlsym(self, handle: int, name: str) -> GuestFunction | GuestData:
         """Find a symbol.
@@ -90,7 +91,7 @@ class InstanceGroup:
             SymbolNotFoundError: there is no such symbol.
             InvalidHandleError: no module has this handle.
         """
-        group = self._group
+        group = self.own
         group.synchronize()
         symbol = self.linker.look_up(handle, name)
         if not isinstance(symbol, FunctionSymbol):
@@ -109,23 +110,23 @@ class InstanceGroup:
             GroupEndedError: the group has ended before.
             LinkerUsageError: called from another thread.
         """
-        self._group.synchronize()
+        self.own.synchronize()
 
     def table_length(self) -> int:
         """Elements of this group's table."""
-        return self._group.instances.table_length()
+        return self.own.instances.table_length()
 
     def table(self) -> list[object]:
         """Return what the table holds: None, or a value that is equal for the same function in every group.
 
         Without the null elements at its end.
         """
-        self._group.synchronize()
-        return self._group.instances.table()
+        self.own.synchronize()
+        return self.own.instances.table()
 
     def function_type(self, address: int) -> FuncType | None:
         """Return the signature of the function that a table index holds now; None for null and beyond the table."""
-        return self._group.instances.function_type(address)
+        return self.own.instances.function_type(address)
 
     def run(self) -> int:
         """Run the program: call the main module's `_start`.
@@ -137,7 +138,7 @@ class InstanceGroup:
             LinkerUsageError: there is no main module, or it is no command.
             TrapError: the program trapped.
         """
-        return self.linker.run(self._group)
+        return self.linker.run(self.own)
 
     def close(self) -> None:
         """Free the group's instances, and its thread-local blocks; idempotent.
@@ -145,7 +146,7 @@ class InstanceGroup:
         Raises:
             LinkerUsageError: it is another thread's, or the calling thread is inside its guest code.
         """
-        self._group.close()
+        self.own.close()
 
     def __repr__(self) -> str:
         return f"<InstanceGroup {self.name} of {self.linker!r}>"

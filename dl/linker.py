@@ -64,7 +64,8 @@ class Linker:
 
     Attributes:
         engine: the engine.
-        program: the parts below: memory, table, linker state; for tools.
+        parts: what the program is made of, for tools; see `dl.assembly.Parts`.
+        program: memory, table and linker state, the part that all groups share.
 
     Raises:
         DlError: the program could not be linked.
@@ -94,24 +95,35 @@ class Linker:
         self._closed = False
         locator = Locator([Path(p) for p in listed("library_path", library_path)], dict(libraries or {}))
         image = None if main is None else module_image(main, name)
-        self._parts = assemble(
+        self.parts = assemble(
             image,
             locator,
             Options(
-                imports, args, env, preopens, stdin, stdout, stderr, memory, stack_size, thread_stack_size,
-                side_memory, interrupts, engine,
-            ),  # fmt: skip
+                imports,
+                args,
+                env,
+                preopens,
+                stdin,
+                stdout,
+                stderr,
+                memory,
+                stack_size,
+                thread_stack_size,
+                side_memory,
+                interrupts,
+                engine,
+            ),
         )
-        self.program = self._parts.program
+        self.program = self.parts.program
         self.engine = self.program.engine
-        self._main_group = self._parts.start(image)
+        self._main_group = self.parts.start(image)
 
     # loading and looking up
 
     def open(self, group: Group, library: ModuleSource, flags: DlFlags, **options: Any) -> ModuleHandle:
         """Load a library for a group; see `InstanceGroup.dlopen`."""
         self._check_open()
-        return open_for_host(self._parts.groups, group, library, flags, **options)
+        return open_for_host(self.parts.groups, group, library, flags, **options)
 
     def look_up(self, handle: int, name: str) -> Symbol:
         """Find a symbol; see `InstanceGroup.dlsym`."""
@@ -134,7 +146,7 @@ class Linker:
             ResourceLimitError: there is no memory for its stack.
         """
         self._check_open()
-        with self._parts.host_threads.attached(name) as group:
+        with self.parts.host_threads.attached(name) as group:
             yield self.view(group)
 
     def spawn(self, function: Callable[..., Any], *args: Any, name: str | None = None) -> HostThread:
@@ -147,7 +159,7 @@ class Linker:
             LinkerUsageError: the program's memory is not shared.
         """
         self._check_open()
-        return self._parts.host_threads.spawn(self.viewing(function), args, name)
+        return self.parts.host_threads.spawn(self.viewing(function), args, name)
 
     def view(self, group: Group) -> InstanceGroup:
         """Return a group as the user holds it: the same object each time."""
@@ -187,7 +199,7 @@ class Linker:
             ResourceLimitError: the table is full.
         """
         self._check_open()
-        return self._parts.callbacks.make(signature, function)
+        return self.parts.callbacks.make(signature, function)
 
     # the program
 
@@ -222,7 +234,7 @@ class Linker:
     def run(self, group: Group) -> int:
         """Run the program in a group; see `InstanceGroup.run`."""
         self._check_open()
-        return run_program(self.program, self._parts.guest_threads, group)
+        return run_program(self.program, self.parts.guest_threads, group)
 
     # the end
 
@@ -237,11 +249,11 @@ class Linker:
         """
         if self._closed:
             return
-        caller = self._parts.groups.find()
+        caller = self.parts.groups.find()
         if caller is not None and not caller.is_outside_guest:
             raise LinkerUsageError("the linker cannot be closed from inside its guest code")
         self._closed = True
-        self._parts.stop(self._main_group)
+        self.parts.stop(self._main_group)
 
     def __enter__(self) -> Self:
         return self

@@ -37,7 +37,7 @@ class GuestSignals(Protocol):
 class NoSignals:
     """A program to which nothing sends signals."""
 
-    def pending(self, group: Group) -> bool:
+    def pending(self, _group: Group) -> bool:
         """Return False."""
         return False
 

@@ -7,7 +7,7 @@ from functools import wraps
 from typing import ParamSpec, TypeVar
 
 from dl.errors import GroupEndedError, InternalError, ProgramDeadlockedError, ReplayFailedError
-from threads import DeadlockError, Interrupted, ProtocolError, ReplayError, ReplicaClosedError, ThreadsError
+from threads import DeadlockError, ProtocolError, ReplayError, ReplicaClosedError, ThreadsError
 
 Parameters = ParamSpec("Parameters")
 Result = TypeVar("Result")

@@ -94,8 +94,8 @@ class GuestThreads:
 
         Raises:
             DlError: the group could not be made.
-            LinkerUsageError: the program's memory is not shared, the main module exports no `wasi_thread_start`, or there are too
-                many threads.
+            LinkerUsageError: the program's memory is not shared, the main module exports no `wasi_thread_start`, or there are
+                too many threads.
         """
         if not self._program.shares_memory:
             raise LinkerUsageError("a program whose memory is not shared has one thread")
@@ -214,5 +214,3 @@ class GuestThreads:
             threads = list(self._running.values())
         for thread in threads:
             thread.thread_done.wait()
-
-

@@ -29,7 +29,6 @@ from dl.groups.registry import Groups
 from dl.modules.linked_module import LinkedModule
 from dl.wasm.types import FuncType
 
-
 log = logging.getLogger("dl.threads")
 
 THREAD_START = "wasi_thread_start"
@@ -160,9 +159,7 @@ class LibcThreads:
         self._asked[me] = None
         try:
             attributes = self._attributes(group, main, block.address + 16)
-            error = group.call_export(
-                main, _CREATE, _CREATE_TYPE, block.address, attributes, self._entry, 0
-            )
+            error = group.call_export(main, _CREATE, _CREATE_TYPE, block.address, attributes, self._entry, 0)
             record = self._asked[me]
             if error or record is None:
                 raise ResourceLimitError(main.name, f"its C library makes no thread: error {error}")

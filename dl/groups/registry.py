@@ -186,9 +186,7 @@ class Groups:
         Raises:
             DlError: it cannot be made.
         """
-        group = Group(
-            self.program, name, self.signals, stack_pointer=stack_pointer, main_tls=main_tls
-        )
+        group = Group(self.program, name, self.signals, stack_pointer=stack_pointer, main_tls=main_tls)
         try:
             self.enter(group, self.next_number() if number is None else number)
             self.program.rendezvous.join(group.replica)

@@ -1,8 +1,8 @@
 """Opening a library: all of a `dlopen` on one page.
 
-Reading, parsing and compiling come first, with no lock held. The link lock is held twice, for bookkeeping only: to plan the load
-and to commit it. Guest code that belongs to a load (start functions, relocations, constructors, the program's `malloc`) runs with
-no lock held, so that nothing a library does can hold up another thread's load.
+Reading, parsing and compiling come first, with no lock held. The link lock is held twice, for bookkeeping only: to plan the
+load and to commit it. Guest code that belongs to a load (start functions, relocations, constructors, the program's `malloc`)
+runs with no lock held, so that nothing a library does can hold up another thread's load.
 
 Between the two, the plan's modules are *arriving*: they have their handles, memory and table indices, and nobody finds them. A
 thread that opens one of them meanwhile waits until that load has ended, and looks again.
@@ -14,7 +14,7 @@ import logging
 from collections.abc import Sequence
 
 from dl.dlfcn import DlFlags, ModuleHandle
-from dl.errors import InternalError, LibraryNotFoundError, LinkerUsageError, NotDynamicError
+from dl.errors import LibraryNotFoundError, LinkerUsageError, NotDynamicError
 from dl.groups.entry import Group
 from dl.groups.registry import Groups
 from dl.link.find import (
@@ -35,7 +35,6 @@ from dl.link.plan import LinkPlan, LoadRequest
 from dl.link.resolve import resolve_imports
 from dl.link.unload import unload_failed
 from dl.modules.image import ModuleImage
-from dl.modules.linked_module import LinkedModule
 
 log = logging.getLogger("dl.link")
 

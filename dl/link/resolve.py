@@ -213,7 +213,9 @@ class Resolver:
         if isinstance(binding, ThroughTable):
             return f"the function at table index {binding.address}"
         if isinstance(binding, ThreadLocalAddress):
-            return f"thread-local, {binding.offset:#x} from the block of {self._module(binding.module).name} on"
+            return (
+                f"thread-local, {binding.offset:#x} from the block of {self._module(binding.module).name} on"
+            )
         return "undefined, and looked up at its first call"
 
 
@@ -258,7 +260,10 @@ def _define_reexports(plan: LinkPlan, resolver: Resolver) -> None:
                 waiting.append((module, name, entry))
                 continue
             assert isinstance(entry.type, FuncType)
-            module.symbols = {**module.symbols, name: FunctionSymbol(module.handle, name, entry.type, address)}
+            module.symbols = {
+                **module.symbols,
+                name: FunctionSymbol(module.handle, name, entry.type, address),
+            }
             found = True
         pending = waiting
 

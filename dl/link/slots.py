@@ -1,6 +1,6 @@
 """Table indices whose function is made at run time: closures of the guest, callbacks of the host, dynamic calls.
 
-What an index holds is set by a link operation, so that every group has it before it could see the pointer, and groups made later
+What an index holds is set by a link operation, so that every group has it before it could see the pointer, and later groups
 get it from the log.
 """
 

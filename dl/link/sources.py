@@ -1,7 +1,7 @@
 """Where the meaning of an import is looked for: a list of sources, asked in a declared order.
 
-Each source answers for the kinds of import that it knows and returns None for the rest. A definition of another type is an error
-and not a miss: an import means the first definition of its name.
+Each source answers for the kinds of import that it knows and returns None for the rest. A definition of another type is an
+error and not a miss: an import means the first definition of its name.
 """
 
 from __future__ import annotations
@@ -392,7 +392,9 @@ def _number(importer: LinkedModule, entry: Import, kind: GlobalType, number: flo
         shown_number = (
             "beyond 80 bits" if isinstance(number, int) and number.bit_length() > 80 else str(number)
         )
-        raise ImportTypeError(importer.name, label(entry), str(kind), f"the number {shown_number}", "the host")
+        raise ImportTypeError(
+            importer.name, label(entry), str(kind), f"the number {shown_number}", "the host"
+        )
     return Constant(int(number), HOST)
 
 

@@ -63,14 +63,13 @@ def remove_modules(
     Returns:
         The modules that use them, in which case they stay, but can be found no longer.
     """
-    with Change(program, group) as made:
-        with program.rendezvous.instigate(group.replica):
-            program.state.demote(demoted)
-            users = program.state.remove_unused(modules)
-            if modules and not users:
-                operation = UnloadModules.of(tuple(modules))
-                made.apply(operation, lambda _group: None)
-                made.commit(operation, lambda: None)
+    with Change(program, group) as made, program.rendezvous.instigate(group.replica):
+        program.state.demote(demoted)
+        users = program.state.remove_unused(modules)
+        if modules and not users:
+            operation = UnloadModules.of(tuple(modules))
+            made.apply(operation, lambda _group: None)
+            made.commit(operation, lambda: None)
     if not users:
         _give_back(program, modules)
     return users

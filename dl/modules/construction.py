@@ -13,6 +13,7 @@ from threading import get_ident
 
 from threads import Event, Waiter, Waits
 
+
 class Constructions:
     """The constructions of one program, for whoever may have to wait for another's.
 

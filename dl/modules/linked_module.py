@@ -4,20 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Container, Iterable, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 
 from dl.dlfcn import RTLD_DEFAULT, ModuleHandle
 from dl.engine.protocol import CompiledModule
-from dl.glue.names import module_namespace
 from dl.glue.placement import ThreadLocalModule
-from dl.glue.resolution import Binding, Constant, FromNamespace, ThreadLocalAddress, ThroughTable
+from dl.glue.resolution import Binding
 from dl.modules.construction import Construction, Residence
 from dl.modules.image import ModuleImage
-from dl.modules.locate import Requester
 from dl.modules.symbols import Symbol
 from dl.wasm.dylink import DylinkInfo
 from dl.wasm.module import WasmModule
-
+from memory import Block, Region
 
 
 @dataclass(frozen=True, slots=True)

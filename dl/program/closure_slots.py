@@ -6,18 +6,19 @@ The indices come from a pool that grows in steps.
 from __future__ import annotations
 
 import hashlib
-import logging
+import threading
+from collections import deque
 from collections.abc import Callable
-from typing import TYPE_CHECKING
 
-from dl.engine.protocol import CompiledModule
+from dl.engine.protocol import CompiledModule, Engine
 from dl.glue.trampolines import (
     callback_module,
     closure_module,
     invoker_module,
 )
 from dl.modules.image import compiled
-from dl.program.operations import GrowTable, SetSlot
+from dl.program.main_module import MainModule
+from dl.program.operations import SetSlot
 from dl.wasm.types import FuncType
 
 SLOTS_PER_GROWTH = 100

@@ -15,7 +15,7 @@ from typing import Any
 from dl.engine.protocol import HostFunctions, RawCall
 from dl.errors import ImportTypeError, LinkerUsageError, UnsupportedModuleError, ValueConversionError
 from dl.glue.names import HOST_NAMESPACE
-from dl.glue.resolution import FromNamespace
+from dl.glue.resolution import HOST, FromNamespace
 from dl.options import HostFunction, HostImports
 from dl.wasm.types import FuncType
 

@@ -155,7 +155,7 @@ class NoMain(MainModule):
 
     kind = "none"
 
-    def initializer(self, exports: Container[str]) -> str | None:
+    def initializer(self, exports: Container[str]) -> str | None:  # noqa: ARG002  there is no module
         """There is no module to initialize."""
         return None
 

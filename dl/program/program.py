@@ -116,9 +116,7 @@ class Program:
         self.rendezvous = rendezvous
         self.waits = Waits(_report_deadlock)
         self.futexes = FutexTable(self.waits)
-        self.state = LinkerState(
-            table=TableSpace(main.table_length), linker_addresses=dict(main.addresses)
-        )
+        self.state = LinkerState(table=TableSpace(main.table_length), linker_addresses=dict(main.addresses))
         locator.loaded = self.state.image
         self.wasi: WasiCalls | None = None
         self.side_memory: SideMemory | None = None

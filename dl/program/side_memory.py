@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from dl.errors import ResourceLimitError
-from memory import Allocator, LayoutExhaustedError, LinearMemory, Region, round_up
+from memory import Allocator, Block, LayoutExhaustedError, LinearMemory, Region, round_up
 
 _ADDRESS_SPACE = 1 << 32
 _MAX_ALIGN_LOG2 = 31

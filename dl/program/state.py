@@ -24,8 +24,9 @@ class LinkerState:
     Readers that only look up what a committed load has published (`modules`, `symbols`) need no lock: entries are added
     whole and never changed, and dictionaries are copied before they are walked.
 
-    `stub_lock` guards the stub targets of every module, and makes binding a stub and removing a module exclude each other: a stub
-    is bound to a module that `uses` sees, or does not find the module any more. A leaf, taken with the link lock held or without.
+    `stub_lock` guards the stub targets of every module, and makes binding a stub and removing a module exclude each other: a
+    stub is bound to a module, and `uses` sees it, or it does not find the module any longer. A leaf, taken with the link lock
+    held or without.
 
     Attributes:
         modules: by handle, the main module first.

@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 from dl.program.program import Program
-from dl.program.side_memory import GrownMemory
-from dl.program.state import LinkerState
-from threads import Rendezvous, RendezvousStatistics
+from threads import RendezvousStatistics
 
 
 @dataclass(frozen=True)

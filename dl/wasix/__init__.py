@@ -11,7 +11,7 @@ from dl.wasix.closures import closure_functions
 from dl.wasix.dynamic_calls import dynamic_call_functions
 from dl.wasix.linking import linking_functions
 from dl.wasix.process import Process
-from dl.wasix.system import Source, System
+from dl.wasix.system import System
 from dl.wasix.tables import process_functions
 from dl.wasix.threads import thread_functions
 
@@ -19,13 +19,12 @@ if TYPE_CHECKING:
     from dl.program.host_symbols import HostSymbols
 
 
-def system_interface(linker: Source, host: HostSymbols) -> Process:
+def system_interface(system: System, host: HostSymbols) -> Process:
     """Add every system function to the host's; WASI's own that concern no descriptor are there already.
 
     Returns:
         The program's process, to be closed with it.
     """
-    system = System(linker)
     process = system.process = Process(system)
     adapter = Adapter(process.signals)
     for table in (

@@ -97,7 +97,7 @@ class _Closures:
             return Errno.INVAL
         slots, kind = self._system.slots, FuncType(params, returned)
         try:
-            code = slots.closure_code(kind)
+            code = slots.pool.closure_code(kind)
         except InvalidModuleError as error:
             log.info("guest: closure_prepare: %s", error)
             return Errno.INVAL

@@ -51,10 +51,10 @@ class _DynamicCalls:
         group = self._system.current_group()
         if not self._system.reaches_table:
             return Errno.NOTSUP
-        kind = group.function_type(function)
+        kind = group.instances.function_type(function)
         if kind is None or not is_packable(kind):
             return Errno.INVAL
-        code = self._system.slots.invoker_code(kind)
+        code = self._system.slots.pool.invoker_code(kind)
         if code is None:
             return Errno.NOTSUP
         with running_guest():
@@ -71,11 +71,11 @@ class _DynamicCalls:
         if not self._system.reaches_table:
             memory.write_struct(_INFO, out, 0, 0, 0)
             return Errno.NOTSUP
-        if function >= group.table_length():
+        if function >= group.instances.table_length():
             memory.write_struct(_INFO, out, 0, 0, 0)
             return Errno.INVAL
-        cacheable = function not in self._system.slots
-        kind = group.function_type(function)
+        cacheable = function not in self._system.slots.pool
+        kind = group.instances.function_type(function)
         if kind is None:
             memory.write_struct(_INFO, out, cacheable, 0, 0)
             return Errno.INVAL
@@ -108,7 +108,7 @@ class Invokers:
         Args:
             function: signed or not: generated code calls this, not the guest.
         """
-        kind = self._system.current_group().function_type(function & 0xFFFFFFFF)
+        kind = self._system.current_group().instances.function_type(function & 0xFFFFFFFF)
         if kind is None:
             return -Errno.INVAL if self._system.reaches_table else -Errno.NOTSUP
         return self._addresses.get(kind) or self._place(kind)
@@ -117,7 +117,7 @@ class Invokers:
         slots = self._system.slots
         if not is_packable(kind):
             return -Errno.INVAL
-        code = slots.invoker_code(kind)
+        code = slots.pool.invoker_code(kind)
         if code is None:
             return -Errno.NOTSUP
         try:

@@ -34,7 +34,8 @@ from threads.platform import SYSTEM
 from threads.waiter import Waiter
 
 if TYPE_CHECKING:
-    from dl.wasix.system import Group, System
+    from dl.groups.entry import Group
+    from dl.wasix.system import System
 
 log = logging.getLogger("dl.wasix")
 

@@ -1,120 +1,35 @@
-"""What the guest's system interface asks of the linker: the only file of this room that knows there is one.
-
-Everything else in `dl.wasix` works with a `System`, so whatever the linker is made of can change without touching a function of
-the guest's.
-"""
+"""What the guest's system interface asks of the linker: the one file of this room that knows what the linker is made of."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
 
-from dl.dlfcn import ModuleHandle
-from dl.glue.names import BASE_NAMESPACE
-from dl.program.main_module import MainKind
-from dl.program.side_memory import GrownMemory
-from memory import round_up
+from dl.dlfcn import DlFlags, ModuleHandle
+from dl.engine.protocol import WasiOptions
+from dl.errors import LibraryNotFoundError
+from dl.groups.entry import Group
+from dl.groups.guest_threads import GuestThread, GuestThreads
+from dl.groups.registry import MAIN_THREAD_ID, Groups
+from dl.link.lookup import look_up
+from dl.link.open import open_library
+from dl.link.plan import LoadRequest
+from dl.link.slots import SlotOperations
+from dl.modules.guest_paths import GuestPaths
+from dl.modules.linked_module import LinkedModule
+from dl.modules.locate import Requester, split_path
+from dl.program.wasi import WasiCalls
+from memory import LinearMemory, round_up
+from threads import FutexTable, Waits
 
 if TYPE_CHECKING:
-    from dl.engine.protocol import CompiledModule, WasiOptions
-    from dl.linker import Linker
-    from dl.modules.linked_module import LinkedModule
-    from dl.program.wasi import WasiCalls
     from dl.wasix.process import Process
-    from dl.wasm.types import FuncType
-    from memory import LinearMemory
-    from threads import FutexTable, Replica, Waits
-    from threads.waiter import Waiter
 
-Source: TypeAlias = "Linker"
-"""What a `System` is made from."""
-
-FIRST_THREAD = 1
+FIRST_THREAD = MAIN_THREAD_ID
 """Number of the program's first thread."""
 
 _BLOCK_ALIGN_LOG2 = 4
-
-
-class Group(Protocol):
-    """One thread's instances of the program, as far as the guest's system interface needs them.
-
-    Attributes:
-        name: the thread's name in messages.
-        replica: its part in the protocol between threads: state, waiter.
-    """
-
-    @property
-    def name(self) -> str: ...  # noqa: D102  an attribute
-
-    @property
-    def replica(self) -> Replica[Any]: ...  # noqa: D102  an attribute
-
-    def call_export(self, module: LinkedModule, name: str, kind: FuncType, *arguments: Any) -> Any:
-        """Call an exported function of a module; only in the group's own thread."""
-
-    def call_invoker(self, code: CompiledModule, *arguments: int) -> int:
-        """Call the invoker of a signature; see `System.slots`. Only in the group's own thread."""
-
-    def function_type(self, address: int) -> FuncType | None:
-        """Return the signature of the function at a table index; None for null and beyond the table."""
-
-    def table_length(self) -> int:
-        """Elements of the thread's table."""
-
-
-class Ended(Protocol):
-    """An event that a thread of the guest can wait for."""
-
-    def wait(self, waiter: Waiter) -> Any:
-        """Wait until it is set; can be interrupted through the waiter."""
-
-
-class Thread(Protocol):
-    """A thread that the guest started.
-
-    Attributes:
-        id: its number.
-        ended: set when it runs no more of the program.
-    """
-
-    @property
-    def id(self) -> int: ...  # noqa: D102  an attribute
-
-    @property
-    def ended(self) -> Ended: ...  # noqa: D102  an attribute
-
-
-class Slots(Protocol):
-    """Table indices whose functions are made at run time; see `dl.program.closure_slots.ClosureSlots`. From any thread."""
-
-    def __contains__(self, address: int) -> bool:
-        """Whether a table index belongs to the pool, in use or not."""
-
-    def allocate(self) -> int:
-        """Hand out an index.
-
-        Raises:
-            ResourceLimitError: the table cannot grow.
-        """
-
-    def place(self, address: int, code: CompiledModule, first: int, second: int = 0) -> bool:
-        """Place a trampoline, which keeps two numbers, at an index in every group; False if the index is not in use.
-
-        Raises:
-            InstantiationError: the engine refuses an instance.
-        """
-
-    def free(self, address: int) -> bool:
-        """Take an index back, in every group; False if it is not in use."""
-
-    def closure_code(self, kind: FuncType) -> CompiledModule:
-        """Return the trampoline of a closure of a signature.
-
-        Raises:
-            InvalidModuleError: the engine refuses the signature.
-        """
-
-    def invoker_code(self, kind: FuncType) -> CompiledModule | None:
-        """Return the trampoline that calls functions of a signature dynamically; None without a memory to pass it values."""
 
 
 class System:
@@ -123,16 +38,22 @@ class System:
     Any thread may call any of it, except where a method names the calling thread.
 
     Args:
-        linker: what it delegates to. Most of it is read only when it is asked for: the main module and its memory come later.
+        groups: the program's groups, and the program.
+        guest_threads: the threads that the guest has started.
+        slots: table indices whose functions are made at run time.
 
     Attributes:
         process: the program's process; set once, by `dl.wasix.system_interface`.
+        slots: the table indices whose functions are made at run time.
     """
 
     process: Process
 
-    def __init__(self, linker: Source) -> None:
-        self._linker = linker
+    def __init__(self, groups: Groups, guest_threads: GuestThreads, slots: SlotOperations) -> None:
+        self._groups = groups
+        self._guest_threads = guest_threads
+        self._program = groups.program
+        self.slots = slots
 
     # memory
 
@@ -142,9 +63,8 @@ class System:
 
         Raises:
             LinkerUsageError: the program has none that the host can reach.
-            LinkerClosedError: the linker is closed.
         """
-        return self._linker.memory
+        return self._program.memory
 
     def reserve(self, size: int, purpose: str) -> int | None:
         """Reserve zeroed linear memory until the program ends.
@@ -160,8 +80,8 @@ class System:
         Raises:
             ResourceLimitError: the memory cannot grow.
         """
-        source = self._linker.program.side_memory
-        if not isinstance(source, GrownMemory):
+        source = self._program.side_memory
+        if source is None or source.calls_guest:
             return None
         alignment = 1 << _BLOCK_ALIGN_LOG2
         return source.allocate(round_up(size, alignment), _BLOCK_ALIGN_LOG2, purpose).address
@@ -171,40 +91,40 @@ class System:
     @property
     def main_module(self) -> LinkedModule | None:
         """The main module, also while it is being loaded; None without one."""
-        return self._linker.main_module
+        return self._program.main_module
 
     @property
     def ended(self) -> BaseException | None:
         """What ended the program; None while it runs."""
-        return self._linker.ended
+        return self._program.ended
 
     def end(self, reason: BaseException) -> None:
         """End the program: every thread in it raises `reason` at its next safe point or wait; the first call counts."""
-        self._linker.end(reason)
+        self._program.end(reason)
 
     # WASI
 
     @property
     def wasi(self) -> WasiCalls | None:
         """The engine's WASI; None until a main module that defines the memory is instantiated."""
-        return self._linker.program.wasi
+        return self._program.wasi
 
     @property
     def wasi_options(self) -> WasiOptions:
         """Arguments, directories and standard streams that the host gave the program."""
-        return self._linker.program.wasi_options
+        return self._program.options.wasi
 
     # threads
 
     @property
     def waits(self) -> Waits:
         """Every wait of the program's threads."""
-        return self._linker.threads.waits
+        return self._program.waits
 
     @property
     def futexes(self) -> FutexTable:
         """Waits at addresses of linear memory."""
-        return self._linker.threads.futexes
+        return self._program.futexes
 
     def current_group(self) -> Group:
         """Return the calling thread's group.
@@ -212,30 +132,30 @@ class System:
         Raises:
             LinkerUsageError: it has none.
         """
-        return self._linker.threads.current()
+        return self._groups.current()
 
     def find_group(self) -> Group | None:
         """Return the calling thread's group; None if it has none."""
-        return self._linker.threads.find()
+        return self._groups.find()
 
     def group(self, number: int) -> Group | None:
         """Return the group of the thread that has a number; None if there is no such thread."""
-        return self._linker.threads.group(number)
+        return self._groups.group(number)
 
     def all_groups(self) -> list[Group]:
         """Return the groups that exist now."""
-        return [*self._linker.threads.all()]
+        return self._groups.all()
 
     def thread_id(self) -> int:
         """Return the calling thread's number; the first thread's is `FIRST_THREAD`."""
-        return self._linker.threads.thread_id()
+        return self._groups.thread_id()
 
-    def guest(self, number: int) -> Thread | None:
+    def guest(self, number: int) -> GuestThread | None:
         """Return a running thread that the guest started, by its number; None if there is no such thread."""
-        return self._linker.threads.guest(number)
+        return self._guest_threads.find(number)
 
-    def spawn_guest(self, start: int, *, stack_pointer: int, main_tls: int | None) -> Thread:
-        """Start a thread for the guest; return when its group exists, before it runs any of the program.
+    def spawn_guest(self, start: int, *, stack_pointer: int, main_tls: int | None) -> int:
+        """Start a thread for the guest; return its number when its group exists, before it runs any of the program.
 
         Args:
             start: address of what the thread's start function gets.
@@ -243,22 +163,23 @@ class System:
             main_tls: its block of the main module's thread-local storage, bytes; None to allocate one.
 
         Raises:
-            LinkerUsageError: the main module exports no `wasi_thread_start`, or there are too many threads.
+            LinkerUsageError: the program shares no memory, the main module exports no `wasi_thread_start`, or there are too many
+                threads.
             DlError: the group could not be made.
             RuntimeError: the host cannot start a thread.
         """
-        return self._linker.threads.spawn_guest(start, stack_pointer=stack_pointer, main_tls=main_tls)
+        return self._guest_threads.spawn(start, stack_pointer=stack_pointer, main_tls=main_tls)
 
     # interruption
 
     @property
     def can_interrupt(self) -> bool:
         """Whether a thread that computes can be interrupted."""
-        return self._linker.engine.capabilities.interrupts
+        return self._program.engine.capabilities.interrupts
 
     def interrupt(self) -> None:
         """Make every thread that computes look for what it was interrupted for, soon."""
-        self._linker.engine.interrupt()
+        self._program.engine.interrupt()
 
     # linking
 
@@ -268,7 +189,7 @@ class System:
         Raises:
             NotDynamicError: it cannot; says why.
         """
-        self._linker.check_dynamic()
+        self._program.check_dynamic()
 
     def open_library(self, name: str, search: str) -> ModuleHandle:
         """Load a library for the calling thread's guest; return its handle.
@@ -280,7 +201,28 @@ class System:
         Raises:
             DlError: it could not be loaded.
         """
-        return self._linker.open_for_guest(name, search)
+        locator = self._program.locator
+        paths = self._guest_paths()
+        first = [host for part in split_path(search) if (host := paths.to_host(str(part))) is not None]
+        wanted = name
+        if "/" in name and name not in locator.libraries:
+            host = paths.to_host(name)
+            if host is None:
+                raise LibraryNotFoundError(
+                    name, [(name, "outside the directories that the program may load from")]
+                )
+            wanted = str(host) if host.is_absolute() else os.path.join(".", host)
+        # No run path: the call does not say which module's code made it (nor does WASIX ask).
+        image = locator.find(wanted, Requester(), first, paths.admits)
+        request = LoadRequest(DlFlags.LAZY | DlFlags.GLOBAL, lenient=True, search_first=first, guest=paths)
+        return open_library(self._groups, self._groups.current(), image, request)
+
+    def _guest_paths(self) -> GuestPaths:
+        trusted = [Path(p) for p in self._program.locator.library_path]
+        main = self._program.main_module
+        if main is not None and main.image.path is not None:
+            trusted.append(main.image.path.parent)
+        return GuestPaths(dict(self._program.options.wasi.preopens), trusted, self.process.directory)
 
     def address_of_symbol(self, handle: int, name: str) -> int:
         """Return a symbol's address for the calling thread's guest: a table index, or bytes in linear memory.
@@ -292,28 +234,22 @@ class System:
         Raises:
             DlError: there is no such symbol or module.
         """
-        return self._linker.address_for_guest(handle, name)
+        group = self._groups.current()
+        group.synchronize()
+        return group.address_of(look_up(self._program.state, handle, name, tree=False))
 
     def is_side_module(self, handle: int) -> bool:
         """Whether a handle is that of a loaded library."""
-        return self._linker.is_side_module(handle)
+        return self._program.state.is_side_module(handle)
 
     # functions made at run time
 
     @property
-    def slots(self) -> Slots:
-        """The table indices whose functions are made at run time."""
-        return self._linker.closures
-
-    @property
     def base_comes_after_main(self) -> bool:
         """Whether the main module is instantiated before the base module, and so cannot import from it."""
-        return self._linker.program.base_comes_after_main
+        return not self._program.main.makes_table
 
     @property
     def reaches_table(self) -> bool:
         """Whether the table that the guest's pointers mean is one that the host can look into."""
-        plan, main = self._linker.program.plan, self._linker.main_module
-        if plan.kind is not MainKind.STATIC or plan.places.table.namespace != BASE_NAMESPACE:
-            return True
-        return main is not None and any(entry.kind == "table" for entry in main.wasm.imports)
+        return self._program.main.reaches_table

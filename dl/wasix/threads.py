@@ -81,7 +81,7 @@ class _Calls:
             return -Errno.MEMVIOLATION
         try:
             with running_guest():
-                return self._system.spawn_guest(start, stack_pointer=stack, main_tls=tls or None).id
+                return self._system.spawn_guest(start, stack_pointer=stack, main_tls=tls or None)
         except ResourceLimitError:
             return -Errno.NOMEM
         except LinkerUsageError:
@@ -115,7 +115,7 @@ class _Calls:
         """`thread_join`; at once for a thread that has ended or never was."""
         thread = self._system.guest(number)
         if thread is not None:
-            self._signals.resuming(thread.ended.wait)
+            self._signals.resuming(thread.ended_in_program.wait)
         return Errno.SUCCESS
 
     def thread_parallelism(self, out: int) -> int:
