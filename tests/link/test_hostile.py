@@ -25,7 +25,7 @@ from support.modules import (
 import dl
 from dl.wasm.encode import name_bytes, section, unsigned, vector
 
-FIXTURES = Path(__file__).resolve().parent.parent / "fixtures"
+FIXTURES = Path(__file__).resolve().parents[2] / "fixtures"
 GOOD = library(MEMORY, TABLE, returns("f", 1), data("d", 0), memory_size=64, table_size=2)
 EMPTY = b"\0asm\x01\0\0\0"
 

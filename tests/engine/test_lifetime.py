@@ -274,7 +274,7 @@ print("end")
 
 def test_the_interpreter_ends_quietly_with_programs_open() -> None:
     """A process that ends with everything still open, in cycles, neither crashes nor complains."""
-    root = str(Path(__file__).resolve().parents[1])
+    root = str(Path(__file__).resolve().parents[2])
     done = subprocess.run(
         [sys.executable, "-X", "dev", "-W", "error", "-c", AT_EXIT.format(root=root, text=MODULE)],
         capture_output=True,

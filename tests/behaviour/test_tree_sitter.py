@@ -20,7 +20,7 @@ import pytest
 
 import dl
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 EXAMPLES = ROOT / "examples"
 CACHE = ROOT / ".cache" / "tree-sitter"
 PACKAGE_FILES = ("package.json", "package-lock.json")

@@ -16,7 +16,7 @@ from dl.wasix.abi import ABSENT, CONTEXTS, NAMESPACES
 from dl.wasm.module import parse_module
 from dl.wasm.types import FuncType
 
-EVERY = Path(__file__).resolve().parent.parent / "fixtures" / "wasix" / "unshared" / "every.wasm"
+EVERY = Path(__file__).resolve().parents[2] / "fixtures" / "wasix" / "unshared" / "every.wasm"
 
 
 def signature_text(kind: FuncType) -> str:

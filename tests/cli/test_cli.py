@@ -18,7 +18,7 @@ from dl.cli import main
 from dl.wasm.encode import ModuleBuilder, i32_const, name_bytes, section, unsigned
 from dl.wasm.types import FuncType, GlobalType, Limits, MemoryType
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 FIXTURES = ROOT / "fixtures"
 HELLO = str(FIXTURES / "hello/shared/main.wasm")
 GREET = str(FIXTURES / "hello/shared/libgreet.so")

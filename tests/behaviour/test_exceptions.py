@@ -18,7 +18,7 @@ import wasmtime
 
 import dl
 
-FIXTURES = Path(__file__).resolve().parent.parent / "fixtures"
+FIXTURES = Path(__file__).resolve().parents[2] / "fixtures"
 MEMORY = dl.MemoryType(1, 64, shared=True)
 KINDS = pytest.mark.parametrize("memory", ["shared", "unshared"])
 

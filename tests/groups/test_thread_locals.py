@@ -12,7 +12,7 @@ from support.modules import library as wat_library
 
 import dl
 
-FIXTURES = Path(__file__).resolve().parent.parent / "fixtures"
+FIXTURES = Path(__file__).resolve().parents[2] / "fixtures"
 
 OWNER = wat_library(
     SHARED_MEMORY,

@@ -14,7 +14,7 @@ from support.modules import imports, library, module, pie, returns, wat_bytes
 
 import dl
 
-FIXTURES = Path(__file__).resolve().parent.parent / "fixtures"
+FIXTURES = Path(__file__).resolve().parents[2] / "fixtures"
 WASIX = FIXTURES / "wasix"
 TIMEOUT_SECONDS = 60
 FD_READ = "(param i32 i32 i32 i32) (result i32)"

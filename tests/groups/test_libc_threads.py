@@ -12,7 +12,7 @@ from support.modules import library as wat_library
 
 import dl
 
-PROGRAM = Path(__file__).resolve().parent.parent / "fixtures" / "plugins" / "shared" / "main.wasm"
+PROGRAM = Path(__file__).resolve().parents[2] / "fixtures" / "plugins" / "shared" / "main.wasm"
 RECURSIVE = 1
 THREADS = 4
 

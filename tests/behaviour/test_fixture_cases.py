@@ -16,7 +16,7 @@ import pytest
 
 import dl
 
-FIXTURES = Path(__file__).resolve().parent.parent / "fixtures"
+FIXTURES = Path(__file__).resolve().parents[2] / "fixtures"
 TIMEOUT_SECONDS = 60
 
 

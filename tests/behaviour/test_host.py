@@ -16,7 +16,7 @@ from support.modules import (
 
 import dl
 
-FIXTURES = Path(__file__).resolve().parent.parent / "fixtures"
+FIXTURES = Path(__file__).resolve().parents[2] / "fixtures"
 
 
 class TestLibrariesOfTheHost:
