@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support.command_line import ROOT, DlRun
+from support.command_line import DlRun
+from support.paths import ROOT
 
 
 @pytest.fixture

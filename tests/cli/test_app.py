@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from support.command_line import FIXTURES, HELLO, MEM_INFO, DlRun, library, needed, subsection
+from support.command_line import HELLO, MEM_INFO, DlRun, library, needed, subsection
+from support.paths import FIXTURES
 
 from dl.cli import main
 from dl.wasm.encode import unsigned

@@ -8,7 +8,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from support.command_line import GREET, MEM_INFO, PLUGINS, ROOT, DlRun, library, needed
+from support.command_line import GREET, MEM_INFO, PLUGINS, DlRun, library, needed
+from support.paths import ROOT
 
 
 def test_inspect_is_plain_text_when_it_is_no_terminal(dlrun: DlRun) -> None:

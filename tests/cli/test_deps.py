@@ -6,7 +6,8 @@ import json
 from pathlib import Path
 
 import pytest
-from support.command_line import FIXTURES, GREET, HELLO, MEM_INFO, library, needed
+from support.command_line import GREET, HELLO, MEM_INFO, library, needed
+from support.paths import FIXTURES
 
 from dl.cli import main
 from dl.wasm.encode import ModuleBuilder

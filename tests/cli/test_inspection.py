@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support.command_line import FIXTURES, GREET, HELLO, MEM_INFO, ROOT, library, needed, subsection
+from support.command_line import GREET, HELLO, MEM_INFO, library, needed, subsection
+from support.paths import FIXTURES, ROOT
 
 from dl.cli import main
 from dl.wasm.encode import name_bytes, unsigned

@@ -10,7 +10,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from support.command_line import GREET, HELLO, MEMORY, ROOT, TRAPS, UNDEFINED, WASI, DlRun
+from support.command_line import GREET, HELLO, MEMORY, TRAPS, UNDEFINED, WASI, DlRun
+from support.paths import ROOT
 
 from dl.cli import main
 from dl.wasm.encode import ModuleBuilder, i32_const, unsigned

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import subprocess
 from collections.abc import Callable
-from pathlib import Path
 
 from dl.wasm.encode import ModuleBuilder, i32_const, name_bytes, section, unsigned
 from dl.wasm.types import FuncType, GlobalType, Limits, MemoryType
+from support.paths import FIXTURES
 
-ROOT = Path(__file__).resolve().parents[2]
-FIXTURES = ROOT / "fixtures"
 HELLO = str(FIXTURES / "hello/shared/main.wasm")
 GREET = str(FIXTURES / "hello/shared/libgreet.so")
 PLUGINS = str(FIXTURES / "plugins/shared/main.wasm")
