@@ -20,7 +20,8 @@ import os
 import signal
 
 import pytest
-from support.paths import ROOT
+
+from tests.support.paths import ROOT
 
 
 def pytest_configure() -> None:

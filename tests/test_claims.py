@@ -8,7 +8,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from support.paths import ROOT
+
+from tests.support.paths import ROOT
 
 FILES = sorted((ROOT / "tests").rglob("test_*.py"))
 

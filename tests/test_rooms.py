@@ -6,8 +6,9 @@ import ast
 from pathlib import Path
 
 import pytest
-from support.imports import Graph, cycles, import_graph, imported_names, sources
-from support.paths import ROOT
+
+from tests.support.imports import Graph, cycles, import_graph, imported_names, sources
+from tests.support.paths import ROOT
 
 ORDER = (
     ("__main__",),

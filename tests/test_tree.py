@@ -9,11 +9,11 @@ import sys
 from pathlib import Path
 
 import pytest
-from support.paths import ROOT
 
 import dl
 import memory
 import threads
+from tests.support.paths import ROOT
 
 PACKAGES = ["dl", "memory", "threads"]
 

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
-from support.modules import (
+
+import dl
+from tests.support.modules import (
     MEMORY,
     calls,
     imports,
@@ -14,13 +17,11 @@ from support.modules import (
     returns,
 )
 
-import dl
-
 FIXTURES = Path(__file__).resolve().parents[2] / "fixtures"
 
 
 class TestLibrariesOfTheHost:
-    def test_host_opens_what_a_program_lacks(self):
+    def test_host_opens_what_a_program_lacks(self) -> None:
         """A program finds what it lacks in libraries that the host opens GLOBAL after it was linked and before it runs."""
         main = pie(imports("late"), calls("run", "late"))
         with dl.Linker(main, libraries={"lib.so": library(returns("late", 42))}) as program:
@@ -28,10 +29,10 @@ class TestLibrariesOfTheHost:
 
             assert program.main_group.dlsym(dl.MAIN_HANDLE, "run")() == 42
 
-    def test_real_program_runs_with_what_the_host_opened(self):
+    def test_real_program_runs_with_what_the_host_opened(self) -> None:
         """A compiled program calls a function of a library that the host opened for it."""
         name = "nobody_defines_this_either"
-        printed = []
+        printed: list[Any] = []
         with dl.Linker(
             FIXTURES / "undefined" / "shared" / "main.wasm",
             libraries={"lib.so": library(f'(func (export "{name}") (param i32) (result i32) i32.const 7)')},
@@ -43,7 +44,7 @@ class TestLibrariesOfTheHost:
             assert program.main_group.run() == 0
         assert b"returned 7" in b"".join(printed)
 
-    def test_needed_or_opened_first_is_the_same(self):
+    def test_needed_or_opened_first_is_the_same(self) -> None:
         """A library does the same whether another needs it, or it was opened GLOBAL before."""
         base = library(MEMORY, returns("f", 5))
         for needed in ((), ("base.so",)):
@@ -56,7 +57,7 @@ class TestLibrariesOfTheHost:
                 assert group.dlsym(group.dlopen("user.so"), "g")() == 5
 
 
-def test_library_with_exceptions_in_a_program_without():
+def test_library_with_exceptions_in_a_program_without() -> None:
     """A library that throws names what it misses of the run-time library, when the program has none."""
     folder = FIXTURES / "exceptions" / "shared"
     main = FIXTURES / "hello" / "shared" / "main.wasm"
@@ -65,7 +66,7 @@ def test_library_with_exceptions_in_a_program_without():
             program.main_group.dlopen("libthrow.so", dl.DlFlags.NOW)
 
 
-def test_programs_of_one_file_name_have_their_own_code(tmp_path):
+def test_programs_of_one_file_name_have_their_own_code(tmp_path: Path) -> None:
     """A library that is built anew is the new one in the next program, though file name and exports are the same."""
     path = tmp_path / "lib.so"
     results = []
@@ -79,10 +80,10 @@ def test_programs_of_one_file_name_have_their_own_code(tmp_path):
     assert results == [(1, 1), (2, 2), (1, 1)]
 
 
-def test_library_calls_its_own_functions_by_pointer_wherever_it_is_placed():
+def test_library_calls_its_own_functions_by_pointer_wherever_it_is_placed() -> None:
     """Two libraries with segments alike each reach their own functions, though one pushes the other's indices up."""
 
-    def segment(value):
+    def segment(value: int) -> bytes:
         return library(
             '(import "env" "__indirect_function_table" (table 4 funcref))',
             '(import "env" "__table_base" (global $base i32))',

@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support.command_line import DlRun
-from support.paths import ROOT
+
+from tests.support.command_line import DlRun
+from tests.support.paths import ROOT
 
 
 @pytest.fixture

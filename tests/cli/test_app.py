@@ -5,11 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from support.command_line import HELLO, MEM_INFO, DlRun, library, needed, subsection
-from support.paths import FIXTURES
 
 from dl.cli import main
 from dl.wasm.encode import unsigned
+from tests.support.command_line import HELLO, MEM_INFO, DlRun, library, needed, subsection
+from tests.support.paths import FIXTURES
 
 # a wrong command line
 

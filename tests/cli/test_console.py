@@ -8,8 +8,9 @@ import sys
 from pathlib import Path
 
 import pytest
-from support.command_line import GREET, MEM_INFO, PLUGINS, DlRun, library, needed
-from support.paths import ROOT
+
+from tests.support.command_line import GREET, MEM_INFO, PLUGINS, DlRun, library, needed
+from tests.support.paths import ROOT
 
 
 def test_inspect_is_plain_text_when_it_is_no_terminal(dlrun: DlRun) -> None:

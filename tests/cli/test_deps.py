@@ -6,11 +6,11 @@ import json
 from pathlib import Path
 
 import pytest
-from support.command_line import GREET, HELLO, MEM_INFO, library, needed
-from support.paths import FIXTURES
 
 from dl.cli import main
 from dl.wasm.encode import ModuleBuilder
+from tests.support.command_line import GREET, HELLO, MEM_INFO, library, needed
+from tests.support.paths import FIXTURES
 
 
 def test_deps_shows_cycles_and_repetitions_once(capfd: pytest.CaptureFixture[str]) -> None:

@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support.command_line import GREET, HELLO, MEM_INFO, library, needed, subsection
-from support.paths import FIXTURES, ROOT
 
 from dl.cli import main
 from dl.wasm.encode import name_bytes, unsigned
+from tests.support.command_line import GREET, HELLO, MEM_INFO, library, needed, subsection
+from tests.support.paths import FIXTURES, ROOT
 
 
 def inspected(path: Path | str, capfd: pytest.CaptureFixture[str]) -> dict[str, Any]:

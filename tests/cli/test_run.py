@@ -10,12 +10,12 @@ import sys
 from pathlib import Path
 
 import pytest
-from support.command_line import GREET, HELLO, MEMORY, TRAPS, UNDEFINED, WASI, DlRun
-from support.paths import ROOT
 
 from dl.cli import main
 from dl.wasm.encode import ModuleBuilder, i32_const, unsigned
 from dl.wasm.types import FuncType
+from tests.support.command_line import GREET, HELLO, MEMORY, TRAPS, UNDEFINED, WASI, DlRun
+from tests.support.paths import ROOT
 
 
 def looping() -> bytes:

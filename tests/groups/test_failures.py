@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import threading
+from collections.abc import Iterator
+from typing import Any
 
 import pytest
-from support.groups import SECONDS, held, library, program, state_of, until
 
 import dl
+from tests.support.groups import SECONDS, Program, held, library, program, state_of, until
 
 LOAD_STEPS = ["tree", "place", "define", "resolve", "generate", "instantiate", "commit"]
 INITIALIZE_STEPS = ["relocate", "construct"]
@@ -46,13 +48,13 @@ class Fails:
 
 
 @pytest.fixture(name="p")
-def _program():
+def _program() -> Iterator[Program]:
     with program(libraries=libraries()) as made:
         made.main.dlopen(library(9, thread_local=True), name="before.so")
         yield made
 
 
-def states(p, threads=2):
+def states(p: Program, threads: int = 2) -> list[dict[str, Any]]:
     """State of the main group, and of some that are there already, each asked in its own thread."""
     return [state_of(p.main)] + [p.linker.spawn(state_of).join(SECONDS) for _ in range(threads)]
 
@@ -60,7 +62,7 @@ def states(p, threads=2):
 class Bystanders:
     """Threads that have groups throughout: one computes, one waits, one is outside guest code."""
 
-    def __init__(self, p) -> None:
+    def __init__(self, p: Program) -> None:
         self._p = p
         self._go, ready = threading.Event(), threading.Event()
         for number in (0, 1):
@@ -86,7 +88,9 @@ class Bystanders:
 class TestInstigator:
     @pytest.mark.parametrize("error", [Fault, Cancelled, MemoryError])
     @pytest.mark.parametrize("step", LOAD_STEPS + INITIALIZE_STEPS)
-    def test_fault_at_each_step_of_a_load_leaves_no_trace(self, p, step, error):
+    def test_fault_at_each_step_of_a_load_leaves_no_trace(
+        self, p: Program, step: str, error: type[Exception]
+    ) -> None:
         """Whatever goes wrong in a load, and where: statistics and every group's tables, bases and GOT are as before."""
         for number in (1, 2, 3) if step in INITIALIZE_STEPS else (1,):
             before, expected = held(p.linker), state_of(p.main)
@@ -106,7 +110,7 @@ class TestInstigator:
         assert len({repr(state) for state in states(p)}) == 1
 
     @pytest.mark.parametrize("step", GROUP_STEPS)
-    def test_fault_in_the_instigators_group_leaves_no_trace(self, p, step):
+    def test_fault_in_the_instigators_group_leaves_no_trace(self, p: Program, step: str) -> None:
         """So it is when an operation fails half-way through the instigator's own group."""
         for number in (1, 2, 3) if step == "instantiate" else (1,):
             before, expected = held(p.linker), state_of(p.main)
@@ -122,13 +126,13 @@ class TestInstigator:
             assert held(p.linker) == before
         assert p.main.dlopen("top.so")
 
-    def test_interrupt_at_the_barrier_gives_the_load_up(self, p):
+    def test_interrupt_at_the_barrier_gives_the_load_up(self, p: Program) -> None:
         """A thread that is cancelled while its load waits at the barrier commits nothing."""
         before, expected = held(p.linker), state_of(p.main)
         in_commit = threading.Event()
         slow = threading.Event()
 
-        def checkpoint(step):
+        def checkpoint(step: str) -> None:
             if step == "commit":
                 in_commit.set()
                 assert slow.wait(SECONDS)
@@ -146,18 +150,18 @@ class TestInstigator:
         assert held(p.linker) == before
         assert states(p) == [expected] * 3
 
-    def test_interrupts_do_not_stop_the_undoing(self, p):
+    def test_interrupts_do_not_stop_the_undoing(self, p: Program) -> None:
         """A thread that is cancelled again and again while its load is undone undoes it whole."""
         before, expected = held(p.linker), state_of(p.main)
         reached = threading.Event()
 
-        def checkpoint(group, step):
+        def checkpoint(group: dl.InstanceGroup, step: str) -> None:
             if step == "clear" and group.name == "loading":
                 thread.cancel(Fault("second"))
                 thread.cancel(Fault("third"))
                 reached.set()
 
-        def on_construct(_addend):
+        def on_construct(_addend: int) -> None:
             thread.cancel(Fault("first"))
 
         p.on_construct = on_construct
@@ -176,10 +180,10 @@ class TestInstigator:
 class TestFollower:
     @pytest.mark.parametrize("step", [*GROUP_STEPS, "clear"])
     @pytest.mark.parametrize("way", ["spin", "wait", "detached"])
-    def test_that_cannot_follow_ends_alone(self, p, step, way):
+    def test_that_cannot_follow_ends_alone(self, p: Program, step: str, way: str) -> None:
         """A thread whose group cannot make an operation ends with an error that names it and the cause; others go on."""
 
-        def checkpoint(group, reached):
+        def checkpoint(group: dl.InstanceGroup, reached: str) -> None:
             if group.name == "victim" and reached == step and armed.is_set():
                 raise Fault("injected")
 
@@ -226,14 +230,14 @@ class TestFollower:
             assert held(p.linker) == before
         assert p.linker.statistics().protocol.replay_failures == 1
 
-    def test_without_memory_ends_alone(self):
+    def test_without_memory_ends_alone(self) -> None:
         """A thread for whose thread-local block there is no memory left ends with an error that says so."""
         with program(memory=dl.MemoryType(minimum=24, maximum=40, shared=True), thread_stack_size=1024) as p:
             thread = p.linker.spawn(lambda g: p.call(g, "wait", p.word(0), 0, -1), name="poor")
             p.until_waiting("futex")
             handle = p.main.dlopen(library(1, thread_local=True), name="tls.so")
             side_memory = p.linker.program.side_memory
-            taken = []
+            taken: list[Any] = []
             for size in (1 << 16, 1 << 12, 16):
                 with contextlib.suppress(dl.ResourceLimitError):
                     taken.extend(side_memory.allocate(size, 4, "the test") for _ in range(1 << 16))
@@ -250,7 +254,7 @@ class TestFollower:
                 side_memory.free(block)
             assert p.linker.spawn(lambda g: g.dlsym(handle, "local")(4)).join(SECONDS) == 5
 
-    def test_new_thread_that_cannot_be_made(self, p):
+    def test_new_thread_that_cannot_be_made(self, p: Program) -> None:
         """A thread whose group cannot be made fails where it was asked for, and leaves nothing behind."""
         before = held(p.linker)
         p.linker.threads.checkpoint = Fails("instantiate", 2, Fault("injected"))
@@ -262,7 +266,7 @@ class TestFollower:
 
 
 class TestGuestThread:
-    def test_that_cannot_be_made_is_an_errno(self, p):
+    def test_that_cannot_be_made_is_an_errno(self, p: Program) -> None:
         """A thread of the guest whose group cannot be made is an error of the call, and the program goes on."""
         before = held(p.linker)
         p.linker.threads.checkpoint = Fails("instantiate", 2, Fault("injected"))
@@ -277,15 +281,15 @@ class TestGuestThread:
 
 
 class TestInstanceGroups:
-    def test_ended_group_says_so(self, p):
+    def test_ended_group_says_so(self, p: Program) -> None:
         """A thread that goes on in its own code after its group has ended gets an error that says why, each time."""
 
-        def error_of(group):
+        def error_of(group: dl.InstanceGroup) -> dl.GroupEndedError | dl.ReplayFailedError:
             with pytest.raises(dl.GroupEndedError) as raised:
                 p.call(group, "count", p.word(5))
             return raised.value
 
-        def body(group):
+        def body(group: dl.InstanceGroup) -> list[dl.GroupEndedError | dl.ReplayFailedError]:
             ready.set()
             armed.wait(SECONDS)
             return [error_of(group) for _ in range(2)]

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
-from support.groups import SECONDS, held, until
-from support.modules import SHARED_MEMORY, imports
-from support.modules import library as wat_library
 
 import dl
+from tests.support.groups import SECONDS, held, until
+from tests.support.modules import SHARED_MEMORY, imports
+from tests.support.modules import library as wat_library
 
 PROGRAM = Path(__file__).resolve().parents[2] / "fixtures" / "plugins" / "shared" / "main.wasm"
 RECURSIVE = 1
@@ -32,22 +34,22 @@ COUNTER = wat_library(
 
 
 @pytest.fixture(name="printed")
-def _printed():
+def _printed() -> list[Any]:
     return []
 
 
 @pytest.fixture(name="linker")
-def _linker(printed):
+def _linker(printed: list[bytes]) -> Iterator[dl.Linker]:
     with dl.Linker(PROGRAM, stdout=lambda chunk: printed.append(bytes(chunk)), args=["main", "!"]) as made:
         yield made
 
 
-def libc(group, name, *arguments):
+def libc(group: dl.InstanceGroup, name: str, *arguments: int) -> Any:
     """Call a function of the C library."""
     return group.dlsym(dl.MAIN_HANDLE, name)(*arguments)
 
 
-def text(group, content):
+def text(group: dl.InstanceGroup, content: str) -> int:
     """A string on the program's heap."""
     address = libc(group, "malloc", len(content) + 1) & 0xFFFFFFFF
     group.linker.memory.write(address, content.encode() + b"\0")
@@ -55,11 +57,11 @@ def text(group, content):
 
 
 class TestIdentity:
-    def test_each_thread_is_somebody(self, linker):
+    def test_each_thread_is_somebody(self, linker: dl.Linker) -> None:
         """`pthread_self` is not null, in no thread the same at one time, and stays the same in a thread."""
         together = threading.Barrier(THREADS)
 
-        def body(group):
+        def body(group: dl.InstanceGroup) -> tuple[int, int]:
             first = libc(group, "pthread_self")
             together.wait(SECONDS)
             return first, libc(group, "pthread_self")
@@ -71,15 +73,15 @@ class TestIdentity:
         assert len(selves) == THREADS + 1
         assert 0 not in selves
 
-    def test_attached_thread_is_somebody_only_while_it_is_attached(self, linker):
+    def test_attached_thread_is_somebody_only_while_it_is_attached(self, linker: dl.Linker) -> None:
         """A thread that attaches again is made anew; neither time leaves anything behind."""
 
-        def body():
+        def body() -> None:
             for _ in range(20):
                 with linker.attach() as group:
                     seen.append(libc(group, "pthread_self"))
 
-        seen = []
+        seen: list[Any] = []
         for _ in range(3):
             thread = threading.Thread(target=body)
             thread.start()
@@ -91,7 +93,7 @@ class TestIdentity:
         assert len(seen) == 60
         assert now == before
 
-    def test_destructors_of_thread_specific_data_run(self, linker):
+    def test_destructors_of_thread_specific_data_run(self, linker: dl.Linker) -> None:
         """When the host's thread leaves, the C library's destructors for it run, in it."""
         ended = []
         with linker.callback(
@@ -101,7 +103,7 @@ class TestIdentity:
             assert libc(linker.main_group, "pthread_key_create", key, destroy.address) == 0
             number = linker.memory.read_u32(key)
 
-            def body(group, value):
+            def body(group: dl.InstanceGroup, value: int) -> int:
                 libc(group, "pthread_setspecific", number, value)
                 return threading.get_ident()
 
@@ -111,10 +113,10 @@ class TestIdentity:
 
 
 class TestLocks:
-    def test_lines_are_not_torn(self, linker, printed):
+    def test_lines_are_not_torn(self, linker: dl.Linker, printed: list[Any]) -> None:
         """Lines that several threads print come out whole, each as often as it was printed."""
 
-        def body(group, number):
+        def body(group: dl.InstanceGroup, number: int) -> None:
             line = text(group, f"{number}" * (50 + number))
             for _ in range(300):
                 libc(group, "puts", line)
@@ -126,7 +128,7 @@ class TestLocks:
 
         assert sorted(lines) == sorted(f"{n}" * (50 + n) for n in range(THREADS) for _ in range(300))
 
-    def test_recursive_mutex_excludes_others(self, linker):
+    def test_recursive_mutex_excludes_others(self, linker: dl.Linker) -> None:
         """A recursive mutex that a thread takes twice keeps the others out."""
         group = linker.main_group
         count = group.dlopen(COUNTER, name="counter.so")
@@ -143,10 +145,10 @@ class TestLocks:
 
         assert linker.memory.read_u32(word) == THREADS * 20_000
 
-    def test_heap_serves_all_threads(self, linker):
+    def test_heap_serves_all_threads(self, linker: dl.Linker) -> None:
         """Blocks that threads allocate at the same time do not overlap, and are freed by others."""
 
-        def body(group, number):
+        def body(group: dl.InstanceGroup, number: int) -> list[tuple[int, int, int]]:
             blocks = []
             for round_ in range(400):
                 size = 1 + (round_ * 37 + number) % 500
@@ -164,11 +166,11 @@ class TestLocks:
 
 
 class TestProgram:
-    def test_runs_beside_attached_threads(self, linker, printed):
+    def test_runs_beside_attached_threads(self, linker: dl.Linker, printed: list[Any]) -> None:
         """The program can be run while threads of the host use its library; both print whole lines."""
         started, go_on = threading.Event(), threading.Event()
 
-        def body(group):
+        def body(group: dl.InstanceGroup) -> None:
             libc(group, "puts", text(group, "before"))
             started.set()
             go_on.wait(SECONDS)
@@ -187,7 +189,7 @@ class TestProgram:
         assert sorted(line for line in lines if line in ("before", "after")) == ["after", "before"]
         assert any(line.startswith("shared") for line in lines)
 
-    def test_thread_that_is_cancelled_leaves_the_library(self, linker):
+    def test_thread_that_is_cancelled_leaves_the_library(self, linker: dl.Linker) -> None:
         """A thread that is cancelled while it waits ends for the C library too, and its locks go on working."""
 
         class Stop(Exception):

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import pytest
-from support.groups import SECONDS, Program, held, library, program, state_of, until
 
 import dl
+from tests.support.groups import SECONDS, Program, held, library, program, state_of, until
 
 
 class Stop(Exception):
@@ -30,15 +31,20 @@ class Constructor:
 
 
 class TestOneLoad:
-    def test_threads_that_open_at_once_get_one_module(self):
+    def test_threads_that_open_at_once_get_one_module(self) -> None:
         """Eight threads that open a library at the same time get one handle, and its constructor runs once."""
         with program() as p:
-            calls = []
+            calls: list[Any] = []
             p.on_construct = calls.append
             for number in range(10):
                 wasm, together = library(number, constructor=True), threading.Barrier(8)
 
-                def body(group, wasm=wasm, name=f"l{number}.so", together=together):
+                def body(
+                    group: dl.InstanceGroup,
+                    wasm: bytes = wasm,
+                    name: str = f"l{number}.so",
+                    together: threading.Barrier = together,
+                ) -> tuple[dl.ModuleHandle, int]:
                     together.wait(SECONDS)
                     handle = group.dlopen(wasm, name=name)
                     return handle, group.dlsym(handle, "value")(0)
@@ -47,7 +53,7 @@ class TestOneLoad:
                 assert results == {(dl.ModuleHandle(2 + number), number)}
             assert calls == list(range(10))
 
-    def test_second_opener_waits_for_constructors(self):
+    def test_second_opener_waits_for_constructors(self) -> None:
         """A second opener gets the handle when the constructors have run, not before."""
         with program() as p:
             gate = Constructor(p)
@@ -62,7 +68,7 @@ class TestOneLoad:
             assert second.join(SECONDS) == (first.join(SECONDS), True)
             assert gate.calls == [1]
 
-    def test_dependency_under_construction_is_waited_for(self):
+    def test_dependency_under_construction_is_waited_for(self) -> None:
         """A library runs its constructors when those of what it needs have run, also in another thread."""
         with program() as p:
             gate = Constructor(p)
@@ -77,7 +83,7 @@ class TestOneLoad:
             assert (first.join(SECONDS), second.join(SECONDS)) == (2, 3)
             assert gate.calls == [1, 2]
 
-    def test_failed_constructor_fails_all_who_wait(self):
+    def test_failed_constructor_fails_all_who_wait(self) -> None:
         """A constructor that traps fails the load for every thread that waits for it, and what depends on it."""
         wasm = library(1, constructor=True, traps=True)
         high = library(2, needed=("low.so",))
@@ -97,7 +103,7 @@ class TestOneLoad:
             until(lambda: p.linker.threads.all() == [p.main])
             assert held(p.linker) == before
 
-    def test_cancelled_load_is_made_by_who_waits(self):
+    def test_cancelled_load_is_made_by_who_waits(self) -> None:
         """When the thread that loads a library is cancelled in its constructor, who waits for it loads it instead."""
         with program() as p:
             gate = Constructor(p)
@@ -119,12 +125,12 @@ class TestOneLoad:
 
 
 class TestConstructors:
-    def test_open_look_up_and_start_threads(self):
+    def test_open_look_up_and_start_threads(self) -> None:
         """A constructor may open other libraries, look up symbols, and start and join threads."""
         with program() as p:
             seen = []
 
-            def on_construct(addend):
+            def on_construct(addend: int) -> None:
                 group = p.linker.threads.current()
                 inner = group.dlopen(library(10 * addend), name="inner.so")
                 seen.append(group.dlsym(inner, "value")(1))
@@ -137,13 +143,13 @@ class TestConstructors:
             p.main.dlopen(library(5, constructor=True), name="lib.so")
             assert seen == [51, 6, 7, True]
 
-    def test_that_open_each_others_libraries_do_not_wait_for_ever(self):
+    def test_that_open_each_others_libraries_do_not_wait_for_ever(self) -> None:
         """Two threads whose constructors open each other's library both get through."""
         with program() as p:
             together = threading.Barrier(2)
             wasm = {1: library(1, constructor=True), 2: library(2, constructor=True)}
 
-            def on_construct(addend):
+            def on_construct(addend: int) -> None:
                 together.wait(SECONDS)
                 p.linker.threads.current().dlopen(wasm[3 - addend], name=f"l{3 - addend}.so")
 
@@ -151,7 +157,7 @@ class TestConstructors:
             threads = [p.linker.spawn(lambda g, n=n: g.dlopen(wasm[n], name=f"l{n}.so")) for n in (1, 2)]
             assert {thread.join(SECONDS) for thread in threads} == {2, 3}
 
-    def test_no_lock_is_held(self):
+    def test_no_lock_is_held(self) -> None:
         """While a constructor runs, other threads look up and load."""
         with program() as p:
             gate = Constructor(p)
@@ -166,13 +172,13 @@ class TestConstructors:
 
 
 class TestMeanwhile:
-    def test_look_ups_during_loads(self):
+    def test_look_ups_during_loads(self) -> None:
         """Threads look up and call all the while others load; none sees half a library."""
         with program() as p:
             stop = threading.Event()
             names: list[tuple[dl.ModuleHandle, int]] = []
 
-            def look_up(group):
+            def look_up(group: dl.InstanceGroup) -> int:
                 done = 0
                 while not stop.is_set() or not done:
                     for handle, addend in names[-10:]:
@@ -181,7 +187,7 @@ class TestMeanwhile:
                         done += 1
                 return done
 
-            def load(group, first):
+            def load(group: dl.InstanceGroup, first: int) -> None:
                 for number in range(first, first + 40):
                     handle = group.dlopen(library(number % 8), name=f"l{number}.so")
                     names.append((handle, number % 8))
@@ -194,12 +200,12 @@ class TestMeanwhile:
             assert all(thread.join(SECONDS) for thread in lookers)
             assert len(p.linker.modules()) == 121
 
-    def test_host_functions_link_from_several_threads(self):
+    def test_host_functions_link_from_several_threads(self) -> None:
         """Host functions that the guest calls open libraries and look up, from several threads of the guest at once."""
         with program() as p:
             done = []
 
-            def on_thread(number, _record):
+            def on_thread(number: int, _record: int) -> None:
                 group = p.linker.threads.current()
                 for step in range(5):
                     handle = group.dlopen(library(step), name=f"l{step}.so")
@@ -213,11 +219,11 @@ class TestMeanwhile:
             assert done == [True] * 30
             assert len(p.linker.modules()) == 36
 
-    def test_spawning_during_loads(self):
+    def test_spawning_during_loads(self) -> None:
         """Threads that are made while others load are equal to them."""
         with program() as p, ThreadPoolExecutor(4) as pool:
 
-            def load(number):
+            def load(number: int) -> None:
                 with p.linker.attach() as group:
                     for step in range(15):
                         group.dlopen(

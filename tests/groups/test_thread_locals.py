@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
-from support.groups import SECONDS, library, program, until
-from support.modules import MEMORY_BASE, SHARED_MEMORY, got
-from support.modules import library as wat_library
 
 import dl
+from tests.support.groups import SECONDS, Program, library, program, until
+from tests.support.modules import MEMORY_BASE, SHARED_MEMORY, got
+from tests.support.modules import library as wat_library
 
 FIXTURES = Path(__file__).resolve().parents[2] / "fixtures"
 
@@ -40,11 +42,11 @@ USER = wat_library(
 WAYS = ["spawned", "attached", "guest"]
 
 
-def started(p, way, body):
+def started(p: Program, way: str, body: Callable[..., Any]) -> Callable[..., Any]:
     """Start a thread of the program in one of the ways; return what waits for it and gives what `body(group)` returns."""
     results, done = [], threading.Event()
 
-    def run(group):
+    def run(group: dl.InstanceGroup) -> None:
         try:
             results.append(body(group))
         finally:
@@ -54,7 +56,7 @@ def started(p, way, body):
         p.linker.spawn(run)
     elif way == "attached":
 
-        def attach():
+        def attach() -> None:
             with p.linker.attach() as group:
                 run(group)
 
@@ -63,7 +65,7 @@ def started(p, way, body):
         p.on_thread = lambda _number, _record: run(p.linker.threads.current())
         p.start()
 
-    def join():
+    def join() -> list[int] | tuple[int, ...]:
         assert done.wait(SECONDS)
         until(lambda: p.linker.threads.all() == [p.main])
         return results[0]
@@ -74,13 +76,13 @@ def started(p, way, body):
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("early", [True, False], ids=["before the load", "after the load"])
 class TestEveryWay:
-    def test_own_values_in_a_side_module(self, way, early):
+    def test_own_values_in_a_side_module(self, way: str, early: bool) -> None:
         """A thread's variable starts with its initial value and is no other thread's, whichever came first."""
         with program() as p:
             go = threading.Event()
             wasm = library(500, thread_local=True)
 
-            def body(group):
+            def body(group: dl.InstanceGroup) -> list[int]:
                 if early:
                     assert go.wait(SECONDS)
                 local = group.dlsym(group.dlopen(wasm, name="tls.so"), "local")
@@ -95,12 +97,12 @@ class TestEveryWay:
             assert join() == [501, 511, 611]
             assert p.main.dlsym(handle, "local")(1) == 506
 
-    def test_variables_imported_across_modules(self, way, early):
+    def test_variables_imported_across_modules(self, way: str, early: bool) -> None:
         """A module that imports another's thread-local variable reaches the calling thread's, at the owner's address."""
         with program(libraries={"owner.so": OWNER, "user.so": USER}) as p:
             go = threading.Event()
 
-            def body(group):
+            def body(group: dl.InstanceGroup) -> tuple[int, ...]:
                 if early:
                     assert go.wait(SECONDS)
                 user, owner = group.dlopen("user.so"), group.dlopen("owner.so")
@@ -132,12 +134,12 @@ class TestCompiled:
 
     @pytest.mark.parametrize("main", ["main.wasm", "threads.wasm", "got.wasm"])
     @pytest.mark.parametrize("way", ["spawned", "attached"])
-    def test_main_and_library(self, way, main):
+    def test_main_and_library(self, way: str, main: str) -> None:
         """Program and library read and write each other's variables, each thread its own."""
         folder = FIXTURES / "tls" / "shared"
         with dl.Linker(folder / main, library_path=[folder]) as linker:
 
-            def body(group, number):
+            def body(group: dl.InstanceGroup, number: int) -> tuple[tuple[int, int], int, bool, int]:
                 call = lambda name, *arguments: group.dlsym(dl.RTLD_DEFAULT, name)(*arguments)  # noqa: E731
                 fresh = call("lib_reads_main"), call("lib_sum")
                 call("lib_writes_main", number)
@@ -145,7 +147,7 @@ class TestCompiled:
                 first = group.dlsym(dl.RTLD_DEFAULT, "lib_first").address
                 return fresh, call("lib_reads_main"), first == call("lib_address", 0), first
 
-            def attached(number):
+            def attached(number: int) -> None:
                 with linker.attach() as group:
                     results.append(body(group, number))
 

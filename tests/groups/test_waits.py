@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Iterator
+from typing import Any
 
 import pytest
-from support.groups import SECONDS, library, program, until
-from support.modules import SHARED_MEMORY
-from support.modules import library as wat_library
 
 import dl
+from tests.support.groups import SECONDS, Program, library, until
+from tests.support.modules import SHARED_MEMORY
+from tests.support.modules import library as wat_library
 
 FOR_EVER = -1
 LONG_NS = 3_600 * 10**9
@@ -48,23 +50,32 @@ class Stop(Exception):
     """What the tests cancel threads with."""
 
 
+class Waiting(Program):
+    """The program with the two libraries that wait, and the number of a thread to join."""
+
+    def __init__(self) -> None:
+        super().__init__(libraries={"atomics.so": ATOMICS, "wasix.so": WASIX})
+        self.atomics = self.main.dlopen("atomics.so")
+        self.wasix = self.main.dlopen("wasix.so")
+        self.joined = 0
+
+
 @pytest.fixture(name="p")
-def _program():
-    with program(libraries={"atomics.so": ATOMICS, "wasix.so": WASIX}) as made:
-        made.atomics = made.main.dlopen("atomics.so")
-        made.wasix = made.main.dlopen("wasix.so")
+def _program() -> Iterator[Waiting]:
+    made = Waiting()
+    with made.linker:
         yield made
 
 
-def atomic(p, group, name, *arguments):
+def atomic(p: Waiting, group: dl.InstanceGroup, name: str, *arguments: int) -> Any:
     return group.dlsym(p.atomics, name)(*arguments)
 
 
-def wasix(p, group, name, *arguments):
+def wasix(p: Waiting, group: dl.InstanceGroup, name: str, *arguments: int) -> Any:
     return group.dlsym(p.wasix, name)(*arguments)
 
 
-def clock_subscription(p, address, nanoseconds):
+def clock_subscription(p: Waiting, address: int, nanoseconds: int) -> tuple[int, ...]:
     """Write a subscription of `poll_oneoff` to the monotonic clock."""
     p.memory.write(address, bytes(48))
     p.memory.write_u32(address + 16, 1)
@@ -84,7 +95,7 @@ WAITS = {
 
 
 @pytest.fixture(name="waiting", params=WAITS)
-def _waiting(p, request):
+def _waiting(p: Waiting, request: pytest.FixtureRequest) -> Iterator[list[dl.HostThread]]:
     """Three threads that wait for ever, or nearly, in one way."""
     leave = threading.Event()
     p.on_thread = lambda _number, _record: leave.wait(SECONDS)
@@ -96,14 +107,14 @@ def _waiting(p, request):
 
 
 class TestEveryWait:
-    def test_holds_up_no_load(self, p, waiting):
+    def test_holds_up_no_load(self, p: Waiting, waiting: list[dl.HostThread]) -> None:
         """A thread that waits, in whatever way, holds up no load."""
         loading = p.linker.spawn(lambda g: g.dlopen(library(1), name="lib.so"))
 
         assert loading.join(SECONDS)
         assert all(thread.is_alive() for thread in waiting)
 
-    def test_can_be_cancelled(self, p, waiting):
+    def test_can_be_cancelled(self, p: Waiting, waiting: list[dl.HostThread]) -> None:
         """A thread that waits, in whatever way, can be cancelled, and the others wait on."""
         for thread in waiting:
             thread.cancel(Stop())
@@ -113,7 +124,7 @@ class TestEveryWait:
 
 
 class TestCatchingUp:
-    def test_woken_thread_has_what_was_loaded(self, p):
+    def test_woken_thread_has_what_was_loaded(self, p: Waiting) -> None:
         """A thread that waited through loads can call what was loaded through a pointer right after its wait."""
         thread = p.linker.spawn(
             lambda g: (
@@ -128,7 +139,7 @@ class TestCatchingUp:
 
         assert thread.join(SECONDS) == (0, 1020)
 
-    def test_wait_and_call_without_the_host(self, p):
+    def test_wait_and_call_without_the_host(self, p: Waiting) -> None:
         """So can guest code that calls through the table in the very instructions that follow the wait."""
         wait_and_call = wat_library(
             SHARED_MEMORY,
@@ -147,7 +158,7 @@ class TestCatchingUp:
 
 
 class TestExactResults:
-    def test_not_equal_and_timed_out(self, p):
+    def test_not_equal_and_timed_out(self, p: Waiting) -> None:
         """1 where the value differs, 2 where the time is over, for both widths; the whole value counts."""
         p.memory.write_u64(p.word(0), 1 << 32)
 
@@ -157,7 +168,7 @@ class TestExactResults:
         assert atomic(p, p.main, "wait64", p.word(0), 1 << 32, 0) == 2
         assert atomic(p, p.main, "wait32_at_8", p.word(0) - 8, 0, 0) == 2
 
-    def test_values_are_compared_unsigned(self, p):
+    def test_values_are_compared_unsigned(self, p: Waiting) -> None:
         """A value with its highest bit set is itself."""
         p.memory.write_u64(p.word(0), 0xFFFFFFFFFFFFFFFF)
 
@@ -165,7 +176,7 @@ class TestExactResults:
         assert atomic(p, p.main, "wait64", p.word(0), -1, 0) == 2
         assert atomic(p, p.main, "wait64", p.word(0), 0xFFFFFFFF, 0) == 1
 
-    def test_notify_counts(self, p):
+    def test_notify_counts(self, p: Waiting) -> None:
         """`notify` wakes at most as many as it says, the oldest first, and returns how many."""
         order = []
         threads = []
@@ -185,7 +196,7 @@ class TestExactResults:
         assert atomic(p, p.main, "notify", p.word(0), -1) == 3
         assert [thread.join(SECONDS) for thread in threads[2:]] == [0, 0, 0]
 
-    def test_width_does_not_matter_to_notify(self, p):
+    def test_width_does_not_matter_to_notify(self, p: Waiting) -> None:
         """`notify` and the WASIX calls wake waits of both widths at the same address, whoever uses which."""
         for wake in ("notify", "wake", "wake_all"):
             waits = ("wait32", "wait64")
@@ -199,20 +210,20 @@ class TestExactResults:
             assert [thread.join(SECONDS) for thread in threads] == [0, 0]
 
     @pytest.mark.parametrize(("name", "off"), [("wait32", 2), ("wait64", 4)])
-    def test_unaligned_address_traps(self, p, name, off):
+    def test_unaligned_address_traps(self, p: Waiting, name: str, off: int) -> None:
         """An address that is no multiple of the width traps, as the instruction says."""
         with pytest.raises(dl.TrapError, match="unaligned"):
             atomic(p, p.main, name, p.word(0) + off, 0, 0)
 
     @pytest.mark.parametrize("name", ["wait32", "wait64", "wait32_at_8", "notify"])
-    def test_address_beyond_memory_traps(self, p, name):
+    def test_address_beyond_memory_traps(self, p: Waiting, name: str) -> None:
         """An address beyond memory traps, and so does one that only the offset takes there."""
         end = p.memory.size
         address = end - 4 if name == "wait32_at_8" else end
         with pytest.raises(dl.TrapError, match="out of bounds"):
             atomic(p, p.main, name, address, *((0,) if name == "notify" else (0, 0)))
 
-    def test_futex_wait_of_wasix(self, p):
+    def test_futex_wait_of_wasix(self, p: Waiting) -> None:
         """`futex_wait` tells woken, time-out and a value that differs through its flag, as the ABI says."""
         timeout, woken = p.word(10), p.word(12)
         p.memory.write(timeout, bytes([1]) + bytes(7) + (1_000_000).to_bytes(8, "little"))
@@ -228,14 +239,14 @@ class TestExactResults:
         assert thread.join(SECONDS) == 0
         assert p.memory.read_u8(woken) == 1
 
-    def test_sleep_and_poll_last(self, p):
+    def test_sleep_and_poll_last(self, p: Waiting) -> None:
         """A short sleep and a poll of the clock end by themselves."""
         assert wasix(p, p.main, "sleep", 2_000_000) == 0
         assert wasix(p, p.main, "poll", *clock_subscription(p, p.word(20), 2_000_000)) == 0
 
 
 class TestDeadlock:
-    def test_told_with_names_and_waits(self, p):
+    def test_told_with_names_and_waits(self, p: Waiting) -> None:
         """When every thread waits and nothing is left to wake one, each gets an error that names all and their waits."""
         threads = [
             p.linker.spawn(lambda g, n=n: p.call(g, "wait", p.word(n), 0, FOR_EVER), name=f"worker {n}")
@@ -256,13 +267,13 @@ class TestDeadlock:
                 thread.join(SECONDS)
         assert p.call(p.main, "count", p.word(9)) == 0
 
-    def test_join_of_a_thread_that_waits_for_ever(self, p):
+    def test_join_of_a_thread_that_waits_for_ever(self, p: Waiting) -> None:
         """Joining a thread that nothing can wake is a deadlock too, for both."""
         thread = p.linker.spawn(lambda g: p.call(g, "wait", p.word(0), 0, FOR_EVER), name="worker")
         with pytest.raises(dl.ProgramDeadlockedError, match="thread 'worker' to end"):
             thread.join()
 
-    def test_guest_threads_end_the_program(self, p):
+    def test_guest_threads_end_the_program(self, p: Waiting) -> None:
         """A deadlock with threads of the guest ends the program, whichever of them notices."""
         p.on_thread = lambda _n, _r: p.call(p.linker.threads.current(), "wait", p.word(0), 0, FOR_EVER)
         p.start()
@@ -270,18 +281,18 @@ class TestDeadlock:
         with pytest.raises(dl.ProgramDeadlockedError):
             p.call(p.main, "wait", p.word(1), 0, FOR_EVER)
 
-    def test_timed_wait_is_no_deadlock(self, p):
+    def test_timed_wait_is_no_deadlock(self, p: Waiting) -> None:
         """A wait that ends by itself is none, and neither is one beside a thread that computes."""
         thread = p.linker.spawn(lambda g: p.call(g, "wait", p.word(0), 0, 20_000_000))
 
         assert p.call(p.main, "wait", p.word(0), 0, 40_000_000) == 2
         assert thread.join(SECONDS) == 2
 
-    def test_thread_of_the_host_may_come(self, p):
+    def test_thread_of_the_host_may_come(self, p: Waiting) -> None:
         """A thread that attached itself shows that the host has threads of its own: one of them may wake the others."""
         woke = threading.Event()
 
-        def helper():
+        def helper() -> None:
             with p.linker.attach() as group:
                 p.call(group, "count", p.word(9))
             p.until_waiting("futex")

@@ -63,7 +63,7 @@ def test_two_libraries_share_the_tag_whoever_defines_it(
             linker.main_group.dlopen(name, dl.RTLD_LAZY | dl.RTLD_GLOBAL)
 
         def catch(group: dl.InstanceGroup, value: int) -> object:
-            return group.dlsym(dl.RTLD_DEFAULT, "catch_it")(value)  # type: ignore[operator]
+            return group.dlsym(dl.RTLD_DEFAULT, "catch_it")(value)
 
         assert catch(linker.main_group, 5) == 5
         assert [thread.join() for thread in [linker.spawn(catch, n) for n in (6, 7)]] == [6, 7]
@@ -83,8 +83,8 @@ def test_program_shares_the_tag_with_the_library_that_defines_it(tag: str, main_
         group = linker.main_group
         user = group.dlopen("user.so")
 
-        assert group.dlsym(linker.main, "catch_it")(3) == 3  # type: ignore[operator]
-        assert group.dlsym(user, "user_catches")(4) == 4  # type: ignore[operator]
+        assert group.dlsym(linker.main, "catch_it")(3) == 3
+        assert group.dlsym(user, "user_catches")(4) == 4
 
 
 @BOTH_TAGS
@@ -102,8 +102,8 @@ def test_library_uses_the_tag_that_a_static_program_exports(tag: str) -> None:
     with dl.Linker(bytes(wasmtime.wat2wasm(main)), libraries=libraries) as linker:
         group = linker.main_group
 
-        assert group.dlsym(group.dlopen("user.so"), "catch_it")(8) == 8  # type: ignore[operator]
-        assert group.dlsym(group.dlopen("unwind.so"), "other_catches")(9) == 9  # type: ignore[operator]
+        assert group.dlsym(group.dlopen("user.so"), "catch_it")(8) == 8
+        assert group.dlsym(group.dlopen("unwind.so"), "other_catches")(9) == 9
 
 
 @pytest.mark.parametrize("scope", [dl.RTLD_LOCAL, dl.RTLD_LOCAL | dl.RTLD_DEEPBIND])
@@ -122,7 +122,7 @@ def test_local_libraries_share_the_tag(scope: int) -> None:
         group.dlopen("second.so", dl.RTLD_LAZY | scope)
         catcher_ = group.dlopen("catcher.so", dl.RTLD_NOW | scope)
 
-        assert group.dlsym(catcher_, "catch_it")(2) == 2  # type: ignore[operator]
+        assert group.dlsym(catcher_, "catch_it")(2) == 2
 
 
 def test_exception_crosses_a_stub_and_a_cycle() -> None:
@@ -139,8 +139,8 @@ def test_exception_crosses_a_stub_and_a_cycle() -> None:
         group.dlopen("late.so", dl.RTLD_NOW | dl.RTLD_GLOBAL)
         catch = group.dlsym(early, "catch_it")
 
-        assert [catch(1), catch(2)] == [1, 2]  # type: ignore[operator]
-        assert group.dlsym(group.dlopen("two.so"), "one")(3) == 3  # type: ignore[operator]
+        assert [catch(1), catch(2)] == [1, 2]
+        assert group.dlsym(group.dlopen("two.so"), "one")(3) == 3
 
 
 def test_tags_of_other_names_are_symbols() -> None:
@@ -156,9 +156,9 @@ def test_tags_of_other_names_are_symbols() -> None:
         group = linker.main_group
         misses = group.dlopen("misses.so")
 
-        assert group.dlsym(group.dlopen("catcher.so"), "catch_it")(11) == 11  # type: ignore[operator]
+        assert group.dlsym(group.dlopen("catcher.so"), "catch_it")(11) == 11
         with pytest.raises(dl.UncaughtExceptionError) as caught:
-            group.dlsym(misses, "misses")(12)  # type: ignore[operator]
+            group.dlsym(misses, "misses")(12)
 
     assert (caught.value.tag, caught.value.value) == (None, 12)
 
@@ -218,7 +218,7 @@ def test_tag_of_another_type_that_a_library_defines_stays_its_own() -> None:
     with dl.Linker(None, memory=MEMORY, libraries={"a.so": wasm(text)}) as linker:
         group = linker.main_group
 
-        assert group.dlsym(group.dlopen("a.so"), "round")(1 << 40) == 1 << 40  # type: ignore[operator]
+        assert group.dlsym(group.dlopen("a.so"), "round")(1 << 40) == 1 << 40
 
 
 def test_tags_behind_others_keep_their_numbers() -> None:
@@ -244,5 +244,5 @@ def test_tags_behind_others_keep_their_numbers() -> None:
         group = linker.main_group
         user = group.dlopen("user.so")
 
-        assert [group.dlsym(user, "which")(n) for n in range(3)] == [10, 21, 31]  # type: ignore[operator]
-        assert group.dlsym(user, "catch_it")(40) == 40  # type: ignore[operator]
+        assert [group.dlsym(user, "which")(n) for n in range(3)] == [10, 21, 31]
+        assert group.dlsym(user, "catch_it")(40) == 40

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+from pathlib import Path
+from typing import Any
 
 import pytest
-from support.modules import (
+
+import dl
+from tests.support.modules import (
     MEMORY,
     MEMORY_BASE,
     TABLE,
@@ -21,12 +25,12 @@ from support.modules import (
     returns,
 )
 
-import dl
-
 GOOD = library(MEMORY, MEMORY_BASE, returns("f", 1), data("d", 0), memory_size=8)
 
 
-def snapshot(program):
+def snapshot(
+    program: dl.Linker,
+) -> tuple[dict[str, Any], list[Any]] | tuple[dict[str, Any], list[tuple[str, dl.ModuleHandle]]]:
     """Everything a user can see of a program, except what only ever grows: handles, table, memory, protocol."""
     statistics = dataclasses.asdict(program.statistics())
     for grows in ("next_handle", "table_length", "memory_bytes", "protocol"):
@@ -77,8 +81,8 @@ LENIENT = {"unresolved function", "import of another type", "memory minimum"}
 
 
 class TestFailure:
-    def program(self, broken):
-        def fail():
+    def program(self, broken: bytes) -> dl.Linker:
+        def fail() -> None:
             raise ZeroDivisionError("of the host")
 
         libs = {
@@ -101,7 +105,7 @@ class TestFailure:
         )
 
     @pytest.mark.parametrize("what", BROKEN)
-    def test_nothing_is_left_behind(self, what):
+    def test_nothing_is_left_behind(self, what: str) -> None:
         """However a load fails, the program is as before; again and again; and goes on to load what is good."""
         with self.program(BROKEN[what]) as program:
             group = program.main_group
@@ -112,10 +116,11 @@ class TestFailure:
                     group.dlopen("top.so", dl.RTLD_NOW | dl.RTLD_GLOBAL)
                 assert "\n" not in str(caught.value)
                 assert snapshot(program) == before
-            settled = dataclasses.replace(program.statistics(), next_handle=0, protocol=None)
+            none: Any = None
+            settled = dataclasses.replace(program.statistics(), next_handle=0, protocol=none)
             with pytest.raises((dl.DlError, ZeroDivisionError)):
                 group.dlopen("top.so")
-            assert dataclasses.replace(program.statistics(), next_handle=0, protocol=None) == settled, (
+            assert dataclasses.replace(program.statistics(), next_handle=0, protocol=none) == settled, (
                 "no growth"
             )
 
@@ -130,7 +135,7 @@ class TestFailure:
             assert program.memory.read(at, 8) == bytes(8)
 
     @pytest.mark.parametrize("what", sorted(set(BROKEN) - LENIENT))
-    def test_as_the_main_module_needs_it(self, what):
+    def test_as_the_main_module_needs_it(self, what: str) -> None:
         """A program that needs a broken library does not start, and the error is one of ours or the host's own."""
         with pytest.raises((dl.DlError, ZeroDivisionError)):
             dl.Linker(
@@ -139,7 +144,7 @@ class TestFailure:
                 imports={"env": {"fail": lambda: 1 // 0}},
             )
 
-    def test_errors_name_the_module(self):
+    def test_errors_name_the_module(self) -> None:
         """The error names the library that broke, not the one that was opened."""
         for what in (
             "start function traps",
@@ -153,7 +158,7 @@ class TestFailure:
                 with pytest.raises(dl.LinkError, match=r"second\.so"):
                     program.main_group.dlopen("top.so")
 
-    def test_a_constructor_of_another_type(self):
+    def test_a_constructor_of_another_type(self) -> None:
         """A constructor with parameters, or one that is no function, is told as what it is."""
         for what, told in (
             ("constructor of another type", r"\(i32\) -> \(\)"),
@@ -162,7 +167,7 @@ class TestFailure:
             with self.program(BROKEN[what]) as program, pytest.raises(dl.InitializationError, match=told):
                 program.main_group.dlopen("top.so")
 
-    def test_traps_tell_what_ran(self):
+    def test_traps_tell_what_ran(self) -> None:
         """An initialization error tells which function failed, and carries the trap."""
         with self.program(BROKEN["constructor traps"]) as program:
             with pytest.raises(dl.InitializationError) as caught:
@@ -176,11 +181,11 @@ class TestFailure:
     @pytest.mark.parametrize(
         "kind", [KeyboardInterrupt, SystemExit, GeneratorExit, ZeroDivisionError, MemoryError]
     )
-    def test_exceptions_of_the_host_pass_unchanged(self, kind):
+    def test_exceptions_of_the_host_pass_unchanged(self, kind: type[Exception]) -> None:
         """Whatever a host function raises within a constructor reaches the caller of dlopen as the same object."""
         error = kind("mine")
 
-        def fail():
+        def fail() -> None:
             raise error
 
         with dl.Linker(
@@ -193,11 +198,11 @@ class TestFailure:
             assert caught.value is error
             assert snapshot(program) == before
 
-    def test_opened_again_after_it_was_mended(self, tmp_path):
+    def test_opened_again_after_it_was_mended(self, tmp_path: Path) -> None:
         """A library whose constructor failed can be opened again when what it lacked is there."""
-        ready = []
+        ready: list[Any] = []
 
-        def check():
+        def check() -> None:
             if not ready:
                 raise RuntimeError("not yet")
 
@@ -211,7 +216,7 @@ class TestFailure:
             assert group.dlsym(group.dlopen("lib.so"), "f")() == 4
 
     @pytest.mark.parametrize("error", [ZeroDivisionError, KeyboardInterrupt])
-    def test_failing_at_every_step(self, error):
+    def test_failing_at_every_step(self, error: type[Exception]) -> None:
         """A load that fails as any of its steps begins leaves nothing behind, and the next one succeeds."""
         libs = {
             "top.so": library(
@@ -219,7 +224,7 @@ class TestFailure:
             ),
             "lib.so": library(MEMORY, constructor("nop"), returns("f", 1), memory_size=100, table_size=3),
         }
-        steps = []
+        steps: list[Any] = []
         with dl.Linker(None, libraries=libs) as program:
             program._loader.checkpoint = steps.append
             program.main_group.dlopen("top.so")
@@ -227,9 +232,9 @@ class TestFailure:
         for failing in range(len(steps)):
             with dl.Linker(None, libraries=libs) as program:
                 before = snapshot(program)
-                passed = []
+                passed: list[Any] = []
 
-                def reached(step, passed=passed, failing=failing):
+                def reached(step: str, passed: list[str] = passed, failing: int = failing) -> None:
                     passed.append(step)
                     if len(passed) == failing + 1:
                         raise error(step)
@@ -242,7 +247,7 @@ class TestFailure:
                 assert snapshot(program) == before
                 assert program.main_group.dlsym(program.main_group.dlopen("top.so"), "g")() == 1
 
-    def test_space_is_reused(self):
+    def test_space_is_reused(self) -> None:
         """A thousand failed loads take no more memory and table than one."""
         bad = library(
             MEMORY, TABLE, constructor("unreachable"), returns("x", 1), memory_size=10_000, table_size=50
@@ -257,11 +262,11 @@ class TestFailure:
 
             assert len(sizes) == 1
 
-    def test_a_failing_constructor_keeps_what_it_opened(self):
+    def test_a_failing_constructor_keeps_what_it_opened(self) -> None:
         """A library that a failing constructor opened stays; what it takes from the failed one is not given to others."""
-        box = []
+        box: list[Any] = []
 
-        def opens():
+        def opens() -> None:
             box.append(box[0].main_group.dlopen("inner.so", dl.RTLD_NOW | dl.RTLD_GLOBAL))
             raise ZeroDivisionError
 
@@ -303,11 +308,11 @@ class TestFailure:
             with pytest.raises(dl.InitializationError):
                 group.dlopen("inner.so")
 
-    def test_a_stub_bound_to_a_library_that_failed(self):
+    def test_a_stub_bound_to_a_library_that_failed(self) -> None:
         """A stub that a constructor's library served never reaches another function after that library is gone."""
-        box = []
+        box: list[Any] = []
 
-        def during():
+        def during() -> None:
             box[0].append(box[1]())
             raise ZeroDivisionError
 
@@ -330,7 +335,7 @@ class TestFailure:
             with pytest.raises(dl.SymbolNotFoundError):
                 group.dlsym(dl.RTLD_DEFAULT, "f")
 
-    def test_a_large_memory_minimum_of_a_load_that_fails(self):
+    def test_a_large_memory_minimum_of_a_load_that_fails(self) -> None:
         """Memory does not grow for a library that cannot be linked."""
         greedy = library('(import "env" "memory" (memory 65536))', imports("nothing"))
         with dl.Linker(None, libraries={"greedy.so": greedy, "good.so": GOOD}) as program:
@@ -341,7 +346,7 @@ class TestFailure:
             assert program.memory.size == size
             assert program.main_group.dlopen("good.so") == 2
 
-    def test_a_constructor_that_exits(self):
+    def test_a_constructor_that_exits(self) -> None:
         """A constructor that ends the program does: dlopen raises its exit code, and so does all that follows."""
         exit_ = '(import "wasi_snapshot_preview1" "proc_exit" (func $exit (param i32)))'
         lib = library(exit_, constructor("i32.const 3 call $exit"))

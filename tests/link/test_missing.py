@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
-from support.modules import (
+
+import dl
+from tests.support.modules import (
     MEMORY,
     TABLE,
     calls,
@@ -16,19 +20,17 @@ from support.modules import (
     returns,
 )
 
-import dl
-
 CALL_POINTER = (
     '(func (export "call_pointer") (param i32) (result i32) local.get 0 call_indirect (result i32))'
 )
 
 
-def linker(libraries, **options):
+def linker(libraries: dict[str, bytes], **options: Any) -> dl.Linker:
     return dl.Linker(None, libraries=libraries, **options)
 
 
 class TestWeak:
-    def test_undefined_weak_symbols_are_null(self):
+    def test_undefined_weak_symbols_are_null(self) -> None:
         """A weak function and weak data that nothing defines have address 0, and no error is raised."""
         lib = library(
             TABLE, MEMORY, imports("wf"), got("wf", "func"), got("wd", "mem"),
@@ -42,7 +44,7 @@ class TestWeak:
             with pytest.raises(dl.UnresolvedCallError, match=r"env\.wf"):
                 group.dlsym(handle, "call")()
 
-    def test_defined_weak_symbols_are_found(self):
+    def test_defined_weak_symbols_are_found(self) -> None:
         """A weak import of something defined is an import like any other."""
         libs = {
             "def.so": library(MEMORY, returns("wf", 3), data("wd", 4), memory_size=8),
@@ -58,7 +60,7 @@ class TestWeak:
             assert group.dlsym(handle, "function")() == group.dlsym(handle, "wf").address
             assert group.dlsym(handle, "data")() == group.dlsym(handle, "wd").address
 
-    def test_a_weak_function_defined_later(self):
+    def test_a_weak_function_defined_later(self) -> None:
         """A direct call of a weak function reaches what a later library defines; its address, taken before, stays null."""
         lib = library(
             TABLE,
@@ -76,7 +78,7 @@ class TestWeak:
             assert group.dlsym(handle, "call")() == 3
             assert group.dlsym(handle, "at")() == 0
 
-    def test_an_own_weak_definition_is_interposable(self):
+    def test_an_own_weak_definition_is_interposable(self) -> None:
         """A module's import of its own weak function takes the first definition of all, as C++ inline functions need."""
         weak = [imports("inline_"), calls("use", "inline_")]
         libs = {
@@ -92,7 +94,7 @@ class TestWeak:
 
 
 class TestMissing:
-    def test_all_missing_symbols_are_named_at_once(self):
+    def test_all_missing_symbols_are_named_at_once(self) -> None:
         """RTLD_NOW reports every missing function and variable of the whole tree in one error, with importer and type."""
         libs = {
             "top.so": library(imports("f1", "(param i64)"), got("d1", "mem"), needed=["dep.so"]),
@@ -117,7 +119,7 @@ class TestMissing:
             assert all(name in text for name in ("f1", "(i64)", "d1", "f2", "f3", "other.x", "dep.so"))
             assert "\n" not in text
 
-    def test_data_must_be_there_even_when_lazy(self):
+    def test_data_must_be_there_even_when_lazy(self) -> None:
         """RTLD_LAZY leaves functions to their first call, but addresses are needed at once."""
         lib = library(imports("f"), got("f", "func"), got("d", "mem"))
         with linker({"lib.so": lib}) as program:
@@ -129,7 +131,7 @@ class TestMissing:
                 ("GOT.mem", "d"),
             ]
 
-    def test_missing_globals_and_tags(self):
+    def test_missing_globals_and_tags(self) -> None:
         """A variable or a tag that nothing defines is reported like a function."""
         lib = library('(import "env" "g" (global i32))', '(import "env" "t" (tag (param i64)))')
         with linker({"lib.so": lib}) as program:
@@ -138,7 +140,7 @@ class TestMissing:
 
             assert [m.symbol for m in caught.value.missing] == ["g", "t"]
 
-    def test_a_program_runs_without_what_it_never_calls(self):
+    def test_a_program_runs_without_what_it_never_calls(self) -> None:
         """The main module's imports that nobody provides stop it only when it calls one; the error names it."""
         main = pie(
             imports("nobody", namespace="elsewhere"), imports("neither"),
@@ -167,7 +169,7 @@ class TestStubs:
         '(func (export "g") (param i32) (result i32) local.get 0 call $f)',
     )
 
-    def test_bound_at_the_first_call(self):
+    def test_bound_at_the_first_call(self) -> None:
         """A LAZY function is looked up when it is called, among what has been loaded by then, and then stays."""
         libs = {
             "user.so": self.USER,
@@ -189,7 +191,7 @@ class TestStubs:
             group.dlopen("later.so", dl.RTLD_NOW | dl.RTLD_GLOBAL)
             assert g(5) == 6
 
-    def test_local_libraries_do_not_serve_stubs_of_others(self):
+    def test_local_libraries_do_not_serve_stubs_of_others(self) -> None:
         """A stub sees what its module's scope holds: a LOCAL library of another tree is not in it."""
         late = library('(func (export "f") (param i32) (result i32) i32.const 1)')
         with linker({"user.so": self.USER, "late.so": late}) as program:
@@ -200,7 +202,7 @@ class TestStubs:
             with pytest.raises(dl.UnresolvedCallError):
                 g(1)
 
-    def test_a_definition_of_another_type(self):
+    def test_a_definition_of_another_type(self) -> None:
         """A stub whose function turns out to have another type fails with both named, and can still be met later."""
         wrong = library('(func (export "f") (param i64))')
         with linker({"user.so": self.USER, "wrong.so": wrong}) as program:
@@ -213,7 +215,7 @@ class TestStubs:
                     g(1)
                 assert "(i32) -> i32" in str(caught.value)
 
-    def test_of_every_type(self):
+    def test_of_every_type(self) -> None:
         """A stub passes values of every type through, several results too."""
         kind = "(param i32 i64 f32 f64) (result f64 f32 i64 i32)"
         user = library(

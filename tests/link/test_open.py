@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 import pytest
-from support.modules import (
+
+import dl
+from tests.support.modules import (
     MEMORY,
     MEMORY_BASE,
     constructor,
@@ -17,19 +20,17 @@ from support.modules import (
     returns,
 )
 
-import dl
-
 NOTE = imports("note", "(param i32)")
 
 
 GOOD = library(MEMORY, MEMORY_BASE, returns("f", 1), data("d", 0), memory_size=8)
 
 
-def note(number, name="__wasm_call_ctors"):
+def note(number: int, name: str = "__wasm_call_ctors") -> str:
     return constructor(f"i32.const {number} call $note", name=name)
 
 
-def snapshot(program):
+def snapshot(program: dl.Linker) -> tuple[dict[str, Any], list[Any]]:
     """Everything a user can see of a program, except what only ever grows: handles, table, memory, protocol."""
     statistics = dataclasses.asdict(program.statistics())
     for grows in ("next_handle", "table_length", "memory_bytes", "protocol"):
@@ -38,9 +39,9 @@ def snapshot(program):
 
 
 class TestOrder:
-    def test_relocations_of_all_before_constructors(self):
+    def test_relocations_of_all_before_constructors(self) -> None:
         """Data relocations of all new modules run before the first constructor; constructors run dependencies first."""
-        log = []
+        log: list[Any] = []
         both = lambda n: (NOTE, note(n, "__wasm_apply_data_relocs"), note(10 + n))  # noqa: E731
         libs = {
             "top.so": library(*both(1), needed=["left.so", "right.so"]),
@@ -59,18 +60,18 @@ class TestOrder:
             assert len(log) == 8, "each runs once"
 
     @pytest.mark.parametrize("start", ["_initialize", "__wasm_call_ctors"])
-    def test_libraries_before_the_main_module(self, start):
+    def test_libraries_before_the_main_module(self, start: str) -> None:
         """What the main module needs is constructed before the main module is initialized."""
-        log = []
+        log: list[Any] = []
         main = pie(NOTE, note(1, "__wasm_apply_data_relocs"), note(11, start), needed=["lib.so"])
         lib = library(NOTE, note(2, "__wasm_apply_data_relocs"), note(12))
         with dl.Linker(main, libraries={"lib.so": lib}, imports={"env": {"note": log.append}}):
             assert sorted(log[:2]) == [1, 2]
             assert log[2:] == [12, 11]
 
-    def test_a_command_constructs_itself(self):
+    def test_a_command_constructs_itself(self) -> None:
         """A program's own constructors are left to its _start."""
-        log = []
+        log: list[Any] = []
         main = pie(NOTE, note(1), note(2, "_start"), needed=["lib.so"])
         libs = {"lib.so": library(NOTE, note(3))}
         with dl.Linker(main, libraries=libs, imports={"env": {"note": log.append}}) as program:
@@ -78,7 +79,7 @@ class TestOrder:
             program.main_group.run()
             assert log == [3, 2]
 
-    def test_relocations_see_the_whole_tree(self):
+    def test_relocations_see_the_whole_tree(self) -> None:
         """Relocations find addresses of modules that come later, both ways round a cycle."""
         relocate = "(i32.store (global.get $memory_base) (global.get $got_mem_{}))"
         fields = [MEMORY, MEMORY_BASE]
@@ -119,18 +120,18 @@ class TestOrder:
             (["_initialize", "__wasm_call_ctors"], [1]),
         ],
     )
-    def test_names_of_constructors(self, exported, expected):
+    def test_names_of_constructors(self, exported: list[str], expected: list[int]) -> None:
         """A library's constructors run once under whichever name they are exported; _initialize would run them again."""
-        log = []
+        log: list[Any] = []
         lib = library(NOTE, *(note(n, name) for n, name in enumerate(exported)))
         with dl.Linker(None, libraries={"lib.so": lib}, imports={"env": {"note": log.append}}) as program:
             program.main_group.dlopen("lib.so")
 
             assert log == expected
 
-    def test_start_functions_run_before_relocations(self):
+    def test_start_functions_run_before_relocations(self) -> None:
         """A module's start function, which copies its data, runs as it is instantiated, dependencies first."""
-        log = []
+        log: list[Any] = []
         libs = {
             "a.so": library(
                 NOTE, "(func $s i32.const 1 call $note)", "(start $s)", note(11), needed=["b.so"]
@@ -142,7 +143,7 @@ class TestOrder:
 
             assert log == [2, 1, 12, 11]
 
-    def test_memory_of_libraries_is_zero(self):
+    def test_memory_of_libraries_is_zero(self) -> None:
         """A library's data begins as zeros, also where a failed load has written before."""
         dirty = library(
             MEMORY,
@@ -163,11 +164,11 @@ class TestOrder:
 
 
 class TestOpeningWithinConstructors:
-    def test_a_constructor_opens_a_library(self):
+    def test_a_constructor_opens_a_library(self) -> None:
         """A constructor may open libraries, those already open and itself included, and use them at once."""
         seen = []
 
-        def opened(program):
+        def opened(program: dl.Linker) -> None:
             group = program.main_group
             inner = group.dlopen("inner.so")
             seen.append((inner, group.dlsym(inner, "f")(), group.dlopen("outer.so"), group.dlopen("dep.so")))
@@ -177,7 +178,7 @@ class TestOpeningWithinConstructors:
             "dep.so": library(returns("dep", 1)),
             "inner.so": GOOD,
         }
-        box = []
+        box: list[Any] = []
         with dl.Linker(None, libraries=libs, imports={"env": {"open": lambda: opened(box[0])}}) as program:
             box.append(program)
             outer = program.main_group.dlopen("outer.so")
@@ -185,11 +186,12 @@ class TestOpeningWithinConstructors:
             assert outer == 3
             assert seen == [(4, 1, 3, 2)]
 
-    def test_a_constructor_closes_a_circle_of_opens(self):
+    def test_a_constructor_closes_a_circle_of_opens(self) -> None:
         """Constructors that open each other's libraries get them as they are."""
-        box, log = [], []
+        box: list[Any] = []
+        log: list[Any] = []
 
-        def enter(number):
+        def enter(number: int) -> None:
             log.append(number)
             box[0].main_group.dlopen(f"{1 - number}.so")
             log.append(10 + number)
@@ -204,9 +206,9 @@ class TestOpeningWithinConstructors:
 
             assert log == [0, 1, 11, 10]
 
-    def test_a_start_function_cannot_open(self):
+    def test_a_start_function_cannot_open(self) -> None:
         """While modules are instantiated nothing can be opened; the attempt fails, and so does the load, cleanly."""
-        box = []
+        box: list[Any] = []
         lib = library(imports("open", ""), "(func $s call $open)", "(start $s)")
         with dl.Linker(
             None,
@@ -224,7 +226,7 @@ class TestOpeningWithinConstructors:
 
 class TestGrowth:
     @pytest.mark.parametrize("shared", [False, True])
-    def test_a_guest_that_grows_its_memory_too(self, shared):
+    def test_a_guest_that_grows_its_memory_too(self, shared: bool) -> None:
         """Pages that the guest adds and data of libraries never overlap, in whatever order they come."""
         memory = '(import "env" "memory" (memory 0 65536 shared))' if shared else MEMORY
         main = pie('(func (export "grow") (param i32) (result i32) local.get 0 memory.grow)', shared=shared)
@@ -246,7 +248,7 @@ class TestGrowth:
 
 
 class TestMany:
-    def test_thousands_of_modules(self):
+    def test_thousands_of_modules(self) -> None:
         """A program takes thousands of modules: more instances than an engine's default limit of 10,000."""
         lib = library(MEMORY, MEMORY_BASE, data("d", 0), memory_size=4)
         libs = {f"{n}.so": lib for n in range(5100)}

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
-from support.modules import (
+
+import dl
+from tests.support.modules import (
     MEMORY,
     TABLE,
     TABLE_BASE,
@@ -18,14 +22,12 @@ from support.modules import (
     static,
 )
 
-import dl
-
 CALL_POINTER = (
     '(func (export "call_pointer") (param i32) (result i32) local.get 0 call_indirect (result i32))'
 )
 
 
-def linker(libraries, **options):
+def linker(libraries: dict[str, bytes], **options: Any) -> dl.Linker:
     return dl.Linker(None, libraries=libraries, **options)
 
 
@@ -40,7 +42,7 @@ class TestFunctionPointers:
     )
     TWO = library(TABLE, got("f", "func"), reads("at", "got_func_f"), CALL_POINTER, needed=["one.so"])
 
-    def test_one_function_has_one_address(self):
+    def test_one_function_has_one_address(self) -> None:
         """Own element segment, other modules' GOT entries and dlsym agree on a function's address."""
         with linker({"one.so": self.ONE, "two.so": self.TWO, "three.so": self.TWO}) as program:
             group = program.main_group
@@ -52,7 +54,7 @@ class TestFunctionPointers:
             assert address == group.dlsym(two, "at")() == group.dlsym(three, "at")()
             assert group.dlsym(three, "call_pointer")(address) == 1
 
-    def test_a_function_in_no_segment_gets_an_index_at_once(self):
+    def test_a_function_in_no_segment_gets_an_index_at_once(self) -> None:
         """An exported function that its module never takes the address of is callable by pointer all the same."""
         caller = library(TABLE, CALL_POINTER)
         with linker({"lib.so": library(returns("f", 3)), "caller.so": caller}) as program:
@@ -61,7 +63,7 @@ class TestFunctionPointers:
 
             assert group.dlsym(other, "call_pointer")(group.dlsym(lib, "f").address) == 3
 
-    def test_thousands_of_functions(self):
+    def test_thousands_of_functions(self) -> None:
         """Neither exports nor table elements of a library are limited to some thousand."""
         functions = [f'(func $f{n} (export "f{n}") (result i32) i32.const {n})' for n in range(5000)]
         placed = " ".join(f"$f{n}" for n in range(0, 5000, 2))
@@ -82,7 +84,7 @@ class TestFunctionPointers:
             call = group.dlsym(handle, "call_pointer")
             assert [call(addresses[n]) for n in (0, 1, 2500, 4999)] == [0, 1, 2500, 4999]
 
-    def test_got_entries_of_every_type(self):
+    def test_got_entries_of_every_type(self) -> None:
         """GOT entries may be immutable, and 64 bits wide."""
         lib = library(
             MEMORY,
@@ -101,7 +103,7 @@ class TestFunctionPointers:
             assert group.dlsym(handle, "d_at")() == group.dlsym(handle, "d").address
             assert group.dlsym(handle, "f_at")() == group.dlsym(handle, "f").address
 
-    def test_aliases_share_an_address(self):
+    def test_aliases_share_an_address(self) -> None:
         """Two names of one function are one pointer."""
         lib = library('(func $f (export "a") (export "b") (result i32) i32.const 1)')
         with linker({"lib.so": lib}) as program:
@@ -111,7 +113,7 @@ class TestFunctionPointers:
             assert group.dlsym(handle, "a").address == group.dlsym(handle, "b").address
             assert group.dlsym(handle, "b")() == 1
 
-    def test_a_static_main_module_shares_its_pointers(self):
+    def test_a_static_main_module_shares_its_pointers(self) -> None:
         """A function in a static main module's element segment keeps the index that its linker gave it."""
         main = static('(func $f (export "f") (result i32) i32.const 8)', "(elem (i32.const 2) $f)")
         lib = library(TABLE, got("f", "func"), reads("at", "got_func_f"), CALL_POINTER)
@@ -122,7 +124,7 @@ class TestFunctionPointers:
             assert group.dlsym(handle, "at")() == 2 == group.dlsym(program.main, "f").address
             assert group.dlsym(handle, "call_pointer")(2) == 8
 
-    def test_pointers_of_a_host_function(self):
+    def test_pointers_of_a_host_function(self) -> None:
         """A host function has one address for all modules, and its callers go through it to the host."""
         lib = library(
             TABLE, imports("f"), got("f", "func"), reads("at", "got_func_f"), calls("g", "f"), CALL_POINTER
@@ -135,7 +137,7 @@ class TestFunctionPointers:
             assert address == group.dlsym(b, "at")() != 0
             assert group.dlsym(b, "call_pointer")(address) == 12
 
-    def test_pointer_of_a_host_function_that_is_never_called(self):
+    def test_pointer_of_a_host_function_that_is_never_called(self) -> None:
         """Where no import states a host function's signature, dl.HostFunction does; without it the error says so."""
         lib = library(TABLE, got("f", "func"), reads("at", "got_func_f"), CALL_POINTER)
         typed = dl.HostFunction(lambda: 13, (), ("i32",))
@@ -148,7 +150,7 @@ class TestFunctionPointers:
             with pytest.raises(dl.UnsupportedModuleError, match="HostFunction"):
                 program.main_group.dlopen("lib.so")
 
-    def test_a_wrong_signature_traps(self):
+    def test_a_wrong_signature_traps(self) -> None:
         """A call through a pointer of another signature traps, it never runs the function."""
         caller = library(TABLE, CALL_POINTER)
         lib = library('(func (export "f") (param i64))')
@@ -159,7 +161,7 @@ class TestFunctionPointers:
             with pytest.raises(dl.TrapError, match="indirect call type mismatch"):
                 group.dlsym(group.dlopen("caller.so"), "call_pointer")(address)
 
-    def test_null_is_nobody(self):
+    def test_null_is_nobody(self) -> None:
         """Table index 0 holds nothing, so that a call through a null pointer traps."""
         with linker(
             {"caller.so": library(TABLE, CALL_POINTER), "lib.so": library(returns("f", 1))}
@@ -172,7 +174,7 @@ class TestFunctionPointers:
 
 
 class TestReexports:
-    def test_an_imported_function_that_is_exported_again(self):
+    def test_an_imported_function_that_is_exported_again(self) -> None:
         """A re-exported function is the function: same address, callable by handle and by import, over several steps."""
         libs = {
             "origin.so": library(returns("f", 6)),
@@ -197,7 +199,7 @@ class TestReexports:
             assert [group.dlsym(user, n).address for n in "gh"] == [address, address]
             assert group.dlsym(user, "h")() == 6
 
-    def test_a_function_exported_again_under_its_name(self):
+    def test_a_function_exported_again_under_its_name(self) -> None:
         """A main module that only passes a library's function on does not change whose function it is."""
         lib = library(returns("f", 6), imports("g"), calls("via", "g"), returns("g", 1))
         main = pie(imports("f"), '(export "f" (func $f))', needed=["lib.so"])
@@ -207,7 +209,7 @@ class TestReexports:
             assert group.dlsym(program.main, "f")() == 6
             assert group.dlsym(program.main, "f").address == group.dlsym(2, "f").address
 
-    def test_a_host_function_exported_again(self):
+    def test_a_host_function_exported_again(self) -> None:
         """A module may pass a host function on; others import it and dlsym gives it an address."""
         libs = {
             "proxy.so": library(imports("log", "(param i32) (result i32)"), '(export "say" (func $log))'),
@@ -229,7 +231,7 @@ class TestReexports:
             assert say(2) == 20
             assert group.dlsym(user, "by_pointer")(say.address) == 40
 
-    def test_in_a_cycle(self):
+    def test_in_a_cycle(self) -> None:
         """A re-export of what a later module of the same cycle defines is found too."""
         libs = {
             "a.so": library(returns("f", 2), imports("h"), calls("via", "h"), needed=["b.so"]),
@@ -242,7 +244,7 @@ class TestReexports:
             assert group.dlsym(a, "via")() == 2
             assert group.dlsym(a, "h").address == group.dlsym(a, "f").address
 
-    def test_a_global_exported_again(self):
+    def test_a_global_exported_again(self) -> None:
         """A wasm variable passes through a module that re-exports it."""
         libs = {
             "origin.so": library(

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
-from support.modules import (
+
+import dl
+from tests.support.modules import (
     MEMORY,
     TABLE,
     calls,
@@ -16,19 +20,17 @@ from support.modules import (
     returns,
 )
 
-import dl
-
 CALL_POINTER = (
     '(func (export "call_pointer") (param i32) (result i32) local.get 0 call_indirect (result i32))'
 )
 
 
-def linker(libraries, **options):
+def linker(libraries: dict[str, bytes], **options: Any) -> dl.Linker:
     return dl.Linker(None, libraries=libraries, **options)
 
 
 class TestFirstDefinition:
-    def test_dependencies_are_searched_breadth_first(self):
+    def test_dependencies_are_searched_breadth_first(self) -> None:
         """Of several definitions in a tree the first in breadth-first order of the needed lists wins, as in ELF."""
         libs = {
             "top.so": library(imports("f"), calls("g", "f"), needed=["left.so", "right.so"]),
@@ -43,7 +45,7 @@ class TestFirstDefinition:
             assert group.dlsym(top, "g")() == 2
             assert group.dlsym(top, "f")() == 2
 
-    def test_order_of_the_needed_list_decides(self):
+    def test_order_of_the_needed_list_decides(self) -> None:
         """Between two libraries of the same depth the one that is listed first wins."""
         both = {"a.so": library(returns("f", 1)), "b.so": library(returns("f", 2))}
         for order, expected in ((["a.so", "b.so"], 1), (["b.so", "a.so"], 2)):
@@ -53,7 +55,7 @@ class TestFirstDefinition:
 
                 assert group.dlsym(group.dlopen("top.so"), "g")() == expected
 
-    def test_names_that_could_be_the_linkers(self):
+    def test_names_that_could_be_the_linkers(self) -> None:
         """A function may be called memory, or like the table: only such memories and tables are no symbols."""
         names = ["memory", "__indirect_function_table", "main", "malloc"]
         lib = library(*(returns(n, i) for i, n in enumerate(names)))
@@ -66,7 +68,7 @@ class TestFirstDefinition:
 
             assert [group.dlsym(handle, f"get_{n}")() for n in names] == [0, 1, 2, 3]
 
-    def test_a_module_can_import_what_it_exports(self):
+    def test_a_module_can_import_what_it_exports(self) -> None:
         """An import that only the importing module itself defines is bound to its own definition."""
         own = library(imports("f"), calls("g", "f"), returns("f", 5))
         with linker({"own.so": own}) as program:
@@ -74,7 +76,7 @@ class TestFirstDefinition:
 
             assert group.dlsym(group.dlopen("own.so"), "g")() == 5
 
-    def test_the_main_module_interposes(self):
+    def test_the_main_module_interposes(self) -> None:
         """A function of the main module takes the place of a library's own, in that library too."""
         lib = library(imports("f"), calls("g", "f"), returns("f", 5))
         main = pie(returns("f", 1))
@@ -85,7 +87,7 @@ class TestFirstDefinition:
             assert group.dlsym(handle, "g")() == 1
             assert group.dlsym(handle, "f")() == 5, "asked for by its handle, a library shows its own"
 
-    def test_a_library_that_the_main_module_needs_interposes(self):
+    def test_a_library_that_the_main_module_needs_interposes(self) -> None:
         """A library in the global scope comes before one that is opened later."""
         libs = {
             "first.so": library(returns("f", 1)),
@@ -96,7 +98,7 @@ class TestFirstDefinition:
 
             assert group.dlsym(group.dlopen("later.so"), "g")() == 1
 
-    def test_the_host_interposes(self):
+    def test_the_host_interposes(self) -> None:
         """A function given by the host takes the place of every module's, calls and addresses alike."""
         lib = library(
             TABLE,
@@ -114,7 +116,7 @@ class TestFirstDefinition:
             assert group.dlsym(handle, "g")() == 9
             assert group.dlsym(handle, "call_pointer")(group.dlsym(handle, "at")()) == 9
 
-    def test_data_is_interposed_like_functions(self):
+    def test_data_is_interposed_like_functions(self) -> None:
         """GOT.mem follows the same order: the main module's variable is the one everybody sees."""
         main = pie(data("x", 4), memory_size=8)
         lib = library(MEMORY, got("x", "mem"), reads("at", "got_mem_x"), data("x", 0), memory_size=8)
@@ -130,7 +132,7 @@ class TestScopes:
     LIB = library(returns("f", 1))
     USER = library(imports("f"), calls("g", "f"))
 
-    def test_local_symbols_are_not_seen_by_others(self):
+    def test_local_symbols_are_not_seen_by_others(self) -> None:
         """What was opened LOCAL is in no other tree's scope, nor in the default scope."""
         with linker({"lib.so": self.LIB, "user.so": self.USER}) as program:
             group = program.main_group
@@ -141,7 +143,7 @@ class TestScopes:
             with pytest.raises(dl.SymbolNotFoundError):
                 group.dlsym(dl.RTLD_DEFAULT, "f")
 
-    def test_global_symbols_are_seen_by_later_modules(self):
+    def test_global_symbols_are_seen_by_later_modules(self) -> None:
         """What was opened GLOBAL is in the scope of all modules opened later, and in the default scope."""
         with linker({"lib.so": self.LIB, "user.so": self.USER}) as program:
             group = program.main_group
@@ -150,7 +152,7 @@ class TestScopes:
             assert group.dlsym(group.dlopen("user.so"), "g")() == 1
             assert group.dlsym(dl.RTLD_DEFAULT, "f")() == 1
 
-    def test_reopening_global_promotes(self):
+    def test_reopening_global_promotes(self) -> None:
         """Opening a LOCAL module again as GLOBAL puts it and what it needs into the global scope."""
         libs = {"lib.so": library(needed=["under.so"]), "under.so": self.LIB, "user.so": self.USER}
         with linker(libs) as program:
@@ -160,7 +162,7 @@ class TestScopes:
             assert group.dlopen("lib.so", dl.RTLD_NOW | dl.RTLD_GLOBAL) == local
             assert group.dlsym(group.dlopen("user.so"), "g")() == 1
 
-    def test_reopening_local_does_not_demote(self):
+    def test_reopening_local_does_not_demote(self) -> None:
         """A module in the global scope stays there when it is opened again as LOCAL."""
         with linker({"lib.so": self.LIB, "user.so": self.USER}) as program:
             group = program.main_group
@@ -169,7 +171,7 @@ class TestScopes:
 
             assert group.dlsym(group.dlopen("user.so"), "g")() == 1
 
-    def test_noload_promotes_without_loading(self):
+    def test_noload_promotes_without_loading(self) -> None:
         """NOLOAD finds a loaded module, and with GLOBAL promotes it."""
         with linker({"lib.so": self.LIB, "user.so": self.USER}) as program:
             group = program.main_group
@@ -178,14 +180,14 @@ class TestScopes:
             assert group.dlopen("lib.so", dl.RTLD_NOW | dl.RTLD_NOLOAD | dl.RTLD_GLOBAL) == local
             assert group.dlsym(group.dlopen("user.so"), "g")() == 1
 
-    def test_noload_of_what_is_not_loaded_fails(self):
+    def test_noload_of_what_is_not_loaded_fails(self) -> None:
         """NOLOAD never loads: it is an error for a module that is not there, and leaves nothing behind."""
         with linker({"lib.so": self.LIB}) as program:
             with pytest.raises(dl.LibraryNotFoundError, match="NOLOAD"):
                 program.main_group.dlopen("lib.so", dl.RTLD_NOW | dl.RTLD_NOLOAD)
             assert program.modules() == []
 
-    def test_two_local_trees_share_a_dependency(self):
+    def test_two_local_trees_share_a_dependency(self) -> None:
         """A library that two LOCAL trees need is one module that both see; a third tree does not see it."""
         libs = {
             "sub.so": library(returns("f", 4)),
@@ -202,16 +204,16 @@ class TestScopes:
             with pytest.raises(dl.UnresolvedSymbolsError):
                 group.dlopen("user.so")
 
-    def test_global_definitions_come_before_those_of_the_tree(self):
+    def test_global_definitions_come_before_those_of_the_tree(self) -> None:
         """Without DEEPBIND the global scope is searched before a LOCAL tree."""
         self._open_under_global(dl.RTLD_NOW, expected=1)
 
     @pytest.mark.parametrize("visible", [dl.RTLD_LOCAL, dl.RTLD_GLOBAL])
-    def test_deepbind_prefers_the_tree(self, visible):
+    def test_deepbind_prefers_the_tree(self, visible: dl.DlFlags) -> None:
         """With DEEPBIND a tree finds its own symbols before the global ones, whether it is LOCAL or GLOBAL."""
         self._open_under_global(dl.RTLD_NOW | dl.RTLD_DEEPBIND | visible, expected=2)
 
-    def _open_under_global(self, flags, *, expected):
+    def _open_under_global(self, flags: dl.DlFlags, *, expected: int) -> None:
         libs = {
             "global.so": self.LIB,
             "tree.so": library(imports("f"), calls("g", "f"), needed=["own.so"]),
@@ -223,7 +225,7 @@ class TestScopes:
 
             assert group.dlsym(group.dlopen("tree.so", flags), "g")() == expected
 
-    def test_default_scope_is_in_load_order(self):
+    def test_default_scope_is_in_load_order(self) -> None:
         """dlsym with RTLD_DEFAULT searches the main module, what it needs, and then what was opened GLOBAL in order."""
         libs = {f"{n}.so": library(returns(n, i), returns("f", i)) for i, n in enumerate("abc", 1)}
         main = pie(returns("main_only", 0), needed=["c.so"])
@@ -236,13 +238,13 @@ class TestScopes:
             assert group.dlsym(dl.RTLD_DEFAULT, "main_only")() == 0
             assert [group.dlsym(dl.RTLD_DEFAULT, n)() for n in "abc"] == [1, 2, 3]
 
-    def test_flags_must_say_when_to_bind(self):
+    def test_flags_must_say_when_to_bind(self) -> None:
         """dlopen without RTLD_LAZY or RTLD_NOW is a mistake of the caller."""
         with linker({"lib.so": self.LIB}) as program:
             with pytest.raises(dl.LinkerUsageError, match="RTLD_LAZY or RTLD_NOW"):
                 program.main_group.dlopen("lib.so", 0)
 
-    def test_unknown_flags_are_refused(self):
+    def test_unknown_flags_are_refused(self) -> None:
         """Flags of another system's numbering, such as os.RTLD_GLOBAL, are not taken for nothing."""
         with linker({"lib.so": self.LIB}) as program:
             with pytest.raises(dl.LinkerUsageError, match="0x100"):

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any
 
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
-from support.modules import MEMORY, TABLE, calls, data, got, imports, library, pie, reads, returns
 
 import dl
+from tests.support.modules import MEMORY, TABLE, calls, data, got, imports, library, pie, reads, returns
 
 SYMBOLS = "abc"
 
@@ -32,7 +34,7 @@ class Model:
     loaded: list[int] = field(default_factory=list)
     bound: dict[tuple[int, str], int] = field(default_factory=dict)
 
-    def tree(self, root):
+    def tree(self, root: int) -> list[int]:
         """Breadth first, each once."""
         order, queue = [], [root]
         while queue:
@@ -42,7 +44,7 @@ class Model:
                 queue += self.specs[module].needed
         return order
 
-    def open(self, root, flags):
+    def open(self, root: int, flags: dl.DlFlags) -> None:
         """Load a tree; dependencies get their numbers first."""
         tree = self.tree(root)
         new = [m for m in self._post_order(root, set(self.loaded)) if m not in self.loaded]
@@ -60,20 +62,20 @@ class Model:
                 if definer is not None:
                     self.bound[module, symbol] = definer
 
-    def _post_order(self, module, seen):
+    def _post_order(self, module: int, seen: set[int]) -> list[int]:
         if module in seen:
             return []
         seen.add(module)
         return [n for needed in self.specs[module].needed for n in self._post_order(needed, seen)] + [module]
 
-    def find(self, module, symbol):
+    def find(self, module: int, symbol: str) -> Any:
         """The module whose definition another sees."""
         own = self.trees.get(module, [])
         order = [*own, *self.scope] if module in self.deep else [*self.scope, *own]
         return next((m for m in [*order, module] if symbol in self.specs[m].defines), None)
 
 
-def wasm(number, spec, build=library):
+def wasm(number: int, spec: Spec, build: Callable[..., Any] = library) -> bytes:
     """A library whose functions say who they are, and which calls and points to every symbol."""
     fields = [MEMORY] if build is library else []
     fields += [TABLE] if build is library else []
@@ -112,7 +114,7 @@ GRAPHS = st.integers(1, 6).flatmap(
 )
 
 
-def check(program, model, handles):
+def check(program: dl.Linker, model: Model, handles: dict[int, dl.ModuleHandle]) -> None:
     """Every call, function pointer and data pointer of every module means what the model says."""
     group = program.main_group
     for module in model.loaded:
@@ -148,7 +150,7 @@ def check(program, model, handles):
         False,
     )
 )
-def test_any_graph_opened_in_any_way(case):
+def test_any_graph_opened_in_any_way(case: tuple[list[Spec], list[tuple[int, dl.DlFlags]], bool]) -> None:
     """Bindings of a program's modules are those of the model, whatever they need, define, and are opened with."""
     specs, opens, with_main = list(case[0]), case[1], case[2]
     model = Model(specs)

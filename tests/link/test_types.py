@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
-from support.modules import (
+
+import dl
+from tests.support.modules import (
     MEMORY,
     MEMORY_BASE,
     TABLE,
@@ -18,19 +22,17 @@ from support.modules import (
     returns,
 )
 
-import dl
-
 CALL_POINTER = (
     '(func (export "call_pointer") (param i32) (result i32) local.get 0 call_indirect (result i32))'
 )
 
 
-def linker(libraries, **options):
+def linker(libraries: dict[str, bytes], **options: Any) -> dl.Linker:
     return dl.Linker(None, libraries=libraries, **options)
 
 
 class TestNumbers:
-    def test_of_every_type(self):
+    def test_of_every_type(self) -> None:
         """Numbers of the host become globals of the type that the import asks for."""
         values = {"a": -1, "b": 1 << 40, "c": 1.5, "d": 1e300, "e": 0xFFFFFFFF, "f": 3}
         kinds = {"a": "i32", "b": "i64", "c": "f32", "d": "f64", "e": "(mut i32)", "f": "f64"}
@@ -45,7 +47,7 @@ class TestNumbers:
 
             assert [group.dlsym(handle, n)() for n in "abcdef"] == [-1, 1 << 40, 1.5, 1e300, -1, 3.0]
 
-    def test_zeros_and_what_is_no_number(self):
+    def test_zeros_and_what_is_no_number(self) -> None:
         """Negative zero stays negative, whatever was linked before, and NaN passes."""
         lib = library('(import "cfg" "n" (global $n f64))', '(func (export "n") (result f64) global.get $n)')
         results = []
@@ -56,7 +58,7 @@ class TestNumbers:
 
         assert results == ["0.0", "-0.0", "nan", "0.0"]
 
-    def test_as_data_addresses(self):
+    def test_as_data_addresses(self) -> None:
         """A number under GOT.mem, or under env, is the address of a variable that no module defines."""
         lib = library(
             got("x", "mem"), got("y", "mem"), reads("x_at", "got_mem_x"), reads("y_at", "got_mem_y")
@@ -80,14 +82,14 @@ class TestNumbers:
             ("funcref", 1),
         ],
     )
-    def test_that_do_not_fit(self, kind, value):
+    def test_that_do_not_fit(self, kind: str, value: float) -> None:
         """A number that the global's type cannot hold is a type error that names the import."""
         lib = library(f'(import "cfg" "n" (global $n {kind}))')
         with linker({"lib.so": lib}, imports={"cfg": {"n": value}}) as program:
             with pytest.raises(dl.ImportTypeError, match=r"cfg\.n"):
                 program.main_group.dlopen("lib.so")
 
-    def test_a_large_float_becomes_infinite(self):
+    def test_a_large_float_becomes_infinite(self) -> None:
         """A double too large for single precision becomes an infinity, as a C conversion makes it."""
         lib = library('(import "cfg" "n" (global $n f32))', '(func (export "n") (result f32) global.get $n)')
         with linker({"lib.so": lib}, imports={"cfg": {"n": -1e300}}) as program:
@@ -95,7 +97,7 @@ class TestNumbers:
 
             assert group.dlsym(group.dlopen("lib.so"), "n")() == float("-inf")
 
-    def test_where_a_function_is_asked_for(self):
+    def test_where_a_function_is_asked_for(self) -> None:
         """A number for a function import, and a function for a global, are type errors."""
         with linker({"lib.so": library(imports("f"))}, imports={"env": {"f": 3}}) as program:
             with pytest.raises(dl.ImportTypeError, match="the number 3"):
@@ -114,7 +116,7 @@ class TestTags:
     )
 
     @pytest.mark.parametrize("tag", ["__cpp_exception", "__c_longjmp"])
-    def test_the_common_tags_are_the_linkers(self, tag):
+    def test_the_common_tags_are_the_linkers(self, tag: str) -> None:
         """An exception of C++ or longjmp thrown in one library is caught in another: both have one tag."""
         imported = f'(import "env" "{tag}" (tag $t (param i32)))'
         libs = {
@@ -128,7 +130,7 @@ class TestTags:
 
             assert group.dlsym(group.dlopen("catcher.so"), "catch")(42) == 42
 
-    def test_a_tag_of_a_library(self):
+    def test_a_tag_of_a_library(self) -> None:
         """A tag that a library defines is shared with those that need it."""
         libs = {
             "thrower.so": library('(tag $t (export "mine") (param i32))', self.THROW),
@@ -144,7 +146,7 @@ class TestTags:
 
             assert group.dlsym(group.dlopen("catcher.so"), "catch")(7) == 7
 
-    def test_the_main_modules_own_tag_is_everyones(self):
+    def test_the_main_modules_own_tag_is_everyones(self) -> None:
         """A main module that defines the C++ tag itself shares it with libraries."""
         main = pie('(tag $t (export "__cpp_exception") (param i32))', self.THROW)
         lib = library(
@@ -157,7 +159,7 @@ class TestTags:
 
             assert group.dlsym(group.dlopen("lib.so"), "catch")(5) == 5
 
-    def test_of_another_type(self):
+    def test_of_another_type(self) -> None:
         """A tag with other parameters is a type error."""
         libs = {
             "a.so": library('(tag (export "t") (param i64))'),
@@ -181,7 +183,7 @@ class TestTypes:
             ('(import "env" "x" (global (mut i32)))', returns("x", 1), "a function"),
         ],
     )  # fmt: skip
-    def test_mismatch(self, wanted, defined, expected):
+    def test_mismatch(self, wanted: str, defined: str, expected: str) -> None:
         """A definition of another type or kind is reported with both types and both modules."""
         libs = {
             "def.so": library(MEMORY, defined, memory_size=8),
@@ -194,7 +196,7 @@ class TestTypes:
             assert caught.value.provider == "def.so"
             assert [m.name for m in program.modules()] == []
 
-    def test_host_function_of_another_signature(self):
+    def test_host_function_of_another_signature(self) -> None:
         """dl.HostFunction states a signature, which an import must have exactly."""
         typed = dl.HostFunction(lambda: 1, (), ("i64",))
         with linker({"lib.so": library(imports("f"))}, imports={"env": {"f": typed}}) as program:
@@ -203,7 +205,7 @@ class TestTypes:
             ):
                 program.main_group.dlopen("lib.so")
 
-    def test_system_function_of_another_signature(self):
+    def test_system_function_of_another_signature(self) -> None:
         """An import of WASI with another signature than WASI's is a type error."""
         lib = library('(import "wasi_snapshot_preview1" "fd_close" (func (param i64) (result i32)))')
         with linker({"lib.so": lib}) as program:
@@ -219,13 +221,13 @@ class TestTypes:
             ('(import "env" "memory" (memory i64 0))', {}, "i64"),
         ],
     )
-    def test_memory(self, field, options, expected):
+    def test_memory(self, field: str, options: dict[str, dl.MemoryType], expected: str) -> None:
         """A memory import must agree on sharing and width, and must not promise a smaller maximum."""
         with linker({"lib.so": library(field)}, **options) as program:
             with pytest.raises((dl.ImportTypeError, dl.UnsupportedModuleError), match=expected):
                 program.main_group.dlopen("lib.so")
 
-    def test_memory_within_the_maximum(self):
+    def test_memory_within_the_maximum(self) -> None:
         """A memory import with a maximum fits a program whose memory has no larger one."""
         lib = library('(import "env" "memory" (memory 0 100))', returns("f", 1))
         with linker({"lib.so": lib}, memory=dl.MemoryType(maximum=100)) as program:
@@ -244,7 +246,7 @@ class TestTypes:
             '(import "GOT.mem" "x" (global (mut f64)))',
         ],
     )
-    def test_the_linkers_own(self, field):
+    def test_the_linkers_own(self, field: str) -> None:
         """Table, stack pointer, bases and GOT entries of an impossible type are refused by name."""
         with linker({"lib.so": library(field)}) as program:
             with pytest.raises((dl.ImportTypeError, dl.UnsupportedModuleError), match=r"env\.__|GOT\.mem"):
@@ -253,7 +255,7 @@ class TestTypes:
 
 
 class TestBases:
-    def test_libraries_without_data_or_elements(self):
+    def test_libraries_without_data_or_elements(self) -> None:
         """A library of size 0 gets bases 0; one with data gets what it asked for."""
         bases = [MEMORY_BASE, TABLE_BASE, reads("mb", "memory_base"), reads("tb", "table_base")]
         libs = {
@@ -270,7 +272,7 @@ class TestBases:
             assert group.dlsym(some, "mb")() % 4096 == 0 < group.dlsym(some, "mb")()
             assert group.dlsym(some, "tb")() % 16 == 0 < group.dlsym(some, "tb")()
 
-    def test_absolute_data(self):
+    def test_absolute_data(self) -> None:
         """An exported constant that is flagged absolute is not moved with the module."""
         lib = library(MEMORY, data("fixed", 99), data("moved", 4), memory_size=8, flags={"fixed": 0x200})
         with linker({"lib.so": lib}) as program:
@@ -280,7 +282,7 @@ class TestBases:
             assert group.dlsym(handle, "fixed").address == 99
             assert group.dlsym(handle, "moved").address > 1024
 
-    def test_a_library_that_was_not_linked_as_one(self):
+    def test_a_library_that_was_not_linked_as_one(self) -> None:
         """A module without a dylink section is not a library, and the error says how to make one."""
         with linker({"lib.so": module(returns("f", 1))}) as program:
             with pytest.raises(dl.NotDynamicError, match="-shared"):

@@ -6,6 +6,7 @@ import ctypes
 import math
 import struct
 import threading
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -53,12 +54,12 @@ class HostBytes:
 
 
 @pytest.fixture(name="source")
-def _source():
+def _source() -> HostBytes:
     return HostBytes()
 
 
 @pytest.fixture(name="linear", params=[False, True], ids=["movable", "stable"])
-def _linear(source, request):
+def _linear(source: HostBytes, request: pytest.FixtureRequest) -> memory.LinearMemory:
     return LinearMemory(source, stable_address=request.param)
 
 
@@ -76,7 +77,9 @@ TYPES = [*((name, layout) for name, layout, _, _ in NUMBERS), ("f32", "<f"), ("f
 
 
 @pytest.mark.parametrize(("name", "layout", "lowest", "highest"), NUMBERS)
-def test_integers_are_little_endian_and_keep_their_extremes(linear, name, layout, lowest, highest):
+def test_integers_are_little_endian_and_keep_their_extremes(
+    linear: memory.LinearMemory, name: str, layout: str, lowest: int, highest: int
+) -> None:
     """Each integer type reads back what was written, at any address, as little-endian bytes."""
     for address in (0, 1, 3, SIZE - struct.calcsize(layout)):
         for value in (lowest, -1 if lowest else 1, highest):
@@ -87,7 +90,9 @@ def test_integers_are_little_endian_and_keep_their_extremes(linear, name, layout
 
 
 @pytest.mark.parametrize(("name", "layout", "lowest", "highest"), NUMBERS)
-def test_write_of_an_integer_out_of_range_writes_nothing(linear, name, layout, lowest, highest):
+def test_write_of_an_integer_out_of_range_writes_nothing(
+    linear: memory.LinearMemory, name: str, layout: str, lowest: int, highest: int
+) -> None:
     """A value its type cannot hold is refused and the memory stays as it was."""
     linear.fill(0, 0xAA, SIZE)
     for value in (lowest - 1, highest + 1, 1.5, None):
@@ -98,7 +103,7 @@ def test_write_of_an_integer_out_of_range_writes_nothing(linear, name, layout, l
 
 
 @pytest.mark.parametrize("value", [0.0, -0.0, 1.5, math.inf, -math.inf, 2.0**-149])
-def test_floats_read_back_as_written(linear, value):
+def test_floats_read_back_as_written(linear: memory.LinearMemory, value: float) -> None:
     """Both float types keep sign of zero, infinities and subnormals."""
     linear.write_f32(1, value)
     linear.write_f64(9, value)
@@ -107,7 +112,7 @@ def test_floats_read_back_as_written(linear, value):
     assert struct.pack("<d", linear.read_f64(9)) == struct.pack("<d", value)
 
 
-def test_floats_keep_nan_and_refuse_overflow(linear):
+def test_floats_keep_nan_and_refuse_overflow(linear: memory.LinearMemory) -> None:
     """A NaN stays one; a finite number too large for 32 bits is refused, not made infinite."""
     linear.write_f32(0, math.nan)
     with pytest.raises(InvalidRequestError):
@@ -117,7 +122,7 @@ def test_floats_keep_nan_and_refuse_overflow(linear):
 
 
 @pytest.mark.parametrize(("name", "layout"), TYPES)
-def test_numbers_outside_the_memory_are_refused(linear, name, layout):
+def test_numbers_outside_the_memory_are_refused(linear: memory.LinearMemory, name: str, layout: str) -> None:
     """A number lies wholly inside: not before byte 0, not a byte past the end, not where addresses wrap."""
     width = struct.calcsize(layout)
     linear.fill(0, 0xAA, SIZE)
@@ -135,7 +140,7 @@ def test_numbers_outside_the_memory_are_refused(linear, name, layout):
     ("address", "length"),
     [(-1, 1), (-1, 0), (0, -1), (5, -5), (0, SIZE + 1), (SIZE, 1), (SIZE + 1, 0), (2**64 - 1, 2), (1, 2**64)],
 )
-def test_bytes_outside_the_memory_are_refused(linear, address, length):
+def test_bytes_outside_the_memory_are_refused(linear: memory.LinearMemory, address: int, length: int) -> None:
     """A range must lie wholly inside, be it read, filled or decoded; an error says what was asked for."""
     for access in (
         lambda: linear.read(address, length),
@@ -149,7 +154,7 @@ def test_bytes_outside_the_memory_are_refused(linear, address, length):
     assert linear.read(0, SIZE) == bytes(SIZE)
 
 
-def test_write_past_the_end_writes_nothing(linear):
+def test_write_past_the_end_writes_nothing(linear: memory.LinearMemory) -> None:
     """Data that would overhang the end is refused whole, not cut."""
     for address in (SIZE - 3, -4, 2**32 - 2):
         with pytest.raises(OutOfBoundsError, match="access of 4 bytes"):
@@ -158,7 +163,7 @@ def test_write_past_the_end_writes_nothing(linear):
     assert linear.read(0, SIZE) == bytes(SIZE)
 
 
-def test_ranges_that_touch_the_ends_are_inside(linear):
+def test_ranges_that_touch_the_ends_are_inside(linear: memory.LinearMemory) -> None:
     """The whole memory, its last byte, and nothing at its end are all valid ranges."""
     linear.write(0, bytes(range(SIZE)))
 
@@ -170,14 +175,14 @@ def test_ranges_that_touch_the_ends_are_inside(linear):
 
 
 @pytest.mark.parametrize("data", [bytearray(b"abcd"), memoryview(b"abcd"), struct.pack("<I", 0x64636261)])
-def test_write_takes_any_bytes_like_object(linear, data):
+def test_write_takes_any_bytes_like_object(linear: memory.LinearMemory, data: Any) -> None:
     """Whatever exposes bytes can be written."""
     linear.write(7, data)
 
     assert linear.read(6, 6) == b"\0abcd\0"
 
 
-def test_write_of_wider_items_writes_their_bytes(linear):
+def test_write_of_wider_items_writes_their_bytes(linear: memory.LinearMemory) -> None:
     """A view of wider items is written byte by byte, and measured in bytes."""
     items = memoryview(struct.pack("<3I", 1, 2, 3)).cast("I")
     linear.write(0, items)
@@ -187,7 +192,7 @@ def test_write_of_wider_items_writes_their_bytes(linear):
         linear.write(SIZE - 4, items)
 
 
-def test_fill_sets_exactly_its_range(linear):
+def test_fill_sets_exactly_its_range(linear: memory.LinearMemory) -> None:
     """Fill touches its bytes and neither neighbour."""
     linear.fill(10, 0xFF, 20)
 
@@ -195,7 +200,7 @@ def test_fill_sets_exactly_its_range(linear):
 
 
 @pytest.mark.parametrize("value", [-1, 256])
-def test_fill_with_what_is_no_byte_is_refused(linear, value):
+def test_fill_with_what_is_no_byte_is_refused(linear: memory.LinearMemory, value: int) -> None:
     """A fill value is a byte; others are not cut to one."""
     with pytest.raises(InvalidRequestError, match=rf"^value must be a byte, 0 to 255 \(got {value}\)$"):
         linear.fill(0, value, 4)
@@ -203,7 +208,7 @@ def test_fill_with_what_is_no_byte_is_refused(linear, value):
     assert linear.read(0, 4) == bytes(4)
 
 
-def test_strings_are_utf8(linear):
+def test_strings_are_utf8(linear: memory.LinearMemory) -> None:
     """Strings of given length keep zero bytes; C strings end before the first."""
     octets = "größe\0日本".encode()
     linear.write(4, octets)
@@ -213,7 +218,7 @@ def test_strings_are_utf8(linear):
     assert linear.read_cstring(0) == ""
 
 
-def test_strings_that_are_not_utf8_are_a_typed_error(linear):
+def test_strings_that_are_not_utf8_are_a_typed_error(linear: memory.LinearMemory) -> None:
     """Undecodable bytes are an error that says where, unless the caller chose how to decode them."""
     linear.write(0, b"ab\xff\0")
     with pytest.raises(InvalidStringError, match="no string in the 4 bytes at 0x0: not UTF-8 at byte 2"):
@@ -226,7 +231,7 @@ def test_strings_that_are_not_utf8_are_a_typed_error(linear):
 
 
 @pytest.mark.parametrize("length", [0, 1, 255, 256, 257, 2047, 2048, 2049, 20_000])
-def test_read_cstring_finds_the_end_at_any_distance(length):
+def test_read_cstring_finds_the_end_at_any_distance(length: int) -> None:
     """However the search is cut into steps, the string is whole and ends at its zero, also the last byte."""
     linear = LinearMemory(HostBytes(length + 4))
     linear.fill(3, ord("x"), length)
@@ -239,7 +244,7 @@ def test_read_cstring_finds_the_end_at_any_distance(length):
 
 
 @pytest.mark.parametrize("length", [1, 255, 256, 257, 3000])
-def test_read_cstring_without_an_end_stops_at_the_memory(length):
+def test_read_cstring_without_an_end_stops_at_the_memory(length: int) -> None:
     """A string that runs into the memory's end is out of bounds, and so is one that begins there."""
     linear = LinearMemory(HostBytes(length))
     linear.fill(0, ord("x"), length)
@@ -253,7 +258,7 @@ def test_read_cstring_without_an_end_stops_at_the_memory(length):
         linear.read_cstring(0, limit=-1)
 
 
-def test_structs_are_read_and_written_in_one_go(linear):
+def test_structs_are_read_and_written_in_one_go(linear: memory.LinearMemory) -> None:
     """A C-like structure has no padding but what is spelled out."""
     linear.fill(0, 0xAA, SIZE)
     linear.write_struct("IBxxxQ", 3, 7, 255, 2**63)
@@ -264,7 +269,7 @@ def test_structs_are_read_and_written_in_one_go(linear):
     assert linear.read_struct("", SIZE) == ()
 
 
-def test_write_struct_that_fails_writes_nothing(linear):
+def test_write_struct_that_fails_writes_nothing(linear: memory.LinearMemory) -> None:
     """A bad value, a missing one, or a structure past the end leaves the memory as it was."""
     with pytest.raises(InvalidRequestError):
         linear.write_struct("II", 0, 1, 2**32)
@@ -280,14 +285,16 @@ def test_write_struct_that_fails_writes_nothing(linear):
 
 
 @pytest.mark.parametrize("layout", [">I", "!I", "@I", "=I", "?!", "I P"])
-def test_struct_layouts_that_linear_memory_cannot_have_are_refused(linear, layout):
+def test_struct_layouts_that_linear_memory_cannot_have_are_refused(
+    linear: memory.LinearMemory, layout: str
+) -> None:
     """Only little-endian formats with standard sizes describe linear memory."""
     with pytest.raises(InvalidRequestError, match=r"^layout must be "):
         linear.read_struct(layout, 0)
 
 
 @pytest.mark.parametrize("stable", [False, True])
-def test_memory_that_grew_in_place_is_reached_whole(stable):
+def test_memory_that_grew_in_place_is_reached_whole(stable: bool) -> None:
     """New bytes can be reached as soon as the memory has them, and not before."""
     source = HostBytes(100, reserve=1000)
     linear = LinearMemory(source, stable_address=stable)
@@ -302,7 +309,7 @@ def test_memory_that_grew_in_place_is_reached_whole(stable):
         linear.read_u32(997)
 
 
-def test_memory_that_moved_is_followed():
+def test_memory_that_moved_is_followed() -> None:
     """After a move every access goes to the new place, inside the old size too."""
     source = HostBytes(100)
     linear = LinearMemory(source)
@@ -315,14 +322,14 @@ def test_memory_that_moved_is_followed():
     assert linear.read_cstring(10) == "text"
     source.grow_by_moving(7000)
     linear.fill(0, 7, 4)
-    assert bytes(source.buffer[:4]) == b"\7\7\7\7"
+    assert source.buffer.raw[:4] == b"\7\7\7\7"
     source.grow_by_moving(8000)
     linear.write_u8(1, 9)
-    assert bytes(source.buffer[:4]) == b"\7\x09\7\7"
+    assert source.buffer.raw[:4] == b"\7\x09\7\7"
     assert linear.size == 8000
 
 
-def test_memory_that_is_stable_is_not_asked_for_accesses_inside_it():
+def test_memory_that_is_stable_is_not_asked_for_accesses_inside_it() -> None:
     """With a stable address, an access inside the known size makes no call at all."""
     source = HostBytes()
     linear = LinearMemory(source, stable_address=True)
@@ -335,11 +342,11 @@ def test_memory_that_is_stable_is_not_asked_for_accesses_inside_it():
 
 
 @pytest.mark.parametrize("stable", [False, True])
-def test_memory_of_no_pages_can_grow(stable):
+def test_memory_of_no_pages_can_grow(stable: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """An empty memory has nothing to read, and works once it has grown."""
     source = HostBytes(0, reserve=10)
     if stable:
-        source.data_address = lambda: ctypes.addressof(source.buffer)
+        monkeypatch.setattr(source, "data_address", lambda: ctypes.addressof(source.buffer))
     linear = LinearMemory(source, stable_address=stable)
 
     assert linear.size == 0
@@ -350,7 +357,7 @@ def test_memory_of_no_pages_can_grow(stable):
     assert linear.read_u8(9) == 0
 
 
-def test_memory_that_is_closed_refuses_everything(linear):
+def test_memory_that_is_closed_refuses_everything(linear: memory.LinearMemory) -> None:
     """After close no access reaches the bytes, not even an empty one."""
     linear.close()
     linear.close()
@@ -368,7 +375,7 @@ def test_memory_that_is_closed_refuses_everything(linear):
             access()
 
 
-def test_memory_that_grows_while_threads_access_it_stays_consistent():
+def test_memory_that_grows_while_threads_access_it_stays_consistent() -> None:
     """Threads that reach for new bytes while others make the window anew never fail inside the memory."""
     top = 1 << 16
     source = HostBytes(64, reserve=top)
@@ -404,7 +411,7 @@ def test_memory_that_grows_while_threads_access_it_stays_consistent():
     data=st.binary(max_size=SIZE + 10),
     stable=st.booleans(),
 )
-def test_write_then_read_agrees_with_a_bytearray(address, data, stable):
+def test_write_then_read_agrees_with_a_bytearray(address: int, data: bytes, stable: bool) -> None:
     """A write lands exactly where a plain byte array would have it, or nowhere if it does not fit."""
     linear = LinearMemory(HostBytes(), stable_address=stable)
     linear.fill(0, 0x55, SIZE)
@@ -420,7 +427,7 @@ def test_write_then_read_agrees_with_a_bytearray(address, data, stable):
     assert linear.read(0, SIZE) == bytes(model)
 
 
-def test_memory_exports_are_exactly_these():
+def test_memory_exports_are_exactly_these() -> None:
     """The package's public names are pinned, and every error has the one root."""
     assert all(hasattr(memory, name) for name in memory.__all__)
     errors = [value for name in memory.__all__ if name.endswith("Error") for value in [getattr(memory, name)]]
@@ -428,7 +435,7 @@ def test_memory_exports_are_exactly_these():
     assert all(issubclass(error, MemoryLayoutError) for error in errors)
 
 
-def test_memory_runs_in_a_real_engine():
+def test_memory_runs_in_a_real_engine() -> None:
     """Allocator and access work on an engine's memory that guest code grows and reads at the same time."""
     wasmtime = pytest.importorskip("wasmtime")
     store = wasmtime.Store()

@@ -51,7 +51,7 @@ class Pages:
         return True
 
 
-def test_allocate_when_nothing_is_free_grows_by_the_pages_needed():
+def test_allocate_when_nothing_is_free_grows_by_the_pages_needed() -> None:
     """A first request grows whole pages and begins at the memory's old end."""
     pages = Pages(5)
     region = Allocator(pages.grow).allocate(PAGE_BYTES + 1, 4)
@@ -60,7 +60,7 @@ def test_allocate_when_nothing_is_free_grows_by_the_pages_needed():
     assert pages.calls == [2]
 
 
-def test_allocate_when_the_rest_of_a_page_suffices_does_not_grow():
+def test_allocate_when_the_rest_of_a_page_suffices_does_not_grow() -> None:
     """What an earlier request left over of its page serves the next one."""
     pages = Pages(1)
     allocator = Allocator(pages.grow)
@@ -72,7 +72,7 @@ def test_allocate_when_the_rest_of_a_page_suffices_does_not_grow():
     assert pages.calls == [1]
 
 
-def test_allocate_when_several_runs_fit_takes_the_shortest():
+def test_allocate_when_several_runs_fit_takes_the_shortest() -> None:
     """Best fit: the shortest run that holds the request, not the first one."""
     allocator = Allocator(Pages(1).grow)
     regions = [allocator.allocate(size, 0) for size in (500, 10, 100, 10, 300, 10)]
@@ -84,7 +84,7 @@ def test_allocate_when_several_runs_fit_takes_the_shortest():
     assert regions[0].address == allocator.allocate(400, 0).address
 
 
-def test_allocate_when_the_shortest_run_is_misaligned_takes_the_next():
+def test_allocate_when_the_shortest_run_is_misaligned_takes_the_next() -> None:
     """A run long enough but without an aligned place in it is passed over."""
     allocator = Allocator(Pages(1).grow)
     odd = allocator.allocate(1, 0)
@@ -98,7 +98,7 @@ def test_allocate_when_the_shortest_run_is_misaligned_takes_the_next():
     assert odd.address + 128 == allocator.allocate(64, 6).address == long.address
 
 
-def test_allocate_when_growth_is_adjacent_joins_the_rest_of_the_page_before():
+def test_allocate_when_growth_is_adjacent_joins_the_rest_of_the_page_before() -> None:
     """A request may begin in the rest of an old page and end in a new one."""
     pages = Pages(1)
     allocator = Allocator(pages.grow)
@@ -109,7 +109,7 @@ def test_allocate_when_growth_is_adjacent_joins_the_rest_of_the_page_before():
     assert allocator.statistics().bytes_free == 1024
 
 
-def test_allocate_when_somebody_else_grew_in_between_stays_in_its_own_pages():
+def test_allocate_when_somebody_else_grew_in_between_stays_in_its_own_pages() -> None:
     """Pages that the guest grew between two of our growths are never handed out."""
     pages = Pages(1)
     allocator = Allocator(pages.grow)
@@ -121,7 +121,7 @@ def test_allocate_when_somebody_else_grew_in_between_stays_in_its_own_pages():
     assert allocator.statistics().largest_free == 1024
 
 
-def test_allocate_with_alignment_over_a_page_keeps_the_slack():
+def test_allocate_with_alignment_over_a_page_keeps_the_slack() -> None:
     """Over-growing for a strict alignment loses nothing: the slack serves later requests."""
     pages = Pages(1)
     allocator = Allocator(pages.grow)
@@ -136,7 +136,7 @@ def test_allocate_with_alignment_over_a_page_keeps_the_slack():
     assert grown == sum(pages.calls)
 
 
-def test_allocate_close_to_the_limit_asks_for_only_what_is_missing():
+def test_allocate_close_to_the_limit_asks_for_only_what_is_missing() -> None:
     """When pages for any landing place are refused, those missing at the real end are enough."""
     pages = Pages(2, maximum=4)
     region = Allocator(pages.grow).allocate(2 * PAGE_BYTES, 17)
@@ -145,7 +145,7 @@ def test_allocate_close_to_the_limit_asks_for_only_what_is_missing():
     assert pages.calls == [3, 0, 2]
 
 
-def test_allocate_close_to_the_limit_counts_the_free_end_of_memory():
+def test_allocate_close_to_the_limit_counts_the_free_end_of_memory() -> None:
     """The free rest of the last page counts when a whole new request no longer fits behind it."""
     pages = Pages(1, maximum=3)
     allocator = Allocator(pages.grow)
@@ -156,7 +156,7 @@ def test_allocate_close_to_the_limit_counts_the_free_end_of_memory():
     assert pages.pages == 3
 
 
-def test_allocate_when_somebody_grows_during_the_exact_attempt_fails_and_loses_nothing():
+def test_allocate_when_somebody_grows_during_the_exact_attempt_fails_and_loses_nothing() -> None:
     """A race at the limit is an error that leaves the pages it got ready for use."""
     pages = Pages(4, maximum=8)
     allocator = Allocator(pages.grow)
@@ -170,7 +170,7 @@ def test_allocate_when_somebody_grows_during_the_exact_attempt_fails_and_loses_n
     assert allocator.allocate(2 * PAGE_BYTES, 16).address == 5 * PAGE_BYTES
 
 
-def test_allocate_in_an_empty_memory_leaves_the_null_pointer_alone():
+def test_allocate_in_an_empty_memory_leaves_the_null_pointer_alone() -> None:
     """Address 0 is never handed out, even when page 0 is ours, and a whole page still fits."""
     pages = Pages(0)
     allocator = Allocator(pages.grow)
@@ -183,7 +183,7 @@ def test_allocate_in_an_empty_memory_leaves_the_null_pointer_alone():
     assert statistics.bytes_in_use + statistics.bytes_free + statistics.bytes_reserved == 2 * PAGE_BYTES
 
 
-def test_allocate_at_the_top_never_ends_at_two_to_the_32():
+def test_allocate_at_the_top_never_ends_at_two_to_the_32() -> None:
     """A region's end is a valid 32-bit address, so its one-past-the-end pointer is not null."""
     allocator = Allocator(Pages(65535).grow)
     with pytest.raises(LayoutExhaustedError):
@@ -193,7 +193,7 @@ def test_allocate_at_the_top_never_ends_at_two_to_the_32():
     assert region.end == 2**32 - 16
 
 
-def test_allocate_nothing_takes_nothing():
+def test_allocate_nothing_takes_nothing() -> None:
     """Size 0 is the empty region at address 0, grows nothing, and can be freed at will."""
     pages = Pages(1)
     allocator = Allocator(pages.grow)
@@ -210,7 +210,7 @@ def test_allocate_nothing_takes_nothing():
     ("size", "align_log2"),
     [(2**32, 0), (2**32 + 1, 0), (2**40, 3), (2**31 + 1, 31), (1, 32), (0, 32), (16, 2**40), (2**32 - 16, 0)],
 )
-def test_allocate_what_can_never_fit_is_refused_before_growing(size, align_log2):
+def test_allocate_what_can_never_fit_is_refused_before_growing(size: int, align_log2: int) -> None:
     """Lying sizes and alignments are refused without touching the memory, whatever their magnitude."""
     pages = Pages(1)
     allocator = Allocator(pages.grow)
@@ -227,7 +227,7 @@ def test_allocate_what_can_never_fit_is_refused_before_growing(size, align_log2)
     assert allocator.statistics().pages_grown == 0
 
 
-def test_allocate_over_a_declared_maximum_is_refused_before_growing():
+def test_allocate_over_a_declared_maximum_is_refused_before_growing() -> None:
     """With the memory's maximum known, a request over it never reaches the memory."""
     pages = Pages(1)
     allocator = Allocator(pages.grow, limit_pages=10)
@@ -241,7 +241,7 @@ def test_allocate_over_a_declared_maximum_is_refused_before_growing():
     assert pages.calls == []
 
 
-def test_allocate_when_growth_is_refused_changes_nothing():
+def test_allocate_when_growth_is_refused_changes_nothing() -> None:
     """A refused growth leaves the allocator as it was, and smaller requests still work."""
     pages = Pages(1, maximum=2)
     allocator = Allocator(pages.grow)
@@ -254,7 +254,7 @@ def test_allocate_when_growth_is_refused_changes_nothing():
     assert allocator.allocate(5000, 0).address == 2 * PAGE_BYTES - 5536
 
 
-def test_allocate_when_grow_raises_changes_nothing():
+def test_allocate_when_grow_raises_changes_nothing() -> None:
     """An exception of the memory passes through and leaves the allocator as it was."""
 
     def grow(pages: int) -> int | None:
@@ -268,7 +268,7 @@ def test_allocate_when_grow_raises_changes_nothing():
 
 
 @pytest.mark.parametrize("answer", [0, 65536])
-def test_allocate_when_the_memory_lies_about_its_old_size_is_an_error(answer):
+def test_allocate_when_the_memory_lies_about_its_old_size_is_an_error(answer: int) -> None:
     """Pages that are ours already, or outside the address space, are not believed."""
     answers = iter([1, answer])
     allocator = Allocator(lambda _pages: next(answers))
@@ -281,26 +281,26 @@ def test_allocate_when_the_memory_lies_about_its_old_size_is_an_error(answer):
 
 
 @pytest.mark.parametrize(("size", "align_log2", "text"), [(-1, 0, "size"), (1, -1, "align_log2")])
-def test_allocate_with_a_negative_argument_names_it(size, align_log2, text):
+def test_allocate_with_a_negative_argument_names_it(size: int, align_log2: int, text: str) -> None:
     """A negative size or exponent is a caller's mistake and says which."""
     with pytest.raises(InvalidRequestError, match=rf"^{text} must not be negative \(got -1\)$"):
         Allocator(Pages().grow).allocate(size, align_log2)
 
 
 @pytest.mark.parametrize("page_size", [0, -1, 3, 131072])
-def test_allocator_with_an_impossible_page_size_is_refused(page_size):
+def test_allocator_with_an_impossible_page_size_is_refused(page_size: int) -> None:
     """A page size is a power of two up to 65,536."""
     with pytest.raises(InvalidRequestError, match="page_size"):
         Allocator(Pages().grow, page_size=page_size)
 
 
-def test_allocator_with_a_negative_limit_is_refused():
+def test_allocator_with_a_negative_limit_is_refused() -> None:
     """A limit is a number of pages."""
     with pytest.raises(InvalidRequestError, match="limit_pages"):
         Allocator(Pages().grow, limit_pages=-1)
 
 
-def test_free_twice_is_an_error_that_changes_nothing():
+def test_free_twice_is_an_error_that_changes_nothing() -> None:
     """A second free is refused, also when the bytes belong to somebody else by now."""
     allocator = Allocator(Pages(1).grow)
     stale = allocator.allocate(64, 3)
@@ -318,7 +318,7 @@ def test_free_twice_is_an_error_that_changes_nothing():
     allocator.free(owner)
 
 
-def test_free_of_a_foreign_region_is_an_error_that_changes_nothing():
+def test_free_of_a_foreign_region_is_an_error_that_changes_nothing() -> None:
     """A region of another allocator, or a made-up one, is refused."""
     allocator = Allocator(Pages(1).grow)
     region = allocator.allocate(64, 3)
@@ -332,7 +332,7 @@ def test_free_of_a_foreign_region_is_an_error_that_changes_nothing():
 
 
 @pytest.mark.parametrize("order", [(0, 1, 2), (2, 1, 0), (0, 2, 1), (1, 0, 2), (1, 2, 0), (2, 0, 1)])
-def test_free_in_any_order_joins_neighbours(order):
+def test_free_in_any_order_joins_neighbours(order: tuple[int, int, int]) -> None:
     """Freed neighbours become one run, whichever was freed first."""
     allocator = Allocator(Pages(1).grow)
     regions = [allocator.allocate(size, 0) for size in (100, 200, 300)]
@@ -348,7 +348,7 @@ def test_free_in_any_order_joins_neighbours(order):
     ) == (PAGE_BYTES, PAGE_BYTES, 1, 0)
 
 
-def test_allocate_and_free_in_a_loop_does_not_grow_for_ever():
+def test_allocate_and_free_in_a_loop_does_not_grow_for_ever() -> None:
     """Opening and closing the same libraries a thousand times takes no more memory than once."""
     pages = Pages(1)
     allocator = Allocator(pages.grow)
@@ -372,7 +372,7 @@ class AllocatorMachine(RuleBasedStateMachine):
         page_size=st.sampled_from([1, PAGE, PAGE_BYTES]),
         limit_known=st.booleans(),
     )
-    def set_up(self, start, maximum, page_size, limit_known):
+    def set_up(self, start: int, maximum: int, page_size: int, limit_known: bool) -> None:
         self.page_size = page_size
         maximum = min(max(start, maximum), 2**32 // page_size)
         self.pages = Pages(start, maximum)
@@ -385,7 +385,7 @@ class AllocatorMachine(RuleBasedStateMachine):
         align_log2=st.one_of(st.integers(0, 8), st.integers(0, 33)),
         between=st.integers(0, 2),
     )
-    def allocate(self, size, align_log2, between):
+    def allocate(self, size: int, align_log2: int, between: int) -> None:
         before = self.allocator.statistics()
         self.pages.between = between if self.pages.pages + between <= self.pages.maximum else 0
         try:
@@ -417,7 +417,7 @@ class AllocatorMachine(RuleBasedStateMachine):
 
     @precondition(lambda self: self.used)
     @rule(data=st.data())
-    def free(self, data):
+    def free(self, data: st.DataObject) -> None:
         region = self.used.pop(data.draw(st.integers(0, len(self.used) - 1)))
         self.allocator.free(region)
         before = self.allocator.statistics()
@@ -426,11 +426,11 @@ class AllocatorMachine(RuleBasedStateMachine):
         assert before == self.allocator.statistics()
 
     @rule(pages=st.integers(1, 3))
-    def somebody_else_grows(self, pages):
+    def somebody_else_grows(self, pages: int) -> None:
         self.pages.grow_by_somebody_else(pages)
 
     @rule()
-    def free_everything(self):
+    def free_everything(self) -> None:
         while self.used:
             self.allocator.free(self.used.pop())
         statistics = self.allocator.statistics()
@@ -454,7 +454,7 @@ class AllocatorMachine(RuleBasedStateMachine):
         return joined
 
     @invariant()
-    def nothing_overlaps_or_is_lost(self):
+    def nothing_overlaps_or_is_lost(self) -> None:
         if not hasattr(self, "allocator"):
             return
         stretches = self.stretches()
@@ -486,5 +486,5 @@ AllocatorMachine.TestCase.settings = settings(
 )
 
 
-class TestAllocatorOverRandomUse(AllocatorMachine.TestCase):
+class TestAllocatorOverRandomUse(AllocatorMachine.TestCase):  # type: ignore[valid-type, misc]
     """Random use amid foreign growth overlaps nothing, keeps alignment, stays in its pages, loses nothing."""

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from memory import InvalidRequestError, LayoutExhaustedError, MainLayout, main_layout
 
 
-def test_main_layout_puts_stack_behind_data_and_heap_behind_stack():
+def test_main_layout_puts_stack_behind_data_and_heap_behind_stack() -> None:
     """Data begins at its alignment, the stack at the next multiple of 1,024, the heap behind the stack."""
     layout = main_layout(memory_size=5000, memory_align_log2=4, stack_size=8192, table_size=3)
 
@@ -25,13 +25,13 @@ def test_main_layout_puts_stack_behind_data_and_heap_behind_stack():
 
 
 @pytest.mark.parametrize(("align_log2", "base"), [(0, 16), (3, 16), (4, 16), (5, 32), (16, 65536)])
-def test_main_layout_never_puts_data_at_address_zero(align_log2, base):
+def test_main_layout_never_puts_data_at_address_zero(align_log2: int, base: int) -> None:
     """The memory base is 2**alignment, and 16 where that is less."""
     assert main_layout(memory_size=0, memory_align_log2=align_log2, stack_size=1024).memory_base == base
 
 
 @pytest.mark.parametrize(("align_log2", "base"), [(0, 1), (1, 2), (5, 32)])
-def test_main_layout_never_puts_functions_at_table_index_zero(align_log2, base):
+def test_main_layout_never_puts_functions_at_table_index_zero(align_log2: int, base: int) -> None:
     """The table base is the first aligned index behind the null function pointer."""
     layout = main_layout(
         memory_size=0, memory_align_log2=0, stack_size=1024, table_size=10, table_align_log2=align_log2
@@ -41,7 +41,7 @@ def test_main_layout_never_puts_functions_at_table_index_zero(align_log2, base):
 
 
 @pytest.mark.parametrize(("memory_size", "pages"), [(65536 - 2048, 1), (65536 - 2047, 2)])
-def test_main_layout_counts_pages_up_to_the_heap(memory_size, pages):
+def test_main_layout_counts_pages_up_to_the_heap(memory_size: int, pages: int) -> None:
     """The minimum covers everything below the heap base and not a page more."""
     layout = main_layout(memory_size=memory_size - 16 + 1024, memory_align_log2=0, stack_size=1024)
 
@@ -49,7 +49,7 @@ def test_main_layout_counts_pages_up_to_the_heap(memory_size, pages):
 
 
 @pytest.mark.parametrize("stack_size", [-1024, 0, 1, 1000, 1025])
-def test_main_layout_with_an_odd_stack_size_is_refused(stack_size):
+def test_main_layout_with_an_odd_stack_size_is_refused(stack_size: int) -> None:
     """A stack is a positive multiple of 1,024 bytes."""
     with pytest.raises(
         InvalidRequestError,
@@ -59,7 +59,7 @@ def test_main_layout_with_an_odd_stack_size_is_refused(stack_size):
 
 
 @pytest.mark.parametrize("name", ["memory_size", "memory_align_log2", "table_size", "table_align_log2"])
-def test_main_layout_with_a_negative_number_names_it(name):
+def test_main_layout_with_a_negative_number_names_it(name: str) -> None:
     """A negative argument is a caller's mistake and says which."""
     arguments = {"memory_size": 0, "memory_align_log2": 0, "stack_size": 1024, name: -1}
     with pytest.raises(InvalidRequestError, match=rf"^{name} must not be negative"):
@@ -80,7 +80,7 @@ def test_main_layout_with_a_negative_number_names_it(name):
         {"table_align_log2": 31, "table_size": 2**31},
     ],
 )
-def test_main_layout_over_the_address_space_is_refused(arguments):
+def test_main_layout_over_the_address_space_is_refused(arguments: dict[str, int]) -> None:
     """Lying sizes and alignments are refused, however large, and the error says what was asked for."""
     full = {"memory_size": 0, "memory_align_log2": 0, "stack_size": 1024, **arguments}
     with pytest.raises(LayoutExhaustedError, match=r"nothing was reserved$") as caught:
@@ -90,7 +90,7 @@ def test_main_layout_over_the_address_space_is_refused(arguments):
     assert caught.value.requested_elements == full.get("table_size", 0)
 
 
-def test_main_layout_may_fill_the_address_space():
+def test_main_layout_may_fill_the_address_space() -> None:
     """The largest layout whose end is still a 32-bit address is accepted."""
     layout = main_layout(memory_size=2**32 - 1024 - 1024 - 16, memory_align_log2=0, stack_size=1024)
 
@@ -106,8 +106,8 @@ def test_main_layout_may_fill_the_address_space():
     table_align_log2=st.integers(0, 33),
 )
 def test_main_layout_keeps_order_and_alignment(
-    memory_size, memory_align_log2, stack_units, table_size, table_align_log2
-):
+    memory_size: int, memory_align_log2: int, stack_units: int, table_size: int, table_align_log2: int
+) -> None:
     """Whatever is accepted is ordered, aligned, does not overlap and is covered by the minimum pages."""
     try:
         layout = main_layout(

@@ -3,29 +3,31 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
+from typing import Any
 
 import pytest
-from support.modules import calls, got, imports, library, pie, reads, returns
 
 import dl
+from tests.support.modules import calls, got, imports, library, pie, reads, returns
 
 LIB = library(returns("f", 1))
 
 
-def names(program):
+def names(program: dl.Linker) -> list[str]:
     return [m.name for m in program.modules()]
 
 
 class TestSearch:
-    def put(self, directory, name, value):
+    def put(self, directory: Path, name: str, value: int) -> None:
         directory.mkdir(parents=True, exist_ok=True)
         (directory / name).write_bytes(library(returns("f", value)))
 
-    def opened(self, program, name, **options):
+    def opened(self, program: dl.Linker, name: Path | str, **options: Any) -> int:
         group = program.main_group
         return group.dlsym(group.dlopen(name, **options), "f")()
 
-    def test_library_path_in_order(self, tmp_path):
+    def test_library_path_in_order(self, tmp_path: Path) -> None:
         """Bare names are looked for in the directories of the library path, in order; those of the call come first."""
         for n, d in enumerate("abc"):
             self.put(tmp_path / d, "lib.so", n)
@@ -33,7 +35,9 @@ class TestSearch:
             assert self.opened(program, "lib.so") == 1
             assert self.opened(program, "lib.so", library_path=[tmp_path / "c"]) == 2
 
-    def test_the_current_directory_is_not_searched(self, tmp_path, monkeypatch):
+    def test_the_current_directory_is_not_searched(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         """A bare name never means a file of the current directory; a name with a slash is a path."""
         self.put(tmp_path, "lib.so", 5)
         monkeypatch.chdir(tmp_path)
@@ -42,14 +46,14 @@ class TestSearch:
                 program.main_group.dlopen("lib.so")
             assert self.opened(program, "./lib.so") == 5
 
-    def test_absolute_paths(self, tmp_path):
+    def test_absolute_paths(self, tmp_path: Path) -> None:
         """An absolute path is that file only."""
         self.put(tmp_path, "lib.so", 6)
         with dl.Linker(None) as program:
             assert self.opened(program, str(tmp_path / "lib.so")) == 6
             assert self.opened(program, tmp_path / "lib.so") == 6
 
-    def test_so_falls_back_to_wasm(self, tmp_path):
+    def test_so_falls_back_to_wasm(self, tmp_path: Path) -> None:
         """A .so that is not there may be there as .wasm, beside where it would be; the .so itself comes first."""
         self.put(tmp_path / "a", "lib.wasm", 1)
         self.put(tmp_path / "b", "lib.so", 2)
@@ -59,7 +63,7 @@ class TestSearch:
             self.put(tmp_path / "a", "lib.so", 3)
             assert self.opened(program, "lib.so") == 3
 
-    def test_other_formats_are_passed_over(self, tmp_path):
+    def test_other_formats_are_passed_over(self, tmp_path: Path) -> None:
         """A search passes over files that are no modules, such as a library of the host; a path to one is an error."""
         (tmp_path / "a").mkdir()
         (tmp_path / "a" / "lib.so").write_bytes(b"\x7fELF" + bytes(100))
@@ -71,7 +75,7 @@ class TestSearch:
                 program.main_group.dlopen(tmp_path / "a" / "lib.so")
 
     @pytest.mark.parametrize("origin", ["$ORIGIN", "${ORIGIN}"])
-    def test_run_path(self, tmp_path, origin):
+    def test_run_path(self, tmp_path: Path, origin: str) -> None:
         """A library's run path is searched for what it needs, relative to itself; after the library path."""
         (tmp_path / "top").mkdir()
         top = library(imports("f"), calls("g", "f"), needed=["dep.so"], run_path=[f"{origin}/../deps"])
@@ -85,7 +89,7 @@ class TestSearch:
             group = program.main_group
             assert group.dlsym(group.dlopen(tmp_path / "top" / "top.so"), "g")() == 2
 
-    def test_run_paths_are_not_inherited(self, tmp_path):
+    def test_run_paths_are_not_inherited(self, tmp_path: Path) -> None:
         """What a needed library needs is not looked for in the run path of who needs it."""
         (tmp_path / "top.so").write_bytes(library(needed=["middle.so"], run_path=["$ORIGIN/deps"]))
         self.put(tmp_path / "deps", "bottom.so", 1)
@@ -97,7 +101,7 @@ class TestSearch:
         with dl.Linker(None) as program:
             assert self.opened(program, tmp_path / "top.so") == 1
 
-    def test_origin_follows_links(self, tmp_path):
+    def test_origin_follows_links(self, tmp_path: Path) -> None:
         """$ORIGIN is the directory of the file itself, not of a link to it."""
         self.put(tmp_path / "real", "dep.so", 4)
         (tmp_path / "real" / "top.so").write_bytes(library(needed=["dep.so"], run_path=["$ORIGIN"]))
@@ -105,14 +109,14 @@ class TestSearch:
         with dl.Linker(None) as program:
             assert self.opened(program, tmp_path / "link.so") == 4
 
-    def test_origin_is_a_whole_word(self, tmp_path):
+    def test_origin_is_a_whole_word(self, tmp_path: Path) -> None:
         """A directory whose name merely begins like $ORIGIN is not taken for it."""
         (tmp_path / "top.so").write_bytes(library(needed=["dep.so"], run_path=["$ORIGINAL"]))
         self.put(tmp_path.parent / (tmp_path.name + "AL"), "dep.so", 1)
         with dl.Linker(None) as program, pytest.raises(dl.LibraryNotFoundError):
             program.main_group.dlopen(tmp_path / "top.so")
 
-    def test_run_path_of_bytes(self):
+    def test_run_path_of_bytes(self) -> None:
         """Modules held in memory have no origin: such entries are left out, not taken for the root directory."""
         libs = {"top.so": library(needed=["dep.so"], run_path=["$ORIGIN/x", "${ORIGIN}", "/nowhere"])}
         with dl.Linker(None, libraries=libs) as program:
@@ -120,7 +124,7 @@ class TestSearch:
                 program.main_group.dlopen("top.so")
             assert [path for path, _ in caught.value.tried] == ["/nowhere/dep.so", "/nowhere/dep.wasm"]
 
-    def test_names_outside_of_utf8(self, tmp_path):
+    def test_names_outside_of_utf8(self, tmp_path: Path) -> None:
         """A path with bytes that are no UTF-8 is a path like any other, found or not."""
         path = os.fsdecode(os.fsencode(tmp_path) + b"/l\xff.so")
         with dl.Linker(None) as program:
@@ -134,7 +138,7 @@ class TestSearch:
 
 
 class TestIdentity:
-    def test_spellings_and_links(self, tmp_path, monkeypatch):
+    def test_spellings_and_links(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         """One file is one module by whatever path, relative, with dots, or through a link, it is opened."""
         (tmp_path / "sub").mkdir()
         (tmp_path / "lib.so").write_bytes(LIB)
@@ -156,7 +160,7 @@ class TestIdentity:
             assert len(handles) == 1
             assert len(program.modules()) == 1
 
-    def test_same_base_name(self, tmp_path):
+    def test_same_base_name(self, tmp_path: Path) -> None:
         """Two files of one base name are two modules, each with its own data, and handles tell them apart."""
         for n, d in enumerate("ab"):
             (tmp_path / d).mkdir()
@@ -168,7 +172,7 @@ class TestIdentity:
             assert [group.dlsym(h, "f")() for h in handles] == [0, 1]
             assert group.dlsym(handles[0], "f").address != group.dlsym(handles[1], "f").address
 
-    def test_equal_content_is_no_identity(self, tmp_path):
+    def test_equal_content_is_no_identity(self, tmp_path: Path) -> None:
         """Two files with the same bytes are two modules."""
         counter = library(
             "(global $n (mut i32) (i32.const 0))",
@@ -180,7 +184,7 @@ class TestIdentity:
 
             assert [group.dlsym(a, "f")(), group.dlsym(a, "f")(), group.dlsym(b, "f")()] == [1, 2, 1]
 
-    def test_opened_twice(self, tmp_path):
+    def test_opened_twice(self, tmp_path: Path) -> None:
         """Opening a library again gives its handle and does not construct it again, even if the file is changed or gone."""
         path = tmp_path / "lib.so"
         path.write_bytes(LIB)
@@ -192,7 +196,7 @@ class TestIdentity:
             assert group.dlopen(path) == handle
             assert group.dlopen("lib.so") == handle
 
-    def test_a_needed_name_finds_what_was_opened_by_its_path(self, tmp_path):
+    def test_a_needed_name_finds_what_was_opened_by_its_path(self, tmp_path: Path) -> None:
         """A bare name in a needed list is served by a loaded library of that base name when the search finds none."""
         (tmp_path / "lib.so").write_bytes(LIB)
         user = library(imports("f"), calls("g", "f"), needed=["lib.so"])
@@ -203,7 +207,7 @@ class TestIdentity:
             assert group.dlsym(group.dlopen("user.so"), "g")() == 1
             assert [m.handle for m in program.modules()] == [lib, lib + 1]
 
-    def test_handles_are_never_reused(self):
+    def test_handles_are_never_reused(self) -> None:
         """Handles count on, also past loads that failed, and a failed load leaves none."""
         libs = {"ok.so": LIB, "ok2.so": LIB, "bad.so": library(imports("nothing"))}
         with dl.Linker(None, libraries=libs) as program:
@@ -219,14 +223,14 @@ class TestIdentity:
 
 
 class TestInMemory:
-    def test_bytes_that_need_bytes(self):
+    def test_bytes_that_need_bytes(self) -> None:
         """Modules held in memory need each other by name, the main module's included, and files beside them."""
         libs = {"a.so": library(imports("f"), calls("g", "f"), needed=["b.so"]), "b.so": LIB}
         main = pie(imports("g"), calls("h", "g"), needed=["a.so"])
         with dl.Linker(main, libraries=libs) as program:
             assert program.main_group.dlsym(1, "h")() == 1
 
-    def test_bytes_before_files(self, tmp_path):
+    def test_bytes_before_files(self, tmp_path: Path) -> None:
         """A library held in memory is found before any file of its name."""
         (tmp_path / "lib.so").write_bytes(library(returns("f", 2)))
         with dl.Linker(None, libraries={"lib.so": LIB}, library_path=[tmp_path]) as program:
@@ -235,7 +239,7 @@ class TestInMemory:
             assert group.dlsym(group.dlopen("lib.so"), "f")() == 1
             assert group.dlsym(group.dlopen(tmp_path / "lib.so"), "f")() == 2
 
-    def test_opened_bytes_with_a_name(self):
+    def test_opened_bytes_with_a_name(self) -> None:
         """Bytes opened under a name are that module from then on: for dlopen and for needed lists."""
         user = library(imports("f"), calls("g", "f"), needed=["lib.so"])
         with dl.Linker(None) as program:
@@ -246,14 +250,14 @@ class TestInMemory:
             assert group.dlopen(LIB, name="lib.so") == handle
             assert group.dlsym(group.dlopen(user), "g")() == 1
 
-    def test_bytes_without_a_name(self):
+    def test_bytes_without_a_name(self) -> None:
         """Bytes opened without a name are a new module each time."""
         with dl.Linker(None) as program:
             group = program.main_group
 
-            assert group.dlopen(LIB) != group.dlopen(bytearray(LIB))
+            assert group.dlopen(LIB) != group.dlopen(bytearray(LIB))  # type: ignore[arg-type]
 
-    def test_a_failed_load_of_bytes_leaves_its_name_free(self):
+    def test_a_failed_load_of_bytes_leaves_its_name_free(self) -> None:
         """Bytes that cannot be loaded do not keep their name: others may be opened under it."""
         with dl.Linker(None) as program:
             group = program.main_group
@@ -267,7 +271,7 @@ class TestInMemory:
             assert group.dlsym(group.dlopen(LIB, name="lib.so"), "f")() == 1
             assert group.dlsym(group.dlopen(user), "g")() == 1
 
-    def test_bytes_in_a_cycle(self):
+    def test_bytes_in_a_cycle(self) -> None:
         """Bytes opened under a name may need a library that needs them."""
         libs = {"b.so": library(imports("f"), calls("g", "f"), needed=["a.so"])}
         with dl.Linker(None, libraries=libs) as program:
@@ -279,14 +283,14 @@ class TestInMemory:
             assert group.dlsym(a, "h")() == 1
             assert names(program) == ["b.so", "a.so"]
 
-    def test_a_name_with_a_slash(self):
+    def test_a_name_with_a_slash(self) -> None:
         """Names of bytes may look like paths."""
         with dl.Linker(None, libraries={"/lib/x.so": LIB}) as program:
             group = program.main_group
 
             assert group.dlsym(group.dlopen("/lib/x.so"), "f")() == 1
 
-    def test_got_of_a_tree_in_memory(self):
+    def test_got_of_a_tree_in_memory(self) -> None:
         """Data and function addresses are resolved between modules in memory too."""
         libs = {
             "lib.so": library(

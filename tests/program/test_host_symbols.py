@@ -5,9 +5,12 @@ from __future__ import annotations
 import gc
 import threading
 import weakref
+from typing import Any
 
 import pytest
-from support.modules import (
+
+import dl
+from tests.support.modules import (
     MEMORY,
     calls,
     constructor,
@@ -20,17 +23,15 @@ from support.modules import (
     wat_bytes,
 )
 
-import dl
-
 
 class TestHostFunctions:
-    def test_typed_values(self):
+    def test_typed_values(self) -> None:
         """A host function gets and returns Python values of the signature that its import states."""
         seen = []
         kind = "(param i32 i64 f32 f64 v128) (result i64)"
         lib = library(imports("f", kind), '(export "f" (func $f))')
 
-        def f(*arguments):
+        def f(*arguments: Any) -> int:
             seen.append(arguments)
             return (1 << 63) + 1
 
@@ -41,7 +42,7 @@ class TestHostFunctions:
             assert seen == [(-1, -1, 1.5, -0.0, bytes(range(16)))]
             assert result == -(1 << 63) + 1
 
-    def test_one_callable_for_several_signatures(self):
+    def test_one_callable_for_several_signatures(self) -> None:
         """The same callable serves imports of different signatures, each with its own conversion."""
         libs = {
             "a.so": library(
@@ -61,7 +62,7 @@ class TestHostFunctions:
                 0.5,
             )
 
-    def test_names_with_dots_are_told_apart(self):
+    def test_names_with_dots_are_told_apart(self) -> None:
         """Module name and field name are two names, wherever the dots are."""
         lib = library(
             '(import "a.b" "c" (func $one (result i32)))',
@@ -85,12 +86,12 @@ class TestHostFunctions:
             ]
 
     @pytest.mark.parametrize("value", [None, "text", object(), [1]])
-    def test_what_is_no_import(self, value):
+    def test_what_is_no_import(self, value: Any) -> None:
         """An import that is neither a function nor a number is a mistake that names it."""
         with pytest.raises(dl.LinkerUsageError, match=r"imports\['env'\]\['f'\]"):
             dl.Linker(None, imports={"env": {"f": value}})
 
-    def test_signature_that_python_cannot_hold(self):
+    def test_signature_that_python_cannot_hold(self) -> None:
         """A host function for an import with references is refused by name."""
         lib = library(imports("f", "(param externref)"))
         with (
@@ -111,7 +112,7 @@ class TestHostFunctions:
             ("v128", b"short"),
         ],
     )
-    def test_results_that_do_not_fit(self, kind, value):
+    def test_results_that_do_not_fit(self, kind: str, value: Any) -> None:
         """A host function's result that the signature does not hold is an error at the caller; the program goes on."""
         lib = library(
             imports("f", f"(result {kind})"),
@@ -127,7 +128,7 @@ class TestHostFunctions:
             assert group.dlsym(handle, "fine")() == 1
 
     @pytest.mark.parametrize("arguments", [(), (1, 2), ("x",), (None,), (1 << 32,), (1.0,)])
-    def test_arguments_that_do_not_fit(self, arguments):
+    def test_arguments_that_do_not_fit(self, arguments: Any) -> None:
         """A call with the wrong number or kinds of arguments does not enter the guest."""
         entered = []
         lib = library(imports("enter", ""), '(func (export "g") (param i32) call $enter)')
@@ -150,11 +151,11 @@ class TestExceptions:
         "kind",
         [KeyboardInterrupt, SystemExit, GeneratorExit, Cancelled, StopIteration, ValueError, dl.TrapError],
     )
-    def test_pass_unchanged(self, kind):
+    def test_pass_unchanged(self, kind: type[Exception]) -> None:
         """Whatever a host function raises reaches the caller of the guest, the same object; the program goes on."""
         error = kind("mine")
 
-        def fail():
+        def fail() -> None:
             raise error
 
         lib = library(imports("fail", ""), '(func (export "g") call $fail)', returns("fine", 1))
@@ -168,11 +169,11 @@ class TestExceptions:
 
             assert group.dlsym(handle, "fine")() == 1
 
-    def test_each_level_may_catch(self):
+    def test_each_level_may_catch(self) -> None:
         """In guest to host to guest calls an exception ends the levels it passes, and who catches it goes on."""
-        box = []
+        box: list[Any] = []
 
-        def host(depth):
+        def host(depth: int) -> Any:
             if depth == 0:
                 raise KeyError("bottom")
             if depth == 5:
@@ -193,7 +194,7 @@ class TestExceptions:
             with pytest.raises(KeyError, match="bottom"):
                 box[0](4)
 
-    def test_traps_name_the_functions(self):
+    def test_traps_name_the_functions(self) -> None:
         """A trap tells its reason and the guest's stack, innermost first, through libraries."""
         libs = {
             "inner.so": library(
@@ -215,7 +216,7 @@ class TestExceptions:
             assert [f.split("!")[1] for f in caught.value.frames][:2] == ["divide", "outer"]
             assert [f.split("!")[0] for f in caught.value.frames][:2] == ["inner.so", "outer.so"]
 
-    def test_deep_recursion(self):
+    def test_deep_recursion(self) -> None:
         """Endless recursion of the guest is a trap, not the end of the process, and the program goes on."""
         lib = library(
             '(func $f (export "f") (param i32) (result i32) local.get 0 call $f i32.const 1 i32.add)',
@@ -229,7 +230,7 @@ class TestExceptions:
 
             assert group.dlsym(handle, "fine")() == 1
 
-    def test_the_shadow_stack_after_a_trap(self):
+    def test_the_shadow_stack_after_a_trap(self) -> None:
         """A trap does not leave the shadow stack where it was."""
         lib = library(
             '(import "env" "__stack_pointer" (global $sp (mut i32)))',
@@ -248,7 +249,7 @@ class TestExceptions:
 
 
 class TestEnd:
-    def test_use_after_close(self):
+    def test_use_after_close(self) -> None:
         """After close every use is an error of the linker, none a crash; closing again is nothing."""
         lib = library(MEMORY, returns("f", 1), data("d", 0), memory_size=8)
         program = dl.Linker(None, libraries={"lib.so": lib})
@@ -275,9 +276,9 @@ class TestEnd:
         assert "Linker" in repr(program)
         assert "f" in repr(f)
 
-    def test_close_within_a_call(self):
+    def test_close_within_a_call(self) -> None:
         """Closing a program from one of its own host functions does not pull the ground from under it."""
-        box = []
+        box: list[Any] = []
         lib = library(imports("close", ""), '(func (export "g") (result i32) call $close i32.const 5)')
         with dl.Linker(
             None,
@@ -290,9 +291,9 @@ class TestEnd:
             with pytest.raises(dl.DlError):
                 g()
 
-    def test_close_within_a_constructor(self):
+    def test_close_within_a_constructor(self) -> None:
         """The same within a constructor that dlopen runs."""
-        box = []
+        box: list[Any] = []
         lib = library(imports("close", ""), constructor("call $close"))
         with dl.Linker(
             None,
@@ -303,7 +304,7 @@ class TestEnd:
             with pytest.raises(dl.DlError):
                 program.main_group.dlopen("lib.so")
 
-    def test_another_thread(self):
+    def test_another_thread(self) -> None:
         """A group's functions, and its dlopen, are for its own thread; another gets an error that says what to do."""
         lib = library(returns("f", 1))
         failures = []
@@ -311,7 +312,7 @@ class TestEnd:
             group = program.main_group
             f = group.dlsym(group.dlopen("lib.so"), "f")
 
-            def elsewhere():
+            def elsewhere() -> None:
                 for use in (
                     f,
                     lambda: group.dlopen("b.so"),
@@ -332,7 +333,7 @@ class TestEnd:
             assert f() == 1
             assert len(program.modules()) == 1
 
-    def test_programs_do_not_meet(self):
+    def test_programs_do_not_meet(self) -> None:
         """Two programs of one process share no memory, table, globals or names."""
         counter = library(
             MEMORY,
@@ -351,11 +352,11 @@ class TestEnd:
             one.memory.write_u32(one.main_group.dlsym(2, "d").address, 9)
             assert two.memory.read_u32(two.main_group.dlsym(2, "d").address) == 0
 
-    def test_a_closed_program_is_freed(self):
+    def test_a_closed_program_is_freed(self) -> None:
         """Nothing keeps a closed program: it goes with its last reference."""
 
         class Host:
-            def __call__(self):
+            def __call__(self) -> int:
                 return 1
 
         host = Host()
@@ -368,7 +369,7 @@ class TestEnd:
 
         assert gone() is None
 
-    def test_hundreds_of_programs(self):
+    def test_hundreds_of_programs(self) -> None:
         """Programs may be made and closed by the hundred."""
         main = pie(returns("f", 1), needed=["lib.so"])
         lib = library(MEMORY, memory_size=100_000)
@@ -376,7 +377,7 @@ class TestEnd:
             with dl.Linker(main, libraries={"lib.so": lib}, stack_size=1024) as program:
                 assert program.main_group.dlsym(1, "f")() == 1
 
-    def test_data_segments(self):
+    def test_data_segments(self) -> None:
         """A library's data segments arrive at its memory base."""
         lib = library(
             MEMORY,
@@ -391,7 +392,7 @@ class TestEnd:
 
             assert program.memory.read(at, 10) == b"some text\0"
 
-    def test_a_program_without_anything(self):
+    def test_a_program_without_anything(self) -> None:
         """An empty module is a program too, without memory, functions or libraries."""
         with dl.Linker(module()) as program:
             with pytest.raises(dl.LinkerUsageError, match="memory"):

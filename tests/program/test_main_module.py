@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Any
+
 import pytest
-from support.modules import (
+
+import dl
+from tests.support.modules import (
     MEMORY,
     MEMORY_BASE,
     SHARED_MEMORY,
@@ -22,8 +27,6 @@ from support.modules import (
     static,
 )
 
-import dl
-
 STORE = '(func (export "store") (param i32 i32) local.get 0 local.get 1 i32.store)'
 LOAD = '(func (export "load") (param i32) (result i32) local.get 0 i32.load)'
 POINTER = '(func (export "call_pointer") (param i32) (result i32) local.get 0 call_indirect (result i32))'
@@ -34,7 +37,7 @@ PUSH = """(func (export "push") (param i32) (result i32)
   (global.get $sp))"""
 
 
-def plugin(memory=MEMORY, **info):
+def plugin(memory: str = MEMORY, **info: Any) -> bytes:
     return library(
         memory, TABLE, STACK_POINTER, MEMORY_BASE, TABLE_BASE, STORE, LOAD, POINTER, PUSH,
         '(func $seven (export "seven") (result i32) i32.const 7)', "(elem (global.get $table_base) $seven)",
@@ -42,7 +45,7 @@ def plugin(memory=MEMORY, **info):
     )  # fmt: skip
 
 
-def check_plugin(program):
+def check_plugin(program: dl.Linker) -> dl.ModuleHandle:
     """Load the plugin and use its data, its function pointer, and the stack."""
     group = program.main_group
     handle = group.dlopen("plugin.so", dl.RTLD_NOW)
@@ -60,7 +63,7 @@ def check_plugin(program):
 
 class TestPie:
     @pytest.mark.parametrize("shared", [False, True])
-    def test_layout(self, shared):
+    def test_layout(self, shared: bool) -> None:
         """Data comes first, then the stack of the size asked for, then the heap; address 0 and table index 0 stay free."""
         symbols = ["__stack_low", "__stack_high", "__heap_base", "__heap_end"]
         main = pie(
@@ -85,7 +88,7 @@ class TestPie:
             assert program.memory.read_u32(0) == 0
 
     @pytest.mark.parametrize("shared", [False, True])
-    def test_with_a_library(self, shared):
+    def test_with_a_library(self, shared: bool) -> None:
         """A PIE main module takes libraries; their data lies above its heap base."""
         main = pie(got("__heap_base", "mem"), reads("heap_base", "got_mem___heap_base"), shared=shared)
         with dl.Linker(main, libraries={"plugin.so": plugin(SHARED_MEMORY if shared else MEMORY)}) as program:
@@ -94,12 +97,12 @@ class TestPie:
             group = program.main_group
             assert group.dlsym(handle, "word").address >= group.dlsym(1, "heap_base")()
 
-    def test_without_memory(self):
+    def test_without_memory(self) -> None:
         """A module with a dylink section and no memory is refused as a program."""
         with pytest.raises(dl.NotDynamicError, match="import its memory"):
             dl.Linker(library(returns("f", 1)))
 
-    def test_run(self):
+    def test_run(self) -> None:
         """run() calls _start and returns 0, or what the program exits with."""
         exit_ = '(import "wasi_snapshot_preview1" "proc_exit" (func $exit (param i32)))'
         for body, code in (
@@ -110,7 +113,7 @@ class TestPie:
             with dl.Linker(pie(exit_, f'(func (export "_start") {body})')) as program:
                 assert program.main_group.run() == code
 
-    def test_run_of_what_is_no_program(self):
+    def test_run_of_what_is_no_program(self) -> None:
         """A main module without _start, and no main module, cannot be run."""
         with (
             dl.Linker(pie(), name="prog") as program,
@@ -121,13 +124,13 @@ class TestPie:
             program.main_group.run()
 
     @pytest.mark.parametrize("stack_size", [0, -1024, 1000, 1 << 32])
-    def test_impossible_stacks(self, stack_size):
+    def test_impossible_stacks(self, stack_size: int) -> None:
         """A stack size that is not a positive multiple of 1,024 bytes below 4 GiB is refused."""
         for main in (pie(), None, static()):
             with pytest.raises(dl.DlError, match="stack"):
                 dl.Linker(main, stack_size=stack_size)
 
-    def test_data_that_does_not_fit(self):
+    def test_data_that_does_not_fit(self) -> None:
         """A main module whose data is larger than its memory may be is refused before anything is made."""
         with pytest.raises(dl.ResourceLimitError):
             dl.Linker(pie(memory_size=(1 << 32) - 1))
@@ -135,18 +138,18 @@ class TestPie:
         with pytest.raises(dl.ResourceLimitError, match="allows 2"):
             dl.Linker(small)
 
-    def test_a_lying_table_size(self):
+    def test_a_lying_table_size(self) -> None:
         """A main module that asks for more table elements than the linker allows is refused."""
         with pytest.raises(dl.ResourceLimitError, match="table"):
             dl.Linker(pie(table_size=1 << 31))
 
-    def test_elements_outside_of_what_it_asks_for(self):
+    def test_elements_outside_of_what_it_asks_for(self) -> None:
         """A module whose element segment is longer than its table size would overwrite other modules' functions."""
         extra = "(func $f) (elem (global.get $table_base) $f $f)"
         with pytest.raises(dl.LinkError, match="element segment"):
             dl.Linker(pie(extra, table_size=1))
 
-    def test_memory_option(self):
+    def test_memory_option(self) -> None:
         """The memory option raises the minimum and lowers the maximum of the memory a main module imports."""
         main = library('(import "env" "memory" (memory 1 500))', MEMORY_BASE)
         with dl.Linker(main, memory=dl.MemoryType(40, 50)) as program:
@@ -156,7 +159,7 @@ class TestPie:
         with pytest.raises(dl.UnsupportedModuleError, match="shared"):
             dl.Linker(main, memory=dl.MemoryType(1, 50, shared=True))
 
-    def test_start_symbol_of_another_type(self):
+    def test_start_symbol_of_another_type(self) -> None:
         """A _start with parameters is not a program's start."""
         with dl.Linker(pie('(func (export "_start") (param i32))')) as program:
             with pytest.raises(dl.DlError, match="_start"):
@@ -174,7 +177,7 @@ class TestStatic:
 
     @pytest.mark.parametrize("pointer", ["own", "exported"])
     @pytest.mark.parametrize("memory", MEMORIES)
-    def test_with_a_library(self, memory, pointer):
+    def test_with_a_library(self, memory: str, pointer: str) -> None:
         """An ordinary module takes libraries when it shows its memory and its table, with or without its stack pointer."""
         field, library_memory = self.MEMORIES[memory]
         exported = '(export "__stack_pointer")' if pointer == "exported" else ""
@@ -206,7 +209,7 @@ class TestStatic:
             (('(memory (export "memory") 1)', '(table (export "__indirect_function_table") 4 4 funcref)'), "cannot grow"),
         ],
     )  # fmt: skip
-    def test_that_takes_no_libraries(self, fields, reason):
+    def test_that_takes_no_libraries(self, fields: tuple[str, str] | tuple[str], reason: str) -> None:
         """A module that hides memory or table runs all the same; opening a library says why that cannot be."""
         main = module(*fields, returns("f", 1), '(func (export "_start"))')
         with dl.Linker(main, name="prog", libraries={"plugin.so": plugin()}) as program:
@@ -217,7 +220,7 @@ class TestStatic:
             with pytest.raises(dl.NotDynamicError, match=f"not a dynamically-linked instance.*{reason}"):
                 group.dlopen("plugin.so")
 
-    def test_that_passes_host_functions_on_without_a_table(self):
+    def test_that_passes_host_functions_on_without_a_table(self) -> None:
         """A module whose table cannot grow may export what it imports."""
         main = module(imports("f"), '(export "g" (func $f))', calls("h", "f"))
         with dl.Linker(main, imports={"env": {"f": lambda: 4}}) as program:
@@ -225,7 +228,7 @@ class TestStatic:
 
             assert (group.dlsym(1, "g")(), group.dlsym(1, "h")()) == (4, 4)
 
-    def test_that_brings_the_table_and_lacks_an_import(self):
+    def test_that_brings_the_table_and_lacks_an_import(self) -> None:
         """A module that exports its table has stubs like any other: an error that names the import, then what was opened."""
         main = static(imports("late", "(param i64 i32) (result i64)"), imports("never"), calls("none", "never"),
                       '(func (export "f") (param i64 i32) (result i64) local.get 0 local.get 1 call $late)')  # fmt: skip
@@ -246,7 +249,7 @@ class TestStatic:
             with pytest.raises(dl.UnresolvedCallError):
                 none()
 
-    def test_that_imports_its_table(self):
+    def test_that_imports_its_table(self) -> None:
         """A module linked with --import-table gets the linker's table."""
         main = module(
             '(memory (export "memory") 2)', '(import "env" "__indirect_function_table" (table 3 funcref))',
@@ -259,7 +262,7 @@ class TestStatic:
             assert group.dlsym(handle, "call_pointer")(1) == 8
             assert group.dlsym(1, "call_pointer")(group.dlsym(handle, "seven").address) == 7
 
-    def test_libraries_that_it_needs(self):
+    def test_libraries_that_it_needs(self) -> None:
         """An ordinary module whose dylink section needs libraries gets them before it runs."""
         lib = library(
             MEMORY,
@@ -279,18 +282,18 @@ class TestStatic:
             assert group.dlsym(1, "g")() == 5
             assert [m.name for m in program.modules()][1:] == ["lib.so"]
 
-    def test_needs_libraries_but_can_take_none(self):
+    def test_needs_libraries_but_can_take_none(self) -> None:
         """Needed libraries of a module that can take none are an error at once."""
         main = library('(memory (export "memory") 2)', returns("f", 1), needed=["lib.so"])
         with pytest.raises(dl.NotDynamicError, match="needs libraries.*exports no table"):
             dl.Linker(main, libraries={"lib.so": library()})
 
-    def test_memory_option_for_its_own_memory(self):
+    def test_memory_option_for_its_own_memory(self) -> None:
         """A memory cannot be asked for when the main module brings its own."""
         with pytest.raises(dl.LinkerUsageError, match="memory"):
             dl.Linker(static(), memory=dl.MemoryType(5))
 
-    def test_a_host_function_in_its_table(self):
+    def test_a_host_function_in_its_table(self) -> None:
         """A host function that a static module's own table holds has that one index for libraries too."""
         main = static(imports("f"), "(elem (i32.const 2) $f)")
         lib = library(TABLE, imports("f"), got("f", "func"), reads("at", "got_func_f"), POINTER)
@@ -301,16 +304,16 @@ class TestStatic:
             assert group.dlsym(handle, "at")() == 2
             assert group.dlsym(handle, "call_pointer")(2) == 6
 
-    def test_start_function(self):
+    def test_start_function(self) -> None:
         """A start function runs once, and may call the host."""
-        seen = []
+        seen: list[Any] = []
         main = static(
             '(import "env" "log" (func $log (param i32)))', "(func $s i32.const 5 call $log)", "(start $s)"
         )
         with dl.Linker(main, imports={"env": {"log": seen.append}}):
             assert seen == [5]
 
-    def test_64_bit_memory(self):
+    def test_64_bit_memory(self) -> None:
         """A 64-bit memory is refused by name, wherever it is."""
         for main in (
             module('(memory (export "memory") i64 1)'),
@@ -332,7 +335,7 @@ class TestAllocator:
       (func (export "live") (result i32) global.get $live)"""
 
     @pytest.mark.parametrize("kind", ["pie", "static"])
-    def test_blocks_come_from_malloc(self, kind):
+    def test_blocks_come_from_malloc(self, kind: str) -> None:
         """With side_memory="allocator" a library's data is a block of the program's malloc, aligned as asked."""
         if kind == "pie":
             main = pie(self.MALLOC, memory_size=1024)
@@ -352,7 +355,7 @@ class TestAllocator:
             assert group.dlsym(handle, "word").address % 1024 == 0
             assert group.dlsym(1, "live")() == 1
 
-    def test_a_failed_load_frees_its_block(self):
+    def test_a_failed_load_frees_its_block(self) -> None:
         """What a load took from malloc is given back when the load fails."""
         broken = library(MEMORY, MEMORY_BASE, imports("nobody"), memory_size=64)
         with dl.Linker(
@@ -370,7 +373,7 @@ class TestAllocator:
             assert group.dlsym(1, "live")() == 0
 
     @pytest.mark.parametrize("result", [0, 0x7FFFFFF0, -16])
-    def test_a_malloc_that_fails_or_lies(self, result):
+    def test_a_malloc_that_fails_or_lies(self, result: int) -> None:
         """A malloc that returns null, or an address outside of memory, fails the load and nothing else."""
         lying = f"""(func (export "malloc") (param i32) (result i32) i32.const {result}) (func (export "free") (param i32))"""
         with dl.Linker(
@@ -384,12 +387,12 @@ class TestAllocator:
 
             assert group.dlsym(group.dlopen("none.so"), "f")() == 1
 
-    def test_without_an_allocator(self):
+    def test_without_an_allocator(self) -> None:
         """A main module without malloc and free cannot be asked for memory."""
         with pytest.raises(dl.LinkerUsageError, match="malloc"):
             dl.Linker(pie(), side_memory="allocator")
 
-    def test_needed_libraries_lie_below_the_heap(self):
+    def test_needed_libraries_lie_below_the_heap(self) -> None:
         """Libraries loaded before the allocator runs lie at the heap base, which moves above them."""
         main = pie(
             self.MALLOC,
@@ -412,7 +415,7 @@ class TestAllocator:
 
 class TestNone:
     @pytest.mark.parametrize("shared", [False, True])
-    def test_libraries_only(self, shared):
+    def test_libraries_only(self, shared: bool) -> None:
         """Without a main module the host provides memory, table and stack; the first library is handle 2."""
         memory = dl.MemoryType(minimum=3, maximum=100, shared=shared)
         with dl.Linker(
@@ -427,14 +430,14 @@ class TestNone:
             with pytest.raises(dl.InvalidHandleError):
                 program.main_group.dlsym(program.main, "f")
 
-    def test_the_memory_may_be_too_small(self):
+    def test_the_memory_may_be_too_small(self) -> None:
         """A maximum below what the stack needs is refused, and the message names the stack."""
         with pytest.raises(dl.ResourceLimitError, match="stack_size"):
             dl.Linker(None, memory=dl.MemoryType(1, 2))
         with dl.Linker(None, memory=dl.MemoryType(1, 2), stack_size=32 << 10) as program:
             assert program.memory.size <= 2 * 65536
 
-    def test_memory_limit_stops_libraries(self):
+    def test_memory_limit_stops_libraries(self) -> None:
         """A library whose data does not fit below the memory's maximum is refused, and smaller ones still load."""
         libs = {"big.so": library(MEMORY, memory_size=8 << 20), "plugin.so": plugin()}
         with dl.Linker(None, memory=dl.MemoryType(1, 40), libraries=libs) as program:
@@ -443,7 +446,7 @@ class TestNone:
             check_plugin(program)
 
     @pytest.mark.parametrize(("minimum", "maximum"), [(-1, None), (5, 4), (1, 65537), (65537, None)])
-    def test_impossible_memories(self, minimum, maximum):
+    def test_impossible_memories(self, minimum: int, maximum: int | None) -> None:
         """A memory type outside of 0 <= minimum <= maximum <= 65536 pages cannot be written down."""
         with pytest.raises(dl.LinkerUsageError):
             dl.MemoryType(minimum, maximum)
@@ -451,28 +454,28 @@ class TestNone:
 
 class TestOptions:
     @pytest.mark.parametrize("options", [{"library_path": "lib"}, {"args": "prog"}, {"side_memory": "heap"}])
-    def test_what_would_be_misunderstood(self, options):
+    def test_what_would_be_misunderstood(self, options: dict[str, Any]) -> None:
         """One text where a list belongs, and a choice that is none, are refused by the option's name."""
         with pytest.raises(dl.LinkerUsageError, match=next(iter(options))):
             dl.Linker(None, **options)
 
-    def test_library_path_of_one_call(self):
+    def test_library_path_of_one_call(self) -> None:
         """The same for the library path of one dlopen."""
         with dl.Linker(None) as program, pytest.raises(dl.LinkerUsageError, match="library_path"):
-            program.main_group.dlopen("x.so", library_path="lib")
+            program.main_group.dlopen("x.so", library_path="lib")  # type: ignore[arg-type]
 
 
 class TestSources:
-    def test_from_file_and_bytes(self, tmp_path):
+    def test_from_file_and_bytes(self, tmp_path: Path) -> None:
         """A main module may be a path, text or not, or bytes."""
         main = pie(returns("f", 3))
         path = tmp_path / "main.wasm"
         path.write_bytes(main)
         for source in (path, str(path), main, bytearray(main), memoryview(main)):
-            with dl.Linker(source) as program:
+            with dl.Linker(source) as program:  # type: ignore[arg-type]
                 assert program.main_group.dlsym(1, "f")() == 3
 
-    def test_name(self, tmp_path):
+    def test_name(self, tmp_path: Path) -> None:
         """The name given for a main module is what messages say."""
         with pytest.raises(dl.UnresolvedSymbolsError, match="cannot link prog"):
             dl.Linker(pie(got("nothing", "mem")), name="prog")
@@ -480,13 +483,13 @@ class TestSources:
         with pytest.raises(dl.UnresolvedSymbolsError, match="cannot link prog"):
             dl.Linker(tmp_path / "main.wasm", name="prog")
 
-    def test_unreadable(self, tmp_path):
+    def test_unreadable(self, tmp_path: Path) -> None:
         """A missing file, a directory, a device and a name with NUL are errors of the linker that name the file."""
         for source in (tmp_path / "none.wasm", tmp_path, "/dev/zero", "a\0b"):
             with pytest.raises(dl.LinkError):
                 dl.Linker(source)
 
-    def test_not_a_module(self, tmp_path):
+    def test_not_a_module(self, tmp_path: Path) -> None:
         """Bytes that are no module are malformed, an empty file too."""
         for content in (b"", b"\x7fELF", b"\0asm", b"hello"):
             with pytest.raises(dl.MalformedModuleError):

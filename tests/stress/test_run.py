@@ -8,13 +8,14 @@ import re
 
 import pytest
 
+import dl
 from dl.cli import main
 from dl.stress.run import run_stress
 
 SHORT_SECONDS = 12.0
 
 
-def report_of(threads, seconds, seed):
+def report_of(threads: int, seconds: float, seed: int) -> dl.StressReport:
     print(f"dlrun stress --threads {threads} --seconds {seconds:g} --seed {seed}")
     return run_stress(threads, seconds, seed, print)
 
@@ -22,7 +23,7 @@ def report_of(threads, seconds, seed):
 class TestStress:
     @pytest.mark.soak
     @pytest.mark.timeout(float(os.environ.get("DL_SOAK_SECONDS", "0")) + 110)
-    def test_64_threads_end_with_equal_groups(self):
+    def test_64_threads_end_with_equal_groups(self) -> None:
         """64 threads that open, call, wait, spin, trap and end find nothing wrong and have equal groups at the end."""
         seconds = float(os.environ.get("DL_SOAK_SECONDS", "0")) or SHORT_SECONDS
         found = report_of(64, seconds, random.SystemRandom().getrandbits(32))
@@ -34,21 +35,21 @@ class TestStress:
         assert {"returned", "raised", "trapped", "cancelled"} <= set(found.ends)
 
     @pytest.mark.parametrize("threads", [1, 2, 8])
-    def test_few_threads_end_with_equal_groups(self, threads):
+    def test_few_threads_end_with_equal_groups(self, threads: int) -> None:
         """So do few threads, where other orders are likely."""
         found = report_of(threads, 2.0, random.SystemRandom().getrandbits(32))
 
         assert found.failures == ()
         assert found.total > 50
 
-    def test_thread_number_out_of_range(self):
+    def test_thread_number_out_of_range(self) -> None:
         """A number of threads that the generated program has no stacks for is refused."""
         with pytest.raises(ValueError, match="1 to 192"):
             run_stress(193, 1)
 
 
 class TestCommand:
-    def test_summary(self, capsys):
+    def test_summary(self, capsys: pytest.CaptureFixture[str]) -> None:
         """`dlrun stress` says what was done, repeats the seed, and ends with 0 when nothing went wrong."""
         assert main(["stress", "--threads", "4", "--seconds", "1.5", "--seed", "7"]) == 0
 

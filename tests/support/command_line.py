@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 from dl.wasm.encode import ModuleBuilder, i32_const, name_bytes, section, unsigned
 from dl.wasm.types import FuncType, GlobalType, Limits, MemoryType
-from support.paths import FIXTURES
+from tests.support.paths import FIXTURES
 
 HELLO = str(FIXTURES / "hello/shared/main.wasm")
 GREET = str(FIXTURES / "hello/shared/libgreet.so")

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from support.modules import MEMORY, SHARED_MEMORY, STACK_POINTER, TABLE, library, reads, static
 
 import dl
+from tests.support.modules import MEMORY, SHARED_MEMORY, STACK_POINTER, TABLE, library, reads, static
 
 pytestmark = pytest.mark.timeout(120)
 
@@ -39,7 +41,7 @@ SPIN = """(func (export "spin") (param $pointer i32) (param $until i32) (result 
 INT = b"\0"
 
 
-def functions(memory):
+def functions(memory: str) -> bytes:
     """A library with the system calls, backing functions, and ways to call a pointer."""
     return library(memory, TABLE, STACK_POINTER, *WASIX, ADD, CALL, SPIN, reads("sp", "sp"))
 
@@ -47,7 +49,7 @@ def functions(memory):
 class Guest:
     """A program without a main module, and the functions of the library above in one group."""
 
-    def __init__(self, linker, group=None):
+    def __init__(self, linker: dl.Linker, group: dl.InstanceGroup | None = None) -> None:
         self.linker = linker
         self.group = group or linker.main_group
         if group is None:
@@ -56,19 +58,21 @@ class Guest:
         else:
             self.handle = linker.modules()[0].handle
 
-    def __getattr__(self, name):
+    def __getattr__(self, name: str) -> Any:
         return self.group.dlsym(self.handle, name)
 
-    def address(self, name):
+    def address(self, name: str) -> int:
         """The pointer of a backing function."""
         return self.group.dlsym(self.handle, name).address
 
-    def allocate(self):
+    def allocate(self) -> Any:
         """`closure_allocate`."""
         assert self.closure_allocate(self.scratch) == SUCCESS
         return self.linker.memory.read_u32(self.scratch)
 
-    def prepare(self, closure, backing, arguments=INT, results=INT, environment=0):
+    def prepare(
+        self, closure: int, backing: int, arguments: bytes = INT, results: bytes = INT, environment: int = 0
+    ) -> Any:
         """`closure_prepare`, with lists of types as bytes; returns the errno."""
         memory = self.linker.memory
         memory.write(self.scratch + 1024, arguments)
@@ -83,7 +87,7 @@ class Guest:
             environment,
         )
 
-    def adder(self, number):
+    def adder(self, number: int) -> int:
         """A closure that adds a number of its own."""
         closure = self.allocate()
         environment = self.scratch + 8192 + 4 * closure
@@ -93,21 +97,21 @@ class Guest:
 
 
 @pytest.fixture(name="linker")
-def _linker():
+def _linker() -> Iterator[dl.Linker]:
     with dl.Linker(None, memory=dl.MemoryType(2, 1000, shared=True)) as linker:
         yield linker
 
 
 @pytest.fixture(name="guest")
-def _guest(linker):
+def _guest(linker: dl.Linker) -> Guest:
     return Guest(linker)
 
 
-def in_thread(linker, function):
+def in_thread(linker: dl.Linker, function: Callable[..., Any]) -> Any:
     """Run a function of a `Guest` in a thread that is made for it."""
     main = linker.modules()[0].handle
 
-    def body(group):
+    def body(group: dl.InstanceGroup) -> Any:
         guest = Guest.__new__(Guest)
         guest.linker, guest.group, guest.handle = linker, group, main
         return function(guest)
@@ -115,12 +119,12 @@ def in_thread(linker, function):
     return linker.spawn(body).join(timeout=60)
 
 
-def values_of(kinds):
+def values_of(kinds: list[str]) -> st.SearchStrategy[Any]:
     return st.tuples(*(st.binary(min_size=SIZES[k], max_size=SIZES[k]) for k in kinds)).map(b"".join)
 
 
 @st.composite
-def signatures(draw):
+def signatures(draw: Callable[..., Any]) -> Any:
     """Argument types, result types, and a value of each, packed."""
     kinds = st.lists(st.sampled_from(TYPES), max_size=6)
     arguments, results = draw(kinds), draw(kinds)
@@ -128,12 +132,14 @@ def signatures(draw):
 
 
 class TestValues:
-    def test_every_signature_passes_values_packed_and_bit_for_bit(self, linker, guest):
+    def test_every_signature_passes_values_packed_and_bit_for_bit(
+        self, linker: dl.Linker, guest: Guest
+    ) -> None:
         """Arguments and results of all types lie packed, 16-byte rounded, below the caller's stack, NaN bits and all."""
         memory = linker.memory
-        seen = {}
+        seen: dict[str, Any] = {}
 
-        def backing(values, results, environment):
+        def backing(values: int, results: int, environment: int) -> None:
             values, results, environment = (a & 0xFFFFFFFF for a in (values, results, environment))
             seen.update(at=(values, results), environment=environment, sp=guest.sp())
             seen["values"] = memory.read(values, seen["size"])
@@ -141,11 +147,11 @@ class TestValues:
 
         @settings(max_examples=80, deadline=None)
         @given(signatures())
-        def check(signature):
+        def check(signature: Any) -> None:
             arguments, results, values, returned = signature
             closure = guest.allocate()
-            lists = [bytes(TYPES.index(t) for t in types) for types in (arguments, results)]
-            assert guest.prepare(closure, pointer.address, *lists, environment=0x12345678) == SUCCESS
+            kinds, returns = (bytes(TYPES.index(t) for t in types) for types in (arguments, results))
+            assert guest.prepare(closure, pointer.address, kinds, returns, environment=0x12345678) == SUCCESS
             seen.update(size=len(values), results=returned)
             before = guest.sp()
             memory.write(guest.scratch, values)
@@ -168,11 +174,11 @@ class TestValues:
         with linker.callback("(i32, i32, i32) -> ()", backing) as pointer:
             check()
 
-    def test_a_thousand_arguments_and_results_pass(self, linker, guest):
+    def test_a_thousand_arguments_and_results_pass(self, linker: dl.Linker, guest: Guest) -> None:
         """The most values that a function may have pass; more are refused."""
         memory, seen = linker.memory, []
 
-        def backing(values, results, _environment):
+        def backing(values: int, results: int, _environment: int) -> None:
             seen.append(memory.read(values & 0xFFFFFFFF, 8000))
             memory.write(results & 0xFFFFFFFF, seen[0][::-1])
 
@@ -189,7 +195,9 @@ class TestValues:
         assert guest.prepare(closure, pointer.address or 1, b"\1" * 1001, b"") == INVALID
         assert guest.prepare(closure, 1, b"", b"\1" * 1001) == INVALID
 
-    def test_the_environment_is_read_when_the_closure_is_called(self, linker, guest):
+    def test_the_environment_is_read_when_the_closure_is_called(
+        self, linker: dl.Linker, guest: Guest
+    ) -> None:
         """What the environment points to may change between calls."""
         closure = guest.adder(5)
         environment = guest.scratch + 8192 + 4 * closure
@@ -198,7 +206,7 @@ class TestValues:
         linker.memory.write_u32(environment, 100)
         assert guest.call(closure, 1) == 101
 
-    def test_the_shadow_stack_is_right_after_a_backing_function_that_trapped(self, guest):
+    def test_the_shadow_stack_is_right_after_a_backing_function_that_trapped(self, guest: Guest) -> None:
         """A trap in a backing function ends the call; the next one finds the stack where it was."""
         closure = guest.allocate()
         guest.prepare(closure, guest.address("fail"))
@@ -211,7 +219,7 @@ class TestValues:
 
 
 class TestLife:
-    def test_preparing_again_replaces_function_and_signature_at_the_same_index(self, guest):
+    def test_preparing_again_replaces_function_and_signature_at_the_same_index(self, guest: Guest) -> None:
         """The pointer stays, what it does and how it is called change."""
         closure = guest.adder(5)
         assert guest.call(closure, 10) == 15
@@ -223,12 +231,14 @@ class TestLife:
         with pytest.raises(dl.TrapError, match="type mismatch"):
             guest.call(closure, 10)
 
-    def test_a_closure_that_is_not_prepared_traps(self, guest):
+    def test_a_closure_that_is_not_prepared_traps(self, guest: Guest) -> None:
         """An index that was only handed out is a null pointer."""
         with pytest.raises(dl.TrapError, match="uninitialized"):
             guest.call(guest.allocate(), 1)
 
-    def test_a_freed_closure_traps_and_comes_back_from_the_pool(self, linker, guest):
+    def test_a_freed_closure_traps_and_comes_back_from_the_pool(
+        self, linker: dl.Linker, guest: Guest
+    ) -> None:
         """Freeing clears the index in every group, and the last one freed is the next one handed out."""
         closure = guest.adder(5)
         assert in_thread(linker, lambda other: other.call(closure, 1)) == 6
@@ -243,7 +253,7 @@ class TestLife:
         with pytest.raises(dl.TrapError, match="uninitialized"):
             guest.call(closure, 1)
 
-    def test_freeing_what_is_no_closure_does_nothing(self, linker, guest):
+    def test_freeing_what_is_no_closure_does_nothing(self, linker: dl.Linker, guest: Guest) -> None:
         """An index that is unknown, already free, or a function's own is ignored."""
         closure = guest.adder(5)
         guest.closure_free(closure)
@@ -255,7 +265,7 @@ class TestLife:
         assert linker.main_group.table() == table
         assert guest.allocate() == closure
 
-    def test_preparing_what_is_not_handed_out_is_refused(self, linker, guest):
+    def test_preparing_what_is_not_handed_out_is_refused(self, linker: dl.Linker, guest: Guest) -> None:
         """Nobody overwrites a function, the linker's own indices, or a freed closure by preparing it."""
         closure = guest.adder(5)
         guest.closure_free(closure)
@@ -266,7 +276,7 @@ class TestLife:
 
         assert linker.main_group.table() == table
 
-    def test_bad_lists_of_types_are_refused_and_change_nothing(self, guest):
+    def test_bad_lists_of_types_are_refused_and_change_nothing(self, guest: Guest) -> None:
         """A list outside memory and an unknown type have their errnos; the closure stays as it was."""
         closure = guest.adder(5)
         ok, backing = guest.scratch + 1024, guest.address("twice")
@@ -278,7 +288,7 @@ class TestLife:
         assert guest.closure_prepare(backing, closure, ok, 0xFFFFFFFF, ok, 0, 0) == MEMORY_VIOLATION
         assert guest.call(closure, 1) == 6
 
-    def test_a_backing_function_of_another_type_traps_when_called(self, guest):
+    def test_a_backing_function_of_another_type_traps_when_called(self, guest: Guest) -> None:
         """The backing function is looked at only when the closure is called."""
         closure = guest.allocate()
 
@@ -289,7 +299,9 @@ class TestLife:
         with pytest.raises(dl.TrapError, match="uninitialized"):
             guest.call(closure, 1)
 
-    def test_an_address_that_cannot_be_written_wastes_no_closure(self, linker, guest):
+    def test_an_address_that_cannot_be_written_wastes_no_closure(
+        self, linker: dl.Linker, guest: Guest
+    ) -> None:
         """By the ABI a bad out pointer is no error; the index goes back to the pool."""
         closure = guest.allocate()
         guest.closure_free(closure)
@@ -300,7 +312,9 @@ class TestLife:
         assert linker.closures.in_use() == 0
         assert guest.allocate() == closure
 
-    def test_the_pool_grows_in_steps_each_of_which_is_one_operation(self, linker, guest):
+    def test_the_pool_grows_in_steps_each_of_which_is_one_operation(
+        self, linker: dl.Linker, guest: Guest
+    ) -> None:
         """250 closures take three growths of the table, and no other operation."""
         before = linker.statistics()
 
@@ -313,7 +327,7 @@ class TestLife:
 
 
 class TestLimits:
-    def test_a_table_that_cannot_grow_is_an_errno_and_spoils_no_later_load(self):
+    def test_a_table_that_cannot_grow_is_an_errno_and_spoils_no_later_load(self) -> None:
         """Where 100 more elements do not fit, allocation fails with 21, and a library that does fit still loads."""
         main = static(*WASIX[:1], table='(table (export "__indirect_function_table") 4 40 funcref)')
         with dl.Linker(main, name="main.wasm") as linker:
@@ -326,7 +340,7 @@ class TestLimits:
             small = library(MEMORY, TABLE, '(func (export "seven") (result i32) i32.const 7)')
             assert group.dlsym(group.dlopen(small, name="small.so"), "seven")() == 7
 
-    def test_a_program_that_takes_no_libraries_has_no_closures(self):
+    def test_a_program_that_takes_no_libraries_has_no_closures(self) -> None:
         """Without a table that can grow, all three calls answer 58."""
         fields = [
             f"""(import "wasix_32v1" "{name}" (func ${name} (param{" i32" * count}) (result i32)))
@@ -336,22 +350,19 @@ class TestLimits:
         ]
         imported, exported = zip(*(f.split("\n", 1) for f in fields), strict=True)
         with dl.Linker(static(*imported, *exported, table=""), name="main.wasm") as linker:
+            main: Any = linker.main_module
             for name in ("closure_allocate", "closure_prepare", "closure_free"):
-                assert (
-                    linker.main_group.call_export(
-                        linker.main_module, name, linker.main_module.wasm.exports[name].type
-                    )
-                    == NOT_SUPPORTED
-                )
+                kind = main.wasm.exports[name].type
+                assert linker.main_group.call_export(main, name, kind) == NOT_SUPPORTED
 
 
 class TestThreads:
-    def test_a_pointer_works_in_threads_from_before_and_after(self, linker, guest):
+    def test_a_pointer_works_in_threads_from_before_and_after(self, linker: dl.Linker, guest: Guest) -> None:
         """What one thread prepares is a function in all others, whenever they came to be."""
         ready, go = threading.Barrier(4), threading.Event()
-        closures = []
+        closures: list[Any] = []
 
-        def early(group):
+        def early(group: dl.InstanceGroup) -> list[int]:
             ready.wait(30)
             go.wait(30)
             return [group.dlsym(guest.handle, "call")(closure, 10) for closure in closures]
@@ -365,12 +376,14 @@ class TestThreads:
         assert [thread.join(timeout=30) for thread in threads] == [expected] * 3
         assert in_thread(linker, lambda g: [g.call(closure, 10) for closure in closures]) == expected
 
-    def test_preparing_while_others_call_never_shows_them_anything_else(self, linker, guest):
+    def test_preparing_while_others_call_never_shows_them_anything_else(
+        self, linker: dl.Linker, guest: Guest
+    ) -> None:
         """Threads inside the guest, calling without pause, see one of the two functions until they see the last."""
         closure = guest.adder(5)
         started = threading.Barrier(4)
 
-        def calling(group):
+        def calling(group: dl.InstanceGroup) -> int:
             spin = group.dlsym(guest.handle, "spin")
             started.wait(30)
             return spin(closure, 2)
@@ -384,12 +397,12 @@ class TestThreads:
 
         assert [thread.join(timeout=60) for thread in threads] == [2, 2, 2]
 
-    def test_all_groups_have_the_same_table_after_many_changes(self, linker, guest):
+    def test_all_groups_have_the_same_table_after_many_changes(self, linker: dl.Linker, guest: Guest) -> None:
         """Groups that replayed everything, some, or only what was left hold the same functions."""
         tables, closures = {}, [guest.adder(n) for n in range(20)]
         middle, done = threading.Barrier(3), threading.Event()
 
-        def table(group):
+        def table(group: dl.InstanceGroup) -> None:
             middle.wait(30)
             done.wait(30)
             tables[group.name] = group.table()
@@ -411,7 +424,9 @@ class TestThreads:
         assert all(other == linker.main_group.table() for other in tables.values())
         assert in_thread(linker, lambda g: [g.call(c, 1) for c in again]) == [101, 102, 103]
 
-    def test_a_late_group_makes_no_instances_for_closures_that_are_gone(self, linker, guest):
+    def test_a_late_group_makes_no_instances_for_closures_that_are_gone(
+        self, linker: dl.Linker, guest: Guest
+    ) -> None:
         """Thousands of closures that were replaced or freed cost a new thread next to nothing."""
         closure = guest.adder(5)
         for _ in range(1000):
@@ -420,19 +435,21 @@ class TestThreads:
             guest.closure_free(guest.adder(1))
         linker.memory.write_u32(guest.scratch, 41)
 
-        def look(other):
+        def look(other: Guest) -> tuple[int, int]:
             slots = other.group._slots
             return other.call(closure, 1), len(slots._placed) + sum(map(len, slots._idle.values()))
 
         assert in_thread(linker, look) == (42, 1)
 
-    def test_threads_that_allocate_at_once_get_different_closures(self, linker, guest):
+    def test_threads_that_allocate_at_once_get_different_closures(
+        self, linker: dl.Linker, guest: Guest
+    ) -> None:
         """Eight threads make 60 closures each: no index twice, and all work in all threads."""
         addresses = [guest.address("twice"), guest.scratch + 1024]
         linker.memory.write(addresses[1], INT)
         blocks = [guest.scratch + 16384 + 64 * n for n in range(8)]
 
-        def make(group, block):
+        def make(group: dl.InstanceGroup, block: int) -> list[int]:
             call = {n: group.dlsym(guest.handle, n) for n in ("closure_allocate", "closure_prepare", "call")}
             made = []
             for _ in range(60):
@@ -451,7 +468,7 @@ class TestThreads:
         assert all(guest.call(closure, 3) == 6 for closure in made)
 
 
-def test_a_load_after_closures_gets_indices_of_its_own(linker, guest):
+def test_a_load_after_closures_gets_indices_of_its_own(linker: dl.Linker, guest: Guest) -> None:
     """Libraries and closures share the table and never each other's indices."""
     closures = [guest.adder(n) for n in range(3)]
     handle = linker.main_group.dlopen(functions(SHARED_MEMORY), name="more.so")
@@ -463,16 +480,18 @@ def test_a_load_after_closures_gets_indices_of_its_own(linker, guest):
 
 
 @pytest.mark.parametrize("step", ["apply", "commit"])
-def test_an_operation_that_fails_leaves_everything_as_it_was(linker, guest, step):
+def test_an_operation_that_fails_leaves_everything_as_it_was(
+    linker: dl.Linker, guest: Guest, step: str
+) -> None:
     """Wherever making, replacing or freeing a closure fails, the table and the pool are as before, in all groups."""
     closure, spare = guest.adder(5), guest.allocate()
     before, table = linker.statistics(), linker.main_group.table()
 
-    def refuse(reached):
+    def refuse(reached: str) -> None:
         if reached == step:
             raise TimeoutError("refused")
 
-    taken = []
+    taken: list[Any] = []
     linker.closures.checkpoint = refuse
     for change in (
         lambda: guest.prepare(closure, guest.address("twice")),

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import struct
+from collections.abc import Iterator
+from typing import Any
 
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from support.modules import MEMORY, SHARED_MEMORY, TABLE, TABLE_BASE, library, static
 
 import dl
+from tests.support.modules import MEMORY, SHARED_MEMORY, TABLE, TABLE_BASE, library, static
 
 pytestmark = pytest.mark.timeout(120)
 
@@ -27,19 +29,19 @@ EXPORTS = (
 
 
 @pytest.fixture(name="linker", params=[True, False], ids=["shared", "unshared"])
-def _linker(request):
+def _linker(request: pytest.FixtureRequest) -> Iterator[dl.Linker]:
     with dl.Linker(None, memory=dl.MemoryType(2, 1000, shared=request.param)) as linker:
         yield linker
 
 
-def memory_of(linker):
+def memory_of(linker: dl.Linker) -> str:
     return SHARED_MEMORY if linker.program.shares_memory else MEMORY
 
 
 class Guest:
     """The two system calls, a library's functions, and memory to work in."""
 
-    def __init__(self, linker, *fields, **info):
+    def __init__(self, linker: dl.Linker, *fields: str, **info: Any) -> None:
         self.linker = linker
         self.group = linker.main_group
         wasm = library(memory_of(linker), TABLE, *IMPORTS, EXPORTS, *fields, **info)
@@ -47,14 +49,14 @@ class Guest:
         self.memory = linker.memory
         self.scratch = linker.grow_memory(4) * 65536
 
-    def __getattr__(self, name):
+    def __getattr__(self, name: str) -> Any:
         return self.group.dlsym(self.handle, name)
 
-    def address(self, name):
+    def address(self, name: Any) -> Any:
         return self.group.dlsym(self.handle, name).address
 
 
-def identity(params, results):
+def identity(params: list[str], results: list[str]) -> str:
     """A function that returns arguments of the same types where there are any, and zeros elsewhere."""
     body = []
     left = list(enumerate(params))
@@ -69,7 +71,7 @@ def identity(params, results):
     return f'(func (export "f") (param {listed[0]}) (result {listed[1]}) {" ".join(body)})'
 
 
-def returned(params, results, values):
+def returned(params: list[str], results: list[str], values: list[bytes]) -> list[bytes]:
     """What that function returns for packed values, one bytes object each."""
     left, out = list(zip(params, values, strict=True)), []
     for kind in results:
@@ -78,7 +80,7 @@ def returned(params, results, values):
     return out
 
 
-def lenient_values(params, buffer):
+def lenient_values(params: list[str], buffer: bytes) -> list[bytes]:
     """The arguments that a buffer gives: one that does not fit in what is left is 0 and takes nothing."""
     at, values = 0, []
     for kind in params:
@@ -91,7 +93,7 @@ def lenient_values(params, buffer):
     return values
 
 
-def fitting_results(results, room):
+def fitting_results(results: list[bytes], room: int) -> bytes:
     """Results as they lie in a buffer with that much room."""
     out = b""
     for value in results:
@@ -112,8 +114,8 @@ class TestBuffers:
     @example(["i64", "i32"], ["i64", "i32"], b"\x01\0\0\0", 4, False)
     @example(["i64", "i32"], ["i64", "i32"], bytes(range(12)), 4, True)
     def test_every_buffer_is_read_and_written_as_the_interface_says(
-        self, params, results, buffer, room, strict
-    ):
+        self, params: list[str], results: list[str], buffer: bytes, room: int, strict: bool
+    ) -> None:
         """For all signatures, buffer lengths and both modes: the errno, the results, and every byte around them."""
         with dl.Linker(None) as linker:
             guest = Guest(linker, identity(params, results))
@@ -138,7 +140,7 @@ class TestBuffers:
             written = expected[1]
             assert memory.read(guest.scratch + 512, 200) == written + b"\xee" * (200 - len(written))
 
-    def test_exact_and_inexact_buffers_give_the_same_bits(self, linker):
+    def test_exact_and_inexact_buffers_give_the_same_bits(self, linker: dl.Linker) -> None:
         """A buffer that fits exactly and one that is longer take two ways through the code, with equal results."""
         params = ["f32", "v128", "f64", "i32", "i64"]
         guest = Guest(linker, identity(params, params[::-1]))
@@ -160,7 +162,7 @@ class TestBuffers:
 
         assert exact == inexact == returned_bytes(params, values)
 
-    def test_pointers_of_empty_buffers_may_be_null_or_wild(self, linker):
+    def test_pointers_of_empty_buffers_may_be_null_or_wild(self, linker: dl.Linker) -> None:
         """Nothing is read through the pointer of a buffer that no value lies in."""
         guest = Guest(linker, identity([], []))
 
@@ -168,7 +170,7 @@ class TestBuffers:
             assert guest.call_dynamic(guest.f.address, pointer, 0, pointer, 0, 1) == SUCCESS
             assert guest.call_dynamic(guest.f.address, pointer, 8, pointer, 8, 0) == SUCCESS
 
-    def test_buffers_outside_memory_are_memory_violations(self, linker):
+    def test_buffers_outside_memory_are_memory_violations(self, linker: dl.Linker) -> None:
         """Bad values are found before the call, bad results after it; sums of pointer and length never wrap around."""
         guest = Guest(
             linker, identity(["i64"], ["i64"]),
@@ -192,7 +194,7 @@ class TestBuffers:
         )
 
 
-def returned_bytes(params, values):
+def returned_bytes(params: list[str], values: bytes) -> bytes:
     """Packed values in the opposite order."""
     at, parts = 0, []
     for kind in params:
@@ -202,7 +204,7 @@ def returned_bytes(params, values):
 
 
 class TestCallees:
-    def test_indices_without_a_function_are_invalid(self, linker):
+    def test_indices_without_a_function_are_invalid(self, linker: dl.Linker) -> None:
         """Null, the linker's own free indices, and everything beyond the table answer 28."""
         guest = Guest(linker, identity([], []))
         length = linker.main_group.table_length()
@@ -211,7 +213,7 @@ class TestCallees:
             for strict in (0, 1):
                 assert guest.call_dynamic(index, 0, 0, 0, 0, strict) == INVALID
 
-    def test_functions_that_only_an_element_segment_names_can_be_called(self, linker):
+    def test_functions_that_only_an_element_segment_names_can_be_called(self, linker: dl.Linker) -> None:
         """A static function, placed by its module's own element segment, is as good as an exported one."""
         guest = Guest(
             linker, TABLE_BASE,
@@ -224,7 +226,7 @@ class TestCallees:
         assert guest.call_dynamic(guest.where(), guest.scratch, 4, guest.scratch, 4, 1) == SUCCESS
         assert guest.memory.read_u32(guest.scratch) == 42
 
-    def test_references_in_a_signature_are_refused(self, linker):
+    def test_references_in_a_signature_are_refused(self, linker: dl.Linker) -> None:
         """What cannot lie in memory cannot be passed; nothing breaks."""
         guest = Guest(
             linker,
@@ -234,7 +236,7 @@ class TestCallees:
         for name in ("takes", "gives"):
             assert guest.call_dynamic(address_of(guest, name), 0, 0, guest.scratch, 64, 0) == INVALID
 
-    def test_a_host_function_can_be_called(self, linker):
+    def test_a_host_function_can_be_called(self, linker: dl.Linker) -> None:
         """A callback of the host has a signature like any function."""
         guest = Guest(linker, identity([], []))
         guest.memory.write(guest.scratch, struct.pack("<id", 3, 0.5))
@@ -245,7 +247,7 @@ class TestCallees:
         assert error == SUCCESS
         assert guest.memory.read_f64(guest.scratch) == 3.5
 
-    def test_a_trap_in_the_callee_reaches_the_caller(self, linker):
+    def test_a_trap_in_the_callee_reaches_the_caller(self, linker: dl.Linker) -> None:
         """It ends the guest's call, not the linker."""
         guest = Guest(linker, '(func (export "bad") unreachable)', identity([], []))
 
@@ -253,7 +255,7 @@ class TestCallees:
             guest.call_dynamic(guest.bad.address, 0, 0, 0, 0, 1)
         assert guest.call_dynamic(guest.f.address, 0, 0, 0, 0, 1) == SUCCESS
 
-    def test_an_exception_of_the_callee_can_be_caught_by_the_caller(self, linker):
+    def test_an_exception_of_the_callee_can_be_caught_by_the_caller(self, linker: dl.Linker) -> None:
         """Nothing of the host lies between the two, so a C++ exception or a longjmp passes through a dynamic call."""
         guest = Guest(
             linker, '(import "env" "__cpp_exception" (tag $cpp (param i32)))',
@@ -269,7 +271,7 @@ class TestCallees:
 
         assert guest.catches(guest.throws.address, guest.scratch) == 77
 
-    def test_a_dynamic_call_of_call_dynamic_works(self, linker):
+    def test_a_dynamic_call_of_call_dynamic_works(self, linker: dl.Linker) -> None:
         """A callee may call dynamically in turn, to any depth that fits the stack."""
         guest = Guest(
             linker,
@@ -287,13 +289,15 @@ class TestCallees:
         assert guest.down(300, guest.scratch) == 300 * 301 // 2
 
 
-def address_of(guest, name):
+def address_of(guest: Guest, name: str) -> int:
     """The table index of a function that Python cannot call."""
     return guest.linker.find_symbol(guest.handle, name).address
 
 
 class TestReflection:
-    def reflect(self, guest, function, room=(8, 8)):
+    def reflect(
+        self, guest: Guest, function: int, room: tuple[int, int] = (8, 8)
+    ) -> tuple[int, bytes, bytes, bytes]:
         """Returns the errno, the six bytes of the result, and the two lists with a byte beyond them."""
         at = guest.scratch
         guest.memory.fill(at, 0xEE, 64)
@@ -302,7 +306,9 @@ class TestReflection:
 
     @settings(max_examples=40, deadline=None)
     @given(kinds, kinds, st.tuples(st.integers(0, 8), st.integers(0, 8)))
-    def test_every_signature_is_told_where_there_is_room(self, params, results, room):
+    def test_every_signature_is_told_where_there_is_room(
+        self, params: list[str], results: list[str], room: tuple[int, int]
+    ) -> None:
         """Counts always; types only if both lists have room, and not a byte more."""
         with dl.Linker(None) as linker:
             guest = Guest(linker, identity(params, results))
@@ -317,7 +323,7 @@ class TestReflection:
                 assert error == SUCCESS
                 assert (arguments, returned_types) == tuple(c.ljust(9, b"\xee") for c in codes)
 
-    def test_indices_without_a_function_are_told_apart(self, linker):
+    def test_indices_without_a_function_are_told_apart(self, linker: dl.Linker) -> None:
         """Null in the table is cacheable unless closures own it; beyond the table nothing is."""
         guest = Guest(linker, identity([], []))
         closure = linker.closures.allocate()
@@ -330,7 +336,7 @@ class TestReflection:
         assert self.reflect(guest, 0xFFFFFFFF)[:2] == (INVALID, bytes(6))
         assert self.reflect(guest, 0)[2:] == (b"\xee" * 9, b"\xee" * 9)
 
-    def test_a_closure_is_not_cacheable(self, linker):
+    def test_a_closure_is_not_cacheable(self, linker: dl.Linker) -> None:
         """Its signature may change, so it is never to be remembered."""
         guest = Guest(linker, identity([], []))
         with linker.callback("(v128, i32) -> f32", lambda *_: 0.0) as callback:
@@ -339,7 +345,7 @@ class TestReflection:
         assert (error, info) == (SUCCESS, struct.pack("<BBHH", 0, 0, 2, 1))
         assert (arguments[:2], results[:1]) == (b"\4\0", b"\2")
 
-    def test_references_are_counted_but_not_told(self, linker):
+    def test_references_are_counted_but_not_told(self, linker: dl.Linker) -> None:
         """A signature with references answers 28 with its counts, and leaves the lists alone."""
         guest = Guest(linker, '(func (export "takes") (param i32 funcref))')
 
@@ -349,7 +355,7 @@ class TestReflection:
         assert arguments == results == b"\xee" * 9
         assert self.reflect(guest, address_of(guest, "takes"), (1, 0))[0] == OVERFLOW
 
-    def test_addresses_outside_memory_are_memory_violations(self, linker):
+    def test_addresses_outside_memory_are_memory_violations(self, linker: dl.Linker) -> None:
         """The result may not be null; lists are not touched unless both can be written; empty lists may be anywhere."""
         guest = Guest(linker, identity(["i32"], ["i32"]), '(func (export "none"))')
         function, at = guest.f.address, guest.scratch
@@ -378,7 +384,7 @@ class TestMainModules:
         ['(table (export "t") 4 funcref)', '(table (export "t") 4 4 funcref)'],
         ids=["growable", "fixed"],
     )
-    def test_static_programs_call_and_reflect_through_the_table_they_export(self, table):
+    def test_static_programs_call_and_reflect_through_the_table_they_export(self, table: str) -> None:
         """Also where the table cannot grow, so that the program takes no libraries."""
         arguments = " ".join(f"local.get {i}" for i in range(6))
         wasm = static(
@@ -388,10 +394,11 @@ class TestMainModules:
             table=table,
         )  # fmt: skip
         with dl.Linker(wasm, name="main.wasm") as linker:
-            main, group = linker.main_module, linker.main_group
+            main: Any = linker.main_module
+            group = linker.main_group
             kind = main.wasm.exports["go"].type
 
-            def call(name, *arguments):
+            def call(name: str, *arguments: int) -> Any:
                 return group.call_export(main, name, kind, *arguments)
 
             linker.memory.write_u32(1024, 21)
@@ -404,7 +411,7 @@ class TestMainModules:
             assert linker.memory.read(1040, 2) == b"\0\0"
             assert linker.memory.read(1048, 6) == struct.pack("<BBHH", 1, 0, 1, 1)
 
-    def test_a_program_whose_table_is_its_own_gets_not_supported(self):
+    def test_a_program_whose_table_is_its_own_gets_not_supported(self) -> None:
         """Without an exported table the linker cannot know what an index means."""
         arguments = " ".join(f"local.get {i}" for i in range(6))
         wasm = static(
@@ -414,7 +421,8 @@ class TestMainModules:
             table="(table 4 funcref)",
         )
         with dl.Linker(wasm, name="main.wasm") as linker:
-            main, group = linker.main_module, linker.main_group
+            main: Any = linker.main_module
+            group = linker.main_group
             kind = main.wasm.exports["go"].type
             linker.memory.fill(1024, 0xEE, 8)
 
@@ -423,7 +431,7 @@ class TestMainModules:
             assert linker.memory.read(1024, 8) == bytes(6) + b"\xee\xee"
 
 
-def test_threads_share_the_invoker_of_a_signature():
+def test_threads_share_the_invoker_of_a_signature() -> None:
     """Eight threads call functions of the same and of different types at once; each signature takes one table index."""
     signatures = [("i32",) * n for n in range(1, 9)]
     with dl.Linker(None, memory=dl.MemoryType(2, 1000, shared=True)) as linker:
@@ -433,7 +441,7 @@ def test_threads_share_the_invoker_of_a_signature():
         ]
         guest = Guest(linker, *fields)
 
-        def calls(group, thread):
+        def calls(group: dl.InstanceGroup, thread: int) -> bool:
             call = group.dlsym(guest.handle, "call_dynamic")
             at = guest.scratch + 256 * thread
             results = []

@@ -8,13 +8,13 @@ import sys
 from pathlib import Path
 
 import pytest
-from support.modules import imports, module
 
 import dl
 from dl.engine.preview1 import WASIX
 from dl.wasix.abi import ABSENT, CONTEXTS, NAMESPACES
 from dl.wasm.module import parse_module
 from dl.wasm.types import FuncType
+from tests.support.modules import imports, module
 
 EVERY = Path(__file__).resolve().parents[2] / "fixtures" / "wasix" / "unshared" / "every.wasm"
 

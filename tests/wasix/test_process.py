@@ -10,9 +10,9 @@ import threading
 from pathlib import Path
 
 import pytest
-from support.modules import imports, library, module, pie, returns, wat_bytes
 
 import dl
+from tests.support.modules import imports, library, module, pie, returns, wat_bytes
 
 FIXTURES = Path(__file__).resolve().parents[2] / "fixtures"
 WASIX = FIXTURES / "wasix"
@@ -153,16 +153,16 @@ def test_a_waiting_thread_can_be_cancelled() -> None:
         def get(group: dl.InstanceGroup) -> int:
             function = group.dlsym(linker.main, "get")
             waiting.set()
-            return int(function())  # type: ignore[operator]
+            return int(function())
 
-        assert linker.main_group.dlsym(linker.main, "open")() == 0  # type: ignore[operator]
+        assert linker.main_group.dlsym(linker.main, "open")() == 0
         first = linker.spawn(get)
         assert waiting.wait(TIMEOUT_SECONDS)
         first.cancel(ZeroDivisionError())
         with pytest.raises(ZeroDivisionError):
             first.join(TIMEOUT_SECONDS)
         second = linker.spawn(get)
-        assert linker.main_group.dlsym(linker.main, "put")() == 0  # type: ignore[operator]
+        assert linker.main_group.dlsym(linker.main, "put")() == 0
 
         assert second.join(TIMEOUT_SECONDS) == 0
         assert linker.memory.read_u32(1032) == 3
@@ -205,8 +205,8 @@ def test_a_guest_opens_libraries_relative_to_its_directory(tmp_path: Path) -> No
     with dl.Linker(wasm, preopens={"/libs": tmp_path}) as linker:
         before, after = (linker.main_group.dlsym(linker.main, name) for name in ("before", "after"))
 
-        assert before() == 79  # type: ignore[operator]
-        assert after() == 0  # type: ignore[operator]
+        assert before() == 79
+        assert after() == 0
 
 
 def test_an_output_callback_that_calls_the_program_is_told_so() -> None:
@@ -215,7 +215,7 @@ def test_an_output_callback_that_calls_the_program_is_told_so() -> None:
 
     def output(_chunk: bytes) -> None:
         try:
-            calls.append(linker.main_group.dlsym(linker.main, "say")())  # type: ignore[operator]
+            calls.append(linker.main_group.dlsym(linker.main, "say")())
         except dl.LinkerUsageError as error:
             calls.append(error)
 
@@ -226,7 +226,7 @@ def test_an_output_callback_that_calls_the_program_is_told_so() -> None:
              (call $fd_write (i32.const 1) (i32.const 1040) (i32.const 1) (i32.const 1032)))""",
     )
     with dl.Linker(pie(*fields, shared=True, memory_size=4096, memory_align=10), stdout=output) as linker:
-        assert linker.main_group.dlsym(linker.main, "say")() == 0  # type: ignore[operator]
+        assert linker.main_group.dlsym(linker.main, "say")() == 0
 
     assert len(calls) == 1
     assert isinstance(calls[0], dl.LinkerUsageError)

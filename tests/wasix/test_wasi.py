@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from support.modules import module, pie
 
 import dl
 from dl.wasix.abi import NAMESPACES
+from tests.support.modules import module, pie
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import wasmtime
 
@@ -27,21 +29,22 @@ class TestConstantExpressions:
             ("i31ref (ref.i31 (i32.const 4))", None),
         ],
     )
-    def test_values(self, text, value):
+    def test_values(self, text: str, value: int | None) -> None:
         """Constants, known globals and arithmetic give an unsigned value; what is not known gives None."""
         source = (
             f'(module (import "e" "a" (global i32)) (import "e" "b" (global i32)) (func) (global {text}))'
         )
-        module = parse_module(bytes(wasmtime.wat2wasm(source)), "m")
+        init = parse_module(bytes(wasmtime.wat2wasm(source)), "m").globals[2].init
+        assert init is not None
 
-        assert evaluate(module.globals[2].init, {0: 1000}) == value
-        assert evaluate(module.globals[2].init, lambda index: 1000 if index == 0 else None) == value
+        assert evaluate(init, {0: 1000}) == value
+        assert evaluate(init, lambda index: 1000 if index == 0 else None) == value
 
     @pytest.mark.parametrize("ops", [(), (("i32.add", 0),), (("i32.const", 1), ("i32.const", 2))])
-    def test_no_single_value(self, ops):
+    def test_no_single_value(self, ops: Any) -> None:
         """An expression that does not leave exactly one value has none."""
         assert evaluate(ops) is None
 
-    def test_without_known_globals(self):
+    def test_without_known_globals(self) -> None:
         """Without globals, an expression of one is not known."""
         assert evaluate((("global.get", 0),)) is None

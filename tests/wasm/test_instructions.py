@@ -7,6 +7,7 @@ import wasmtime
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import dl
 from dl.errors import DlError, MalformedModuleError, UnsupportedModuleError
 from dl.wasm.instructions import scan_body, walk_bodies
 from dl.wasm.module import parse_module
@@ -51,7 +52,7 @@ INSTRUCTION_MODULE = """(module (type $f (func (param i32))) (type $s (struct (f
 
 class TestInstructions:
     @pytest.mark.parametrize("instruction", ALL_INSTRUCTIONS)
-    def test_immediates_are_stepped_over_exactly(self, instruction):
+    def test_immediates_are_stepped_over_exactly(self, instruction: str) -> None:
         """Behind an instruction of any shape, a wait is found where it stands."""
         module = _assemble(INSTRUCTION_MODULE.format(instruction))
         (body,) = walk_bodies(module)
@@ -62,7 +63,7 @@ class TestInstructions:
         expected = 2 if instruction.startswith("memory.atomic") else 1
         assert len(scan_body(module, body).atomics) == expected
 
-    def test_all_in_a_row(self):
+    def test_all_in_a_row(self) -> None:
         """A body with every instruction is stepped through to its end."""
         module = _assemble(INSTRUCTION_MODULE.format(" ".join(ALL_INSTRUCTIONS)))
         (body,) = walk_bodies(module)
@@ -74,7 +75,7 @@ class TestInstructions:
         ]
 
     @pytest.mark.parametrize("opcode", range(0x45, 0xC5))
-    def test_numeric_instructions_have_no_immediates(self, opcode):
+    def test_numeric_instructions_have_no_immediates(self, opcode: int) -> None:
         """All numeric instructions are a single byte."""
         module = _one_body(bytes([opcode]) + b"\xfe\x01\x02\x00")
 
@@ -101,7 +102,7 @@ class TestInstructions:
             "1f 40 01 04",
         ],
     )
-    def test_unknown_instruction(self, code):
+    def test_unknown_instruction(self, code: str) -> None:
         """An instruction of unknown length is refused with its place, not guessed at."""
         module = _one_body(bytes.fromhex(code) + b"\xfe\x01\x02\x00")
         with pytest.raises(UnsupportedModuleError) as caught:
@@ -114,7 +115,7 @@ class TestInstructions:
     @pytest.mark.parametrize(
         "tail", ["41 80", "44 00", "0e 05", "fd 0c 00", "fe 01 02", "28 80", "1c 03", "41 00"]
     )
-    def test_body_that_ends_inside_an_instruction(self, tail):
+    def test_body_that_ends_inside_an_instruction(self, tail: str) -> None:
         """Instructions that run over the end of their body are damage."""
         module = _one_body(b"\xfe\x01\x02\x00" + bytes.fromhex(tail), end=b"")
         with pytest.raises(
@@ -124,7 +125,7 @@ class TestInstructions:
 
     @settings(max_examples=500, deadline=None, derandomize=True)
     @given(st.binary(max_size=60))
-    def test_any_bytes(self, code):
+    def test_any_bytes(self, code: bytes) -> None:
         """Random code is stepped through or refused, and never read beyond the file."""
         module = _one_body(b"\xfe\x01\x02\x00" + code)
         try:
@@ -135,7 +136,7 @@ class TestInstructions:
             assert parse_module(result, "after.wasm").functions[0] == module.functions[0]
 
 
-def _one_body(code, end=b"\x0b"):
+def _one_body(code: bytes, end: bytes = b"\x0b") -> dl.WasmModule:
     """Make a module with a shared memory, a table and one function body of that code."""
     body = b"\0" + code + end
     sections = (
@@ -145,5 +146,5 @@ def _one_body(code, end=b"\x0b"):
     return parse_module(b"\0asm\x01\0\0\0" + sections + section, "test.wasm")
 
 
-def _assemble(text):
+def _assemble(text: str) -> dl.WasmModule:
     return parse_module(bytes(wasmtime.wat2wasm(text)), "test.wasm")

@@ -10,6 +10,7 @@ import wasmtime
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import dl
 from dl.errors import DlError, MalformedModuleError, UnsupportedModuleError
 from dl.wasm.module import parse_module
 from dl.wasm.records import ElementSegment, Global
@@ -51,21 +52,21 @@ EVERYTHING = """
 
 
 @pytest.fixture(name="everything", scope="module")
-def _everything():
+def _everything() -> bytes:
     return bytes(wasmtime.wat2wasm(EVERYTHING))
 
 
-def section(number, payload):
+def section(number: int, payload: bytes) -> bytes:
     """Encode a section of fewer than 16384 bytes."""
     size = len(payload)
     return bytes([number, size & 0x7F | 0x80, size >> 7]) + payload
 
 
-def module_of(*sections):
+def module_of(*sections: tuple[int, bytes]) -> bytes:
     return HEADER + b"".join(section(number, payload) for number, payload in sections)
 
 
-def parse_error(data):
+def parse_error(data: bytes) -> dl.MalformedModuleError:
     """Parse what must be malformed, and give the error."""
     with pytest.raises(MalformedModuleError) as caught:
         parse_module(data, "bad.wasm")
@@ -73,7 +74,7 @@ def parse_error(data):
 
 
 class TestModule:
-    def test_imports_have_their_types_and_indices(self, everything):
+    def test_imports_have_their_types_and_indices(self, everything: bytes) -> None:
         """Imports come in file order, each with its type and its index among its kind."""
         found = [(i.module, i.name, i.kind, i.index, i.type) for i in parse_module(everything, "m").imports]
 
@@ -93,7 +94,7 @@ class TestModule:
             ("env", "void", "func", 1, FuncType((), ())),
         ]
 
-    def test_exports_have_their_types_and_indices(self, everything):
+    def test_exports_have_their_types_and_indices(self, everything: bytes) -> None:
         """Exports come in file order, and their indices count the imports."""
         found = [
             (e.name, e.kind, e.index, str(e.type)) for e in parse_module(everything, "m").exports.values()
@@ -109,7 +110,7 @@ class TestModule:
             ("imported", "func", 0, "(i32, i64) -> f32"),
         ]
 
-    def test_everything_else_is_there(self, everything):
+    def test_everything_else_is_there(self, everything: bytes) -> None:
         """Globals, segments, start function, counts, names and the code's place are read."""
         module = parse_module(everything, "m")
 
@@ -138,7 +139,7 @@ class TestModule:
         assert (code.payload_start, code.end) == (module.code_start, module.code_end)
         assert [everything[s.start] for s in module.sections] == [s.id for s in module.sections]
 
-    def test_agrees_with_the_engine(self, everything):
+    def test_agrees_with_the_engine(self, everything: bytes) -> None:
         """The engine sees the same names in the same order."""
         config = wasmtime.Config()
         config.wasm_threads = config.wasm_exceptions = config.shared_memory = True
@@ -149,13 +150,13 @@ class TestModule:
         assert [(i.module, i.name) for i in theirs.imports] == [(i.module, i.name) for i in ours.imports]
         assert [e.name for e in theirs.exports] == list(ours.exports)
 
-    def test_empty_module_parses(self):
+    def test_empty_module_parses(self) -> None:
         """Eight bytes of header are a module without anything."""
         module = parse_module(HEADER, "m")
 
         assert (module.imports, module.exports, module.sections, module.code_end) == ((), {}, (), 0)
 
-    def test_long_lists_of_exports_and_globals(self):
+    def test_long_lists_of_exports_and_globals(self) -> None:
         """Indices and constants of every encoded length come out right."""
         values = [0, 63, 64, -1, -64, -65, 8191, 8192, -8193, 1 << 20, (1 << 20) - 1, -(1 << 20) - 1, 1 << 27]
         values += [2**31 - 1, -(2**31), *range(-300, 40_000, 97)]
@@ -166,7 +167,7 @@ class TestModule:
         assert [g.init for g in module.globals] == [(("i32.const", v),) for v in values]
         assert [module.exports[f"f{n}"].index for n in range(17_000)] == list(range(17_000))
 
-    def test_long_element_segments(self):
+    def test_long_element_segments(self) -> None:
         """Function indices of one, two and three bytes come out in order."""
         functions = "(func)" * 17_000
         every = " ".join(str(n) for n in range(17_000))
@@ -175,7 +176,7 @@ class TestModule:
 
         assert module.elements[0].functions == tuple(range(17_000))
 
-    def test_types_of_the_gc_proposal(self):
+    def test_types_of_the_gc_proposal(self) -> None:
         """Recursion groups count as the types they hold; those that are not function types are None."""
         text = """(module
           (rec (type $node (struct (field (mut i8)) (field (ref null $node))))
@@ -188,7 +189,7 @@ class TestModule:
         visit = FuncType(("(ref 0)", "anyref"), ("funcref",))
         assert module.types == (None, visit, None, FuncType((), ("i31ref",)))
 
-    def test_64_bit_memories_and_tables(self):
+    def test_64_bit_memories_and_tables(self) -> None:
         """64-bit limits are read, beyond what 32 bits hold."""
         module = parse_module(
             bytes(wasmtime.wat2wasm("(module (memory i64 70000 80000) (table i64 5 funcref))")), "m"
@@ -197,7 +198,7 @@ class TestModule:
         assert module.memories == (MemoryType(Limits(70_000, 80_000, shared=False, is64=True)),)
         assert module.tables == (TableType("funcref", Limits(5, None, shared=False, is64=True)),)
 
-    def test_padded_integers_are_accepted(self):
+    def test_padded_integers_are_accepted(self) -> None:
         """An integer padded to five bytes, as linkers write for later patching, is read."""
         data = module_of(
             (1, b"\x01\x60\x00\x00"),
@@ -207,7 +208,7 @@ class TestModule:
 
         assert parse_module(data, "m").functions == (FuncType((), ()),)
 
-    def test_compact_imports(self):
+    def test_compact_imports(self) -> None:
         """Both groups of the compact import encoding read like the imports they stand for."""
         one_type = b"\x03env\x00\x7e\x00\x00\x02\x01a\x01b"
         typed = b"\x07GOT.mem\x00\x7f\x02\x01c\x03\x7f\x01\x01d\x00\x00"
@@ -220,7 +221,7 @@ class TestModule:
             ("GOT.mem", "d", "func", 2),
         ]
 
-    def test_parsing_is_fast(self):
+    def test_parsing_is_fast(self) -> None:
         """A library with 2,000 exports and 300 imports takes milliseconds, not tens of them."""
         imports = "".join(f'(import "env" "import_{n}" (func (param i32)))' for n in range(300))
         functions = "".join(f'(func (export "function_{n}"))' for n in range(1000))
@@ -234,13 +235,13 @@ class TestModule:
 
         assert best < 0.02
 
-    def test_big_code_and_data_are_not_copied(self):
+    def test_big_code_and_data_are_not_copied(self) -> None:
         """Parsing a module with 8 MB of code and data takes no memory of that order."""
         big = b"\x00" + b"\x01" * (4 << 20) + b"\x0b"
         size = bytes(len(big) >> shift & 0x7F | (0x80 if shift < 21 else 0) for shift in (0, 7, 14, 21))
         code = b"\x01" + size + big
 
-        def wide(number, payload):
+        def wide(number: int, payload: bytes) -> bytes:
             length = len(payload)
             return (
                 bytes([number, *(length >> s & 0x7F | (0x80 if s < 21 else 0) for s in (0, 7, 14, 21))])
@@ -278,7 +279,7 @@ class TestNotAModule:
             (b"\xff\xfe\xfd\xfc\xfb", "not a WebAssembly module: it begins with the bytes ff fe fd fc"),
         ],
     )
-    def test_says_what_it_looks_like(self, data, reason):
+    def test_says_what_it_looks_like(self, data: bytes, reason: str) -> None:
         """A file of another kind is refused by what it is."""
         error = parse_error(data)
 
@@ -286,18 +287,18 @@ class TestNotAModule:
         assert str(error) == f"bad.wasm: malformed at byte 0x0: {reason}"
 
     @pytest.mark.parametrize("size", range(1, 8))
-    def test_cut_header(self, size):
+    def test_cut_header(self, size: int) -> None:
         """A header that is cut off says after how many bytes."""
         assert parse_error(HEADER[:size]).reason == f"the header ends after {size} of its 8 bytes"
 
-    def test_component(self):
+    def test_component(self) -> None:
         """A component is valid WebAssembly, but not linkable."""
         with pytest.raises(
             UnsupportedModuleError, match=r"^c\.wasm: not supported: it is a WebAssembly component"
         ):
             parse_module(b"\0asm\x0d\0\x01\0", "c.wasm")
 
-    def test_other_version(self):
+    def test_other_version(self) -> None:
         """A future version is not guessed at."""
         with pytest.raises(UnsupportedModuleError, match="binary format version 2; only version 1 is known"):
             parse_module(b"\0asm\x02\0\0\0", "c.wasm")
@@ -374,14 +375,14 @@ class TestMalformed:
             (module_of((12, b"\x02"), (11, b"\x00")), 11, "2 data segments announced, but there are 0"),
         ],
     )
-    def test_names_the_byte_and_the_reason(self, data, offset, reason):
+    def test_names_the_byte_and_the_reason(self, data: bytes, offset: int, reason: str) -> None:
         """Each kind of damage is refused with its offset in the file and what is wrong there."""
         error = parse_error(data)
 
         assert (error.offset, error.reason) == (offset, reason)
 
     @pytest.mark.parametrize("number", [1, 2, 3, 4, 5, 6, 7, 9, 10, 11, 13])
-    def test_count_beyond_the_section_takes_no_memory(self, number):
+    def test_count_beyond_the_section_takes_no_memory(self, number: int) -> None:
         """A vector that claims four billion items is refused before anything is allocated."""
         data = module_of((number, b"\xff\xff\xff\xff\x0f"))
         tracemalloc.start()
@@ -405,27 +406,27 @@ class TestMalformed:
             (module_of((1, b"\x01\x65\x60\x00\x00")), "a shared or described type"),
         ],
     )
-    def test_features_that_cannot_be_linked(self, data, what):
+    def test_features_that_cannot_be_linked(self, data: bytes, what: str) -> None:
         """A feature beyond what the linker handles is refused by its name, not as damage."""
         with pytest.raises(UnsupportedModuleError) as caught:
             parse_module(data, "new.wasm")
 
         assert caught.value.reason.startswith(what)
 
-    def test_endless_constant_expression(self):
+    def test_endless_constant_expression(self) -> None:
         """A file that is one long constant expression does not become a million objects."""
         data = module_of((6, b"\x01\x7f\x00" + b"\x6a" * 10_001))
         error = parse_error(data)
 
         assert (error.offset, error.reason) == (14, "a constant expression of more than 10000 instructions")
 
-    def test_too_many_sections(self):
+    def test_too_many_sections(self) -> None:
         """A file of nothing but tiny sections does not become a million objects."""
         assert "more than 10000 sections" in parse_error(HEADER + b"\0\x01\0" * 10_001).reason
 
 
 class TestAnyBytes:
-    def test_cut_anywhere(self, everything):
+    def test_cut_anywhere(self, everything: bytes) -> None:
         """A module cut at any byte is a DlError, or a module if the cut is between sections."""
         whole = parse_module(everything, "m")
         # Behind the function section a cut leaves functions without bodies, up to the end of the code section.
@@ -439,19 +440,19 @@ class TestAnyBytes:
 
     @settings(max_examples=400, deadline=None, derandomize=True)
     @given(st.binary(max_size=200))
-    def test_random_sections(self, data):
+    def test_random_sections(self, data: bytes) -> None:
         """Random bytes behind a header are a module or a DlError."""
         _parse_or_refuse(HEADER + data)
 
     @settings(max_examples=400, deadline=None, derandomize=True)
     @given(st.sampled_from([1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13]), st.binary(max_size=80))
-    def test_random_section_contents(self, number, payload):
+    def test_random_section_contents(self, number: int, payload: bytes) -> None:
         """Random bytes in a section of any kind are a module or a DlError."""
         _parse_or_refuse(module_of((number, payload)))
 
     @settings(max_examples=1000, deadline=None, derandomize=True)
     @given(st.data())
-    def test_mutated_module(self, everything, data):
+    def test_mutated_module(self, everything: bytes, data: st.DataObject) -> None:
         """A real module with some bytes changed, removed or put in is a module or a DlError."""
         changed = bytearray(everything)
         for _ in range(data.draw(st.integers(1, 4))):
@@ -463,7 +464,7 @@ class TestAnyBytes:
         _parse_or_refuse(bytes(changed))
 
 
-def _parse_or_refuse(data):
+def _parse_or_refuse(data: bytes) -> None:
     message = "any.wasm: "
     tracemalloc.start()
     try:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 import wasmtime
 
+import dl
 from dl.errors import UnsupportedModuleError
 from dl.wasm.module import parse_module
 from dl.wasm.rewrite import (
@@ -17,7 +20,7 @@ from dl.wasm.rewrite import (
 )
 
 NOTIFY, WAIT32, WAIT64 = 3, 4, 5
-SLOTS = {"notify_slot": NOTIFY, "wait32_slot": WAIT32, "wait64_slot": WAIT64}
+SLOTS: dict[str, Any] = {"notify_slot": NOTIFY, "wait32_slot": WAIT32, "wait64_slot": WAIT64}
 I32, I64, FUNCREF = wasmtime.ValType.i32(), wasmtime.ValType.i64(), wasmtime.ValType.funcref()
 SIGNATURES = {
     NOTIFY: wasmtime.FuncType([I32, I32], [I32]),
@@ -26,12 +29,12 @@ SIGNATURES = {
 }
 
 
-def assemble(text):
+def assemble(text: str) -> dl.WasmModule:
     return parse_module(bytes(wasmtime.wat2wasm(text)), "test.wasm")
 
 
 @pytest.fixture(name="engine", scope="module")
-def _engine():
+def _engine() -> wasmtime.Engine:
     config = wasmtime.Config()
     config.wasm_threads = config.shared_memory = config.wasm_exceptions = True
     config.wasm_multi_memory = config.wasm_memory64 = True
@@ -41,30 +44,37 @@ def _engine():
 class Run:
     """An instance whose table has recording functions in the three slots."""
 
-    def __init__(self, engine, data, imports=(), result=0, table="table"):
+    def __init__(
+        self,
+        engine: wasmtime.Engine,
+        data: bytes,
+        imports: tuple[()] = (),
+        result: int = 0,
+        table: str | None = "table",
+    ) -> None:
         self.store = wasmtime.Store(engine)
         self.instance = wasmtime.Instance(self.store, wasmtime.Module(engine, data), list(imports))
         self.exports = self.instance.exports(self.store)
-        self.calls = []
+        self.calls: list[Any] = []
         self.result = result
         if table is not None:
             self.fill(self.exports[table])
 
-    def fill(self, table):
+    def fill(self, table: wasmtime.Table) -> None:
         for slot, signature in SIGNATURES.items():
             table.set(self.store, slot, wasmtime.Func(self.store, signature, self._recorder(slot)))
 
-    def _recorder(self, slot):
-        def record(*arguments):
+    def _recorder(self, slot: int) -> Callable[..., Any]:
+        def record(*arguments: int) -> int:
             self.calls.append((slot, *arguments))
             return self.result
 
         return record
 
-    def call(self, name, *arguments):
+    def call(self, name: str, *arguments: int) -> Any:
         return self.exports[name](self.store, *arguments)
 
-    def outcome(self, name, *arguments):
+    def outcome(self, name: str, *arguments: int) -> int | wasmtime._trap.TrapCode:
         """Give what a call returns, or the code of its trap."""
         try:
             return self.call(name, *arguments)
@@ -113,14 +123,20 @@ class TestRewriteWaits:
             ("notify_far", (0, 3), (NOTIFY, 100, 3)),
         ],
     )
-    def test_reach_the_functions_in_the_table(self, engine, name, arguments, call):
+    def test_reach_the_functions_in_the_table(
+        self,
+        engine: wasmtime.Engine,
+        name: str,
+        arguments: tuple[int, int, int] | tuple[int, int],
+        call: tuple[int, ...] | tuple[int, int, int],
+    ) -> None:
         """Each instruction passes its effective address and operands on, and returns what it is given."""
         run = Run(engine, rewrite_waits(assemble(WAITS), **SLOTS), result=2)
 
         assert run.call(name, *arguments) == 2
         assert run.calls == [call]
 
-    def test_operands_keep_their_order(self, engine):
+    def test_operands_keep_their_order(self, engine: wasmtime.Engine) -> None:
         """Several instructions in one function run in their order."""
         run = Run(engine, rewrite_waits(assemble(WAITS), **SLOTS), result=1)
 
@@ -131,7 +147,7 @@ class TestRewriteWaits:
         "address", [1, 2, 3, 4, 12, 65528, 65532, 65533, 65536, 61440, 61444, -4, -8, -1, 2**31 - 1]
     )
     @pytest.mark.parametrize("name", ["wait32", "wait32_far", "wait64", "wait64_far", "notify", "notify_far"])
-    def test_traps_are_the_engine_s(self, engine, name, address):
+    def test_traps_are_the_engine_s(self, engine: wasmtime.Engine, name: str, address: int) -> None:
         """Where the instruction traps its replacement does, with the same code if there is one reason to trap."""
         # Nobody waits, and memory is all zero, so no instruction blocks: 1 is "not equal", 0 "woke nobody".
         arguments = (address, 0) if name.startswith("notify") else (address, 7, 0)
@@ -148,7 +164,7 @@ class TestRewriteWaits:
             # Beyond 32 bits an unaligned address has two reasons, and this engine asks for them in either order.
             assert rewritten == native
 
-    def test_nothing_is_renumbered(self, engine):
+    def test_nothing_is_renumbered(self, engine: wasmtime.Engine) -> None:
         """Exports, element segments and calls between functions stay as they were."""
         before = assemble(WAITS)
         after = parse_module(rewrite_waits(before, **SLOTS), "after.wasm")
@@ -161,7 +177,7 @@ class TestRewriteWaits:
         assert after.types[: len(before.types)] == before.types
         assert after.functions[: len(before.functions)] == before.functions
 
-    def test_one_helper_for_each_instruction_and_offset(self):
+    def test_one_helper_for_each_instruction_and_offset(self) -> None:
         """What is appended does not grow with the number of uses."""
         before = assemble(WAITS)
         after = parse_module(rewrite_waits(before, **SLOTS), "after.wasm")
@@ -169,7 +185,7 @@ class TestRewriteWaits:
         assert len(after.functions) - len(before.functions) == 6
         assert len(after.types) - len(before.types) == 3
 
-    def test_no_instruction_is_left(self):
+    def test_no_instruction_is_left(self) -> None:
         """With an imported table, none of the three is left, and rewriting again changes nothing."""
         before = assemble(IMPORTED_TABLE)
         after = parse_module(rewrite_waits(before, **SLOTS), "after.wasm")
@@ -178,18 +194,18 @@ class TestRewriteWaits:
         assert not contains_wait_instructions(after)
         assert rewrite_waits(after, **SLOTS) is after.data
 
-    def test_other_sections_are_the_same_bytes(self):
+    def test_other_sections_are_the_same_bytes(self) -> None:
         """Sections other than types, functions and code are copied as they are, custom ones too."""
         before = assemble(WAITS.replace("(module", '(module $named (@custom "mine" "\\fe\\00\\02")'))
         after = parse_module(rewrite_waits(before, **SLOTS), "after.wasm")
 
-        def others(module):
+        def others(module: dl.WasmModule) -> list[bytes]:
             return [module.data[s.start : s.end] for s in module.sections if s.id not in (1, 3, 10)]
 
         assert others(after) == others(before)
         assert after.module_name == "named"
 
-    def test_empty_element_of_an_imported_table_traps(self, engine):
+    def test_empty_element_of_an_imported_table_traps(self, engine: wasmtime.Engine) -> None:
         """In a table that others fill, an empty element is a mistake and traps as an indirect call."""
         store = wasmtime.Store(engine)
         table = wasmtime.Table(store, wasmtime.TableType(FUNCREF, wasmtime.Limits(8, None)), None)
@@ -201,7 +217,7 @@ class TestRewriteWaits:
         assert caught.value.trap_code == wasmtime.TrapCode.INDIRECT_CALL_TO_NULL
 
     @pytest.mark.parametrize("size", ["8", "2 2", "i64 8"])
-    def test_own_table_before_it_is_filled(self, engine, size):
+    def test_own_table_before_it_is_filled(self, engine: wasmtime.Engine, size: str) -> None:
         """A module that defines its table does as before while the elements are empty or do not exist."""
         text = WAITS.replace('"table") 8', f'"table") {size}')
         if "i64" in size:
@@ -215,7 +231,7 @@ class TestRewriteWaits:
         assert run.outcome("wait32", 1, 0, 0) == wasmtime.TrapCode.HEAP_MISALIGNED
         assert run.outcome("wait32", -4, 0, 0) == wasmtime.TrapCode.MEMORY_OUT_OF_BOUNDS
 
-    def test_start_function_that_notifies(self, engine):
+    def test_start_function_that_notifies(self, engine: wasmtime.Engine) -> None:
         """A module with its own table whose start function notifies can be instantiated."""
         text = """(module (memory (export "memory") 1 1 shared) (table (export "table") 8 funcref)
           (func $init (drop (memory.atomic.notify (i32.const 64) (i32.const -1)))
@@ -230,7 +246,7 @@ class TestRewriteWaits:
         assert run.calls == [(NOTIFY, 64, -1)]
 
     @pytest.mark.parametrize("imports", ["", '(import "env" "twice" (func $twice (param i32) (result i32)))'])
-    def test_module_without_a_table_gets_an_import(self, engine, imports):
+    def test_module_without_a_table_gets_an_import(self, engine: wasmtime.Engine, imports: str) -> None:
         """A module with no table imports one, as its last import, so that nothing is renumbered."""
         text = f"""(module {imports} (memory (export "memory") 1 1 shared)
           (func (export "wait") (result i32)
@@ -253,7 +269,7 @@ class TestRewriteWaits:
         assert instance.exports(store)["wait"](store) == 2
         assert seen == [(8, 0, -1)]
 
-    def test_64_bit_table(self, engine):
+    def test_64_bit_table(self, engine: wasmtime.Engine) -> None:
         """A table with 64-bit indices is called with them."""
         run = Run(
             engine,
@@ -270,14 +286,14 @@ class TestRewriteWaits:
 
         assert run.call("wait32", 0, 0, 0) == 1
 
-    def test_unshared_memory_is_left_alone(self):
+    def test_unshared_memory_is_left_alone(self) -> None:
         """On unshared memory a wait traps and a notify wakes nobody: the engine may go on doing that."""
         module = assemble(WAITS.replace("1 1 shared", "1 1"))
 
         assert not contains_wait_instructions(module)
         assert rewrite_waits(module, **SLOTS) is module.data
 
-    def test_operands_that_look_like_waits(self, engine):
+    def test_operands_that_look_like_waits(self, engine: wasmtime.Engine) -> None:
         """The instructions' bytes inside an operand are not instructions."""
         text = """(module (memory 1 1 shared) (table (export "table") 8 funcref)
           (func (export "number") (result i64) (i64.const 0x40205037e))
@@ -291,7 +307,7 @@ class TestRewriteWaits:
         assert not contains_wait_instructions(module)
         assert rewrite_waits(module, **SLOTS) is module.data
 
-    def test_padded_instruction(self, engine):
+    def test_padded_instruction(self, engine: wasmtime.Engine) -> None:
         """An instruction with padded numbers is found and replaced."""
         plain = assemble(
             """(module (memory (export "memory") 1 1 shared) (table (export "table") 8 funcref)
@@ -319,7 +335,7 @@ class TestRewriteWaits:
       (func (export "plain") (result i32)
         (memory.atomic.notify 0 (i32.const 0) (i32.const 1))))"""
 
-    def test_memory_other_than_the_first(self, engine):
+    def test_memory_other_than_the_first(self, engine: wasmtime.Engine) -> None:
         """With the shared memory's index given, its waits are sent on, and other memories' are left."""
         run = Run(engine, rewrite_waits(assemble(self.TWO_MEMORIES), **SLOTS, memory=1), result=2)
 
@@ -328,7 +344,7 @@ class TestRewriteWaits:
         assert run.call("plain") == 0
         assert run.outcome("wait", 65528) == wasmtime.TrapCode.MEMORY_OUT_OF_BOUNDS
 
-    def test_unknown_shared_memory_is_refused(self):
+    def test_unknown_shared_memory_is_refused(self) -> None:
         """A wait on a shared memory that the three functions do not know cannot be sent to them."""
         with pytest.raises(UnsupportedModuleError) as caught:
             rewrite_waits(assemble(self.TWO_MEMORIES), **SLOTS)
@@ -336,20 +352,20 @@ class TestRewriteWaits:
         assert "memory.atomic.wait32 on memory 1, not on memory 0" in caught.value.reason
         assert "in function 0 ('wait')" in caught.value.reason
 
-    def test_64_bit_memory_is_refused(self):
+    def test_64_bit_memory_is_refused(self) -> None:
         """64-bit addresses do not fit the three functions."""
         text = """(module (memory i64 1 1 shared) (func (result i32)
             (memory.atomic.notify (i64.const 0) (i32.const 1))))"""
         with pytest.raises(UnsupportedModuleError, match=r"memory\.atomic\.notify with 64-bit"):
             rewrite_waits(assemble(text), **SLOTS)
 
-    def test_table_of_something_else_is_refused(self):
+    def test_table_of_something_else_is_refused(self) -> None:
         """Table 0 must be able to hold the three functions."""
         text = WAITS.replace("8 funcref", "8 externref").replace("(elem (i32.const 0) $first $last)", "")
         with pytest.raises(UnsupportedModuleError, match="its table 0 holds externref, not funcref"):
             rewrite_waits(assemble(text), **SLOTS)
 
-    def test_big_module(self):
+    def test_big_module(self) -> None:
         """10 MB of code, of which one function waits, takes far less than a second."""
         filler = (
             "(func (param i32) (result i32) "
@@ -381,7 +397,7 @@ class TestRenameImports:
       (func (export "run") (call 0 (i32.const 7)))
       (@custom "after" "\\01\\02"))"""
 
-    def test_names_change_and_types_stay(self):
+    def test_names_change_and_types_stay(self) -> None:
         """Every import gets its new name; its kind, type and index stay."""
         before = assemble(self.TEXT)
         names = [("m2", "memory"), ("m3", "x" * 300), ("m3", ""), ("\u00e4", "tag")]
@@ -392,7 +408,7 @@ class TestRenameImports:
             (i.kind, i.type, i.index) for i in before.imports
         ]
 
-    def test_everything_else_is_the_same_bytes(self):
+    def test_everything_else_is_the_same_bytes(self) -> None:
         """Before and behind the import section not a byte changes."""
         before = assemble(self.TEXT)
         after = parse_module(rename_imports(before, [("longer", "name")] * 4), "after.wasm")
@@ -401,23 +417,24 @@ class TestRenameImports:
         assert after.data[: new.start] == before.data[: old.start]
         assert after.data[new.end :] == before.data[old.end :]
 
-    def test_same_names_give_the_same_module(self):
+    def test_same_names_give_the_same_module(self) -> None:
         """Names that stay give the bytes of the original."""
         module = assemble(self.TEXT)
 
         assert rename_imports(module, [(i.module, i.name) for i in module.imports]) == module.data
 
-    def test_engine_links_by_the_new_names(self, engine):
+    def test_engine_links_by_the_new_names(self, engine: wasmtime.Engine) -> None:
         """The engine sees the new names, and calls go where they went."""
         text = '(module (import "a" "b" (func (param i32))) (func (export "run") (call 0 (i32.const 7))))'
         data = rename_imports(assemble(text), [("host", "print")])
-        store, linker, seen = wasmtime.Store(engine), wasmtime.Linker(engine), []
+        store, linker = wasmtime.Store(engine), wasmtime.Linker(engine)
+        seen: list[Any] = []
         linker.define_func("host", "print", wasmtime.FuncType([I32], []), seen.append)
         linker.instantiate(store, wasmtime.Module(engine, data)).exports(store)["run"](store)
 
         assert seen == [7]
 
-    def test_compact_imports_become_plain_ones(self):
+    def test_compact_imports_become_plain_ones(self) -> None:
         """Imports that shared a module name or type in the file can be told apart afterwards."""
         section = b"\x02\x12\x01\x03env\x00\x7e\x00\x00\x03\x01a\x01b\x01c"
         data = b"\0asm\x01\0\0\0\x01\x04\x01\x60\0\0" + section[:1] + bytes([len(section) - 2]) + section[2:]
@@ -431,14 +448,14 @@ class TestRenameImports:
         ]
         assert after.functions == before.functions
 
-    def test_wrong_number_of_names(self):
+    def test_wrong_number_of_names(self) -> None:
         """A list of another length is refused, whatever the module."""
         with pytest.raises(ValueError, match="1 names for 4 imports"):
             rename_imports(assemble(self.TEXT), [("a", "b")])
         with pytest.raises(ValueError, match="1 names for 0 imports"):
             rename_imports(assemble("(module)"), [("a", "b")])
 
-    def test_no_imports(self):
+    def test_no_imports(self) -> None:
         """A module without imports is its own copy."""
         module = assemble("(module)")
 
@@ -456,11 +473,11 @@ LEGACY = {
 
 class TestLegacyExceptions:
     @pytest.mark.parametrize("code", LEGACY.values(), ids=LEGACY.keys())
-    def test_old_encoding(self, code):
+    def test_old_encoding(self, code: str) -> None:
         """Each instruction of the old encoding is recognised."""
         assert uses_legacy_exceptions(assemble(f"(module (tag $t (param i32)) (func) (func {code}))"))
 
-    def test_current_encoding(self):
+    def test_current_encoding(self) -> None:
         """Exceptions in the current encoding are not taken for old ones, nor are operands of the same value."""
         text = """(module (tag $t (param i32))
           (func (result i32) (block $h (result i32)
@@ -469,13 +486,13 @@ class TestLegacyExceptions:
 
         assert not uses_legacy_exceptions(assemble(text))
 
-    def test_imported_tag(self):
+    def test_imported_tag(self) -> None:
         """A module that only imports its tag is looked into as well."""
         text = '(module (import "env" "__cpp_exception" (tag (param i32))) (func try nop catch_all nop end))'
 
         assert uses_legacy_exceptions(assemble(text))
 
-    def test_module_without_tags(self):
+    def test_module_without_tags(self) -> None:
         """Code that only cleans up catches all and needs no tag."""
         assert uses_legacy_exceptions(assemble("(module (func try nop catch_all rethrow 0 end))"))
         assert not uses_legacy_exceptions(assemble("(module (func))"))
