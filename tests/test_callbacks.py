@@ -5,13 +5,15 @@ from __future__ import annotations
 import gc
 import threading
 import weakref
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
-from support.modules import MEMORY, SHARED_MEMORY, TABLE, library, static
 
 import dl
 from dl.callbacks import parse_signature
 from dl.wasm.types import FuncType
+from tests.support.modules import MEMORY, SHARED_MEMORY, TABLE, library, static
 
 pytestmark = pytest.mark.timeout(120)
 
@@ -26,40 +28,42 @@ SPIN = """(func (export "spin") (param $pointer i32) (param $until i32)
       (call_indirect (param i32) (result i32) (i32.const 0) (local.get $pointer))))))"""
 
 
-def functions(memory):
+def functions(memory: str) -> bytes:
     return library(memory, TABLE, CALL, KINDS, SPIN)
 
 
 @pytest.fixture(name="linker")
-def _linker():
+def _linker() -> Iterator[dl.Linker]:
     with dl.Linker(None, memory=dl.MemoryType(2, 1000, shared=True)) as linker:
         linker.main_group.dlopen(functions(SHARED_MEMORY), name="functions.so")
         yield linker
 
 
-def call(linker, pointer, argument, group=None):
+def call(
+    linker: dl.Linker, pointer: dl.Callback | int, argument: int, group: dl.InstanceGroup | None = None
+) -> Any:
     """Call a pointer in a group, the calling thread's by default."""
     group = group or linker.main_group
     return group.dlsym(linker.modules()[0].handle, "call")(pointer, argument)
 
 
-def in_thread(linker, function, *arguments):
+def in_thread(linker: dl.Linker, function: Callable[..., Any], *arguments: Any) -> Any:
     return linker.spawn(lambda group: function(group, *arguments)).join(timeout=60)
 
 
 class TestCalls:
-    def test_the_guest_calls_a_python_function_through_its_pointer(self, linker):
+    def test_the_guest_calls_a_python_function_through_its_pointer(self, linker: dl.Linker) -> None:
         """The address is a function pointer; the callback itself passes for it where an integer is asked for."""
         with linker.callback("(i32) -> i32", lambda x: 3 * x) as callback:
             assert call(linker, callback.address, 14) == 42
             assert call(linker, callback, -2) == -6
             assert callback.type == FuncType(("i32",), ("i32",))
 
-    def test_values_of_every_type_pass_both_ways(self, linker):
+    def test_values_of_every_type_pass_both_ways(self, linker: dl.Linker) -> None:
         """Numbers, vectors, and several results as a tuple."""
         seen = []
 
-        def kinds(*arguments):
+        def kinds(*arguments: Any) -> tuple[Any, ...]:
             seen.append(arguments)
             return arguments[::-1]
 
@@ -71,11 +75,11 @@ class TestCalls:
         assert seen == [(-1, 1 << 40, 0.5, 0.1, vector)]
         assert results == (vector, 0.1, 0.5, 1 << 40, -1)
 
-    def test_an_exception_of_the_function_reaches_whoever_called_the_guest(self, linker):
+    def test_an_exception_of_the_function_reaches_whoever_called_the_guest(self, linker: dl.Linker) -> None:
         """It is the same object, and the callback can be called again."""
         error = KeyError("mine")
 
-        def fails(x):
+        def fails(x: int) -> Any:
             if x:
                 raise error
             return 5
@@ -86,13 +90,13 @@ class TestCalls:
             assert caught.value is error
             assert call(linker, callback, 0) == 5
 
-    def test_a_result_that_does_not_fit_is_an_error(self, linker):
+    def test_a_result_that_does_not_fit_is_an_error(self, linker: dl.Linker) -> None:
         """The guest gets no wrong value."""
         with linker.callback("(i32) -> i32", lambda _x: "text") as callback:
             with pytest.raises(dl.ValueConversionError):
                 call(linker, callback, 1)
 
-    def test_a_call_with_another_signature_traps(self, linker):
+    def test_a_call_with_another_signature_traps(self, linker: dl.Linker) -> None:
         """A function pointer has one type, as in C."""
         with (
             linker.callback("(i64) -> i32", lambda _x: 1) as callback,
@@ -100,10 +104,10 @@ class TestCalls:
         ):
             call(linker, callback, 1)
 
-    def test_a_callback_may_call_the_guest_and_load_libraries(self, linker):
+    def test_a_callback_may_call_the_guest_and_load_libraries(self, linker: dl.Linker) -> None:
         """It runs in the calling thread, outside guest code: dlopen, dlsym, other callbacks, all go."""
 
-        def deep(x):
+        def deep(x: int) -> int:
             if not x:
                 group = linker.main_group
                 handle = group.dlopen(functions(SHARED_MEMORY), name="other.so")
@@ -114,7 +118,7 @@ class TestCalls:
         with linker.callback("(i32) -> i32", deep) as callback:
             assert call(linker, callback, 20) == 42
 
-    def test_a_program_with_unshared_memory_has_callbacks(self):
+    def test_a_program_with_unshared_memory_has_callbacks(self) -> None:
         """And so has a static program whose table can grow."""
         main = static('(func (export "call") (param i32 i32) (result i32)'
                       " (call_indirect (param i32) (result i32) (local.get 1) (local.get 0)))")  # fmt: skip
@@ -128,7 +132,7 @@ class TestCalls:
 
 
 class TestLife:
-    def test_a_closed_callback_traps_in_every_thread(self, linker):
+    def test_a_closed_callback_traps_in_every_thread(self, linker: dl.Linker) -> None:
         """Its pointer is null from then on, and the function is let go."""
         callback = linker.callback("(i32) -> i32", lambda x: x + 1)
         address, function = callback.address, weakref.ref(callback.function)
@@ -147,7 +151,7 @@ class TestLife:
         gc.collect()
         assert function() is None
 
-    def test_making_and_closing_callbacks_uses_nothing_up(self, linker):
+    def test_making_and_closing_callbacks_uses_nothing_up(self, linker: dl.Linker) -> None:
         """Three thousand callbacks of three signatures, one at a time, take one growth of the table."""
         before = linker.statistics().table_elements
         for n in range(3000):
@@ -162,10 +166,10 @@ class TestLife:
         with linker.callback("(i32) -> i32", lambda x: x) as callback:
             assert callback.address == address
 
-    def test_a_callback_may_close_itself_and_finish(self, linker):
+    def test_a_callback_may_close_itself_and_finish(self, linker: dl.Linker) -> None:
         """A call that is under way goes on; the next one traps."""
 
-        def once(x):
+        def once(x: int) -> int:
             callback.close()
             return x + 1
 
@@ -176,7 +180,7 @@ class TestLife:
         with pytest.raises(dl.TrapError, match="uninitialized"):
             call(linker, address, 1)
 
-    def test_closing_after_the_program_has_ended_is_fine(self):
+    def test_closing_after_the_program_has_ended_is_fine(self) -> None:
         """A `with` around a linker's whole life, in whatever order, does no harm."""
         linker = dl.Linker(None)
         with linker.callback("() -> ()", lambda: None) as callback:
@@ -185,7 +189,7 @@ class TestLife:
         with pytest.raises(dl.LinkerClosedError):
             linker.callback("() -> ()", lambda: None)
 
-    def test_what_cannot_be_a_callback_is_refused(self, linker):
+    def test_what_cannot_be_a_callback_is_refused(self, linker: dl.Linker) -> None:
         """Bad signatures, values without a Python form, and things that are not functions; nothing is left behind."""
         for text in (
             "",
@@ -200,12 +204,12 @@ class TestLife:
             with pytest.raises(dl.LinkerUsageError, match="signature"):
                 linker.callback(text, lambda: None)
         with pytest.raises(dl.LinkerUsageError, match="function"):
-            linker.callback("() -> ()", 5)
+            linker.callback("() -> ()", 5)  # type: ignore[arg-type]
         with pytest.raises(dl.ValueConversionError):
             linker.callback(FuncType(("externref",), ()), lambda _x: None)
         assert linker.closures.in_use() == 0
 
-    def test_a_program_that_takes_no_functions_refuses_callbacks(self):
+    def test_a_program_that_takes_no_functions_refuses_callbacks(self) -> None:
         """A table that the linker cannot reach or grow is said so."""
         with dl.Linker(static(table="(table 4 funcref)"), name="main.wasm") as linker:
             with pytest.raises(dl.NotDynamicError, match="table"):
@@ -217,26 +221,26 @@ class TestSignatures:
         "kind",
         [FuncType((), ()), FuncType(("i32",), ("v128",)), FuncType(("i64", "f32"), ("f64", "i32", "i32"))],
     )
-    def test_the_text_of_a_signature_reads_back(self, kind):
+    def test_the_text_of_a_signature_reads_back(self, kind: dl.FuncType) -> None:
         """What an error or a listing prints can be given as a signature."""
         assert parse_signature(str(kind)) == kind
 
-    def test_spaces_do_not_matter(self):
+    def test_spaces_do_not_matter(self) -> None:
         """Between the parts there may be any number of them."""
         assert parse_signature(" ( i32,f64 )->( ) ") == FuncType(("i32", "f64"), ())
         assert parse_signature("()->i32") == FuncType((), ("i32",))
 
 
 class TestThreads:
-    def test_a_pointer_works_in_threads_from_before_and_after(self, linker):
+    def test_a_pointer_works_in_threads_from_before_and_after(self, linker: dl.Linker) -> None:
         """Threads that were there, and threads that come later; each call runs in the thread that makes it."""
         callers, ready, go = [], threading.Barrier(4), threading.Event()
 
-        def note(x):
+        def note(x: int) -> int:
             callers.append(threading.current_thread().name)
             return x + 1
 
-        def early(group):
+        def early(group: dl.InstanceGroup) -> int:
             ready.wait(30)
             go.wait(30)
             return call(linker, callback, 10, group)
@@ -251,7 +255,7 @@ class TestThreads:
         assert (results, late) == ([11] * 3, 21)
         assert sorted(callers) == ["early 0", "early 1", "early 2", "late"]
 
-    def test_a_thread_without_a_group_can_make_and_close_callbacks(self, linker):
+    def test_a_thread_without_a_group_can_make_and_close_callbacks(self, linker: dl.Linker) -> None:
         """Making one needs no place in the program."""
         made = []
         thread = threading.Thread(
@@ -268,13 +272,13 @@ class TestThreads:
         with pytest.raises(dl.TrapError, match="uninitialized"):
             call(linker, address, 1)
 
-    def test_callbacks_are_made_while_other_threads_run_in_the_guest(self, linker):
+    def test_callbacks_are_made_while_other_threads_run_in_the_guest(self, linker: dl.Linker) -> None:
         """Threads that call without pause stop for a moment and go on; none sees a callback that is not there."""
         started, stop = threading.Barrier(3), threading.Event()
         handle = linker.modules()[0].handle
         with linker.callback("(i32) -> i32", lambda _x: int(stop.is_set())) as running:
 
-            def spin(group):
+            def spin(group: dl.InstanceGroup) -> bool:
                 started.wait(30)
                 group.dlsym(handle, "spin")(running, 1)
                 return True

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager
 from pathlib import Path
+from typing import Any
 
 import pytest
 import trio
@@ -29,17 +32,17 @@ def library(text: str) -> bytes:
     return wasm[:8] + b"\0" + bytes([len(section)]) + section + wasm[8:]
 
 
-def call(name: str, *arguments: int):
+def call(name: str, *arguments: int) -> Callable[..., Any]:
     """Return what opens the library in a group and calls one of its functions."""
 
-    def run(group: dl.InstanceGroup):
+    def run(group: dl.InstanceGroup) -> Any:
         handle = group.dlopen(library(SPIN), name="spin")
         return group.dlsym(handle, name)(*arguments)
 
     return run
 
 
-def open_libraries_only():
+def open_libraries_only() -> AbstractAsyncContextManager[dl.TrioLinker]:
     return dl.open_linker(None, memory=dl.MemoryType(shared=True))
 
 

@@ -10,6 +10,7 @@ from typing import Any
 import dl
 from dl.linker import Linker
 from dl.stress.modules import STACK_BYTES, WORDS_BYTES, LibraryKind, library_module, program_module
+from memory import LinearMemory
 
 SECONDS = 30
 """What nothing here takes; a wait that ends by it has failed."""
@@ -46,7 +47,7 @@ class Program:
         return self.linker.main_group
 
     @property
-    def memory(self):
+    def memory(self) -> LinearMemory:
         return self.linker.memory
 
     def word(self, number: int) -> int:

@@ -1,0 +1,35 @@
+"""The command as a process of its own."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.support.command_line import DlRun
+from tests.support.paths import ROOT
+
+
+@pytest.fixture
+def dlrun(tmp_path: Path) -> DlRun:
+    """Runs `python -m dl` in an empty directory, as a process of its own."""
+
+    def run(*words: str, **options: Any) -> subprocess.CompletedProcess[str]:
+        environment = {**os.environ, "PYTHONPATH": str(ROOT), **options.pop("environment", {})}
+        return subprocess.run(
+            [sys.executable, "-m", "dl", *words],
+            env=environment,
+            cwd=tmp_path,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+            **options,
+        )
+
+    return run

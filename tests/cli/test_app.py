@@ -1,0 +1,164 @@
+"""The command line itself: what is refused, the help, and files that are no modules."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from dl.cli import main
+from dl.wasm.encode import unsigned
+from tests.support.command_line import HELLO, MEM_INFO, DlRun, library, needed, subsection
+from tests.support.paths import FIXTURES
+
+# a wrong command line
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ([], "no program given"),
+        (["--bogus", HELLO], "no such option"),
+        (["--stack-size", "9x", HELLO], "'9x' is not a size"),
+        (["--stack-size", "0", HELLO], "'0' is not between 1 and 4294967296 bytes"),
+        (["--memory-max", "5G", HELLO], "'5G' is not between"),
+        (["--memory-min", "2M", "--memory-max", "1M", HELLO], "--memory-min is more than --memory-max"),
+        (["--memory-min", "2M", str(FIXTURES / "static/unshared/main.wasm")], "defines its own memory"),
+        (["--env", "=x", HELLO], "'=x' has no name"),
+        (["--env", "DLRUN_IS_NOT_SET", HELLO], "'DLRUN_IS_NOT_SET' is not set here"),
+        (["--dir", "/data::/nowhere/at/all", HELLO], "'/nowhere/at/all' is not a directory"),
+        (["--dir", "::", HELLO], "is not GUEST::HOST"),
+        (["--side-memory", "elsewhere", HELLO], "'elsewhere' is not one of"),
+        (["-L"], "requires an argument"),
+        (["--trace"], "missing argument"),
+        (["inspect"], "missing argument 'FILE'"),
+        (["inspect", HELLO, HELLO], "unexpected extra argument"),
+        (["deps", "--bogus", HELLO], "no such option"),
+        ([HELLO, "\udcff"], "is not UTF-8"),
+    ],
+)
+def test_a_wrong_command_line_is_one_line_and_code_2(
+    words: list[str], message: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """A wrong command line prints one line that says what is wrong and where to read more, and returns 2."""
+    code = main(words)
+    captured = capfd.readouterr()
+
+    assert (code, captured.out) == (2, "")
+    assert captured.err.startswith("dlrun: error: ")
+    assert message in captured.err
+    assert "--help'" in captured.err
+    assert captured.err.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    "words", [["--help"], ["-h"], ["run", "--help"], ["inspect", "--help"], ["deps", "-h"]]
+)
+def test_help_explains_and_returns_0(words: list[str], capfd: pytest.CaptureFixture[str]) -> None:
+    """`--help` prints the usage on standard output."""
+    code = main(words)
+    captured = capfd.readouterr()
+
+    assert (code, captured.err) == (0, "")
+    assert captured.out.startswith("Usage: dlrun")
+
+
+def test_help_has_the_options_of_running_and_examples(capfd: pytest.CaptureFixture[str]) -> None:
+    """`dlrun --help` names the options for running, the commands, examples and the exit codes."""
+    main(["--help"])
+    text = capfd.readouterr().out
+
+    for word in ("--library-path", "--dir", "--env", "--trace", "inspect", "deps", "Examples:", "127"):
+        assert word in text
+
+
+def test_version_names_the_distribution(dlrun: DlRun) -> None:
+    """`--version` prints one line."""
+    done = dlrun("--version")
+
+    assert done.returncode == 0
+    assert done.stdout.startswith("dlrun ")
+    assert done.stdout.count("\n") == 1
+
+
+# bad input
+
+COMMANDS: list[list[str]] = [[], ["inspect"], ["inspect", "--json"], ["deps"]]
+
+
+def garbage(directory: Path) -> dict[str, Path]:
+    """Write files that are no modules, and return them by what they are."""
+    good = Path(HELLO).read_bytes()
+    contents = {
+        "empty": b"",
+        "one byte": b"\0",
+        "text": b"#!/bin/sh\necho hello\n",
+        "ELF": b"\x7fELF\2\1\1" + bytes(64),
+        "magic only": good[:4],
+        "header of another version": b"\0asm\x02\0\0\0",
+        "component": b"\0asm\x0d\0\1\0",
+        "half": good[: len(good) // 2],
+        "dylink cut": good[:24],
+        "last byte missing": good[:-1],
+        "lying section": good[:8] + b"\0\xff\xff\xff\xff\x0f" + good[14:],
+        "memory of 4 GiB": library(
+            subsection(1, unsigned(0xFFFFFFFF) + unsigned(99) + unsigned(0) + unsigned(0))
+        ),
+        "random": bytes(range(256)) * 16,
+    }
+    files = {}
+    for number, (what, content) in enumerate(contents.items()):
+        files[what] = directory / f"bad{number}.wasm"
+        files[what].write_bytes(content)
+    files["directory"] = directory
+    files["missing"] = directory / "missing.wasm"
+    files["below a file"] = files["text"] / "x.wasm"
+    loop = directory / "loop.wasm"
+    loop.symlink_to(loop)
+    files["circular link"] = loop
+    files["too long"] = directory / ("x" * 5000)
+    files["control characters"] = directory / "bad\x1b[31m\nname.wasm"
+    files["control characters"].write_bytes(b"\x1b[2J")
+    files["NUL"] = Path("a\0b.wasm")
+    files["not UTF-8"] = directory / "\udcff.wasm"
+    return files
+
+
+@pytest.mark.parametrize("command", COMMANDS, ids=lambda words: " ".join(words) or "run")
+def test_bad_files_are_one_line_and_never_a_traceback(
+    command: list[str], tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Whatever the file is, the command names it in one line on standard error and returns 127 (2 for an unusable name)."""
+    for what, path in garbage(tmp_path).items():
+        code = main([*command, str(path)])
+        captured = capfd.readouterr()
+
+        assert code == (2 if what == "not UTF-8" and not command else 127), what
+        assert captured.out == "", what
+        assert captured.err.startswith("dlrun: error: "), what
+        assert captured.err.count("\n") == 1, what
+        assert "Traceback" not in captured.err, what
+        assert "\x1b" not in captured.err, what
+
+
+def test_every_truncation_of_a_library_is_refused(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """A library cut at any byte is refused by `inspect`, or still is a module; never a traceback."""
+    whole = library(MEM_INFO, needed("libother.so"))
+    cut = tmp_path / "cut.so"
+    for length in range(len(whole)):
+        cut.write_bytes(whole[:length])
+        code = main(["inspect", str(cut)])
+        captured = capfd.readouterr()
+
+        assert code in (0, 127)
+        assert (captured.err == "") == (code == 0)
+        assert "Traceback" not in captured.err
+
+
+def test_dlrun_traceback_shows_where_an_error_was_raised(dlrun: DlRun) -> None:
+    """DLRUN_TRACEBACK=1 adds Python's traceback to the message."""
+    done = dlrun("missing.wasm", environment={"DLRUN_TRACEBACK": "1"})
+
+    assert done.returncode == 127
+    assert "Traceback" in done.stderr
+    assert done.stderr.splitlines()[-1] == "dlrun: error: missing.wasm: no such file or directory"

@@ -1,0 +1,59 @@
+"""Many threads do everything at once to one program, and all instance groups are equal in the end."""
+
+from __future__ import annotations
+
+import os
+import random
+import re
+
+import pytest
+
+import dl
+from dl.cli import main
+from dl.stress.run import run_stress
+
+SHORT_SECONDS = 12.0
+
+
+def report_of(threads: int, seconds: float, seed: int) -> dl.StressReport:
+    print(f"dlrun stress --threads {threads} --seconds {seconds:g} --seed {seed}")
+    return run_stress(threads, seconds, seed, print)
+
+
+class TestStress:
+    @pytest.mark.soak
+    @pytest.mark.timeout(float(os.environ.get("DL_SOAK_SECONDS", "0")) + 110)
+    def test_64_threads_end_with_equal_groups(self) -> None:
+        """64 threads that open, call, wait, spin, trap and end find nothing wrong and have equal groups at the end."""
+        seconds = float(os.environ.get("DL_SOAK_SECONDS", "0")) or SHORT_SECONDS
+        found = report_of(64, seconds, random.SystemRandom().getrandbits(32))
+
+        assert found.failures == ()
+        assert found.compared >= 32
+        assert found.total > 1000
+        assert found.committed > 50
+        assert {"returned", "raised", "trapped", "cancelled"} <= set(found.ends)
+
+    @pytest.mark.parametrize("threads", [1, 2, 8])
+    def test_few_threads_end_with_equal_groups(self, threads: int) -> None:
+        """So do few threads, where other orders are likely."""
+        found = report_of(threads, 2.0, random.SystemRandom().getrandbits(32))
+
+        assert found.failures == ()
+        assert found.total > 50
+
+    def test_thread_number_out_of_range(self) -> None:
+        """A number of threads that the generated program has no stacks for is refused."""
+        with pytest.raises(ValueError, match="1 to 192"):
+            run_stress(193, 1)
+
+
+class TestCommand:
+    def test_summary(self, capsys: pytest.CaptureFixture[str]) -> None:
+        """`dlrun stress` says what was done, repeats the seed, and ends with 0 when nothing went wrong."""
+        assert main(["stress", "--threads", "4", "--seconds", "1.5", "--seed", "7"]) == 0
+
+        printed = capsys.readouterr()
+        assert re.search(r"seed +7\b", printed.out)
+        assert "barriers" in printed.out
+        assert " threads" in printed.err

@@ -1,0 +1,35 @@
+"""The rooms of `dl`, and the one order of their imports."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+ORDER = (
+    ("__main__",),
+    ("cli", "stress"),
+    ("__init__",),  # the public names
+    ("trio",),
+    ("assembly", "linker", "group", "callbacks", "guest_values"),  # see FACADE
+    ("wasix",),
+    ("link",),
+    ("groups",),
+    ("program",),
+    ("modules",),
+    ("glue",),
+    ("engine",),
+    ("options",),
+    ("wasm",),
+    ("memory", "threads", "errors", "dlfcn"),
+)
+"""The floors of the house, from the top: what is on one imports what is on floors below it, or beside it."""
+
+FACADE = {"assembly", "linker", "group", "callbacks", "guest_values"}
+"""What users hold; these lie together in `dl/` and count as one room. A linker has groups, and a group knows its linker."""
+
+FLOOR = {room: number for number, rooms in enumerate(ORDER) for room in rooms}
+
+
+def room_of(file: str) -> str:
+    """Return the room of a file: the folder in `dl`, the file's own name beside them, or the other package."""
+    package, *inside = Path(file).with_suffix("").parts
+    return package if package != "dl" else inside[0]

@@ -1,0 +1,209 @@
+"""WASI's own functions behind our descriptors: paths, renumbering, and the snapshot before preview 1."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+import dl
+from dl.wasix.abi import NAMESPACES
+from tests.support.modules import module, pie
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+TEXT, RESULT, BUFFER = 1024, 2048, 4096
+READ_WRITE = 0x20004E
+CREATE, DIRECTORY = 1, 2
+
+
+class Calls:
+    """A program that does nothing but call functions of one namespace for us."""
+
+    def __init__(self, linker: dl.Linker) -> None:
+        self.linker = linker
+        self.memory = linker.memory
+
+    def __getattr__(self, name: str) -> Callable[..., int]:
+        function = self.linker.main_group.dlsym(self.linker.main, f"call_{name}")
+        assert isinstance(function, dl.GuestFunction)
+        return function
+
+    def text(self, text: str, at: int = TEXT) -> tuple[int, int]:
+        """Put a text into memory; return its address and size."""
+        self.memory.write(at, text.encode())
+        return at, len(text.encode())
+
+    def open(self, directory: int, path: str, oflags: int = 0) -> tuple[int, int]:
+        """Open a path; return errno and descriptor."""
+        rights = 0 if oflags & DIRECTORY else READ_WRITE
+        error = self.path_open(directory, 0, *self.text(path), oflags, rights, 0, 0, RESULT)
+        return error, self.memory.read_u32(RESULT)
+
+    def write(self, number: int, data: bytes) -> int:
+        """Write bytes; return errno."""
+        self.memory.write(BUFFER, data)
+        self.memory.write_struct("II", RESULT, BUFFER, len(data))
+        return self.fd_write(number, RESULT, 1, RESULT + 8)
+
+
+@contextmanager
+def calls(
+    preopens: dict[str, Path],
+    namespace: str = "wasi_snapshot_preview1",
+    *,
+    shared: bool = False,
+    also: str = "",
+) -> Iterator[Calls]:
+    """Make a program that lends every function of a namespace."""
+    fields = []
+    for name, kind in NAMESPACES[namespace].items():
+        if kind.results and name != "thread-spawn":
+            params = " ".join(f"(param {p})" for p in kind.params)
+            arguments = " ".join(f"(local.get {i})" for i in range(len(kind.params)))
+            fields += [
+                f'(import "{namespace}" "{name}" (func ${name} {params} (result i32)))',
+                f'(func (export "call_{name}") {params} (result i32) (call ${name} {arguments}))',
+            ]
+    if also:
+        fields.append(f'(import "wasix_32v1" "{also}" (func (param i32 i32) (result i32)))')
+    if shared:
+        wasm = pie(*fields, shared=True, memory_size=65536, memory_align=4)
+    else:
+        wasm = module('(memory (export "memory") 2)', *fields)
+    with dl.Linker(wasm, preopens=preopens) as linker:
+        yield Calls(linker)
+
+
+@pytest.mark.parametrize("shared", [False, True])
+def test_absolute_paths_lead_into_the_open_directories(tmp_path: Path, shared: bool) -> None:
+    """A path with a slash in front is the one in the open directory of that name, whatever descriptor comes with it."""
+    for name in ("a", "b"):
+        (tmp_path / name / "sub").mkdir(parents=True)
+        (tmp_path / name / "sub" / "file").write_text(name)
+    preopens = {"/data": tmp_path / "a", "/data/deep": tmp_path / "b"}
+    with calls(preopens, shared=shared) as wasi:
+        assert wasi.open(3, "sub/file") == (0, 5)
+        assert wasi.open(3, "/data/deep/sub/file") == (0, 6)
+        assert wasi.open(4, "/data/sub/file") == (0, 7)
+        assert wasi.open(4, "/data//sub/file") == (0, 8)
+        assert wasi.open(4, "/data", DIRECTORY) == (0, 9)
+        assert wasi.open(9, "sub/file") == (0, 10)
+        assert wasi.open(3, "/elsewhere/file")[0] == 44
+        assert wasi.open(3, "/data/../../etc/passwd")[0] == 63
+        assert wasi.path_create_directory(3, *wasi.text("/data/deep/new")) == 0
+        assert wasi.path_rename(3, *wasi.text("/data/deep/new"), 3, *wasi.text("/data/old", TEXT + 64)) == 0
+        assert wasi.path_unlink_file(4, *wasi.text("/data/sub/file")) == 0
+
+    assert sorted(p.name for p in (tmp_path / "a").iterdir()) == ["old", "sub"]
+    assert not (tmp_path / "a" / "sub" / "file").exists()
+    assert (tmp_path / "b" / "sub" / "file").read_text() == "b"
+
+
+def test_plain_wasi_moves_a_descriptor(tmp_path: Path) -> None:
+    """`fd_renumber` of a program of plain WASI closes the number it came from; only an open number can be replaced."""
+    with calls({"/": tmp_path}) as wasi:
+        _, first = wasi.open(3, "one", CREATE)
+        _, second = wasi.open(3, "two", CREATE)
+        assert wasi.fd_renumber(first, second) == 0
+        assert wasi.write(first, b"gone") == 8
+        assert wasi.write(second, b"moved") == 0
+        assert wasi.fd_renumber(second, 40) == 8
+        assert wasi.fd_renumber(second, 3) == 58
+
+    assert (tmp_path / "one").read_text() == "moved"
+    assert (tmp_path / "two").read_text() == ""
+
+
+def test_in_wasix_renumbering_copies(tmp_path: Path) -> None:
+    """`fd_renumber` of a program that imports process functions of WASIX is what its `dup2` is made of."""
+    with calls({"/": tmp_path}, also="fd_dup") as wasi:
+        _, first = wasi.open(3, "one", CREATE)
+        assert wasi.fd_renumber(first, 40) == 0
+        assert wasi.write(first, b"one and ") == 0
+        assert wasi.write(40, b"the same") == 0
+
+    assert (tmp_path / "one").read_text() == "one and the same"
+
+
+def test_the_older_snapshot_has_its_own_layouts(tmp_path: Path) -> None:
+    """`wasi_unstable`: directions of seeking, 56 bytes of status with nothing written behind, and its subscriptions."""
+    (tmp_path / "file").write_text("0123456789")
+    with calls({"/": tmp_path}, "wasi_unstable") as wasi:
+        _, number = wasi.open(3, "file")
+        positions = []
+        for offset, whence in ((4, 2), (2, 0), (-1 & (1 << 64) - 1, 1)):
+            assert wasi.fd_seek(number, offset, whence, RESULT) == 0
+            positions.append(wasi.memory.read_u64(RESULT))
+        assert positions == [4, 6, 9]
+        assert wasi.fd_seek(number, 0, 3, RESULT) == 28
+
+        for get in (
+            lambda: wasi.fd_filestat_get(number, BUFFER),
+            lambda: wasi.path_filestat_get(3, 0, *wasi.text("file"), BUFFER),
+        ):
+            wasi.memory.fill(BUFFER, 0xAA, 80)
+            assert get() == 0
+            kind, links, size = wasi.memory.read_struct("16xB3xIQ", BUFFER)
+            assert (kind, links, size) == (4, 1, 10)
+            assert wasi.memory.read(BUFFER + 56, 24) == b"\xaa" * 24
+        modified = wasi.memory.read_u64(BUFFER + 40)
+        assert modified == (tmp_path / "file").stat().st_mtime_ns
+
+        clock = struct.pack("<QB7xQIxxxxQQH6x", 5, 0, 0, 1, 1000, 0, 0)
+        reading = struct.pack("<QB7xI36x", 6, 1, number)
+        assert len(clock) == len(reading) == 56
+        wasi.memory.write(BUFFER, clock + reading)
+        assert wasi.poll_oneoff(BUFFER, BUFFER + 256, 2, RESULT) == 0
+        events = wasi.memory.read_u32(RESULT)
+        assert 6 in [wasi.memory.read_u64(BUFFER + 256 + 32 * i) for i in range(events)]
+        wasi.memory.write(BUFFER, clock)
+        assert wasi.poll_oneoff(BUFFER, BUFFER + 256, 1, RESULT) == 0
+        assert wasi.memory.read_u64(BUFFER + 256) == 5
+
+
+@pytest.mark.parametrize("shared", [False, True])
+def test_bad_addresses_are_errors_and_take_nothing(tmp_path: Path, shared: bool) -> None:
+    """An address outside the memory is an error for functions of ours, and nothing was written or opened before."""
+    outside = 0xFFFFFFF0
+    with calls({"/": tmp_path}, shared=shared, also="fd_dup") as wasi:
+        assert wasi.poll_oneoff(outside, BUFFER, 1, RESULT) == 78
+        assert wasi.poll_oneoff(BUFFER, outside, 1, RESULT) == 78
+        assert wasi.path_open(3, 0, *wasi.text("new"), CREATE, READ_WRITE, 0, 0, outside) == 78
+        wasi.memory.write_struct("IIII", RESULT, BUFFER, 5, outside, 5)
+        assert wasi.fd_write(1, outside, 2, RESULT + 64) == 78
+        assert wasi.fd_fdstat_get(77, BUFFER) == 8
+
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("shared", [False, True])
+def test_values_that_do_not_exist_are_invalid(tmp_path: Path, shared: bool) -> None:
+    """Unknown enumeration values and flags are 28 (`inval`), addresses outside memory 78; none ends the program."""
+    (tmp_path / "file").write_text("hello")
+    with calls({"/data": tmp_path}, shared=shared) as wasi:
+        error, file = wasi.open(3, "file")
+        assert error == 0
+        path = wasi.text("file")
+        answers = {
+            "whence": wasi.fd_seek(file, 0, 7, RESULT),
+            "advice": wasi.fd_advise(file, 0, 0, 99),
+            "descriptor flags": wasi.fd_fdstat_set_flags(file, 0xFFFF),
+            "rights": wasi.fd_fdstat_set_rights(file, -1, -1),
+            "times": wasi.fd_filestat_set_times(file, 0, 0, 0xFFFF),
+            "times of a path": wasi.path_filestat_set_times(3, 0, *path, 0, 0, 0xFFFF),
+            "open flags": wasi.path_open(3, 0, *path, 0xFFFF, READ_WRITE, 0, 0, RESULT),
+            "flags of a new descriptor": wasi.path_open(3, 0, *path, 0, READ_WRITE, 0, 0xFFFF, RESULT),
+            "lookup": wasi.path_filestat_get(3, 0xFFFF, *path, RESULT),
+            "how": wasi.sock_shutdown(file, 99),
+            "receive": wasi.sock_recv(file, RESULT, 0, 0xFFFF, RESULT, RESULT),
+        }
+
+        assert set(answers.values()) == {28}, answers
+        assert wasi.fd_read(file, -8, 1, RESULT) == 78
+        assert wasi.fd_seek(file, 0, 0, RESULT) == 0
