@@ -100,7 +100,7 @@ def loads(groups: int, rounds: int) -> tuple[list[float], list[float]]:
             """Wait until all spin and wait again: after a load, those that spin come back one after the other."""
             while (
                 linker.statistics().protocol.guest < spinning
-                or sum("futex" in what for _, what in linker.threads.waits.waiting()) < waiting
+                or sum("futex" in what for _, what in linker.program.waits.waiting()) < waiting
             ):
                 time.sleep(0.001)
 

@@ -94,7 +94,7 @@ class Linker:
     ) -> None:
         self._closed = False
         locator = Locator([Path(p) for p in listed("library_path", library_path)], dict(libraries or {}))
-        image = None if main is None else module_image(main, name)
+        image = None if main is None else module_image(locator, main, name)
         self.parts = assemble(
             image,
             locator,

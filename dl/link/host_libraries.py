@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,21 +13,22 @@ from dl.groups.registry import Groups
 from dl.link.open import open_library
 from dl.link.plan import LoadRequest
 from dl.modules.image import ModuleImage, image_from_bytes, image_from_file
-from dl.modules.locate import Requester
+from dl.modules.locate import Locator, Requester
 from dl.options import ModuleSource, checked_flags, listed
 
-_numbers = itertools.count(1)
-"""Of modules that were given as bytes without a name: each is another module."""
-
-
-def module_image(source: ModuleSource, name: str | None) -> ModuleImage:
+def module_image(locator: Locator, source: ModuleSource, name: str | None) -> ModuleImage:
     """Read a module that the host gives as a path or as bytes.
+
+    Args:
+        locator: the program's; it numbers the modules that have no name.
+        source: the module.
+        name: what messages call it; by which bytes are known.
 
     Raises:
         DlError: it cannot be read, or is no valid module.
     """
     if isinstance(source, (bytes, bytearray, memoryview)):
-        known_as = name or f"<bytes {next(_numbers)}>"
+        known_as = name or locator.next_anonymous_name()
         return image_from_bytes(bytes(source), known_as, f"<memory>/{known_as}")
     if "\0" in os.fspath(source):
         raise LibraryNotFoundError(os.fspath(source), [(repr(source), "not a path")])
@@ -51,7 +51,7 @@ def open_for_host(
     locator = program.locator
     named: str | None = None
     if isinstance(library, (bytes, bytearray, memoryview)):
-        image = module_image(bytes(library), name)
+        image = module_image(locator, bytes(library), name)
         if name is not None and locator.add(name, bytes(library)):
             named = name
     else:

@@ -61,17 +61,17 @@ def number_modules(plan: LinkPlan, tree: FoundTree) -> None:
             if needed not in taken:
                 known(needed)
 
-    before = state.next_handle
+    first = end = state.next_handle
+    plan.change.on_failure(lambda: state.return_handles(first, end))
     for found in fresh:
         handle = MAIN_HANDLE if found.main else state.take_handle(found.image.name)
+        end = state.next_handle
         module = LinkedModule(found.image, Construction(state.constructions), handle)
         linked[found.image.identity] = module
         state.arriving[handle] = module
         plan.new.append(module)
         plan.change.on_failure(lambda handle=handle: state.arriving.pop(handle, None))  # type: ignore[misc]
         log.debug("%s: handle %d", module.name, handle)
-    after = state.next_handle
-    plan.change.on_failure(lambda: state.return_handles(before, after))
     for found in fresh:
         module = linked[found.image.identity]
         module.code = found.code

@@ -8,11 +8,12 @@ A module's identity is its resolved path, so `a.so`, `./a.so` and a link to it a
 
 from __future__ import annotations
 
+import itertools
 import logging
 import os
 import re
 import threading
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -63,6 +64,11 @@ class Locator:
     libraries: Mapping[str, bytes] = field(default_factory=dict)
     loaded: Callable[[str], ModuleImage | None] = lambda _identity: None
     _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
+    _anonymous: Iterator[int] = field(default_factory=lambda: itertools.count(1), repr=False)
+
+    def next_anonymous_name(self) -> str:
+        """Return a name for a module that was given as bytes without one: each is another module."""
+        return f"<bytes {next(self._anonymous)}>"
 
     def add(self, name: str, wasm: bytes) -> bool:
         """Hold a module in memory from now on; False, and nothing is done, if the name is one's already."""

@@ -163,8 +163,8 @@ class System:
             main_tls: its block of the main module's thread-local storage, bytes; None to allocate one.
 
         Raises:
-            LinkerUsageError: the program shares no memory, the main module exports no `wasi_thread_start`, or there are too many
-                threads.
+            LinkerUsageError: the program shares no memory, the main module exports no `wasi_thread_start`, or there are too
+                many threads.
             DlError: the group could not be made.
             RuntimeError: the host cannot start a thread.
         """

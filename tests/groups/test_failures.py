@@ -11,6 +11,7 @@ import pytest
 
 import dl
 from tests.support.groups import SECONDS, Program, held, library, program, state_of, until
+from tests.support.inside import at_group_steps, at_steps, groups_of
 
 LOAD_STEPS = ["tree", "place", "define", "resolve", "generate", "instantiate", "commit"]
 INITIALIZE_STEPS = ["relocate", "construct"]
@@ -95,14 +96,14 @@ class TestInstigator:
         for number in (1, 2, 3) if step in INITIALIZE_STEPS else (1,):
             before, expected = held(p.linker), state_of(p.main)
             bystanders = Bystanders(p)
-            p.linker._loader.checkpoint = Fails(step, number, error("injected"))
+            at_steps(p.linker, Fails(step, number, error("injected")))
             with pytest.raises(error):
                 p.main.dlopen("top.so")
-            p.linker._loader.checkpoint = lambda _step: None
+            at_steps(p.linker, None)
 
             assert bystanders.states() == [expected] * 3
             assert states(p) == [expected] * 3
-            until(lambda: p.linker.threads.all() == [p.main])
+            until(lambda: groups_of(p.linker) == [p.main])
             assert held(p.linker) == before
 
         handle = p.main.dlopen("top.so")
@@ -115,14 +116,14 @@ class TestInstigator:
         for number in (1, 2, 3) if step == "instantiate" else (1,):
             before, expected = held(p.linker), state_of(p.main)
             bystanders = Bystanders(p)
-            p.linker.threads.checkpoint = Fails(step, number, Fault("injected"))
+            at_group_steps(p.linker, Fails(step, number, Fault("injected")))
             with pytest.raises(Fault):
                 p.main.dlopen("top.so")
-            p.linker.threads.checkpoint = lambda _group, _step: None
+            at_group_steps(p.linker, None)
 
             assert bystanders.states() == [expected] * 3
             assert states(p) == [expected] * 3
-            until(lambda: p.linker.threads.all() == [p.main])
+            until(lambda: groups_of(p.linker) == [p.main])
             assert held(p.linker) == before
         assert p.main.dlopen("top.so")
 
@@ -137,16 +138,16 @@ class TestInstigator:
                 in_commit.set()
                 assert slow.wait(SECONDS)
 
-        p.linker._loader.checkpoint = checkpoint
+        at_steps(p.linker, checkpoint)
         loading = p.linker.spawn(lambda g: g.dlopen("top.so"))
         assert in_commit.wait(SECONDS)
         loading.cancel(Fault())
         slow.set()
         with pytest.raises(Fault):
             loading.join(SECONDS)
-        p.linker._loader.checkpoint = lambda _step: None
+        at_steps(p.linker, None)
 
-        until(lambda: p.linker.threads.all() == [p.main])
+        until(lambda: groups_of(p.linker) == [p.main])
         assert held(p.linker) == before
         assert states(p) == [expected] * 3
 
@@ -155,8 +156,8 @@ class TestInstigator:
         before, expected = held(p.linker), state_of(p.main)
         reached = threading.Event()
 
-        def checkpoint(group: dl.InstanceGroup, step: str) -> None:
-            if step == "clear" and group.name == "loading":
+        def checkpoint(group: str, step: str) -> None:
+            if step == "clear" and group == "loading":
                 thread.cancel(Fault("second"))
                 thread.cancel(Fault("third"))
                 reached.set()
@@ -165,14 +166,14 @@ class TestInstigator:
             thread.cancel(Fault("first"))
 
         p.on_construct = on_construct
-        p.linker.threads.checkpoint = checkpoint
+        at_group_steps(p.linker, checkpoint)
         start = threading.Event()
         thread = p.linker.spawn(lambda g: (start.wait(SECONDS), g.dlopen("top.so")), name="loading")
         start.set()
         with pytest.raises(Fault):
             thread.join(SECONDS)
         assert reached.is_set()
-        until(lambda: p.linker.threads.all() == [p.main])
+        until(lambda: groups_of(p.linker) == [p.main])
         assert held(p.linker) == before
         assert states(p) == [expected] * 3
 
@@ -183,8 +184,8 @@ class TestFollower:
     def test_that_cannot_follow_ends_alone(self, p: Program, step: str, way: str) -> None:
         """A thread whose group cannot make an operation ends with an error that names it and the cause; others go on."""
 
-        def checkpoint(group: dl.InstanceGroup, reached: str) -> None:
-            if group.name == "victim" and reached == step and armed.is_set():
+        def checkpoint(group: str, reached: str) -> None:
+            if group == "victim" and reached == step and armed.is_set():
                 raise Fault("injected")
 
         armed, ready, go = threading.Event(), threading.Event(), threading.Event()
@@ -193,7 +194,7 @@ class TestFollower:
             "wait": lambda g: p.call(g, "wait", p.word(0), 0, -1),
             "detached": lambda g: (ready.set(), go.wait(SECONDS), p.call(g, "count", p.word(5))),
         }
-        p.linker.threads.checkpoint = checkpoint
+        at_group_steps(p.linker, checkpoint)
         before = held(p.linker)
         victim = p.linker.spawn(ways[way], name="victim")
         if way == "spin":
@@ -225,7 +226,7 @@ class TestFollower:
         expected = state_of(p.main)
         assert witness.join(SECONDS)[1] == expected
         assert states(p) == [expected] * 3
-        until(lambda: p.linker.threads.all() == [p.main])
+        until(lambda: groups_of(p.linker) == [p.main])
         if step == "clear":
             assert held(p.linker) == before
         assert p.linker.statistics().protocol.replay_failures == 1
@@ -243,7 +244,7 @@ class TestFollower:
                     taken.extend(side_memory.allocate(size, 4, "the test") for _ in range(1 << 16))
             p.call(p.main, "notify", p.word(0), -1)
             with pytest.raises(
-                dl.ReplayFailedError, match="poor: .*cannot link thread-local storage: no linear memory"
+                dl.ReplayFailedError, match="poor: .*no room for thread-local storage: no linear memory"
             ):
                 thread.join(SECONDS)
             with pytest.raises(dl.DlError, match="no linear memory"):
@@ -257,11 +258,11 @@ class TestFollower:
     def test_new_thread_that_cannot_be_made(self, p: Program) -> None:
         """A thread whose group cannot be made fails where it was asked for, and leaves nothing behind."""
         before = held(p.linker)
-        p.linker.threads.checkpoint = Fails("instantiate", 2, Fault("injected"))
+        at_group_steps(p.linker, Fails("instantiate", 2, Fault("injected")))
         with pytest.raises(dl.ReplayFailedError, match="injected"):
             p.linker.spawn(lambda g: None).join(SECONDS)
-        p.linker.threads.checkpoint = lambda _group, _step: None
-        until(lambda: p.linker.threads.all() == [p.main])
+        at_group_steps(p.linker, None)
+        until(lambda: groups_of(p.linker) == [p.main])
         assert held(p.linker) == before
 
 
@@ -269,15 +270,15 @@ class TestGuestThread:
     def test_that_cannot_be_made_is_an_errno(self, p: Program) -> None:
         """A thread of the guest whose group cannot be made is an error of the call, and the program goes on."""
         before = held(p.linker)
-        p.linker.threads.checkpoint = Fails("instantiate", 2, Fault("injected"))
+        at_group_steps(p.linker, Fails("instantiate", 2, Fault("injected")))
         record = p.words + 20_000
         assert p.call(p.main, "start", record) != 0
-        until(lambda: p.linker.threads.all() == [p.main])
-        p.linker.threads.checkpoint = lambda _group, _step: None
+        until(lambda: groups_of(p.linker) == [p.main])
+        at_group_steps(p.linker, None)
 
         assert held(p.linker) == before
         assert p.start() >= 2
-        until(lambda: p.linker.threads.all() == [p.main])
+        until(lambda: groups_of(p.linker) == [p.main])
 
 
 class TestInstanceGroups:
@@ -297,9 +298,12 @@ class TestInstanceGroups:
         armed, ready = threading.Event(), threading.Event()
         thread = p.linker.spawn(body, name="victim")
         assert ready.wait(SECONDS)
-        p.linker.threads.checkpoint = lambda group, _step: (
-            (_ for _ in ()).throw(Fault("injected")) if group.name == "victim" else None
-        )
+
+        def fail_the_victim(group: str, _step: str) -> None:
+            if group == "victim":
+                raise Fault("injected")
+
+        at_group_steps(p.linker, fail_the_victim)
         p.main.dlopen("top.so")
         armed.set()
         first, second = thread.join(SECONDS)

@@ -11,6 +11,7 @@ import pytest
 
 import dl
 from tests.support.groups import SECONDS, held, until
+from tests.support.inside import groups_of
 from tests.support.modules import SHARED_MEMORY, imports
 from tests.support.modules import library as wat_library
 
@@ -200,11 +201,11 @@ class TestProgram:
         libc(linker.main_group, "sem_init", sem, 0, 0)
         for _ in range(5):
             thread = linker.spawn(lambda g: libc(g, "sem_wait", sem))
-            until(lambda: any("futex" in what for _, what in linker.threads.waits.waiting()))
+            until(lambda: any("futex" in what for _, what in linker.program.waits.waiting()))
             thread.cancel(Stop())
             with pytest.raises(Stop):
                 thread.join(SECONDS)
-        until(lambda: linker.threads.all() == [linker.main_group])
+        until(lambda: groups_of(linker) == [linker.main_group])
         after = held(linker)
 
         assert libc(linker.main_group, "pthread_self") != 0

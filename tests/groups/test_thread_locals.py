@@ -11,6 +11,7 @@ import pytest
 
 import dl
 from tests.support.groups import SECONDS, Program, library, program, until
+from tests.support.inside import current_group, groups_of
 from tests.support.modules import MEMORY_BASE, SHARED_MEMORY, got
 from tests.support.modules import library as wat_library
 
@@ -62,12 +63,12 @@ def started(p: Program, way: str, body: Callable[..., Any]) -> Callable[..., Any
 
         threading.Thread(target=attach, daemon=True).start()
     else:
-        p.on_thread = lambda _number, _record: run(p.linker.threads.current())
+        p.on_thread = lambda _number, _record: run(current_group(p.linker))
         p.start()
 
     def join() -> list[int] | tuple[int, ...]:
         assert done.wait(SECONDS)
-        until(lambda: p.linker.threads.all() == [p.main])
+        until(lambda: groups_of(p.linker) == [p.main])
         return results[0]
 
     return join

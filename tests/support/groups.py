@@ -72,7 +72,7 @@ class Program:
 
     def until_waiting(self, what: str, number: int = 1) -> None:
         """Wait until so many threads wait for something that contains a text."""
-        until(lambda: sum(what in w for _, w in self.linker.threads.waits.waiting()) >= number)
+        until(lambda: sum(what in w for _, w in self.linker.program.waits.waiting()) >= number)
 
     def publish(self, word: int, address: int) -> None:
         """Write a function pointer where threads spin or wait, and wake them."""

@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import dl
+from tests.support.inside import at_steps
 from tests.support.modules import MEMORY, SHARED_MEMORY, STACK_POINTER, TABLE, library, reads, static
 
 pytestmark = pytest.mark.timeout(120)
@@ -309,7 +310,7 @@ class TestLife:
         for _ in range(3):
             assert guest.closure_allocate(0xFFFFFFFE) == SUCCESS
 
-        assert linker.closures.in_use() == 0
+        assert linker.parts.slots.pool.in_use() == 0
         assert guest.allocate() == closure
 
     def test_the_pool_grows_in_steps_each_of_which_is_one_operation(
@@ -336,7 +337,7 @@ class TestLimits:
 
             assert group.dlsym(linker.main, "closure_allocate")(0) == FAULT
             assert linker.statistics().table_elements == before
-            assert linker.closures.in_use() == 0
+            assert linker.parts.slots.pool.in_use() == 0
             small = library(MEMORY, TABLE, '(func (export "seven") (result i32) i32.const 7)')
             assert group.dlsym(group.dlopen(small, name="small.so"), "seven")() == 7
 
@@ -350,7 +351,7 @@ class TestLimits:
         ]
         imported, exported = zip(*(f.split("\n", 1) for f in fields), strict=True)
         with dl.Linker(static(*imported, *exported, table=""), name="main.wasm") as linker:
-            main: Any = linker.main_module
+            main: Any = linker.program.main_module
             for name in ("closure_allocate", "closure_prepare", "closure_free"):
                 kind = main.wasm.exports[name].type
                 assert linker.main_group.call_export(main, name, kind) == NOT_SUPPORTED
@@ -492,7 +493,7 @@ def test_an_operation_that_fails_leaves_everything_as_it_was(
             raise TimeoutError("refused")
 
     taken: list[Any] = []
-    linker.closures.checkpoint = refuse
+    at_steps(linker, refuse)
     for change in (
         lambda: guest.prepare(closure, guest.address("twice")),
         lambda: guest.prepare(closure, guest.address("twice"), b"\1"),
@@ -503,10 +504,10 @@ def test_an_operation_that_fails_leaves_everything_as_it_was(
     ):
         with pytest.raises(TimeoutError, match="refused"):
             change()
-    linker.closures.checkpoint = lambda _step: None
+    at_steps(linker, None)
 
     assert linker.main_group.table()[: len(table)] == table
-    assert len(taken) == linker.closures.in_use() - 2 == 98
+    assert len(taken) == linker.parts.slots.pool.in_use() - 2 == 98
     assert linker.statistics().table_elements == before.table_elements
     assert guest.call(closure, 1) == 6
     assert in_thread(linker, lambda other: other.call(closure, 1)) == 6
