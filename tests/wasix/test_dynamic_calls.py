@@ -399,7 +399,7 @@ class TestMainModules:
             kind = main.wasm.exports["go"].type
 
             def call(name: str, *arguments: int) -> Any:
-                return group.call_export(main, name, kind, *arguments)
+                return group.own.call_export(main, name, kind, *arguments)
 
             linker.memory.write_u32(1024, 21)
             assert call("go", 1, 1024, 4, 1028, 4, 1) == SUCCESS
@@ -426,8 +426,8 @@ class TestMainModules:
             kind = main.wasm.exports["go"].type
             linker.memory.fill(1024, 0xEE, 8)
 
-            assert group.call_export(main, "go", kind, 1, 0, 0, 0, 0, 1) == NOT_SUPPORTED
-            assert group.call_export(main, "reflect", kind, 1, 0, 0, 0, 0, 1024) == NOT_SUPPORTED
+            assert group.own.call_export(main, "go", kind, 1, 0, 0, 0, 0, 1) == NOT_SUPPORTED
+            assert group.own.call_export(main, "reflect", kind, 1, 0, 0, 0, 0, 1024) == NOT_SUPPORTED
             assert linker.memory.read(1024, 8) == bytes(6) + b"\xee\xee"
 
 
