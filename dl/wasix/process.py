@@ -5,6 +5,7 @@ There is one process, number 1, without a parent and without children.
 
 from __future__ import annotations
 
+import logging
 import posixpath
 import threading
 from pathlib import Path
@@ -23,6 +24,8 @@ from dl.wasix.signals import Signals
 
 if TYPE_CHECKING:
     from dl.wasix.system import System
+
+log = logging.getLogger("dl.wasix")
 
 PROCESS_ID = 1
 NO_PROCESS = 0
@@ -155,10 +158,14 @@ class Process:
         return Errno.SUCCESS
 
     def proc_raise_interval(self, signal: int, nanoseconds: int, repeat: int) -> int:
-        """`proc_raise_interval`."""
+        """`proc_raise_interval`; each signal has one alarm, so there are 64 at most."""
         if not 0 < signal <= 64:
             return Errno.INVAL
-        self.signals.alarms.set(signal, nanoseconds, repeat=bool(repeat & 0xFF))
+        try:
+            self.signals.alarms.set(signal, nanoseconds, repeat=bool(repeat & 0xFF))
+        except RuntimeError as error:  # the host has no thread for it
+            log.info("proc_raise_interval: %s", error)
+            return Errno.AGAIN
         return Errno.SUCCESS
 
     # descriptors

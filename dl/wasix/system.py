@@ -31,6 +31,9 @@ Source: TypeAlias = "Linker"
 FIRST_THREAD = 1
 """Number of the program's first thread."""
 
+LIBC_FIRST_THREAD = 0x3FFFFFFF
+"""The number by which wasix-libc calls the first thread: its `struct pthread` has it before anybody asks for a number."""
+
 _BLOCK_ALIGN_LOG2 = 4
 
 
@@ -219,8 +222,12 @@ class System:
         return self._linker.threads.find()
 
     def group(self, number: int) -> Group | None:
-        """Return the group of the thread that has a number; None if there is no such thread."""
-        return self._linker.threads.group(number)
+        """Return the group of the thread that has a number; None if there is no such thread.
+
+        Args:
+            number: as `thread_id` returns it, or `LIBC_FIRST_THREAD`.
+        """
+        return self._linker.threads.group(FIRST_THREAD if number == LIBC_FIRST_THREAD else number)
 
     def all_groups(self) -> list[Group]:
         """Return the groups that exist now."""
@@ -248,6 +255,14 @@ class System:
             RuntimeError: the host cannot start a thread.
         """
         return self._linker.threads.spawn_guest(start, stack_pointer=stack_pointer, main_tls=main_tls)
+
+    def in_link_operation(self, group: Group) -> bool:
+        """Whether the calling thread, which owns a group, is applying a link operation to it.
+
+        Guest code that runs then (a start function) belongs to the operation, whose locks may be held: nothing else of the
+        guest's may run in between.
+        """
+        return group.replica.replaying or self._linker.rendezvous._turn.held_by_caller()  # noqa: SLF001
 
     # interruption
 

@@ -142,7 +142,7 @@ class _Calls:
 
     def proc_exit(self, code: int) -> None:
         """`proc_exit`, `proc_exit2`: end the program, in all its threads."""
-        exited = ProgramExited(code)
+        exited = ProgramExited(self._signals.exit_code(code))
         self._system.end(exited)
         raise exited
 

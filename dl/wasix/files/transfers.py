@@ -10,6 +10,7 @@ from dl.program.wasi import WasiCalls
 from dl.wasix.abi import Errno, ErrnoError
 from dl.wasix.files.descriptors import OpenFile
 from dl.wasix.files.files import Files
+from dl.wasix.signals import SIGPIPE
 from threads import Waiter
 
 _IOVEC_BYTES = 8
@@ -164,6 +165,8 @@ class Transfers:
         while True:
             rest = data[total:]
             taken = stream.write(rest)
+            if taken is Errno.PIPE:
+                self._files.signals.send_to_caller(SIGPIPE)
             if not isinstance(taken, Errno):
                 total += taken
                 if total >= len(data) or file.nonblocking or (not taken and not rest):
