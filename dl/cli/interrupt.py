@@ -71,9 +71,12 @@ class Interrupts:
         sender = threading.Thread(target=forward, name="dlrun: SIGINT", daemon=True)
         sender.start()
         signal.signal(signal.SIGINT, handle)
+        # A signal that comes right before the main thread begins to wait does not end the wait by itself.
+        BELL.add(signals.wake_main)
         try:
             yield
         finally:
+            BELL.remove(signals.wake_main)
             signal.signal(signal.SIGINT, former)
             outgoing.put(False)
 

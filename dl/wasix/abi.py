@@ -31,6 +31,7 @@ class Errno(enum.IntEnum):
     ISDIR = 31
     MFILE = 33
     NAMETOOLONG = 37
+    NFILE = 41
     NOENT = 44
     NOEXEC = 45
     NOMEM = 48

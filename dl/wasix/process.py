@@ -187,7 +187,7 @@ class Process:
         """`fd_event`."""
         self._system.memory.read(out, 4)
         counter = EventCounter(self.files.changes, value, semaphore=bool(flags & _SEMAPHORE))
-        self._system.memory.write_u32(out, self.files.add_stream(counter))
+        self._system.memory.write_u32(out, self.files.add_streams(counter)[0])
         return Errno.SUCCESS
 
     def fd_pipe(self, out_read: int, out_write: int) -> int:
@@ -195,9 +195,10 @@ class Process:
         memory = self._system.memory
         memory.read(out_read, 4)
         memory.read(out_write, 4)
-        reader, writer = pipe(self.files.changes)
-        memory.write_u32(out_read, self.files.add_stream(reader))
-        memory.write_u32(out_write, self.files.add_stream(writer))
+        reader, writer = pipe(self.files.changes, self.files.pipe_budget)
+        numbers = self.files.add_streams(reader, writer)
+        memory.write_u32(out_read, numbers[0])
+        memory.write_u32(out_write, numbers[1])
         return Errno.SUCCESS
 
     def fd_fdflags_get(self, number: int, out: int) -> int:

@@ -124,6 +124,12 @@ class Signals:
         if group is not None:
             self._post(group, signal)
 
+    def wake_main(self) -> None:
+        """Make the program's first thread look, if it waits, for what Python has for it to do; from any thread."""
+        group = self._system.group(FIRST_THREAD)
+        if group is not None:
+            group.replica.waiter.unpark()
+
     def _post(self, group: Group, signal: int) -> None:
         with self._lock:
             queue = self._pending.setdefault(group, deque())

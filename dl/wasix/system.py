@@ -12,6 +12,7 @@ from dl.dlfcn import ModuleHandle
 from dl.glue.names import BASE_NAMESPACE
 from dl.program.main_module import MainKind
 from dl.program.side_memory import GrownMemory
+from dl.wasix.limits import SystemLimits
 from memory import round_up
 
 if TYPE_CHECKING:
@@ -196,6 +197,11 @@ class System:
     def wasi_options(self) -> WasiOptions:
         """Arguments, directories and standard streams that the host gave the program."""
         return self._linker.program.wasi_options
+
+    @property
+    def limits(self) -> SystemLimits:
+        """What the program may take of the host."""
+        return SystemLimits()
 
     # threads
 

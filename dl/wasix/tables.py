@@ -26,11 +26,14 @@ def process_functions(process: Process, adapter: Adapter) -> dict[str, Functions
     files = process.files
     transfers = Transfers(files)
 
+    def close(number: int) -> int:
+        return files.close(number, keeps_preopens=process.is_wasix)
+
     def renumber(number: int, to: int) -> int:
         return files.renumber(number, to, copies=process.is_wasix)
 
     typed: dict[str, Callable[..., int]] = {
-        "fd_close": files.close,
+        "fd_close": close,
         "fd_fdstat_get": files.fdstat_get,
         "fd_fdstat_set_flags": files.fdstat_set_flags,
         "fd_filestat_get": files.filestat_get,

@@ -14,6 +14,7 @@ from dl.wasix.abi import Errno, ErrnoError
 from dl.wasix.files.streams import Stream
 
 MAX_DESCRIPTORS = 1 << 16
+"""Numbers are less than this."""
 FIRST_PREOPEN = 3
 
 
@@ -58,9 +59,11 @@ class DescriptorTable:
 
     Attributes:
         entries: number to descriptor.
+        most: how many descriptors there may be.
     """
 
     entries: dict[int, Descriptor] = field(default_factory=dict)
+    most: int = MAX_DESCRIPTORS
     _free: list[int] = field(default_factory=list)
     _next: int = 0
 
@@ -89,6 +92,8 @@ class DescriptorTable:
         Raises:
             ErrnoError: MFILE, there are too many; INVAL, no number can be so high.
         """
+        if len(self.entries) >= self.most:
+            raise ErrnoError(Errno.MFILE)
         if not 0 <= least < MAX_DESCRIPTORS:
             raise ErrnoError(Errno.INVAL)
         number = self._lowest(least)
@@ -114,10 +119,12 @@ class DescriptorTable:
         """Let a number refer to an open file; return the file it referred to, if that is closed now.
 
         Raises:
-            ErrnoError: BADF, no number can be so high.
+            ErrnoError: BADF, no number can be so high; MFILE, there are too many.
         """
         if not 0 <= number < MAX_DESCRIPTORS:
             raise ErrnoError(Errno.BADF)
+        if number not in self.entries and len(self.entries) >= self.most:
+            raise ErrnoError(Errno.MFILE)
         file.references += 1
         former = self.entries.get(number)
         self.entries[number] = Descriptor(file, cloexec)

@@ -18,6 +18,7 @@ from dl.wasix.files.descriptors import FIRST_PREOPEN, DescriptorTable, OpenFile
 from dl.wasix.files.host_input import CAN_WAIT, HostInput
 from dl.wasix.files.preopens import below_preopen
 from dl.wasix.files.streams import Changes, Stream
+from dl.wasix.limits import Budget
 from dl.wasix.signals import Signals
 from memory import LinearMemory
 from threads import Waits
@@ -84,6 +85,7 @@ class Files:
 
     Attributes:
         table: the descriptors.
+        pipe_budget: bytes that pipes may still hold.
         changes: what waits for streams wait in.
         host_input: waits for standard input.
         signals: the program's signals; they end waits.
@@ -94,7 +96,8 @@ class Files:
         self._system = system
         self.signals = signals
         self.clocks = clocks
-        self.table = DescriptorTable()
+        self.table = DescriptorTable(most=system.limits.descriptors)
+        self.pipe_budget = Budget(system.limits.pipe_bytes)
         self.changes = Changes(system.waits)
         self.host_input = HostInput(system.waits)
         self._dot_block: int | None = None
@@ -214,14 +217,25 @@ class Files:
 
     # calls on typed values: descriptors come signed, addresses unsigned
 
-    def add_stream(self, stream: Stream) -> int:
-        """Open a stream; return its descriptor."""
-        return self.add(OpenFile(stream=stream))
+    def add_streams(self, *streams: Stream) -> list[int]:
+        """Open streams, all or none; return their descriptors, the lowest free numbers.
 
-    def add(self, file: OpenFile, *, least: int = 0, cloexec: bool = False) -> int:
-        """Give an open file the lowest free number, from `least` on."""
-        with self.wasi.lock:
-            return self.table.add(file, least=least, cloexec=cloexec)
+        Raises:
+            ErrnoError: MFILE; all of the streams are closed.
+        """
+        numbers: list[int] = []
+        try:
+            with self.wasi.lock:
+                for stream in streams:
+                    numbers.append(self.table.add(OpenFile(stream=stream)))  # noqa: PERF401  kept if one fails
+        except ErrnoError:
+            with self.wasi.lock:
+                for number in numbers:
+                    self.table.remove(number)
+            for stream in streams:
+                stream.close()
+            raise
+        return numbers
 
     def file(self, number: int) -> OpenFile:
         """Return what a descriptor refers to.
@@ -231,9 +245,18 @@ class Files:
         """
         return self.table.file(number)
 
-    def close(self, number: int) -> int:
-        """`fd_close`."""
+    def close(self, number: int, *, keeps_preopens: bool) -> int:
+        """`fd_close`.
+
+        Args:
+            number: the descriptor.
+            keeps_preopens: whether closing a directory that was open from the start does nothing. POSIX programs close all
+                numbers from 3 on, of which they think that nobody uses them; the C library has its directories there, and
+                would take for one whatever is opened next under the number.
+        """
         with self.wasi.lock:
+            if keeps_preopens and self.table.file(number).preopen is not None:
+                return Errno.SUCCESS
             closed = self.table.remove(number)
         return self._close(closed)
 

@@ -14,7 +14,8 @@ from collections.abc import Callable, Iterator
 
 from typing_extensions import override
 
-from dl.wasix.abi import Errno
+from dl.wasix.abi import Errno, ErrnoError
+from dl.wasix.limits import Budget
 from threads import Waits
 from threads.waits import WaitQueue, unpark_all
 
@@ -105,12 +106,23 @@ class Stream:
 
 
 class _Pipe:
-    """What both ends of a pipe share."""
+    """What both ends of a pipe share.
 
-    def __init__(self) -> None:
+    Its capacity is taken from the budget for as long as one of its ends is open, so that a write never fails for want of it.
+    """
+
+    def __init__(self, budget: Budget) -> None:
+        self._budget = budget
         self.data = bytearray()
         self.reader_open = True
         self.writer_open = True
+
+    def closed_one(self) -> None:
+        """Give the capacity back if both ends are closed."""
+        if not self.reader_open:
+            self.data.clear()
+        if not (self.reader_open or self.writer_open):
+            self._budget.give(PIPE_CAPACITY)
 
 
 class PipeReader(Stream):
@@ -151,6 +163,7 @@ class PipeReader(Stream):
     def close(self) -> None:
         with self._changes.waits.lock:
             self._pipe.reader_open = False
+            self._pipe.closed_one()
             tell = self._changes.happened_locked()
         tell()
 
@@ -193,13 +206,21 @@ class PipeWriter(Stream):
     def close(self) -> None:
         with self._changes.waits.lock:
             self._pipe.writer_open = False
+            self._pipe.closed_one()
             tell = self._changes.happened_locked()
         tell()
 
 
-def pipe(changes: Changes) -> tuple[PipeReader, PipeWriter]:
-    """Make a pipe; return the end to read and the end to write."""
-    shared = _Pipe()
+def pipe(changes: Changes, budget: Budget) -> tuple[PipeReader, PipeWriter]:
+    """Make a pipe; return the end to read and the end to write.
+
+    Raises:
+        ErrnoError: NFILE, the budget has not `PIPE_CAPACITY` bytes left (pipe(2): "the limit on memory that can be allocated
+            for pipes").
+    """
+    if not budget.take(PIPE_CAPACITY):
+        raise ErrnoError(Errno.NFILE)
+    shared = _Pipe(budget)
     return PipeReader(changes, shared), PipeWriter(changes, shared)
 
 
