@@ -16,7 +16,7 @@ from typing_extensions import Self
 from dl.callbacks import Callback, Callbacks
 from dl.dlfcn import MAIN_HANDLE, RTLD_DEFAULT, DlFlags, ModuleHandle
 from dl.engine import default_engine
-from dl.engine.protocol import Engine, WasiOptions
+from dl.engine.protocol import Engine
 from dl.errors import (
     InvalidHandleError,
     LibraryNotFoundError,
@@ -51,6 +51,7 @@ from dl.options import (
     checked_flags,
     checked_side_memory,
     listed,
+    wasi_options,
 )
 from dl.program.closure_slots import ClosureSlots
 from dl.program.host_symbols import HostSymbols
@@ -61,6 +62,7 @@ from dl.program.state import LinkerState
 from dl.program.statistics import LinkerStatistics, linker_statistics
 from dl.program.table import TableSpace
 from dl.wasix import system_interface
+from dl.wasix.files.defaults import DefaultFiles
 from dl.wasm.types import FuncType
 from memory import LinearMemory
 from threads import DETACHED, Rendezvous
@@ -90,6 +92,7 @@ class Linker:
         side_memory: where side modules' data goes.
         interrupts: whether guest code can be interrupted (costs about 11 % on tight loops); None for what the
             program needs: on with shared memory. Without, a thread that computes stalls links.
+        default_files: whether a program of WASIX finds `/dev/null` and the like, and a `/tmp` of its own (docs/wasix.md).
         engine: the engine; None for the default one.
 
     Attributes:
@@ -123,6 +126,7 @@ class Linker:
         thread_stack_size: int = DEFAULT_STACK_BYTES // 4,
         side_memory: SideMemorySource = "auto",
         interrupts: bool | None = None,
+        default_files: bool = True,
         engine: Engine | None = None,
     ) -> None:
         self._closed = False
@@ -130,13 +134,16 @@ class Linker:
         self._end_lock = threading.Lock()  # guards `_ended` against a second ending; a leaf
         self._group: InstanceGroup | None = None
         self._anonymous = itertools.count(1)
-        self._preopens = {guest: os.fspath(host) for guest, host in (preopens or {}).items()}
         self._locator = Locator(
             [Path(p) for p in listed("library_path", library_path)], dict(libraries or {})
         )
         image = None if main is None else self._image(main, name)
         self._name = image.name if image else "libraries only"
-        plan = plan_main(image.wasm if image else None, memory=memory, stack_size=stack_size)
+        wasm = image.wasm if image else None
+        self.default_files = DefaultFiles(preopens or {}, wasm, wanted=default_files)
+        self._preopens = self.default_files.preopens
+        words = listed("args", args) or ((image.base_name,) if image else ())
+        plan = plan_main(wasm, memory=memory, stack_size=stack_size)
         shared = plan.memory_type is not None and plan.memory_type.limits.shared
         self.engine = engine or default_engine(interrupts=shared if interrupts is None else interrupts)
         self.rendezvous: Rendezvous[DlOperation] = Rendezvous(self.engine.interrupt)
@@ -148,14 +155,7 @@ class Linker:
             self.engine,
             functions,
             self._host,
-            WasiOptions(
-                args=listed("args", args) or ((image.base_name,) if image else ()),
-                env=tuple((env or {}).items()),
-                preopens=tuple(self._preopens.items()),
-                stdin=stdin if stdin is None or isinstance(stdin, bytes) else os.fspath(stdin),
-                stdout=stdout if stdout is None or callable(stdout) else os.fspath(stdout),
-                stderr=stderr if stderr is None or callable(stderr) else os.fspath(stderr),
-            ),
+            wasi_options(words, env, self._preopens, stdin, stdout, stderr),
             checked_side_memory(side_memory),
             thread_stack_size,
         )
@@ -487,6 +487,7 @@ class Linker:
         if self._group is not None and self._group.replica.state == DETACHED:
             self.threads.leave(self._group)
         self.program.close()
+        self.default_files.close()
         wakeup_bell.BELL.remove(self.engine.interrupt)
 
     def __enter__(self) -> Self:

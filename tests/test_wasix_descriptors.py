@@ -188,7 +188,7 @@ def test_a_guest_that_opens_pipes_without_end_gets_an_error(
         '(import "wasix_32v1" "fd_close" (func $close (param i32) (result i32)))',
         '(export "pipe" (func $pipe)) (export "close" (func $close))',
     )
-    with dl.Linker(wasm) as linker:
+    with dl.Linker(wasm, default_files=False) as linker:
         make = linker.main_group.dlsym(linker.main, "pipe")
         close = linker.main_group.dlsym(linker.main, "close")
         assert isinstance(make, dl.GuestFunction)
@@ -219,7 +219,7 @@ def test_closing_all_descriptors_leaves_wasix_programs_their_directories(tmp_pat
         also,
         '(export "close" (func $close)) (export "prestat" (func $prestat))',
     )
-    with dl.Linker(wasm, preopens={"/data": tmp_path}) as linker:
+    with dl.Linker(wasm, preopens={"/data": tmp_path}, default_files=False) as linker:
         close = linker.main_group.dlsym(linker.main, "close")
         prestat = linker.main_group.dlsym(linker.main, "prestat")
         assert isinstance(close, dl.GuestFunction)

@@ -59,6 +59,7 @@ def calls(
     *,
     shared: bool = False,
     also: str = "",
+    default_files: bool = True,
 ) -> Iterator[Calls]:
     """Make a program that lends every function of a namespace."""
     fields = []
@@ -76,7 +77,7 @@ def calls(
         wasm = pie(*fields, shared=True, memory_size=65536, memory_align=4)
     else:
         wasm = module('(memory (export "memory") 2)', *fields)
-    with dl.Linker(wasm, preopens=preopens) as linker:
+    with dl.Linker(wasm, preopens=preopens, default_files=default_files) as linker:
         yield Calls(linker)
 
 

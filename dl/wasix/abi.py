@@ -24,6 +24,7 @@ class Errno(enum.IntEnum):
     AGAIN = 6
     BADF = 8
     CHILD = 12
+    EXIST = 20
     FAULT = 21
     INTR = 27
     INVAL = 28
@@ -40,6 +41,7 @@ class Errno(enum.IntEnum):
     NOTSOCK = 57
     NOTSUP = 58
     NOTTY = 59
+    NXIO = 60
     OVERFLOW = 61
     PERM = 63
     PIPE = 64

@@ -11,11 +11,11 @@ import threading
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dl.engine.preview1 import WASIX
 from dl.modules.guest_paths import GuestPaths
-from dl.wasix.abi import PROCESS, Errno
+from dl.wasix.abi import Errno
 from dl.wasix.clocks import Clocks
 from dl.wasix.dynamic_calls import Invokers
+from dl.wasix.files.defaults import is_wasix
 from dl.wasix.files.files import Files
 from dl.wasix.files.preopens import guest_root
 from dl.wasix.files.streams import EventCounter, pipe
@@ -68,7 +68,7 @@ class Process:
     def is_wasix(self) -> bool:
         """Whether the program's C library is WASIX's, by what the main module imports, and not plain WASI's."""
         main = self._system.main_module
-        return main is not None and any(i.module == WASIX and i.name in PROCESS for i in main.wasm.imports)
+        return main is not None and is_wasix(main.wasm)
 
     # current directory
 

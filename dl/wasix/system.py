@@ -199,6 +199,11 @@ class System:
         return self._linker.program.wasi_options
 
     @property
+    def default_files(self) -> bool:
+        """Whether the program finds `/dev/null` and the like."""
+        return self._linker.default_files.wanted
+
+    @property
     def limits(self) -> SystemLimits:
         """What the program may take of the host."""
         return SystemLimits()

@@ -151,9 +151,9 @@ class Poll:
             return _Happened(wanted) if wanted.deadline <= now else None
         assert file is not None
         stream = file.stream
+        if wanted.kind == READ and file.host_input is not None:
+            return _Happened(wanted, _ONE_BYTE) if self._files.host_input.ready(file.host_input) else None
         if stream is None:
-            if wanted.kind == READ and file.host_input is not None:
-                return _Happened(wanted, _ONE_BYTE) if self._files.host_input.ready(file.host_input) else None
             return _Happened(wanted, _ONE_BYTE)
         ready = stream.readable() if wanted.kind == READ else stream.writable(None)
         if not ready:

@@ -73,6 +73,10 @@ class Stream:
     name = "a stream"
     reads = False
     writes = False
+    filetype = 0
+    """What WASI calls its type; 0 is unknown."""
+    seeks = False
+    """Whether it has positions, all of which are 0."""
 
     def __init__(self, changes: Changes) -> None:
         self._changes = changes

@@ -65,7 +65,7 @@ class Transfers:
         try:
             pieces = self._pieces(iovecs, count)
             size = self._check_pieces(pieces, out)
-            data = self._read_host(file, size) if file.stream is None else self._read_stream(file, size)
+            data = self._read_stream(file, size) if file.host_input is None else self._read_host(file, size)
             return data if isinstance(data, Errno) else self._scatter(pieces, data, out)
         finally:
             self._files.done_with(file)
