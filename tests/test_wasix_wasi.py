@@ -208,3 +208,45 @@ def test_values_that_do_not_exist_are_invalid(tmp_path: Path, shared: bool) -> N
         assert set(answers.values()) == {28}, answers
         assert wasi.fd_read(file, -8, 1, RESULT) == 78
         assert wasi.fd_seek(file, 0, 0, RESULT) == 0
+
+
+SPLIT = {
+    "fd_seek": "i32 i32 i32 i32 i32",
+    "fd_pread": "i32 i32 i32 i32 i32 i32",
+    "fd_pwrite": "i32 i32 i32 i32 i32 i32",
+    "clock_time_get": "i32 i32 i32 i32",
+}
+
+
+def test_arguments_of_64_bits_may_come_in_halves(tmp_path: Path) -> None:
+    """Programs of Emscripten without 64-bit integers at their border import functions with the lower half first."""
+    (tmp_path / "file").write_bytes(b"0123456789")
+    open_type = "(param i32 i32 i32 i32 i32 i64 i64 i32 i32) (result i32)"
+    wasm = module(
+        '(memory (export "memory") 2)',
+        *(
+            f'(import "wasi_snapshot_preview1" "{name}" (func ${name} (param {params}) (result i32)))'
+            f'(export "call_{name}" (func ${name}))'
+            for name, params in SPLIT.items()
+        ),
+        f'(import "wasi_snapshot_preview1" "path_open" (func $open {open_type}))(export "call_path_open" (func $open))',
+    )
+    with dl.Linker(wasm, preopens={"/data": tmp_path}) as linker:
+        wasi = Calls(linker)
+        error, file = wasi.open(3, "file")
+        assert error == 0
+        wasi.memory.write(BUFFER, b"XY")
+        wasi.memory.write_struct("II", RESULT, BUFFER, 2)
+        assert wasi.fd_pwrite(file, RESULT, 1, 4, 0, RESULT + 8) == 0
+        assert wasi.fd_pread(file, RESULT, 1, 5, 0, RESULT + 8) == 0
+        read = wasi.memory.read(BUFFER, 2)
+        assert wasi.fd_seek(file, 5, 1, 0, RESULT) == 0
+        far = wasi.memory.read_u64(RESULT)
+        assert wasi.fd_seek(file, -3, -1, 2, RESULT) == 0
+        back = wasi.memory.read_u64(RESULT)
+        assert wasi.clock_time_get(1, 0, 0, RESULT) == 0
+
+    assert (tmp_path / "file").read_bytes() == b"0123XY6789"
+    assert read == b"Y6"
+    assert far == (1 << 32) + 5
+    assert back == 7

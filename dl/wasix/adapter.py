@@ -20,10 +20,12 @@ from __future__ import annotations
 import contextlib
 import ctypes
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from dl.program.host_symbols import SystemFunction
 from dl.wasix.abi import SIGNATURES, Errno, ErrnoError
+from dl.wasm.types import FuncType
 from memory import InvalidStringError, OutOfBoundsError
 
 if TYPE_CHECKING:
@@ -33,6 +35,9 @@ if TYPE_CHECKING:
 
 _MASKS = {"i32": 0xFFFFFFFF, "i64": 0xFFFFFFFFFFFFFFFF}
 _I32 = _MASKS["i32"]
+
+SLOT = 16
+"""Bytes of one slot of a raw call's arguments."""
 
 Functions = dict[str, SystemFunction]
 """Functions of one namespace, by name."""
@@ -125,6 +130,45 @@ class Adapter:
             signals.deliver_if_pending()
 
         return SystemFunction(SIGNATURES[namespace][name], raw=call)
+
+
+def with_split_arguments(function: SystemFunction) -> SystemFunction:
+    """Let a function also be imported with each 64-bit argument as two of 32 bits, the lower first.
+
+    Emscripten lowers functions so when it is told not to use 64-bit integers at the border (`-sWASM_BIGINT=0`). A function
+    without such arguments, or that is not of Python, is returned as it is.
+    """
+    kind = function.type
+    if "i64" not in kind.params or (function.function is None and function.raw is None):
+        return function
+    split = FuncType(
+        tuple(p for q in kind.params for p in (("i32", "i32") if q == "i64" else (q,))), kind.results
+    )
+
+    def joined(values: Iterator[int]) -> list[int]:
+        return [
+            next(values) & _I32 | (next(values) & _I32) << 32 if p == "i64" else next(values)
+            for p in kind.params
+        ]
+
+    typed, raw = function.function, function.raw
+    if typed is not None:
+        alternative = SystemFunction(
+            split, function=lambda *arguments: typed(*joined(iter(arguments))), blocking=function.blocking
+        )
+    else:
+        assert raw is not None
+
+        def call(area: int, _slots: int) -> None:
+            halves = (ctypes.c_uint32.from_address(area + i * SLOT).value for i in range(len(split.params)))
+            slots = (ctypes.c_uint64 * (2 * len(kind.params)))()  # of 16 bytes each
+            for position, value in enumerate(joined(halves)):
+                slots[2 * position] = value
+            raw(ctypes.addressof(slots), len(kind.params))
+            ctypes.c_uint32.from_address(area).value = slots[0] & _I32
+
+        alternative = SystemFunction(split, raw=call)
+    return replace(function, alternatives=(*function.alternatives, alternative))
 
 
 def bound(namespace: str, name: str, binding: FromNamespace) -> SystemFunction:

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 
 from dl.engine.preview1 import PREVIEW1, UNSTABLE, WASIX
 from dl.wasix.abi import NAMESPACES, PROCESS
-from dl.wasix.files.files import LOOKED_UP, SLOT
+from dl.wasix.adapter import SLOT, with_split_arguments
+from dl.wasix.files.files import LOOKED_UP
 from dl.wasix.files.poll import PREVIEW1_LAYOUT, SNAPSHOT0_LAYOUT, Poll
 from dl.wasix.files.snapshot0 import snapshot0_functions
 from dl.wasix.files.transfers import Transfers
@@ -56,7 +57,8 @@ def process_functions(process: Process, adapter: Adapter) -> dict[str, Functions
     unstable = {name: function for name, function in common.items() if name in NAMESPACES[UNSTABLE]}
     unstable |= adapter.functions(UNSTABLE, snapshot0_functions(files))
     unstable["poll_oneoff"] = adapter.function(UNSTABLE, "poll_oneoff", Poll(files, SNAPSHOT0_LAYOUT))
-    return {PREVIEW1: common, WASIX: common | wasix, UNSTABLE: unstable}
+    split = {name: with_split_arguments(function) for name, function in common.items()}
+    return {PREVIEW1: split, WASIX: common | wasix, UNSTABLE: unstable}
 
 
 def _path_open2(process: Process) -> RawCall:

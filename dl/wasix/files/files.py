@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 from dl.program.wasi import WasiCalls
 from dl.wasix.abi import Errno, ErrnoError
+from dl.wasix.adapter import SLOT
 from dl.wasix.clocks import Clocks
 from dl.wasix.files.descriptors import FIRST_PREOPEN, DescriptorTable, OpenFile
 from dl.wasix.files.devices import CHARACTER_DEVICE, DEVICES, TERMINAL, TerminalDevice, terminal_output
@@ -30,9 +31,6 @@ from threads import Waits
 if TYPE_CHECKING:
     from dl.engine.protocol import RawCall, WasiOptions
     from dl.wasix.system import System
-
-SLOT = 16
-"""Bytes of one slot of a raw call's arguments."""
 
 _NONBLOCK = 4
 _RIGHT_READ, _RIGHT_SET_FLAGS, _RIGHT_WRITE, _RIGHT_FILESTAT, _RIGHT_POLL = (
