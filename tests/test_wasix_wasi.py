@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from support.modules import module, pie
+from support.modules import MEMORY_BASE, SHARED_MEMORY, library, module, pie
 
 import dl
 from dl.wasix.abi import NAMESPACES
@@ -250,3 +250,15 @@ def test_arguments_of_64_bits_may_come_in_halves(tmp_path: Path) -> None:
     assert read == b"Y6"
     assert far == (1 << 32) + 5
     assert back == 7
+
+
+def test_a_path_takes_no_odd_piece_of_memory(tmp_path: Path) -> None:
+    """After an absolute path that is an open directory itself, a library without alignment still gets a multiple of 16."""
+    base = '(func (export "base") (result i32) (global.get $memory_base))'
+    with calls({"/data": tmp_path}, shared=True) as wasi:
+        assert wasi.path_filestat_get(3, 0, *wasi.text("/data"), RESULT) == 0
+        handle = wasi.linker.main_group.dlopen(
+            library(SHARED_MEMORY, MEMORY_BASE, base, memory_size=1), name="odd.so"
+        )
+
+        assert wasi.linker.main_group.dlsym(handle, "base")() % 16 == 0

@@ -133,10 +133,10 @@ class Adapter:
 
 
 def with_split_arguments(function: SystemFunction) -> SystemFunction:
-    """Let a function also be imported with each 64-bit argument as two of 32 bits, the lower first.
+    """Return a function that can also be imported with each 64-bit argument as two of 32 bits, the lower half first.
 
-    Emscripten lowers functions so when it is told not to use 64-bit integers at the border (`-sWASM_BIGINT=0`). A function
-    without such arguments, or that is not of Python, is returned as it is.
+    Emscripten lowers functions in this way with `-sWASM_BIGINT=0`. A function without 64-bit arguments, or that is not
+    implemented in Python, is returned unchanged.
     """
     kind = function.type
     if "i64" not in kind.params or (function.function is None and function.raw is None):

@@ -1,4 +1,4 @@
-"""Signals that come after a time: `proc_raise_interval`, which C's `alarm` and `setitimer` are made of."""
+"""Signals that are sent after a time: `proc_raise_interval`, from which the C library makes `alarm` and `setitimer`."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Alarms:
         self._closed = False
 
     def set(self, signal: int, nanoseconds: int, *, repeat: bool) -> None:
-        """Send a signal after a time, or each time that has passed; 0 ns takes the signal's timer away.
+        """Send a signal after a time, once or repeatedly; 0 ns removes the signal's timer.
 
         Raises:
             RuntimeError: the host cannot start a thread; the signal has no timer.
@@ -63,7 +63,7 @@ class Alarms:
                     return
 
     def close(self) -> None:
-        """Take all timers away, for good."""
+        """Remove all timers and accept no new ones; waits for their threads."""
         with self._lock:
             self._closed = True
             timers, self._timers = list(self._timers.values()), {}

@@ -1,4 +1,4 @@
-"""The guest's process: what all its threads have in common besides memory and descriptors.
+"""The guest's process: its directory, signals, files and terminal, which all its threads share.
 
 There is one process, number 1, without a parent and without children.
 """
@@ -44,8 +44,8 @@ class Process:
         terminal: its terminal.
         clocks: its clocks.
         invokers: what its dynamic calls go through.
-        directory: its current directory, an absolute path of the guest's. The C library asks for it once, keeps it, and
-            makes all paths absolute itself; so only libraries that the guest opens are looked for in it.
+        directory: its current directory, an absolute path of the guest's. The C library asks for it once and then
+            makes all paths absolute itself; so it is used only for libraries that the guest opens by a relative path.
     """
 
     def __init__(self, system: System) -> None:
@@ -60,7 +60,7 @@ class Process:
         self.directory = "/"
 
     def close(self) -> None:
-        """End what outlives the program's threads otherwise."""
+        """Stop the alarms and restore the host's terminal."""
         self.signals.close()
         self.terminal.close()
 

@@ -1,13 +1,13 @@
 """Signals: sent to a thread of the guest, handled by a function of the main module that its C library names.
 
-WASIX has no handlers in the host. The C library exports one function (`__wasm_signal`), says so with `callback_signal`, and
-finds the program's handler itself. What is left for the host is when and where to call it: in the thread that the signal is
-for, and
+In WASIX the host knows no handlers. The C library exports one function (`__wasm_signal`), names it with `callback_signal`, and
+finds the program's handler itself. The host decides when and where to call it: in the thread that the signal is for, and
 
 * when that thread sends it to itself, before the call that sends it returns (`raise` promises as much);
-* when it waits, at once: the wait ends for the handler's sake and then answers `intr`, or goes on, as its kind does;
-* when it computes, at its next check for interruption, like a link operation. Nothing of the program is interrupted that C
-  does not allow a handler to interrupt. While the handler itself computes, the thread cannot be interrupted again;
+* when it waits, immediately: the wait is interrupted, the handler runs, and the wait returns `intr` or continues, as its kind
+  requires;
+* when it computes, at its next check for interruption, like a link operation. While the handler itself computes, the thread
+  cannot be interrupted again;
 * never while it applies a link operation: a start function belongs to the operation, so the signal stays pending until it
   is done.
 
@@ -125,7 +125,7 @@ class Signals:
             self._post(group, signal)
 
     def wake_main(self) -> None:
-        """Make the program's first thread look, if it waits, for what Python has for it to do; from any thread."""
+        """End a wait of the program's first thread early, so that it runs Python's own signal handlers; from any thread."""
         group = self._system.group(FIRST_THREAD)
         if group is not None:
             group.replica.waiter.unpark()
@@ -167,7 +167,7 @@ class Signals:
         return bool(self._pending and self._pending.get(group) and not self._system.in_link_operation(group))
 
     def deliver_if_pending(self) -> None:
-        """Do `deliver` at the end of a host call, at next to no cost when no thread has a signal to handle."""
+        """Call `deliver` at the end of a host call; costs next to nothing when no signal is pending."""
         if self._pending:
             self.deliver()
 
@@ -192,7 +192,7 @@ class Signals:
         return any_handled
 
     def _deliver_inside(self) -> None:
-        """Do `deliver` in the middle of a system function."""
+        """Call `deliver` in the middle of a system function."""
         with running_guest():
             self.deliver()
 
@@ -301,5 +301,5 @@ class Signals:
                 self._deliver_inside()
 
     def close(self) -> None:
-        """Send nothing any more."""
+        """Send no more signals: stop all alarms."""
         self.alarms.close()

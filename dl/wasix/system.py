@@ -1,7 +1,6 @@
-"""What the guest's system interface asks of the linker: the only file of this room that knows there is one.
+"""Everything that the guest's system interface needs of the linker; no other file of `dl.wasix` imports it.
 
-Everything else in `dl.wasix` works with a `System`, so whatever the linker is made of can change without touching a function of
-the guest's.
+All system functions work with a `System`, so the linker can change without any of them being touched.
 """
 
 from __future__ import annotations
@@ -77,7 +76,7 @@ class Thread(Protocol):
 
     Attributes:
         id: its number.
-        ended: set when it runs no more of the program.
+        ended: set when it no longer runs any of the program.
     """
 
     @property

@@ -203,8 +203,8 @@ class _Calls:
         result = self._signals.interrupted(wait)
         if result is not None:
             return result
-        # It goes on waiting after a signal, as C's mutexes and conditions do. A wake that came while the signal was
-        # handled was for this thread, if the value has changed.
+        # The wait continues after a signal, as C's mutexes and conditions require. If the value has changed meanwhile, this
+        # thread was woken while it handled the signal.
         result = self._signals.resuming(wait)
         return WaitResult.WOKEN if result is WaitResult.NOT_EQUAL else result
 

@@ -1,9 +1,9 @@
 """Descriptors of the process: WASI's files under our numbers, and the streams that WASI does not have.
 
-Every function that takes a descriptor comes here, from every namespace. For a file of WASI's the number is replaced and
+Every function that takes a descriptor is served here, for every namespace. For a file of WASI's the number is replaced and
 the engine's function called, under the lock of `WasiCalls`; that lock also guards the table, so a descriptor cannot be
-closed, and its number given to another file, between look-up and use. Nothing waits under it: standard input is
-waited for outside, and pipes and events are not WASI's at all.
+closed, and its number reused, between look-up and use. Nothing waits under it: waits for standard input are outside,
+and pipes and events are not WASI's at all.
 """
 
 from __future__ import annotations
@@ -91,7 +91,7 @@ class Files:
     Attributes:
         table: the descriptors.
         pipe_budget: bytes that pipes may still hold.
-        changes: what waits for streams wait in.
+        changes: the queue of threads that wait for a stream.
         host_input: waits for standard input.
         signals: the program's signals; they end waits.
         clocks: the program's clocks.
@@ -182,7 +182,7 @@ class Files:
             wasi.raw(name)(area, slots)
 
     def _tell_0(self, area: int, out: int) -> None:
-        """Answer that the position is 0."""
+        """Return 0 as the position."""
         self.memory.write_u64(ctypes.c_uint32.from_address(area + out * SLOT).value, 0)
         ctypes.c_uint32.from_address(area).value = Errno.SUCCESS
 
@@ -232,7 +232,7 @@ class Files:
         return Errno.SUCCESS
 
     def _place_path(self, file: OpenFile, at: int) -> OpenFile:
-        """Let an absolute path, which WASI refuses, begin at the open directory that it leads into."""
+        """Make an absolute path, which WASI refuses, relative to the open directory that contains it; return that directory."""
         address, size = ctypes.c_uint32.from_address(at), ctypes.c_uint32.from_address(at + SLOT)
         if not size.value or self.memory.read_u8(address.value) != ord("/"):
             return file
@@ -357,7 +357,7 @@ class Files:
             return wasi.call("fd_close", closed.wasi)
 
     def renumber(self, number: int, to: int, *, copies: bool) -> int:
-        """`fd_renumber`: let `to` mean what `number` means; unless it copies, `number` is closed.
+        """`fd_renumber`: make `to` refer to what `number` refers to; unless `copies`, `number` is closed.
 
         WASI moves. In WASIX it is what `dup2` is made of.
         """
@@ -444,7 +444,7 @@ class Files:
             return wasi.call("path_filestat_get", file.wasi, flags, path, size, out)
 
     def done_with(self, file: OpenFile) -> None:
-        """Give back a reference that a call held."""
+        """Drop a reference that a call held."""
         with self.wasi.lock:
             closed = self.table.release(file)
         self._close(closed)

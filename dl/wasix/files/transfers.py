@@ -1,4 +1,4 @@
-"""`fd_read` and `fd_write`: of WASI's files under its lock, of streams and standard input where waiting harms nobody."""
+"""`fd_read` and `fd_write`: of WASI's files under its lock, of streams and standard input with no lock held while they wait."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from threads import Waiter
 
 _IOVEC_BYTES = 8
 _MOST_BYTES = 1 << 24
-"""What one call moves at most, where the host holds it: buffers that overlap can add up to more than any memory."""
+"""Most bytes of one call that the host copies: overlapping buffers can add up to more than the guest's memory."""
 
 
 class Transfers:
