@@ -34,6 +34,8 @@ def process_functions(process: Process, adapter: Adapter) -> dict[str, Functions
         return files.renumber(number, to, copies=process.is_wasix)
 
     typed: dict[str, Callable[..., int]] = {
+        "clock_res_get": process.clocks.clock_res_get,
+        "clock_time_get": process.clocks.clock_time_get,
         "fd_close": close,
         "fd_fdstat_get": files.fdstat_get,
         "fd_fdstat_set_flags": files.fdstat_set_flags,
@@ -44,8 +46,6 @@ def process_functions(process: Process, adapter: Adapter) -> dict[str, Functions
         "poll_oneoff": Poll(files, PREVIEW1_LAYOUT),
         "proc_raise": process.proc_raise,
     }
-    clocks = process.clocks
-    typed |= {"clock_res_get": clocks.clock_res_get, "clock_time_get": clocks.clock_time_get}
     common = adapter.functions(PREVIEW1, typed)
     common |= {name: adapter.raw(PREVIEW1, name, files.raw(name)) for name in LOOKED_UP}
     common["path_open"] = adapter.raw(PREVIEW1, "path_open", files.path_open)

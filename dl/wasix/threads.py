@@ -36,9 +36,7 @@ def thread_functions(system: System, adapter: Adapter) -> dict[str, Functions]:
         "thread_spawn": calls.thread_spawn,
         "thread_spawn_v2": calls.thread_spawn,
         "thread_sleep": calls.thread_sleep,
-        "thread_id": calls.thread_id,
         "thread_join": calls.thread_join,
-        "thread_parallelism": calls.thread_parallelism,
         "thread_exit": calls.thread_exit,
         "sched_yield": calls.sched_yield,
         "futex_wait": calls.futex_wait,
@@ -54,6 +52,11 @@ def thread_functions(system: System, adapter: Adapter) -> dict[str, Functions]:
         )
         for namespace in (WASIX, PREVIEW1, UNSTABLE, WASI_THREADS)
     }
+    functions[WASIX] |= adapter.functions(
+        WASIX,
+        {"thread_id": calls.thread_id, "thread_parallelism": calls.thread_parallelism},
+        blocking=False,
+    )
     functions[ATOMICS] = adapter.functions(
         ATOMICS, {"notify": calls.notify, "wait32": calls.wait32, "wait64": calls.wait64}
     )
