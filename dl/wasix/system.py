@@ -251,6 +251,11 @@ class System:
         """Return a running thread that the guest started, by its number; None if there is no such thread."""
         return self._linker.threads.guest(number)
 
+    @property
+    def shares_memory(self) -> bool:
+        """Whether the program can have more than one thread."""
+        return self._linker.program.shares_memory
+
     def spawn_guest(self, start: int, *, stack_pointer: int, main_tls: int | None) -> Thread:
         """Start a thread for the guest; return when its group exists, before it runs any of the program.
 

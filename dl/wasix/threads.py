@@ -74,6 +74,8 @@ class _Calls:
 
     def _spawn(self, start: int) -> int:
         """Start a thread; return its number, or minus an errno."""
+        if not self._system.shares_memory:
+            return -Errno.NOTCAPABLE
         memory = self._system.memory
         # The structure that the start function gets begins with the stack's upper end and the block of
         # thread-local storage, in WASIX as in wasi-libc.
