@@ -28,6 +28,7 @@ from dl.errors import (
     ImportTypeError,
     InitializationError,
     InstantiationError,
+    InternalError,
     InvalidHandleError,
     InvalidModuleError,
     LibraryNotFoundError,
@@ -51,6 +52,7 @@ from dl.errors import (
     ValueConversionError,
 )
 from dl.group import GuestData, GuestFunction, InstanceGroup
+from dl.limits import Limits
 from dl.linker import Linker
 from dl.options import HostFunction, MemoryType
 
@@ -92,10 +94,12 @@ __all__ = [
     "InitializationError",
     "InstanceGroup",
     "InstantiationError",
+    "InternalError",
     "InvalidHandleError",
     "InvalidModuleError",
     "LibraryNotFoundError",
     "LinkError",
+    "Limits",
     "Linker",
     "LinkerClosedError",
     "LinkerUsageError",

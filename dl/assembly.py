@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field
 
 from dl.callbacks import Callbacks
 from dl.engine import default_engine
-from dl.engine.protocol import Engine, WasiOptions
+from dl.engine.protocol import Engine
 from dl.errors import LinkerClosedError
 from dl.glue.base import FIND_INVOKER, FIND_INVOKER_TYPE
 from dl.glue.names import HOST_NAMESPACE, RESOLVE_STUB, RESOLVE_STUB_TYPE
@@ -20,18 +19,28 @@ from dl.groups.guest_threads import GuestThreads
 from dl.groups.host_threads import HostThreads
 from dl.groups.libc_threads import LibcThreads
 from dl.groups.registry import Groups
+from dl.limits import Limits
 from dl.link.open import load_main
 from dl.link.resolve import resolve_stub
 from dl.link.slots import SlotOperations
 from dl.modules.image import ModuleImage
 from dl.modules.locate import Locator
-from dl.options import HostImports, MemoryType, Output, SideMemorySource, checked_side_memory, listed
+from dl.options import (
+    HostImports,
+    MemoryType,
+    Output,
+    SideMemorySource,
+    checked_side_memory,
+    listed,
+    wasi_options,
+)
 from dl.program.closure_slots import ClosureSlots
 from dl.program.host_symbols import HostSymbols
 from dl.program.main_module import describe_main
 from dl.program.operations import DlOperation
 from dl.program.program import Program, ProgramOptions
 from dl.wasix import system_interface
+from dl.wasix.files.defaults import DefaultFiles
 from dl.wasix.process import Process
 from dl.wasix.system import System
 from threads import Rendezvous
@@ -54,6 +63,8 @@ class Options:
     side_memory: SideMemorySource = "auto"
     interrupts: bool | None = None
     engine: Engine | None = None
+    default_files: bool = True
+    limits: Limits = field(default_factory=Limits)
 
 
 @dataclass(frozen=True)
@@ -69,6 +80,7 @@ class Parts:
         callbacks: Python functions as function pointers.
         process: what the threads have in common for the guest: open files, directory, signals, terminal.
         libc: the host's threads as threads of the program's C library.
+        default_files: directories of its own.
     """
 
     program: Program
@@ -79,6 +91,7 @@ class Parts:
     callbacks: Callbacks
     process: Process
     libc: LibcThreads
+    default_files: DefaultFiles
 
     def start(self, image: ModuleImage | None) -> Group:
         """Make the main group in the calling thread, and load the main module.
@@ -110,6 +123,7 @@ class Parts:
         if main_group is not None and main_group.is_outside_guest:
             self.groups.leave(main_group)
         self.program.close()
+        self.default_files.close()
         wakeup_bell.BELL.remove(self.program.engine.interrupt)
 
 
@@ -119,7 +133,9 @@ def assemble(image: ModuleImage | None, locator: Locator, options: Options) -> P
     Raises:
         DlError: the options do not fit the main module or the engine.
     """
-    main = describe_main(image.wasm if image else None, memory=options.memory, stack_size=options.stack_size)
+    wasm = image.wasm if image else None
+    default_files = DefaultFiles(options.preopens or {}, wasm, wanted=options.default_files)
+    main = describe_main(wasm, memory=options.memory, stack_size=options.stack_size)
     shared = main.memory_type is not None and main.memory_type.limits.shared
     engine = options.engine or default_engine(
         interrupts=shared if options.interrupts is None else options.interrupts
@@ -137,9 +153,18 @@ def assemble(image: ModuleImage | None, locator: Locator, options: Options) -> P
         locator,
         ProgramOptions(
             image.name if image else "libraries only",
-            _wasi_options(image, options),
+            wasi_options(
+                listed("args", options.args) or ((image.base_name,) if image else ()),
+                options.env,
+                default_files.preopens,
+                options.stdin,
+                options.stdout,
+                options.stderr,
+            ),
             checked_side_memory(options.side_memory),
             options.thread_stack_size,
+            options.default_files,
+            options.limits,
         ),
     )
     groups = Groups(program, boundary)
@@ -159,18 +184,4 @@ def assemble(image: ModuleImage | None, locator: Locator, options: Options) -> P
     )
     functions.define(HOST_NAMESPACE, FIND_INVOKER, FIND_INVOKER_TYPE, process.invokers.find)
     host_threads = HostThreads(groups, libc)
-    return Parts(program, groups, host_threads, guest_threads, slots, callbacks, process, libc)
-
-
-def _wasi_options(image: ModuleImage | None, options: Options) -> WasiOptions:
-    def path_or(value: Any) -> Any:
-        return os.fspath(value) if isinstance(value, os.PathLike) else value
-
-    return WasiOptions(
-        args=listed("args", options.args) or ((image.base_name,) if image else ()),
-        env=tuple((options.env or {}).items()),
-        preopens=tuple((guest, os.fspath(host)) for guest, host in (options.preopens or {}).items()),
-        stdin=path_or(options.stdin),
-        stdout=path_or(options.stdout),
-        stderr=path_or(options.stderr),
-    )
+    return Parts(program, groups, host_threads, guest_threads, slots, callbacks, process, libc, default_files)

@@ -19,6 +19,7 @@ from dl.group import InstanceGroup
 from dl.groups.entry import Group
 from dl.groups.host_threads import HostThread
 from dl.groups.run import run_program
+from dl.limits import Limits
 from dl.link.host_libraries import module_image, open_for_host
 from dl.link.lookup import look_up
 from dl.modules.linked_module import LinkedModule
@@ -60,7 +61,9 @@ class Linker:
         side_memory: where side modules' data goes.
         interrupts: whether guest code can be interrupted (costs about 11 % on tight loops); None for what the
             program needs: on with shared memory. Without, a thread that computes stalls links.
+        default_files: whether a program of WASIX finds `/dev/null` and the like, and a `/tmp` of its own (docs/wasix.md).
         engine: the engine; None for the default one.
+        limits: what the program may take of the host; None for the defaults.
 
     Attributes:
         engine: the engine.
@@ -90,7 +93,9 @@ class Linker:
         thread_stack_size: int = DEFAULT_STACK_BYTES // 4,
         side_memory: SideMemorySource = "auto",
         interrupts: bool | None = None,
+        default_files: bool = True,
         engine: Engine | None = None,
+        limits: Limits | None = None,
     ) -> None:
         self._closed = False
         locator = Locator([Path(p) for p in listed("library_path", library_path)], dict(libraries or {}))
@@ -112,6 +117,8 @@ class Linker:
                 side_memory,
                 interrupts,
                 engine,
+                default_files,
+                limits or Limits(),
             ),
         )
         self.program = self.parts.program

@@ -8,7 +8,7 @@ code   meaning
 127    the program could not be linked, or called what nothing provides
 130    interrupted (Ctrl-C)
 74     the output cannot be written
-134    the program trapped, or all its threads wait for each other
+134    the program trapped or aborted, or all its threads wait for each other
 =====  ==================================================================
 """
 

@@ -116,7 +116,7 @@ def run(
     memory = _memory(program, memory_min, memory_max)
     with (
         tracing(trace),
-        ending_on_interrupt(),
+        ending_on_interrupt() as ctrl_c,
         Linker(
             program,
             library_path=search_path(library_path, program),
@@ -128,6 +128,7 @@ def run(
             interrupts=interrupts,
             memory=memory,
         ) as linker,
+        ctrl_c.to(linker.parts.process),
     ):
         return program_code(linker.main_group.run())
 

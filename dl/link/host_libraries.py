@@ -16,6 +16,7 @@ from dl.modules.image import ModuleImage, image_from_bytes, image_from_file
 from dl.modules.locate import Locator, Requester
 from dl.options import ModuleSource, checked_flags, listed
 
+
 def module_image(locator: Locator, source: ModuleSource, name: str | None) -> ModuleImage:
     """Read a module that the host gives as a path or as bytes.
 

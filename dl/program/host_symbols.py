@@ -33,6 +33,7 @@ class SystemFunction:
         function: the Python function that gets typed values.
         raw: the Python function that works on raw slots.
         blocking: whether it may wait, link or call back into the guest.
+        alternatives: the same function with other signatures, for programs whose tools lower it otherwise.
     """
 
     type: FuncType
@@ -40,6 +41,7 @@ class SystemFunction:
     function: Callable[..., Any] | None = None
     raw: RawCall | None = None
     blocking: bool = True
+    alternatives: tuple[SystemFunction, ...] = ()
 
 
 class HostSymbols:
@@ -97,7 +99,12 @@ class HostSymbols:
         if system is None:
             return None
         if system.type != kind:
-            raise ImportTypeError(importer, f"{namespace}.{name}", str(kind), str(system.type), "the host")
+            alternative = next((other for other in system.alternatives if other.type == kind), None)
+            if alternative is None:
+                raise ImportTypeError(
+                    importer, f"{namespace}.{name}", str(kind), str(system.type), "the host"
+                )
+            system = alternative
         return system.binding or self._define(namespace, name, kind, importer, system)
 
     def bind_user(self, namespace: str, name: str, kind: FuncType, importer: str) -> FromNamespace | None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from dl.dlfcn import MAIN_HANDLE
 from dl.engine.protocol import (
@@ -25,6 +25,7 @@ from dl.errors import EngineError, LinkerUsageError, NotDynamicError, ResourceLi
 from dl.glue.base import base_module
 from dl.glue.names import BASE_NAMESPACE
 from dl.glue.placement import PlacedFunction, placement_module
+from dl.limits import Limits
 from dl.modules.image import compiled
 from dl.modules.linked_module import LinkedModule
 from dl.modules.locate import Locator
@@ -62,12 +63,16 @@ class ProgramOptions:
         wasi: what WASI shows it.
         side_memory: where side modules' data goes.
         thread_stack_size: bytes of shadow stack of a thread that the host attaches.
+        default_files: whether the guest finds `/dev/null` and the like.
+        limits: what it may take of the host.
     """
 
     name: str
     wasi: WasiOptions
     side_memory: SideMemorySource
     thread_stack_size: int
+    default_files: bool = True
+    limits: Limits = field(default_factory=Limits)
 
 
 class Program:

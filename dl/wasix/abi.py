@@ -24,6 +24,7 @@ class Errno(enum.IntEnum):
     AGAIN = 6
     BADF = 8
     CHILD = 12
+    EXIST = 20
     FAULT = 21
     INTR = 27
     INVAL = 28
@@ -31,6 +32,7 @@ class Errno(enum.IntEnum):
     ISDIR = 31
     MFILE = 33
     NAMETOOLONG = 37
+    NFILE = 41
     NOENT = 44
     NOEXEC = 45
     NOMEM = 48
@@ -39,6 +41,7 @@ class Errno(enum.IntEnum):
     NOTSOCK = 57
     NOTSUP = 58
     NOTTY = 59
+    NXIO = 60
     OVERFLOW = 61
     PERM = 63
     PIPE = 64
@@ -99,7 +102,7 @@ context_create ii:i             context_destroy I:i             context_switch I
 continuation_context ii:i       continuation_delete i:i         continuation_new ii:i
 continuation_switch i:i         stack_checkpoint ii:i           stack_restore iI
 """)
-"""Functions of `wasix_32v1` that need a stack that can be put aside, which nothing here has."""
+"""Functions of `wasix_32v1` that need to save and restore a stack, which engines here cannot do."""
 
 ABSENT = _table("""
 epoll_create i:i                epoll_ctl iiii:i                epoll_wait iiiIi:i
@@ -120,7 +123,7 @@ sock_recv_from iiiiiii:i        sock_send_file iiIIi:i          sock_send_to iii
 sock_set_opt_flag iii:i         sock_set_opt_size iiI:i         sock_set_opt_time iii:i
 sock_status ii:i
 """)
-"""Functions of `wasix_32v1` for what this system does not have: other processes, sockets, epoll and network ports."""
+"""Functions of `wasix_32v1` that are not supported: other processes, sockets, epoll and network ports."""
 
 WAITING = _table("""
 notify ii:i                     wait32 iiI:i                    wait64 iII:i

@@ -1,7 +1,6 @@
-"""Functions that every WASIX program imports and this system does not have: they link, and answer with an error.
+"""Functions that every WASIX program imports and that are not supported: they link, and return an error.
 
-The first use of each is reported once per program, by the logger `dl.wasix`, so that a program that fails for want of one
-says so under `--trace`.
+The first call of each is logged by `dl.wasix`, once per program, so that `--trace` shows what a failing program lacks.
 """
 
 from __future__ import annotations
@@ -29,7 +28,7 @@ _ERRORS = {
 
 
 def absent_functions(end: Callable[[BaseException], None]) -> dict[str, SystemFunction]:
-    """Return the functions of `wasix_32v1` that are not there.
+    """Return the functions of `wasix_32v1` that are not supported.
 
     Args:
         end: ends the program.

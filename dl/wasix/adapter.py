@@ -20,10 +20,12 @@ from __future__ import annotations
 import contextlib
 import ctypes
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from dl.program.host_symbols import SystemFunction
 from dl.wasix.abi import SIGNATURES, Errno, ErrnoError
+from dl.wasm.types import FuncType
 from memory import InvalidStringError, OutOfBoundsError
 
 if TYPE_CHECKING:
@@ -33,6 +35,9 @@ if TYPE_CHECKING:
 
 _MASKS = {"i32": 0xFFFFFFFF, "i64": 0xFFFFFFFFFFFFFFFF}
 _I32 = _MASKS["i32"]
+
+SLOT = 16
+"""Bytes of one slot of a raw call's arguments."""
 
 Functions = dict[str, SystemFunction]
 """Functions of one namespace, by name."""
@@ -61,6 +66,31 @@ def errno_of(error: Exception) -> Errno:
     return Errno.MEMVIOLATION if isinstance(error, OutOfBoundsError) else Errno.INVAL
 
 
+def _taking_unsigned(
+    function: Callable[..., int | None], types: tuple[str, ...]
+) -> Callable[..., int | None]:
+    """Return a function that makes its arguments unsigned for another one.
+
+    The usual numbers of arguments are written out: a loop costs more than most of these functions.
+    """
+    masks = tuple(_MASKS[kind] for kind in types)
+    if not masks:
+        return function
+    if len(masks) == 1:
+        (m,) = masks
+        return lambda a: function(a & m)
+    if len(masks) == 2:
+        m, n = masks
+        return lambda a, b: function(a & m, b & n)
+    if len(masks) == 3:
+        m, n, o = masks
+        return lambda a, b, c: function(a & m, b & n, c & o)
+    if len(masks) == 4:
+        m, n, o, p = masks
+        return lambda a, b, c, d: function(a & m, b & n, c & o, d & p)
+    return lambda *arguments: function(*[a & m for a, m in zip(arguments, masks, strict=True)])
+
+
 class Adapter:
     """Makes the functions of one program callable by its guest.
 
@@ -80,38 +110,40 @@ class Adapter:
             namespace: a key of `abi.SIGNATURES`.
             name: its name there.
             function: takes unsigned numbers, returns an errno; None is success.
-            blocking: whether it may wait, link or run guest code.
+            blocking: whether it may wait, link or run guest code. One that may not is no safe point: no signal is delivered.
         """
         kind = SIGNATURES[namespace][name]
-        masks = tuple(_MASKS[parameter] for parameter in kind.params)
-        narrow = all(mask == _I32 for mask in masks)
-        signals = self._signals
+        unsigned = _taking_unsigned(function, kind.params)
+        deliver = self._signals.deliver_if_pending if blocking else None
 
         def call(*arguments: int) -> int:
             result: int | None
             raised: Exception | None = None
             try:
-                if narrow:
-                    result = function(*[a & _I32 for a in arguments])
-                else:
-                    result = function(*[a & m for a, m in zip(arguments, masks, strict=True)])
+                result = unsigned(*arguments)
             except (ErrnoError, OutOfBoundsError, InvalidStringError) as error:
                 result = errno_of(error)
             except _GuestRaised as carrier:
                 raised = carrier.error
             if raised is not None:
                 raise raised
-            signals.deliver_if_pending()
-            return 0 if result is None else int(result)
+            if deliver is not None:
+                deliver()
+            return 0 if result is None else result
 
         def silent(*arguments: int) -> None:
             call(*arguments)
 
         return SystemFunction(kind, function=call if kind.results else silent, blocking=blocking)
 
-    def functions(self, namespace: str, table: Mapping[str, Callable[..., int | None]]) -> Functions:
+    def functions(
+        self, namespace: str, table: Mapping[str, Callable[..., int | None]], *, blocking: bool = True
+    ) -> Functions:
         """Adapt several functions of a namespace that take numbers."""
-        return {name: self.function(namespace, name, function) for name, function in table.items()}
+        return {
+            name: self.function(namespace, name, function, blocking=blocking)
+            for name, function in table.items()
+        }
 
     def raw(self, namespace: str, name: str, function: RawCall) -> SystemFunction:
         """Adapt a function that works on raw slots, whose first is its errno afterwards."""
@@ -125,6 +157,45 @@ class Adapter:
             signals.deliver_if_pending()
 
         return SystemFunction(SIGNATURES[namespace][name], raw=call)
+
+
+def with_split_arguments(function: SystemFunction) -> SystemFunction:
+    """Return a function that can also be imported with each 64-bit argument as two of 32 bits, the lower half first.
+
+    Emscripten lowers functions in this way with `-sWASM_BIGINT=0`. A function without 64-bit arguments, or that is not
+    implemented in Python, is returned unchanged.
+    """
+    kind = function.type
+    if "i64" not in kind.params or (function.function is None and function.raw is None):
+        return function
+    split = FuncType(
+        tuple(p for q in kind.params for p in (("i32", "i32") if q == "i64" else (q,))), kind.results
+    )
+
+    def joined(values: Iterator[int]) -> list[int]:
+        return [
+            next(values) & _I32 | (next(values) & _I32) << 32 if p == "i64" else next(values)
+            for p in kind.params
+        ]
+
+    typed, raw = function.function, function.raw
+    if typed is not None:
+        alternative = SystemFunction(
+            split, function=lambda *arguments: typed(*joined(iter(arguments))), blocking=function.blocking
+        )
+    else:
+        assert raw is not None
+
+        def call(area: int, _slots: int) -> None:
+            halves = (ctypes.c_uint32.from_address(area + i * SLOT).value for i in range(len(split.params)))
+            slots = (ctypes.c_uint64 * (2 * len(kind.params)))()  # of 16 bytes each
+            for position, value in enumerate(joined(halves)):
+                slots[2 * position] = value
+            raw(ctypes.addressof(slots), len(kind.params))
+            ctypes.c_uint32.from_address(area).value = slots[0] & _I32
+
+        alternative = SystemFunction(split, raw=call)
+    return replace(function, alternatives=(*function.alternatives, alternative))
 
 
 def bound(namespace: str, name: str, binding: FromNamespace) -> SystemFunction:

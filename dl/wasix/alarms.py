@@ -1,4 +1,4 @@
-"""Signals that come after a time: `proc_raise_interval`, which C's `alarm` and `setitimer` are made of."""
+"""Signals that are sent after a time: `proc_raise_interval`, from which the C library makes `alarm` and `setitimer`."""
 
 from __future__ import annotations
 
@@ -29,17 +29,26 @@ class Alarms:
         self._closed = False
 
     def set(self, signal: int, nanoseconds: int, *, repeat: bool) -> None:
-        """Send a signal after a time, or each time that has passed; 0 ns takes the signal's timer away."""
+        """Send a signal after a time, once or repeatedly; 0 ns removes the signal's timer.
+
+        Raises:
+            RuntimeError: the host cannot start a thread; the signal has no timer.
+        """
         with self._lock:
             former = self._timers.pop(signal, None)
+            if former is not None:
+                former.cancelled.set()
             if nanoseconds and not self._closed:
                 seconds = min(nanoseconds / 1e9, _LONGEST_SECONDS)
                 timer = self._timers[signal] = _Timer(self, signal, seconds, repeat)
                 # From here on, not only once the thread runs: the caller may wait right after.
                 timer.outsider.enter_context(self._waits.outsider())
-                timer.thread.start()
-        if former is not None:
-            former.cancelled.set()
+                try:
+                    timer.thread.start()
+                except BaseException:
+                    del self._timers[signal]
+                    timer.outsider.close()
+                    raise
 
     def run(self, timer: _Timer) -> None:
         """A timer's thread."""
@@ -54,7 +63,7 @@ class Alarms:
                     return
 
     def close(self) -> None:
-        """Take all timers away, for good."""
+        """Remove all timers and accept no new ones; waits for their threads."""
         with self._lock:
             self._closed = True
             timers, self._timers = list(self._timers.values()), {}

@@ -14,6 +14,7 @@ from dl.wasix.abi import Errno, ErrnoError
 
 if TYPE_CHECKING:
     from dl.wasix.system import System
+    from memory import LinearMemory
 
 REALTIME, MONOTONIC, PROCESS_CPU_TIME, THREAD_CPU_TIME = range(4)
 
@@ -34,6 +35,7 @@ class Clocks:
 
     def __init__(self, system: System) -> None:
         self._system = system
+        self._memory: LinearMemory | None = None
         self._began = time.monotonic_ns()
         self._used = time.process_time_ns()
         self._now: dict[int, Callable[[], int]] = {
@@ -69,7 +71,9 @@ class Clocks:
         return Errno.SUCCESS
 
     def _write(self, out: int, value: int) -> None:
-        if self._system.wasi is None:
-            # The start function of a main module that defines the memory: nothing of it can be reached yet.
-            raise ErrnoError(Errno.NOTSUP)
-        self._system.memory.write_u64(out, value)
+        if self._memory is None:
+            if self._system.wasi is None:
+                # The start function of a main module that defines the memory: nothing of it can be reached yet.
+                raise ErrnoError(Errno.NOTSUP)
+            self._memory = self._system.memory
+        self._memory.write_u64(out, value)

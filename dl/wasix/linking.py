@@ -37,8 +37,8 @@ log = logging.getLogger("dl.link")
 def linking_functions(system: System, adapter: Adapter) -> Functions:
     """Return the guest's interface to dynamic linking."""
     calls = _Linking(system)
-    return adapter.functions(
-        WASIX, {"dlopen": calls.dlopen, "dlsym": calls.dlsym, "dl_invalid_handle": calls.dl_invalid_handle}
+    return adapter.functions(WASIX, {"dlopen": calls.dlopen, "dlsym": calls.dlsym}) | adapter.functions(
+        WASIX, {"dl_invalid_handle": calls.dl_invalid_handle}, blocking=False
     )
 
 

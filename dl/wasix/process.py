@@ -1,20 +1,21 @@
-"""The guest's process: what all its threads have in common besides memory and descriptors.
+"""The guest's process: its directory, signals, files and terminal, which all its threads share.
 
 There is one process, number 1, without a parent and without children.
 """
 
 from __future__ import annotations
 
+import logging
 import posixpath
 import threading
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dl.engine.preview1 import WASIX
 from dl.modules.guest_paths import GuestPaths
-from dl.wasix.abi import PROCESS, Errno
+from dl.wasix.abi import Errno
 from dl.wasix.clocks import Clocks
 from dl.wasix.dynamic_calls import Invokers
+from dl.wasix.files.defaults import is_wasix
 from dl.wasix.files.files import Files
 from dl.wasix.files.preopens import guest_root
 from dl.wasix.files.streams import EventCounter, pipe
@@ -23,6 +24,8 @@ from dl.wasix.signals import Signals
 
 if TYPE_CHECKING:
     from dl.wasix.system import System
+
+log = logging.getLogger("dl.wasix")
 
 PROCESS_ID = 1
 NO_PROCESS = 0
@@ -41,8 +44,8 @@ class Process:
         terminal: its terminal.
         clocks: its clocks.
         invokers: what its dynamic calls go through.
-        directory: its current directory, an absolute path of the guest's. The C library asks for it once, keeps it, and
-            makes all paths absolute itself; so only libraries that the guest opens are looked for in it.
+        directory: its current directory, an absolute path of the guest's. The C library asks for it once and then
+            makes all paths absolute itself; so it is used only for libraries that the guest opens by a relative path.
     """
 
     def __init__(self, system: System) -> None:
@@ -57,7 +60,7 @@ class Process:
         self.directory = "/"
 
     def close(self) -> None:
-        """End what outlives the program's threads otherwise."""
+        """Stop the alarms and restore the host's terminal."""
         self.signals.close()
         self.terminal.close()
 
@@ -65,7 +68,7 @@ class Process:
     def is_wasix(self) -> bool:
         """Whether the program's C library is WASIX's, by what the main module imports, and not plain WASI's."""
         main = self._system.main_module
-        return main is not None and any(i.module == WASIX and i.name in PROCESS for i in main.wasm.imports)
+        return main is not None and is_wasix(main.wasm)
 
     # current directory
 
@@ -155,10 +158,14 @@ class Process:
         return Errno.SUCCESS
 
     def proc_raise_interval(self, signal: int, nanoseconds: int, repeat: int) -> int:
-        """`proc_raise_interval`."""
+        """`proc_raise_interval`; each signal has one alarm, so there are 64 at most."""
         if not 0 < signal <= 64:
             return Errno.INVAL
-        self.signals.alarms.set(signal, nanoseconds, repeat=bool(repeat & 0xFF))
+        try:
+            self.signals.alarms.set(signal, nanoseconds, repeat=bool(repeat & 0xFF))
+        except RuntimeError as error:  # the host has no thread for it
+            log.info("proc_raise_interval: %s", error)
+            return Errno.AGAIN
         return Errno.SUCCESS
 
     # descriptors
@@ -180,7 +187,7 @@ class Process:
         """`fd_event`."""
         self._system.memory.read(out, 4)
         counter = EventCounter(self.files.changes, value, semaphore=bool(flags & _SEMAPHORE))
-        self._system.memory.write_u32(out, self.files.add_stream(counter))
+        self._system.memory.write_u32(out, self.files.add_streams(counter)[0])
         return Errno.SUCCESS
 
     def fd_pipe(self, out_read: int, out_write: int) -> int:
@@ -188,9 +195,10 @@ class Process:
         memory = self._system.memory
         memory.read(out_read, 4)
         memory.read(out_write, 4)
-        reader, writer = pipe(self.files.changes)
-        memory.write_u32(out_read, self.files.add_stream(reader))
-        memory.write_u32(out_write, self.files.add_stream(writer))
+        reader, writer = pipe(self.files.changes, self.files.pipe_budget)
+        numbers = self.files.add_streams(reader, writer)
+        memory.write_u32(out_read, numbers[0])
+        memory.write_u32(out_write, numbers[1])
         return Errno.SUCCESS
 
     def fd_fdflags_get(self, number: int, out: int) -> int:

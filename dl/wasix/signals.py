@@ -1,16 +1,23 @@
 """Signals: sent to a thread of the guest, handled by a function of the main module that its C library names.
 
-WASIX has no handlers in the host. The C library exports one function (`__wasm_signal`), says so with `callback_signal`, and
-finds the program's handler itself. What is left for the host is when and where to call it: in the thread that the signal is
-for, and
+In WASIX the host knows no handlers. The C library exports one function (`__wasm_signal`), names it with `callback_signal`, and
+finds the program's handler itself. The host decides when and where to call it: in the thread that the signal is for, and
 
 * when that thread sends it to itself, before the call that sends it returns (`raise` promises as much);
-* when it waits, at once: the wait ends for the handler's sake and then answers `intr`, or goes on, as its kind does;
-* when it computes, at its next check for interruption, like a link operation. Nothing of the program is interrupted that C
-  does not allow a handler to interrupt. While the handler itself computes, the thread cannot be interrupted again.
+* when it waits, immediately: the wait is interrupted, the handler runs, and the wait returns `intr` or continues, as its kind
+  requires;
+* when it computes, at its next check for interruption, like a link operation. While the handler itself computes, the thread
+  cannot be interrupted again;
+* never while it applies a link operation: a start function belongs to the operation, so the signal stays pending until it
+  is done.
 
 Without such a function a signal does what its default action says, as the comments of `api_wasix.h` list them; "stop" and
 "continue" do nothing.
+
+With it, the C library takes default actions itself, and its way out of all of them is `abort`: it prints a line, raises
+SIGABRT, whose own default is to abort again, or exits with 127. So that a program ends as POSIX says, these are recognized:
+SIGABRT sent by a thread to itself while it handles SIGABRT, a handler of SIGABRT, SIGPIPE or SIGINT that traps (a C library
+that has not set up default actions calls a null pointer there), and `proc_exit(127)` right after a handled SIGABRT.
 """
 
 from __future__ import annotations
@@ -20,9 +27,10 @@ import threading
 import weakref
 from collections import deque
 from collections.abc import Callable
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, NoReturn, TypeVar
 
-from dl.errors import ProgramExited
+from dl.errors import ProgramExited, TrapError
+from dl.modules.linked_module import LinkedModule
 from dl.wasix.abi import Errno
 from dl.wasix.adapter import running_guest
 from dl.wasix.alarms import Alarms
@@ -40,10 +48,14 @@ if TYPE_CHECKING:
 log = logging.getLogger("dl.wasix")
 
 HANDLER_TYPE = FuncType(("i32",), ())
-SIGKILL = 9
+SIGINT, SIGABRT, SIGKILL, SIGPIPE = 2, 6, 9, 13
 LAST_SIGNAL = 64
 _IGNORED = frozenset({13, 16, 17, 18, 19, 20, 21, 22, 23, 28})
 _EXIT_BASE = 128
+_ABORTED_CODE = 127
+"""The exit code of `abort` in wasix-libc, when SIGABRT has not ended the program."""
+_RAISED_HERE = (SIGINT, SIGPIPE)
+"""Signals that the host raises by itself: what their handler aborts ends with their exit code, not with that of SIGABRT."""
 
 Result = TypeVar("Result")
 
@@ -59,6 +71,7 @@ class Signals:
 
     Attributes:
         alarms: signals that come after a time.
+        interrupt_pending: whether a SIGINT of the host's was sent on and its handler has not begun; see `dl.cli.interrupt`.
     """
 
     def __init__(self, system: System) -> None:
@@ -67,6 +80,12 @@ class Signals:
         self._callback: str | None = None
         self._pending: weakref.WeakKeyDictionary[Group, deque[int]] = weakref.WeakKeyDictionary()
         self._waiting: dict[Group, SignalArrived] = {}
+        self._handling: dict[Group, list[int]] = {}  # each entry is written by its group's own thread only
+        self._aborted: weakref.WeakSet[Group] = weakref.WeakSet()  # likewise
+        self._interrupted = (
+            False  # whether the handler that runs has the host's SIGINT; the first thread's only
+        )
+        self.interrupt_pending = False
         self._nudger = Nudger(SYSTEM, system.interrupt, self._unheard)
         self.alarms = Alarms(self.send_to_main, system.waits)
 
@@ -76,7 +95,7 @@ class Signals:
         """Send a signal to a thread; 0 only asks whether it exists. From any thread.
 
         Args:
-            number: the thread's, as the guest knows it.
+            number: the thread's, as the guest knows it; the C library's number of the first thread too.
             signal: 1 to 64, or 0.
 
         Returns:
@@ -88,16 +107,29 @@ class Signals:
         if group is None:
             return Errno.SRCH
         if signal:
+            to_itself = group is self._system.find_group()
+            if to_itself and signal == SIGABRT and SIGABRT in self._handling.get(group, ()):
+                self._end(group, SIGABRT, "it aborted")
             self._post(group, signal)
-            if group is self._system.find_group():
+            if to_itself:
                 self._deliver_inside()
         return Errno.SUCCESS
+
+    def send_to_caller(self, signal: int) -> None:
+        """Send a signal to the calling thread, which handles it at the end of the system function it is in."""
+        self._post(self._system.current_group(), signal)
 
     def send_to_main(self, signal: int) -> None:
         """Send a signal to the program's first thread, if there still is one; from any thread."""
         group = self._system.group(FIRST_THREAD)
         if group is not None:
             self._post(group, signal)
+
+    def wake_main(self) -> None:
+        """End a wait of the program's first thread early, so that it runs Python's own signal handlers; from any thread."""
+        group = self._system.group(FIRST_THREAD)
+        if group is not None:
+            group.replica.waiter.unpark()
 
     def _post(self, group: Group, signal: int) -> None:
         with self._lock:
@@ -112,9 +144,12 @@ class Signals:
             self._nudger.nudge()
 
     def _unheard(self) -> bool:
-        """Whether a thread that has a signal to handle computes, unaware of it."""
+        """Whether a thread that has a signal to handle computes, unaware of it, or will after it has replayed an operation."""
         with self._lock:
-            return any(queue and group.replica.state == GUEST for group, queue in self._pending.items())
+            return any(
+                queue and (group.replica.state == GUEST or group.replica.replaying)
+                for group, queue in self._pending.items()
+            )
 
     # handling
 
@@ -123,34 +158,42 @@ class Signals:
         with self._lock:
             self._callback = name
 
+    @property
+    def has_handler(self) -> bool:
+        """Whether the guest has named a function that handles signals."""
+        return self._callback is not None
+
     def pending(self, group: Group) -> bool:
-        """Whether a thread has signals to handle."""
-        return bool(self._pending and self._pending.get(group))
+        """Whether the calling thread, which owns a group, has signals that it can handle now."""
+        return bool(self._pending and self._pending.get(group) and not self._system.in_link_operation(group))
 
     def deliver_if_pending(self) -> None:
-        """Do `deliver` at the end of a host call, at next to no cost when no thread has a signal to handle."""
+        """Call `deliver` at the end of a host call; costs next to nothing when no signal is pending."""
         if self._pending:
             self.deliver()
 
     def deliver(self) -> bool:
         """Handle what was sent to the calling thread, in a host call of its; returns whether there was anything.
 
+        While the thread applies a link operation, everything stays pending.
+
         Raises:
             BaseException: what the handler raised, or the end of the program.
         """
         group = self._system.current_group()
         any_handled = False
-        while True:
+        while self.pending(group):
             with self._lock:
                 queue = self._pending.get(group)
                 if not queue:
-                    return any_handled
+                    break
                 signal = queue.popleft()
             any_handled = True
             self._handle(group, signal)
+        return any_handled
 
     def _deliver_inside(self) -> None:
-        """Do `deliver` in the middle of a system function."""
+        """Call `deliver` in the middle of a system function."""
         with running_guest():
             self.deliver()
 
@@ -161,14 +204,55 @@ class Signals:
             assert main is not None
             assert callback is not None
             log.debug("signal %d for %s", signal, group.name)
-            group.call_export(main, callback, HANDLER_TYPE, signal)
+            self._run_handler(group, main, callback, signal)
         elif signal != SIGKILL and signal in _IGNORED:
             log.debug("signal %d for %s: ignored", signal, group.name)
         else:
-            log.info("signal %d for %s: nothing handles it, the program ends", signal, group.name)
-            ending = ProgramExited(_EXIT_BASE + signal)
-            self._system.end(ending)
-            raise ending
+            self._end(group, signal, "nothing handles it")
+
+    def _run_handler(self, group: Group, main: LinkedModule, name: str, signal: int) -> None:
+        handling = self._handling.setdefault(group, [])
+        handling.append(signal)
+        self._aborted.discard(group)
+        if signal == SIGINT:
+            self._interrupted, self.interrupt_pending = self.interrupt_pending, False
+        try:
+            group.call_export(main, name, HANDLER_TYPE, signal)
+        except TrapError as trap:
+            if signal not in (SIGABRT, *_RAISED_HERE):
+                raise
+            self._end(group, signal, f"its handler trapped: {trap.reason}")
+        finally:
+            handling.pop()
+            if not handling:
+                del self._handling[group]
+        if signal == SIGABRT:
+            self._aborted.add(group)
+
+    def _end(self, group: Group, signal: int, why: str) -> NoReturn:
+        """End the program by a signal.
+
+        Raises:
+            ProgramExited: with 128 + signal.
+            KeyboardInterrupt: for a SIGINT of the host's.
+        """
+        by = next((s for s in self._handling.get(group, ()) if s in _RAISED_HERE), signal)
+        if by == SIGABRT:
+            log.error("the program aborted (signal %d in %s): %s", by, group.name, why)
+        else:
+            log.info("signal %d for %s ends the program: %s", by, group.name, why)
+        by_host = by == SIGINT and self._interrupted
+        ending: BaseException = KeyboardInterrupt() if by_host else ProgramExited(_EXIT_BASE + by)
+        self._system.end(ending)
+        raise ending
+
+    def exit_code(self, code: int) -> int:
+        """Return the exit code that the program ends with when the calling thread asks for one."""
+        group = self._system.find_group()
+        if code != _ABORTED_CODE or group is None or group not in self._aborted:
+            return code
+        log.error("the program aborted (signal %d in %s): its handler has returned", SIGABRT, group.name)
+        return _EXIT_BASE + SIGABRT
 
     # waiting
 
@@ -187,6 +271,8 @@ class Signals:
         """
         group = self._system.current_group()
         waiter = group.replica.waiter
+        if self._system.in_link_operation(group):
+            return body(waiter)
         arrived = SignalArrived()
         with self._lock:
             if self._pending.get(group):
@@ -216,5 +302,5 @@ class Signals:
                 self._deliver_inside()
 
     def close(self) -> None:
-        """Send nothing any more."""
+        """Send no more signals: stop all alarms."""
         self.alarms.close()

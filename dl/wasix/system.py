@@ -12,6 +12,7 @@ from dl.errors import LibraryNotFoundError
 from dl.groups.entry import Group
 from dl.groups.guest_threads import GuestThread, GuestThreads
 from dl.groups.registry import MAIN_THREAD_ID, Groups
+from dl.limits import Limits
 from dl.link.lookup import look_up
 from dl.link.open import open_library
 from dl.link.plan import LoadRequest
@@ -28,6 +29,9 @@ if TYPE_CHECKING:
 
 FIRST_THREAD = MAIN_THREAD_ID
 """Number of the program's first thread."""
+
+LIBC_FIRST_THREAD = 0x3FFFFFFF
+"""The number by which wasix-libc calls the first thread: its `struct pthread` has it before anybody asks for a number."""
 
 _BLOCK_ALIGN_LOG2 = 4
 
@@ -114,6 +118,16 @@ class System:
         """Arguments, directories and standard streams that the host gave the program."""
         return self._program.options.wasi
 
+    @property
+    def default_files(self) -> bool:
+        """Whether the program finds `/dev/null` and the like."""
+        return self._program.options.default_files
+
+    @property
+    def limits(self) -> Limits:
+        """What the program may take of the host."""
+        return self._program.options.limits
+
     # threads
 
     @property
@@ -139,8 +153,12 @@ class System:
         return self._groups.find()
 
     def group(self, number: int) -> Group | None:
-        """Return the group of the thread that has a number; None if there is no such thread."""
-        return self._groups.group(number)
+        """Return the group of the thread that has a number; None if there is no such thread.
+
+        Args:
+            number: as `thread_id` returns it, or `LIBC_FIRST_THREAD`.
+        """
+        return self._groups.group(FIRST_THREAD if number == LIBC_FIRST_THREAD else number)
 
     def all_groups(self) -> list[Group]:
         """Return the groups that exist now."""
@@ -153,6 +171,11 @@ class System:
     def guest(self, number: int) -> GuestThread | None:
         """Return a running thread that the guest started, by its number; None if there is no such thread."""
         return self._guest_threads.find(number)
+
+    @property
+    def shares_memory(self) -> bool:
+        """Whether the program can have more than one thread."""
+        return self._program.shares_memory
 
     def spawn_guest(self, start: int, *, stack_pointer: int, main_tls: int | None) -> int:
         """Start a thread for the guest; return its number when its group exists, before it runs any of the program.
@@ -169,6 +192,13 @@ class System:
             RuntimeError: the host cannot start a thread.
         """
         return self._guest_threads.spawn(start, stack_pointer=stack_pointer, main_tls=main_tls)
+
+    def in_link_operation(self, group: Group) -> bool:
+        """Whether the calling thread, which owns a group, is applying a link operation to it.
+
+        Guest code that runs then (a start function) belongs to the operation: nothing else of the guest's may run in between.
+        """
+        return bool(group.replica.replaying) or group.applying
 
     # interruption
 

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 
 from dl.engine.preview1 import PREVIEW1, UNSTABLE, WASIX
 from dl.wasix.abi import NAMESPACES, PROCESS
-from dl.wasix.files.files import LOOKED_UP, SLOT
+from dl.wasix.adapter import SLOT, with_split_arguments
+from dl.wasix.files.files import LOOKED_UP
 from dl.wasix.files.poll import PREVIEW1_LAYOUT, SNAPSHOT0_LAYOUT, Poll
 from dl.wasix.files.snapshot0 import snapshot0_functions
 from dl.wasix.files.transfers import Transfers
@@ -26,11 +27,16 @@ def process_functions(process: Process, adapter: Adapter) -> dict[str, Functions
     files = process.files
     transfers = Transfers(files)
 
+    def close(number: int) -> int:
+        return files.close(number, keeps_preopens=process.is_wasix)
+
     def renumber(number: int, to: int) -> int:
         return files.renumber(number, to, copies=process.is_wasix)
 
     typed: dict[str, Callable[..., int]] = {
-        "fd_close": files.close,
+        "clock_res_get": process.clocks.clock_res_get,
+        "clock_time_get": process.clocks.clock_time_get,
+        "fd_close": close,
         "fd_fdstat_get": files.fdstat_get,
         "fd_fdstat_set_flags": files.fdstat_set_flags,
         "fd_filestat_get": files.filestat_get,
@@ -40,8 +46,6 @@ def process_functions(process: Process, adapter: Adapter) -> dict[str, Functions
         "poll_oneoff": Poll(files, PREVIEW1_LAYOUT),
         "proc_raise": process.proc_raise,
     }
-    clocks = process.clocks
-    typed |= {"clock_res_get": clocks.clock_res_get, "clock_time_get": clocks.clock_time_get}
     common = adapter.functions(PREVIEW1, typed)
     common |= {name: adapter.raw(PREVIEW1, name, files.raw(name)) for name in LOOKED_UP}
     common["path_open"] = adapter.raw(PREVIEW1, "path_open", files.path_open)
@@ -53,7 +57,8 @@ def process_functions(process: Process, adapter: Adapter) -> dict[str, Functions
     unstable = {name: function for name, function in common.items() if name in NAMESPACES[UNSTABLE]}
     unstable |= adapter.functions(UNSTABLE, snapshot0_functions(files))
     unstable["poll_oneoff"] = adapter.function(UNSTABLE, "poll_oneoff", Poll(files, SNAPSHOT0_LAYOUT))
-    return {PREVIEW1: common, WASIX: common | wasix, UNSTABLE: unstable}
+    split = {name: with_split_arguments(function) for name, function in common.items()}
+    return {PREVIEW1: split, WASIX: common | wasix, UNSTABLE: unstable}
 
 
 def _path_open2(process: Process) -> RawCall:

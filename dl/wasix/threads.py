@@ -36,9 +36,7 @@ def thread_functions(system: System, adapter: Adapter) -> dict[str, Functions]:
         "thread_spawn": calls.thread_spawn,
         "thread_spawn_v2": calls.thread_spawn,
         "thread_sleep": calls.thread_sleep,
-        "thread_id": calls.thread_id,
         "thread_join": calls.thread_join,
-        "thread_parallelism": calls.thread_parallelism,
         "thread_exit": calls.thread_exit,
         "sched_yield": calls.sched_yield,
         "futex_wait": calls.futex_wait,
@@ -54,6 +52,11 @@ def thread_functions(system: System, adapter: Adapter) -> dict[str, Functions]:
         )
         for namespace in (WASIX, PREVIEW1, UNSTABLE, WASI_THREADS)
     }
+    functions[WASIX] |= adapter.functions(
+        WASIX,
+        {"thread_id": calls.thread_id, "thread_parallelism": calls.thread_parallelism},
+        blocking=False,
+    )
     functions[ATOMICS] = adapter.functions(
         ATOMICS, {"notify": calls.notify, "wait32": calls.wait32, "wait64": calls.wait64}
     )
@@ -71,6 +74,8 @@ class _Calls:
 
     def _spawn(self, start: int) -> int:
         """Start a thread; return its number, or minus an errno."""
+        if not self._system.shares_memory:
+            return -Errno.NOTCAPABLE
         memory = self._system.memory
         # The structure that the start function gets begins with the stack's upper end and the block of
         # thread-local storage, in WASIX as in wasi-libc.
@@ -142,7 +147,7 @@ class _Calls:
 
     def proc_exit(self, code: int) -> None:
         """`proc_exit`, `proc_exit2`: end the program, in all its threads."""
-        exited = ProgramExited(code)
+        exited = ProgramExited(self._signals.exit_code(code))
         self._system.end(exited)
         raise exited
 
@@ -203,8 +208,8 @@ class _Calls:
         result = self._signals.interrupted(wait)
         if result is not None:
             return result
-        # It goes on waiting after a signal, as C's mutexes and conditions do. A wake that came while the signal was
-        # handled was for this thread, if the value has changed.
+        # The wait continues after a signal, as C's mutexes and conditions require. If the value has changed meanwhile, this
+        # thread was woken while it handled the signal.
         result = self._signals.resuming(wait)
         return WaitResult.WOKEN if result is WaitResult.NOT_EQUAL else result
 

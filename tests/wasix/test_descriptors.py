@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import dl
 from dl.wasix.abi import Errno, ErrnoError
 from dl.wasix.files.descriptors import MAX_DESCRIPTORS, DescriptorTable, OpenFile
 from dl.wasix.files.preopens import below_preopen, guest_root
 from dl.wasix.files.streams import PIPE_ATOMIC, PIPE_CAPACITY, Changes, EventCounter, pipe
+from dl.wasix.limits import Budget
+from tests.support.modules import module
 from threads import Waits
 
 NUMBERS = st.integers(0, 12)
@@ -80,7 +84,7 @@ def test_numbers_have_an_end() -> None:
 @settings(max_examples=150, deadline=None)
 def test_a_pipe_is_a_queue_of_bytes(steps: list[bytes | int]) -> None:
     """What goes in comes out, in order; a small write goes in whole or not at all; nothing is kept beyond the capacity."""
-    reader, writer = pipe(Changes(Waits()))
+    reader, writer = pipe(Changes(Waits()), Budget(PIPE_CAPACITY))
     model = b""
     for step in steps:
         if isinstance(step, bytes):
@@ -152,3 +156,74 @@ def test_an_absolute_path_begins_at_the_longest_name() -> None:
         b"/": (2, b""),
     }
     assert [guest_root(name) for name in (".", "/", "./a", "a/", "/a/../b")] == ["/", "/", "/a", "/a", "/b"]
+
+
+def test_pipes_take_their_capacity_from_a_budget() -> None:
+    """A pipe needs 64 KiB of the budget until both its ends are closed; without them it is 41 (`nfile`)."""
+    budget = Budget(2 * PIPE_CAPACITY + 1)
+    changes = Changes(Waits())
+    reader, writer = pipe(changes, budget)
+    pipe(changes, budget)
+    with pytest.raises(ErrnoError) as refused:
+        pipe(changes, budget)
+    writer.close()
+    with pytest.raises(ErrnoError):
+        pipe(changes, budget)
+    reader.close()
+    pipe(changes, budget)
+
+    assert refused.value.errno == Errno.NFILE
+    assert budget.left == 1
+
+
+@pytest.mark.parametrize(("limits", "errno"), [((1 << 20, 100), 41), ((1 << 30, 20), 33)])
+def test_a_guest_that_opens_pipes_without_end_gets_an_error(limits: tuple[int, int], errno: int) -> None:
+    """Without bytes for pipes or descriptors left, `fd_pipe` answers 41 or 33 and opens nothing; later it works again."""
+    bounds = dl.Limits(pipe_bytes=limits[0], descriptors=limits[1])
+    wasm = module(
+        '(memory (export "memory") 1)',
+        '(import "wasix_32v1" "fd_pipe" (func $pipe (param i32 i32) (result i32)))',
+        '(import "wasix_32v1" "fd_close" (func $close (param i32) (result i32)))',
+        '(export "pipe" (func $pipe)) (export "close" (func $close))',
+    )
+    with dl.Linker(wasm, default_files=False, limits=bounds) as linker:
+        make = linker.main_group.dlsym(linker.main, "pipe")
+        close = linker.main_group.dlsym(linker.main, "close")
+        assert isinstance(make, dl.GuestFunction)
+        assert isinstance(close, dl.GuestFunction)
+        count = 0
+        while (answer := make(8, 12)) == 0:
+            count += 1
+        entries = len(linker.parts.process.files.table.entries)
+        again = make(8, 12)
+        assert entries == len(linker.parts.process.files.table.entries)
+        last = linker.memory.read_u32(8), linker.memory.read_u32(12)
+        assert [close(number) for number in last] == [0, 0]
+
+        assert (answer, again) == (errno, errno)
+        assert make(8, 12) == 0
+        assert (linker.memory.read_u32(8), linker.memory.read_u32(12)) == last
+    assert count == min(limits[0] // PIPE_CAPACITY, (limits[1] - 3) // 2)
+
+
+@pytest.mark.parametrize("wasix", [True, False])
+def test_closing_all_descriptors_leaves_wasix_programs_their_directories(tmp_path: Path, wasix: bool) -> None:
+    """A loop that closes all numbers from 3 on closes no directory of a program of WASIX; one of WASI can close its own."""
+    also = '(import "wasix_32v1" "fd_dup" (func (param i32 i32) (result i32)))' if wasix else ""
+    wasm = module(
+        '(memory (export "memory") 1)',
+        '(import "wasi_snapshot_preview1" "fd_close" (func $close (param i32) (result i32)))',
+        '(import "wasi_snapshot_preview1" "fd_prestat_get" (func $prestat (param i32 i32) (result i32)))',
+        also,
+        '(export "close" (func $close)) (export "prestat" (func $prestat))',
+    )
+    with dl.Linker(wasm, preopens={"/data": tmp_path}, default_files=False) as linker:
+        close = linker.main_group.dlsym(linker.main, "close")
+        prestat = linker.main_group.dlsym(linker.main, "prestat")
+        assert isinstance(close, dl.GuestFunction)
+        assert isinstance(prestat, dl.GuestFunction)
+        answers = [close(number) for number in range(3, 64)]
+
+        assert answers[0] == 0
+        assert answers[-1] == 8
+        assert prestat(3, 64) == (0 if wasix else 8)

@@ -12,7 +12,7 @@ import pytest
 
 import dl
 from dl.wasix.abi import NAMESPACES
-from tests.support.modules import module, pie
+from tests.support.modules import MEMORY_BASE, SHARED_MEMORY, library, module, pie
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -59,6 +59,7 @@ def calls(
     *,
     shared: bool = False,
     also: str = "",
+    default_files: bool = True,
 ) -> Iterator[Calls]:
     """Make a program that lends every function of a namespace."""
     fields = []
@@ -76,7 +77,7 @@ def calls(
         wasm = pie(*fields, shared=True, memory_size=65536, memory_align=4)
     else:
         wasm = module('(memory (export "memory") 2)', *fields)
-    with dl.Linker(wasm, preopens=preopens) as linker:
+    with dl.Linker(wasm, preopens=preopens, default_files=default_files) as linker:
         yield Calls(linker)
 
 
@@ -207,3 +208,57 @@ def test_values_that_do_not_exist_are_invalid(tmp_path: Path, shared: bool) -> N
         assert set(answers.values()) == {28}, answers
         assert wasi.fd_read(file, -8, 1, RESULT) == 78
         assert wasi.fd_seek(file, 0, 0, RESULT) == 0
+
+
+SPLIT = {
+    "fd_seek": "i32 i32 i32 i32 i32",
+    "fd_pread": "i32 i32 i32 i32 i32 i32",
+    "fd_pwrite": "i32 i32 i32 i32 i32 i32",
+    "clock_time_get": "i32 i32 i32 i32",
+}
+
+
+def test_arguments_of_64_bits_may_come_in_halves(tmp_path: Path) -> None:
+    """Programs of Emscripten without 64-bit integers at their border import functions with the lower half first."""
+    (tmp_path / "file").write_bytes(b"0123456789")
+    open_type = "(param i32 i32 i32 i32 i32 i64 i64 i32 i32) (result i32)"
+    wasm = module(
+        '(memory (export "memory") 2)',
+        *(
+            f'(import "wasi_snapshot_preview1" "{name}" (func ${name} (param {params}) (result i32)))'
+            f'(export "call_{name}" (func ${name}))'
+            for name, params in SPLIT.items()
+        ),
+        f'(import "wasi_snapshot_preview1" "path_open" (func $open {open_type}))(export "call_path_open" (func $open))',
+    )
+    with dl.Linker(wasm, preopens={"/data": tmp_path}) as linker:
+        wasi = Calls(linker)
+        error, file = wasi.open(3, "file")
+        assert error == 0
+        wasi.memory.write(BUFFER, b"XY")
+        wasi.memory.write_struct("II", RESULT, BUFFER, 2)
+        assert wasi.fd_pwrite(file, RESULT, 1, 4, 0, RESULT + 8) == 0
+        assert wasi.fd_pread(file, RESULT, 1, 5, 0, RESULT + 8) == 0
+        read = wasi.memory.read(BUFFER, 2)
+        assert wasi.fd_seek(file, 5, 1, 0, RESULT) == 0
+        far = wasi.memory.read_u64(RESULT)
+        assert wasi.fd_seek(file, -3, -1, 2, RESULT) == 0
+        back = wasi.memory.read_u64(RESULT)
+        assert wasi.clock_time_get(1, 0, 0, RESULT) == 0
+
+    assert (tmp_path / "file").read_bytes() == b"0123XY6789"
+    assert read == b"Y6"
+    assert far == (1 << 32) + 5
+    assert back == 7
+
+
+def test_a_path_takes_no_odd_piece_of_memory(tmp_path: Path) -> None:
+    """After an absolute path that is an open directory itself, a library without alignment still gets a multiple of 16."""
+    base = '(func (export "base") (result i32) (global.get $memory_base))'
+    with calls({"/data": tmp_path}, shared=True) as wasi:
+        assert wasi.path_filestat_get(3, 0, *wasi.text("/data"), RESULT) == 0
+        handle = wasi.linker.main_group.dlopen(
+            library(SHARED_MEMORY, MEMORY_BASE, base, memory_size=1), name="odd.so"
+        )
+
+        assert wasi.linker.main_group.dlsym(handle, "base")() % 16 == 0

@@ -1,8 +1,8 @@
 """The process's table of descriptors: what each number that the guest uses means.
 
-WASI has a table of its own, but no pipes, events, duplicates or close-on-exec flags, and it chooses its numbers itself. So the
-guest's numbers are looked up here first. An entry refers to an *open file*, as in POSIX: duplicates share it, with its
-position, and the last one to go closes it.
+WASI has a table too, but without pipes, events, duplicates or close-on-exec flags, and it chooses its numbers itself. So the
+guest's numbers are looked up here first. An entry refers to an *open file*, as in POSIX: duplicates share it and its
+position, and it is closed with the last of them.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from dl.wasix.abi import Errno, ErrnoError
 from dl.wasix.files.streams import Stream
 
 MAX_DESCRIPTORS = 1 << 16
+"""Numbers are less than this."""
 FIRST_PREOPEN = 3
 
 
@@ -58,9 +59,11 @@ class DescriptorTable:
 
     Attributes:
         entries: number to descriptor.
+        most: how many descriptors there may be.
     """
 
     entries: dict[int, Descriptor] = field(default_factory=dict)
+    most: int = MAX_DESCRIPTORS
     _free: list[int] = field(default_factory=list)
     _next: int = 0
 
@@ -84,11 +87,13 @@ class DescriptorTable:
         return entry
 
     def add(self, file: OpenFile, *, least: int = 0, cloexec: bool = False) -> int:
-        """Give an open file the lowest free number, from `least` on.
+        """Give an open file the lowest free number that is at least `least`.
 
         Raises:
             ErrnoError: MFILE, there are too many; INVAL, no number can be so high.
         """
+        if len(self.entries) >= self.most:
+            raise ErrnoError(Errno.MFILE)
         if not 0 <= least < MAX_DESCRIPTORS:
             raise ErrnoError(Errno.INVAL)
         number = self._lowest(least)
@@ -111,20 +116,22 @@ class DescriptorTable:
         return min(self._free[0], self._next) if self._free else self._next
 
     def put(self, number: int, file: OpenFile, *, cloexec: bool = False) -> OpenFile | None:
-        """Let a number refer to an open file; return the file it referred to, if that is closed now.
+        """Make a number refer to an open file; return the file it referred to before, if that has no reference left.
 
         Raises:
-            ErrnoError: BADF, no number can be so high.
+            ErrnoError: BADF, no number can be so high; MFILE, there are too many.
         """
         if not 0 <= number < MAX_DESCRIPTORS:
             raise ErrnoError(Errno.BADF)
+        if number not in self.entries and len(self.entries) >= self.most:
+            raise ErrnoError(Errno.MFILE)
         file.references += 1
         former = self.entries.get(number)
         self.entries[number] = Descriptor(file, cloexec)
         return None if former is None else self.release(former.file)
 
     def remove(self, number: int) -> OpenFile | None:
-        """Forget a number; return the file it referred to, if that is closed now.
+        """Remove a number; return the file it referred to, if that has no reference left.
 
         Raises:
             ErrnoError: BADF.
@@ -135,6 +142,6 @@ class DescriptorTable:
         return self.release(file)
 
     def release(self, file: OpenFile) -> OpenFile | None:
-        """Count one reference less; return the file if it was the last, so that it is closed now."""
+        """Drop one reference; return the file if it was the last: the caller must close it."""
         file.references -= 1
         return None if file.references else file

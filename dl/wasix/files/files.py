@@ -1,23 +1,29 @@
 """Descriptors of the process: WASI's files under our numbers, and the streams that WASI does not have.
 
-Every function that takes a descriptor comes here, from every namespace. For a file of WASI's the number is replaced and
+Every function that takes a descriptor is served here, for every namespace. For a file of WASI's the number is replaced and
 the engine's function called, under the lock of `WasiCalls`; that lock also guards the table, so a descriptor cannot be
-closed, and its number given to another file, between look-up and use. Nothing waits under it: standard input is
-waited for outside, and pipes and events are not WASI's at all.
+closed, and its number reused, between look-up and use. Nothing waits under it: waits for standard input are outside,
+and pipes and events are not WASI's at all.
 """
 
 from __future__ import annotations
 
 import ctypes
+import os
+import posixpath
 from typing import TYPE_CHECKING
 
 from dl.program.wasi import WasiCalls
 from dl.wasix.abi import Errno, ErrnoError
+from dl.wasix.adapter import SLOT
 from dl.wasix.clocks import Clocks
 from dl.wasix.files.descriptors import FIRST_PREOPEN, DescriptorTable, OpenFile
+from dl.wasix.files.devices import CHARACTER_DEVICE, DEVICES, TERMINAL, TerminalDevice, terminal_output
+from dl.wasix.files.devices import LONGEST as LONGEST_DEVICE
 from dl.wasix.files.host_input import CAN_WAIT, HostInput
-from dl.wasix.files.preopens import below_preopen
+from dl.wasix.files.preopens import below_preopen, guest_root
 from dl.wasix.files.streams import Changes, Stream
+from dl.wasix.limits import Budget
 from dl.wasix.signals import Signals
 from memory import LinearMemory
 from threads import Waits
@@ -26,11 +32,7 @@ if TYPE_CHECKING:
     from dl.engine.protocol import RawCall, WasiOptions
     from dl.wasix.system import System
 
-SLOT = 16
-"""Bytes of one slot of a raw call's arguments."""
-
 _NONBLOCK = 4
-_FILETYPE_UNKNOWN = 0
 _RIGHT_READ, _RIGHT_SET_FLAGS, _RIGHT_WRITE, _RIGHT_FILESTAT, _RIGHT_POLL = (
     1 << 1,
     1 << 3,
@@ -38,6 +40,8 @@ _RIGHT_READ, _RIGHT_SET_FLAGS, _RIGHT_WRITE, _RIGHT_FILESTAT, _RIGHT_POLL = (
     1 << 21,
     1 << 27,
 )
+_RIGHT_SEEK, _RIGHT_TELL = 1 << 2, 1 << 5
+_OPEN_DIRECTORY, _OPEN_EXCLUSIVE = 2, 4
 
 _PATHS: dict[str, tuple[tuple[int, int | None], ...]] = {
     "path_create_directory": ((0, 1),),
@@ -71,6 +75,8 @@ _STREAM_ANSWERS = {
     "sock_send": Errno.NOTSOCK,
     "sock_shutdown": Errno.NOTSOCK,
 }
+_POSITIONS = {"fd_seek": 3, "fd_tell": 1}
+"""Functions that write a position, and which argument says where."""
 """What functions that only look up their descriptor answer for a stream of ours."""
 
 LOOKED_UP = (*_STREAM_ANSWERS, *_PATHS)
@@ -84,7 +90,8 @@ class Files:
 
     Attributes:
         table: the descriptors.
-        changes: what waits for streams wait in.
+        pipe_budget: bytes that pipes may still hold.
+        changes: the queue of threads that wait for a stream.
         host_input: waits for standard input.
         signals: the program's signals; they end waits.
         clocks: the program's clocks.
@@ -94,15 +101,17 @@ class Files:
         self._system = system
         self.signals = signals
         self.clocks = clocks
-        self.table = DescriptorTable()
+        self.table = DescriptorTable(most=system.limits.descriptors)
+        self.pipe_budget = Budget(system.limits.pipe_bytes)
         self.changes = Changes(system.waits)
         self.host_input = HostInput(system.waits)
+        self._has_devices = system.default_files
         self._dot_block: int | None = None
         self._open_initial(system.wasi_options)
 
     def _open_initial(self, options: WasiOptions) -> None:
-        stdin = OpenFile(wasi=0, host_input=0 if options.stdin is None and CAN_WAIT else None)
-        self.table.put(0, stdin)
+        self._host_input = 0 if options.stdin is None and CAN_WAIT else None
+        self.table.put(0, OpenFile(wasi=0, host_input=self._host_input))
         for number in (1, 2):
             self.table.put(number, OpenFile(wasi=number))
         for number, (guest, _) in enumerate(options.preopens, FIRST_PREOPEN):
@@ -142,7 +151,17 @@ class Files:
         def call(area: int, slots: int) -> None:
             self._forward(name, area, slots, places, answer)
 
-        return call
+        def status(area: int, slots: int) -> None:
+            number, address, size, out = (
+                ctypes.c_uint32.from_address(area + slot * SLOT).value for slot in (0, 2, 3, 4)
+            )
+            device = self.device(number, address, size)
+            if device is None:
+                call(area, slots)
+            else:
+                ctypes.c_uint32.from_address(area).value = self._device_stat(device, out)
+
+        return status if name == "path_filestat_get" else call
 
     def _forward(
         self, name: str, area: int, slots: int, places: tuple[tuple[int, int | None], ...], answer: Errno
@@ -155,12 +174,65 @@ class Files:
                 if path is not None:
                     file = self._place_path(file, area + path * SLOT)
                 if file.wasi is None:
+                    if name in _POSITIONS and file.stream is not None and file.stream.seeks:
+                        self._tell_0(area, _POSITIONS[name])
+                        return
                     raise ErrnoError(answer)
                 cell.value = file.wasi
             wasi.raw(name)(area, slots)
 
+    def _tell_0(self, area: int, out: int) -> None:
+        """Return 0 as the position."""
+        self.memory.write_u64(ctypes.c_uint32.from_address(area + out * SLOT).value, 0)
+        ctypes.c_uint32.from_address(area).value = Errno.SUCCESS
+
+    # devices
+
+    def device(self, number: int, address: int, size: int) -> bytes | None:
+        """Return the name of the device that a path leads to; None if it leads to none.
+
+        Args:
+            number: the directory that the path begins at.
+            address: the path.
+            size: its bytes.
+        """
+        if not self._has_devices or not 0 < size <= LONGEST_DEVICE:
+            return None
+        path = self.memory.read(address, size)
+        directory = self.table.file(number).preopen
+        if directory is not None:
+            path = posixpath.join(guest_root(directory).encode(), path)
+        name = posixpath.normpath(path)
+        if name in DEVICES or name == TERMINAL:
+            return name
+        return None
+
+    def open_device(self, name: bytes, oflags: int, *, cloexec: bool) -> int:
+        """Open a device; return its descriptor.
+
+        Raises:
+            ErrnoError: NOTDIR, EXIST: what was asked for cannot be; NXIO, there is no terminal; MFILE.
+        """
+        if oflags & _OPEN_DIRECTORY:
+            raise ErrnoError(Errno.NOTDIR)
+        if oflags & _OPEN_EXCLUSIVE:
+            raise ErrnoError(Errno.EXIST)
+        if name != TERMINAL:
+            return self.add(OpenFile(stream=DEVICES[name](self.changes)), cloexec=cloexec)
+        output = terminal_output() if self._host_input is not None else None
+        if output is None or not os.isatty(0):
+            raise ErrnoError(Errno.NXIO)
+        terminal = TerminalDevice(self.changes, output)
+        return self.add(OpenFile(stream=terminal, host_input=self._host_input), cloexec=cloexec)
+
+    def _device_stat(self, name: bytes, out: int) -> Errno:
+        """Write a device's status, of the form of preview 1."""
+        inode = 1 + sorted((*DEVICES, TERMINAL)).index(name)
+        self.memory.write_struct("QQB7xQQQQQ", out, 0, inode, CHARACTER_DEVICE, 1, 0, 0, 0, 0)
+        return Errno.SUCCESS
+
     def _place_path(self, file: OpenFile, at: int) -> OpenFile:
-        """Let an absolute path, which WASI refuses, begin at the open directory that it leads into."""
+        """Make an absolute path, which WASI refuses, relative to the open directory that contains it; return that directory."""
         address, size = ctypes.c_uint32.from_address(at), ctypes.c_uint32.from_address(at + SLOT)
         if not size.value or self.memory.read_u8(address.value) != ord("/"):
             return file
@@ -197,8 +269,15 @@ class Files:
             cloexec: the new descriptor's flag.
         """
         result = ctypes.c_uint32.from_address(area)
-        place = ctypes.c_uint32.from_address(area + out * SLOT).value
+        place, number, address, size, oflags = (
+            ctypes.c_uint32.from_address(area + slot * SLOT).value for slot in (out, 0, 2, 3, 4)
+        )
         self.memory.read(place, 4)
+        device = self.device(number, address, size)
+        if device is not None:
+            self.memory.write_u32(place, self.open_device(device, oflags, cloexec=cloexec))
+            result.value = Errno.SUCCESS
+            return
         wasi = self.wasi
         self._forward("path_open", area, slots, _PATHS["path_open"], Errno.NOTDIR)
         if result.value:
@@ -214,14 +293,34 @@ class Files:
 
     # calls on typed values: descriptors come signed, addresses unsigned
 
-    def add_stream(self, stream: Stream) -> int:
-        """Open a stream; return its descriptor."""
-        return self.add(OpenFile(stream=stream))
+    def add(self, file: OpenFile, *, cloexec: bool = False) -> int:
+        """Give an open file the lowest free number.
 
-    def add(self, file: OpenFile, *, least: int = 0, cloexec: bool = False) -> int:
-        """Give an open file the lowest free number, from `least` on."""
+        Raises:
+            ErrnoError: MFILE.
+        """
         with self.wasi.lock:
-            return self.table.add(file, least=least, cloexec=cloexec)
+            return self.table.add(file, cloexec=cloexec)
+
+    def add_streams(self, *streams: Stream) -> list[int]:
+        """Open streams, all or none; return their descriptors, the lowest free numbers.
+
+        Raises:
+            ErrnoError: MFILE; all of the streams are closed.
+        """
+        numbers: list[int] = []
+        try:
+            with self.wasi.lock:
+                for stream in streams:
+                    numbers.append(self.table.add(OpenFile(stream=stream)))  # noqa: PERF401  kept if one fails
+        except ErrnoError:
+            with self.wasi.lock:
+                for number in numbers:
+                    self.table.remove(number)
+            for stream in streams:
+                stream.close()
+            raise
+        return numbers
 
     def file(self, number: int) -> OpenFile:
         """Return what a descriptor refers to.
@@ -231,9 +330,18 @@ class Files:
         """
         return self.table.file(number)
 
-    def close(self, number: int) -> int:
-        """`fd_close`."""
+    def close(self, number: int, *, keeps_preopens: bool) -> int:
+        """`fd_close`.
+
+        Args:
+            number: the descriptor.
+            keeps_preopens: whether closing a directory that was open from the start does nothing. POSIX programs close all
+                numbers from 3 on, of which they think that nobody uses them; the C library has its directories there, and
+                would take for one whatever is opened next under the number.
+        """
         with self.wasi.lock:
+            if keeps_preopens and self.table.file(number).preopen is not None:
+                return Errno.SUCCESS
             closed = self.table.remove(number)
         return self._close(closed)
 
@@ -249,7 +357,7 @@ class Files:
             return wasi.call("fd_close", closed.wasi)
 
     def renumber(self, number: int, to: int, *, copies: bool) -> int:
-        """`fd_renumber`: let `to` mean what `number` means; unless it copies, `number` is closed.
+        """`fd_renumber`: make `to` refer to what `number` refers to; unless `copies`, `number` is closed.
 
         WASI moves. In WASIX it is what `dup2` is made of.
         """
@@ -288,7 +396,8 @@ class Files:
         rights = _RIGHT_SET_FLAGS | _RIGHT_FILESTAT | _RIGHT_POLL
         rights |= _RIGHT_READ * stream.reads | _RIGHT_WRITE * stream.writes
         flags = _NONBLOCK if file.nonblocking else 0
-        self.memory.write_struct("BxH4xQQ", out, _FILETYPE_UNKNOWN, flags, rights, rights)
+        rights |= (_RIGHT_SEEK | _RIGHT_TELL) * stream.seeks
+        self.memory.write_struct("BxH4xQQ", out, stream.filetype, flags, rights, rights)
         return Errno.SUCCESS
 
     def fdstat_set_flags(self, number: int, flags: int) -> int:
@@ -309,9 +418,9 @@ class Files:
             if file.wasi is not None:
                 return wasi.call("fd_filestat_get", file.wasi, out)
         assert file.stream is not None
-        size = file.stream.available()
+        size = 0 if file.stream.seeks else file.stream.available()
         self.memory.write_struct(
-            "QQB7xQQQQQ", out, 0, number, _FILETYPE_UNKNOWN, 1, size, 0, 0, 0
+            "QQB7xQQQQQ", out, 0, number, file.stream.filetype, 1, size, 0, 0, 0
         )  # device, inode, type, links, size, three times
         return Errno.SUCCESS
 
@@ -323,7 +432,10 @@ class Files:
             return Errno.SPIPE if file.wasi is None else wasi.call("fd_seek", file.wasi, offset, whence, out)
 
     def path_filestat_get(self, number: int, flags: int, path: int, size: int, out: int) -> int:
-        """`path_filestat_get`, without absolute paths."""
+        """`path_filestat_get`, without absolute paths but for those of devices."""
+        device = self.device(number, path, size)
+        if device is not None:
+            return self._device_stat(device, out)
         wasi = self.wasi
         with wasi.lock:
             file = self.table.file(number)
@@ -332,7 +444,7 @@ class Files:
             return wasi.call("path_filestat_get", file.wasi, flags, path, size, out)
 
     def done_with(self, file: OpenFile) -> None:
-        """Give back a reference that a call held."""
+        """Drop a reference that a call held."""
         with self.wasi.lock:
             closed = self.table.release(file)
         self._close(closed)

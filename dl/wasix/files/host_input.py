@@ -20,7 +20,7 @@ CAN_WAIT = bool(_READY)
 class _Bell:
     """Ends a `poll` from another thread: one byte in a pipe that is polled too.
 
-    It stays open as long as anybody holds it, so a late ring never writes to another file.
+    It is closed with its last reference, so a ring that comes after the wait never writes to another file.
     """
 
     def __init__(self) -> None:
@@ -34,7 +34,7 @@ class _Bell:
             os.write(self._writer, b"!")
 
     def clear(self) -> None:
-        """Forget what rang so far."""
+        """Discard all rings so far."""
         with contextlib.suppress(BlockingIOError):
             while os.read(self.reader, 4096):
                 pass
@@ -45,7 +45,7 @@ class _Bell:
 
 
 class HostInput:
-    """Waits of a program's threads for descriptors of the host; each thread keeps a bell of its own."""
+    """Waits of a program's threads for descriptors of the host; each thread has its own bell."""
 
     def __init__(self, waits: Waits) -> None:
         self._waits = waits

@@ -1,7 +1,7 @@
 """`poll_oneoff`: wait until one of several descriptors is ready or a time has come.
 
-WASI's own would wait inside the engine, where nothing can interrupt it, and with every other thread's WASI calls behind it.
-So this one is ours: it waits in `threads.Waits`. Files are always ready, streams when they say so, and standard
+WASI's own function would wait inside the engine, where nothing can interrupt it and where it would block every other thread's
+WASI calls. This one waits in `threads.Waits`. Files are always ready, streams when they say so, and standard
 input when the host's descriptor is.
 """
 
@@ -151,9 +151,9 @@ class Poll:
             return _Happened(wanted) if wanted.deadline <= now else None
         assert file is not None
         stream = file.stream
+        if wanted.kind == READ and file.host_input is not None:
+            return _Happened(wanted, _ONE_BYTE) if self._files.host_input.ready(file.host_input) else None
         if stream is None:
-            if wanted.kind == READ and file.host_input is not None:
-                return _Happened(wanted, _ONE_BYTE) if self._files.host_input.ready(file.host_input) else None
             return _Happened(wanted, _ONE_BYTE)
         ready = stream.readable() if wanted.kind == READ else stream.writable(None)
         if not ready:

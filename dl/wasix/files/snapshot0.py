@@ -45,14 +45,14 @@ class _Calls:
     def _status(self, out: int, get: Callable[[], int]) -> int:
         """Get a status of preview 1's form and make it one of the older form.
 
-        It is 8 bytes longer. The bytes after the guest's structure are put back, so that all it sees are its own.
+        Preview 1's is 8 bytes longer. The bytes that follow the guest's structure are restored afterwards.
         """
         memory = self._files.memory
         with self._lock:
-            behind = memory.read(out + 56, 8)
+            following = memory.read(out + 56, 8)
             error = get()
             status = memory.read_struct("QQB7xQQQQQ", out) if not error else ()
-            memory.write(out + 56, behind)
+            memory.write(out + 56, following)
         if status:
             device, inode, kind, links, size, *times = status
             memory.write_struct("QQB3xIQQQQ", out, device, inode, kind, min(links, 0xFFFFFFFF), size, *times)

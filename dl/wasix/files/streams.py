@@ -1,10 +1,10 @@
 """Pipes and event counters: descriptors that live in this process and that WASI does not have.
 
-They are made of `threads.Waits`, not of the host's pipes. So a thread that waits for one can be interrupted, delays no link
-operation, and counts when all threads wait for each other: a program that reads a pipe nobody will write is told so.
+They are built on `threads.Waits`, not on the host's pipes. So a thread that waits for one can be interrupted, delays no link
+operation, and is part of deadlock detection: reading a pipe that no thread can write ends the program with an error.
 
-All state is guarded by the lock of the program's `Waits`. Who waits for any of them waits in one queue, `Changes`, and
-looks again after every change: such descriptors are few.
+All state is guarded by the lock of the program's `Waits`. All threads that wait for a stream wait in one queue, `Changes`, and
+look again after every change; there are few such descriptors.
 """
 
 from __future__ import annotations
@@ -14,7 +14,8 @@ from collections.abc import Callable, Iterator
 
 from typing_extensions import override
 
-from dl.wasix.abi import Errno
+from dl.wasix.abi import Errno, ErrnoError
+from dl.wasix.limits import Budget
 from threads import Waits
 from threads.waits import WaitQueue, unpark_all
 
@@ -27,7 +28,7 @@ _EVENT_BYTES = 8
 
 
 class Changes:
-    """What threads wait in for a change of any stream.
+    """The queue of the threads that wait for a change of any stream.
 
     Attributes:
         waits: the program's waits.
@@ -41,7 +42,7 @@ class Changes:
 
     @contextlib.contextmanager
     def watched(self, wake: Callable[[], None]) -> Iterator[None]:
-        """Call `wake` at every change, for who waits for something of the host as well."""
+        """Call `wake` at every change while the block runs, for a thread that also waits for a descriptor of the host's."""
         with self.waits.lock:
             self._watchers.add(wake)
         try:
@@ -51,7 +52,7 @@ class Changes:
                 self._watchers.discard(wake)
 
     def happened_locked(self) -> Callable[[], None]:
-        """Wake everybody; under the lock. Call what it returns after it."""
+        """Wake all waiting threads; with the lock held. The caller calls the result after releasing the lock."""
         woken = self.waits.wake_locked(self.queue, len(self.queue))
         watchers = tuple(self._watchers)
 
@@ -72,6 +73,10 @@ class Stream:
     name = "a stream"
     reads = False
     writes = False
+    filetype = 0
+    """What WASI calls its type; 0 is unknown."""
+    seeks = False
+    """Whether it has positions, all of which are 0."""
 
     def __init__(self, changes: Changes) -> None:
         self._changes = changes
@@ -93,24 +98,41 @@ class Stream:
         return False
 
     def read(self, size: int) -> bytes | Errno:  # noqa: ARG002
-        """Take at most `size` bytes; none is the end. AGAIN when there is nothing yet, BADF for an end that is not read."""
+        """Return at most `size` bytes; no bytes are the end of the stream.
+
+        Returns AGAIN when there is nothing to read yet, BADF for an end that cannot be read.
+        """
         return Errno.BADF
 
     def write(self, data: bytes) -> int | Errno:  # noqa: ARG002
-        """Put bytes in; return how many were taken. AGAIN when none could, BADF for an end that is not written."""
+        """Write bytes; return how many were written.
+
+        Returns AGAIN when there is no room, BADF for an end that cannot be written, PIPE when no reader is left.
+        """
         return Errno.BADF
 
     def close(self) -> None:
-        """Nobody has this end open any more."""
+        """Close this end: no descriptor refers to it any longer."""
 
 
 class _Pipe:
-    """What both ends of a pipe share."""
+    """What both ends of a pipe share.
 
-    def __init__(self) -> None:
+    Its capacity is taken from the budget for as long as one of its ends is open, so that a write never fails for want of it.
+    """
+
+    def __init__(self, budget: Budget) -> None:
+        self._budget = budget
         self.data = bytearray()
         self.reader_open = True
         self.writer_open = True
+
+    def closed_one(self) -> None:
+        """Give the capacity back if both ends are closed."""
+        if not self.reader_open:
+            self.data.clear()
+        if not (self.reader_open or self.writer_open):
+            self._budget.give(PIPE_CAPACITY)
 
 
 class PipeReader(Stream):
@@ -151,6 +173,7 @@ class PipeReader(Stream):
     def close(self) -> None:
         with self._changes.waits.lock:
             self._pipe.reader_open = False
+            self._pipe.closed_one()
             tell = self._changes.happened_locked()
         tell()
 
@@ -193,13 +216,21 @@ class PipeWriter(Stream):
     def close(self) -> None:
         with self._changes.waits.lock:
             self._pipe.writer_open = False
+            self._pipe.closed_one()
             tell = self._changes.happened_locked()
         tell()
 
 
-def pipe(changes: Changes) -> tuple[PipeReader, PipeWriter]:
-    """Make a pipe; return the end to read and the end to write."""
-    shared = _Pipe()
+def pipe(changes: Changes, budget: Budget) -> tuple[PipeReader, PipeWriter]:
+    """Make a pipe; return the end to read and the end to write.
+
+    Raises:
+        ErrnoError: NFILE, the budget has not `PIPE_CAPACITY` bytes left (pipe(2): "the limit on memory that can be allocated
+            for pipes").
+    """
+    if not budget.take(PIPE_CAPACITY):
+        raise ErrnoError(Errno.NFILE)
+    shared = _Pipe(budget)
     return PipeReader(changes, shared), PipeWriter(changes, shared)
 
 

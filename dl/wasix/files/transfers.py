@@ -1,4 +1,4 @@
-"""`fd_read` and `fd_write`: of WASI's files under its lock, of streams and standard input where waiting harms nobody."""
+"""`fd_read` and `fd_write`: of WASI's files under its lock, of streams and standard input with no lock held while they wait."""
 
 from __future__ import annotations
 
@@ -10,11 +10,12 @@ from dl.program.wasi import WasiCalls
 from dl.wasix.abi import Errno, ErrnoError
 from dl.wasix.files.descriptors import OpenFile
 from dl.wasix.files.files import Files
+from dl.wasix.signals import SIGPIPE
 from threads import Waiter
 
 _IOVEC_BYTES = 8
 _MOST_BYTES = 1 << 24
-"""What one call moves at most, where the host holds it: buffers that overlap can add up to more than any memory."""
+"""Most bytes of one call that the host copies: overlapping buffers can add up to more than the guest's memory."""
 
 
 class Transfers:
@@ -64,7 +65,7 @@ class Transfers:
         try:
             pieces = self._pieces(iovecs, count)
             size = self._check_pieces(pieces, out)
-            data = self._read_host(file, size) if file.stream is None else self._read_stream(file, size)
+            data = self._read_stream(file, size) if file.host_input is None else self._read_host(file, size)
             return data if isinstance(data, Errno) else self._scatter(pieces, data, out)
         finally:
             self._files.done_with(file)
@@ -164,6 +165,8 @@ class Transfers:
         while True:
             rest = data[total:]
             taken = stream.write(rest)
+            if taken is Errno.PIPE:
+                self._files.signals.send_to_caller(SIGPIPE)
             if not isinstance(taken, Errno):
                 total += taken
                 if total >= len(data) or file.nonblocking or (not taken and not rest):

@@ -6,11 +6,11 @@ import re
 from pathlib import Path
 
 import pytest
-from support.modules import module
 
 import dl
 import dl.wasix
 from memory import OutOfBoundsError
+from tests.support.modules import module
 
 ROOM = Path(dl.wasix.__file__).parent
 
@@ -71,3 +71,24 @@ def test_errors_of_the_arguments_are_errnos(name: str, types: str, arguments: st
         assert isinstance(go, dl.GuestFunction)
 
         assert go() == errno
+
+
+@pytest.mark.parametrize("namespace", ["wasi", "wasi_snapshot_preview1"])
+def test_a_program_without_shared_memory_has_one_thread(namespace: str) -> None:
+    """`thread-spawn` and `thread_spawn_v2` are refused with 76 (`notcapable`), and the program's memory stays what it was."""
+    wasm = module(
+        '(memory (export "memory") 1)',
+        f'(import "{namespace}" "thread-spawn" (func $spawn (param i32) (result i32)))',
+        '(import "wasix_32v1" "thread_spawn_v2" (func $v2 (param i32 i32) (result i32)))',
+        '(func (export "wasi_thread_start") (param i32 i32))',
+        '(func (export "go") (result i32) (i32.store (i32.const 64) (i32.const 5)) (call $spawn (i32.const 8)))',
+        '(func (export "v2") (result i32) (call $v2 (i32.const 8) (i32.const 32)))',
+    )
+    with dl.Linker(wasm) as linker:
+        go, v2 = (linker.main_group.dlsym(linker.main, name) for name in ("go", "v2"))
+        assert isinstance(go, dl.GuestFunction)
+        assert isinstance(v2, dl.GuestFunction)
+
+        assert go() == -76
+        assert v2() == 76
+        assert linker.memory.read_u32(64) == 5
