@@ -50,8 +50,7 @@ from dl.errors import (
     UnsupportedModuleError,
     ValueConversionError,
 )
-from dl.group import InstanceGroup
-from dl.guest_values import GuestData, GuestFunction
+from dl.group import GuestData, GuestFunction, InstanceGroup
 from dl.linker import Linker
 from dl.options import HostFunction, MemoryType
 

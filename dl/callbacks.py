@@ -11,18 +11,16 @@ import re
 import threading
 from collections.abc import Callable
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from typing_extensions import Self
 
 from dl.errors import LinkerUsageError
 from dl.glue.names import HOST_NAMESPACE
 from dl.glue.trampolines import callback_type
+from dl.link.slots import SlotOperations
+from dl.program.program import Program
 from dl.wasm.types import FuncType
-
-if TYPE_CHECKING:
-    from dl.engine.protocol import HostFunctions
-    from dl.linker import Linker
 
 _SIGNATURE = re.compile(r"\s*\(([^()]*)\)\s*->\s*(?:\(([^()]*)\)|(\w+))\s*")
 _VALUE_TYPES = frozenset({"i32", "i64", "f32", "f64", "v128"})
@@ -106,13 +104,13 @@ class Callback:
 class Callbacks:
     """The callbacks of one program.
 
-    `_lock` guards `_dispatchers` and the claim of a callback that is being closed; a leaf but for the engine's own locks.
-    `_functions` is changed one step at a time under the GIL.
+    `_lock` guards `_dispatchers`, `_functions` and the claim of a callback that is being closed; a leaf but for the engine's
+    own locks.
     """
 
-    def __init__(self, linker: Linker, functions: HostFunctions) -> None:
-        self._linker = linker
-        self._host = functions
+    def __init__(self, program: Program, slots: SlotOperations) -> None:
+        self._program = program
+        self._slots = slots
         self._lock = threading.Lock()
         self._numbers = itertools.count(1)
         self._functions: dict[int, Callable[..., Any]] = {}
@@ -123,20 +121,24 @@ class Callbacks:
         if not callable(function):
             raise LinkerUsageError(f"a callback needs a function, not {function!r}")
         kind = signature if isinstance(signature, FuncType) else parse_signature(signature)
-        linker = self._linker
-        linker.check_dynamic()
-        slots = linker.closures
-        code = slots.callback_code(kind, self._dispatcher(kind))
+        self._program.check_dynamic()
+        slots = self._slots
+        code = slots.pool.callback_code(kind, self._dispatcher(kind))
         number = next(self._numbers) & 0xFFFFFFFF
         address = slots.allocate()
-        self._functions[number] = function
+        with self._lock:
+            self._functions[number] = function
         try:
             slots.place(address, code, number)
         except BaseException:
-            del self._functions[number]
+            self._drop(number)
             slots.free(address)
             raise
         return Callback(self, number, address, kind, function)
+
+    def make_kept(self, kind: FuncType, function: Callable[..., Any]) -> int:
+        """Make a callback that stays as long as the program; return its address."""
+        return self.make(kind, function).address
 
     def _dispatcher(self, kind: FuncType) -> str:
         """Return the name of the host function that serves a signature."""
@@ -144,7 +146,7 @@ class Callbacks:
             name = self._dispatchers.get(kind)
             if name is None:
                 name = f"callback {kind}"
-                self._host.define(HOST_NAMESPACE, name, callback_type(kind), self._dispatch)
+                self._program.functions.define(HOST_NAMESPACE, name, callback_type(kind), self._dispatch)
                 self._dispatchers[kind] = name
             return name
 
@@ -154,6 +156,10 @@ class Callbacks:
             raise LinkerUsageError("the guest called a callback while it was being closed")
         return function(*arguments[:-1])
 
+    def _drop(self, number: int) -> None:
+        with self._lock:
+            self._functions.pop(number, None)
+
     def close(self, callback: Callback, number: int) -> None:
         """Close a callback; see `Callback.close`."""
         with self._lock:
@@ -161,13 +167,13 @@ class Callbacks:
         if not address:
             return
         try:
-            if self._linker.ended is None:
-                self._linker.closures.free(address)
+            if self._program.ended is None:
+                self._slots.free(address)
         except BaseException:
-            # A program that has ended calls nothing any more.
-            if self._linker.ended is None:
+            # A program that has ended calls nothing any longer.
+            if self._program.ended is None:
                 callback.address = address
                 raise
         finally:
             if not callback.address:
-                self._functions.pop(number, None)
+                self._drop(number)

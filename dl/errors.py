@@ -12,9 +12,9 @@
     │   ├── InvalidModuleError         the engine refuses to compile the module
     │   ├── UnresolvedSymbolsError     nothing defines what the module needs
     │   ├── ImportTypeError            something defines it, with another type
-    │   ├── ResourceLimitError         linear memory, table or handles are used up
     │   ├── InstantiationError         the engine refuses to instantiate the module
     │   └── InitializationError        its start function, relocations or constructors trapped
+    ├── ResourceLimitError             linear memory, table, handles or another bound is used up
     ├── SymbolNotFoundError            dlsym found no such symbol
     ├── InvalidHandleError             no module has this handle
     ├── UnresolvedCallError            the guest called an import that nothing provides
@@ -28,6 +28,7 @@
     │   └── ReplayFailedError          it could not make a link operation that all others have made
     ├── ValueConversionError           a Python value does not fit a WebAssembly signature
     ├── EngineError                    the engine failed, or refuses a configuration
+    ├── InternalError                  a fault of the linker itself, to be reported
     └── LinkerUsageError               the API was used in a way it cannot serve
         └── LinkerClosedError          the linker or group was closed
 
@@ -200,8 +201,21 @@ class ImportTypeError(LinkError):
         super().__init__(module, f"import {symbol} is {expected}, but {provider} defines it as {got}")
 
 
-class ResourceLimitError(LinkError):
-    """Linear memory, the table or a bound of the linker is used up; nothing was reserved."""
+class ResourceLimitError(DlError):
+    """Linear memory, the table or a bound of the linker is used up; nothing was reserved.
+
+    Attributes:
+        subject: what needed it: the name of a module, or a few words such as "a thread's stack".
+        reason: what is used up, and the bound, lower case.
+    """
+
+    def __init__(self, subject: str, reason: str) -> None:
+        super().__init__(subject, reason)
+        self.subject = subject
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return f"no room for {shown(self.subject)}: {self.reason}"
 
 
 class InstantiationError(LinkError):
@@ -424,6 +438,10 @@ class ValueConversionError(DlError, TypeError):
 
 class EngineError(DlError):
     """The engine failed, or refuses a configuration."""
+
+
+class InternalError(DlError):
+    """The linker broke a rule of its own: a fault in it, to be reported with the whole traceback."""
 
 
 class LinkerUsageError(DlError):

@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 import trio
 
 from dl.group import InstanceGroup
-from dl.groups.threads import HostThread
+from dl.groups.host_threads import HostThread
 from dl.linker import Linker
 from dl.options import ModuleSource
 from threads import Interrupted
@@ -49,11 +49,11 @@ class TrioLinker:
 
         def work() -> T:
             # Not earlier: a call that is cancelled while it waits for its turn must leave no thread that never comes.
-            thread = self.linker.threads.prepare(name)
+            thread = self.linker.parts.host_threads.prepare(name)
             started.append(thread)
             if cancelled:
                 thread.cancel(reason)
-            thread.run(function, args)
+            thread.run(self.linker.viewing(function), args)
             result: T = thread.join()
             return result
 
@@ -80,18 +80,19 @@ class TrioLinker:
     async def main_call(self, function: Callable[[InstanceGroup], T]) -> T:
         """Run `function(group)` with the main group on a worker thread; for programs whose memory is not shared."""
         group = self.linker.main_group
+        own = group.own
         reason = Interrupted("the trio scope was cancelled")
 
         def work() -> T:
-            self.linker.threads.move_here(group)
+            self.linker.parts.groups.take(own)
             try:
                 return function(group)
             finally:
-                self.linker.threads.put_down(group)
-                group.replica.withdraw(reason)
+                self.linker.parts.groups.park(own)
+                own.replica.withdraw(reason)
 
         def interrupt() -> BaseException:
-            group.replica.interrupt_with(reason)
+            own.replica.interrupt_with(reason)
             return reason
 
         return await run_interruptibly(work, interrupt, limiter=self._limiter)
@@ -115,7 +116,7 @@ async def open_linker(
 
     def make() -> Linker:
         linker = Linker(main, **{"interrupts": True, **options})
-        linker.threads.put_down(linker.main_group)
+        linker.parts.groups.park(linker.main_group.own)
         return linker
 
     linker = await trio.to_thread.run_sync(make)

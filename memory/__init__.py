@@ -7,6 +7,7 @@ part works with, and is tested on, any bytes.
 from memory.access import LinearMemory, MemorySource
 from memory.address import ADDRESS_SPACE_BYTES, LOWEST_ADDRESS, MAX_ALIGN_LOG2, PAGE_BYTES, round_up
 from memory.allocator import Allocator, AllocatorStatistics, Region
+from memory.block import Block
 from memory.errors import (
     InvalidRegionError,
     InvalidRequestError,
@@ -26,6 +27,7 @@ __all__ = [
     "STACK_UNIT_BYTES",
     "Allocator",
     "AllocatorStatistics",
+    "Block",
     "InvalidRegionError",
     "InvalidRequestError",
     "InvalidStringError",

@@ -9,7 +9,7 @@ from typing import Any
 
 from dl.errors import DlError, MalformedModuleError
 from dl.options import DEFAULT_STACK_BYTES
-from dl.program.main_module import plan_main
+from dl.program.main_module import describe_main
 from dl.wasm.const_expr import ConstExpr
 from dl.wasm.dylink import LEGACY_SECTION_NAME, SECTION_NAME, DylinkInfo, SymbolFlags
 from dl.wasm.framing import SECTION_NAMES
@@ -142,7 +142,7 @@ def target_features(module: WasmModule) -> list[str]:
 
 def _refusal(module: WasmModule) -> str:
     try:
-        return plan_main(module, memory=None, stack_size=DEFAULT_STACK_BYTES).no_libraries
+        return describe_main(module, memory=None, stack_size=DEFAULT_STACK_BYTES).no_libraries
     except DlError as error:
         return str(error)
 

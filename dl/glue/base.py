@@ -12,7 +12,7 @@ from dl.glue.names import (
     STACK_POINTER_NAME,
     STACK_POINTER_TYPE,
     TABLE_NAME,
-    Places,
+    TableAndStack,
 )
 from dl.wasm.encode import (
     ModuleBuilder,
@@ -58,7 +58,7 @@ SET_STACK_POINTER_TYPE = ADDRESS_TO_NOTHING
 GET_STACK_POINTER_TYPE = FuncType((), ("i32",))
 
 
-def base_module(places: Places, table_length: int, stack_pointer: int) -> bytes:
+def base_module(places: TableAndStack, table_length: int, stack_pointer: int) -> bytes:
     """Generate the module that defines what the main module does not, and the functions that work on the table.
 
     `ensure_table` grows the table to a length in elements and returns 0, or 1 if the engine refuses; `clear_table`

@@ -12,7 +12,7 @@ from dl.glue.names import (
     LINK_NAMESPACE,
     RESOLVE_STUB,
     RESOLVE_STUB_TYPE,
-    Places,
+    TableAndStack,
     module_namespace,
 )
 from dl.glue.resolution import Binding, Constant, FromNamespace, LazyStub, ThreadLocalAddress, ThroughTable
@@ -56,7 +56,7 @@ def import_places(imports: Sequence[Import]) -> list[tuple[str, str]]:
 
 
 def import_module(
-    handle: ModuleHandle, imports: Sequence[Import], bindings: Sequence[Binding], places: Places
+    handle: ModuleHandle, imports: Sequence[Import], bindings: Sequence[Binding], places: TableAndStack
 ) -> bytes:
     """Generate the module that exports what one linked module imports.
 
@@ -154,7 +154,7 @@ ONWARD_TABLE = "onward"
 
 
 def onward_calls(
-    handle: ModuleHandle, imports: Sequence[Import], bindings: Sequence[Binding], places: Places
+    handle: ModuleHandle, imports: Sequence[Import], bindings: Sequence[Binding], places: TableAndStack
 ) -> list[FuncType]:
     """Return the signatures that a module's import module calls through a private table, by slot.
 

@@ -44,7 +44,7 @@ _BASE_STACK_POINTER = FromNamespace(BASE_NAMESPACE, STACK_POINTER_NAME)
 
 
 @dataclass(frozen=True)
-class Places:
+class TableAndStack:
     """Namespaces that hold the program's table and stack pointer: the base module's, or a static main module's."""
 
     table: FromNamespace = _BASE_TABLE

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from dl.dlfcn import ModuleHandle
 from dl.glue.imports import ONWARD_TABLE, _with_index
-from dl.glue.names import ADDRESS_TO_NOTHING, ANY_TABLE, Places, glue_namespace, module_namespace
+from dl.glue.names import ADDRESS_TO_NOTHING, ANY_TABLE, TableAndStack, glue_namespace, module_namespace
 from dl.glue.resolution import ThreadLocalAddress
 from dl.wasm.encode import (
     ModuleBuilder,
@@ -60,7 +60,7 @@ def placement_module(
     functions: Iterable[PlacedFunction],
     thread_local: Sequence[ThreadLocalModule],
     addresses: Iterable[tuple[ModuleHandle, str, GlobalType, ThreadLocalAddress]],
-    places: Places,
+    places: TableAndStack,
     onward: Mapping[ModuleHandle, Sequence[FuncType]] | None = None,
 ) -> bytes:
     """Generate the module that places functions and sets up thread-local storage.

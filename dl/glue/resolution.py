@@ -6,17 +6,33 @@ A binding says how an import is satisfied in *any* group, so it names namespaces
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import Final, TypeAlias
 
 from dl.dlfcn import ModuleHandle
+
+LINKER: Final = ModuleHandle(0)
+"""Provider of what the linker itself defines: memory, table, stack pointer, bases, tags."""
+
+HOST: Final = ModuleHandle(-1)
+"""Provider of what the host defines: the user's imports and the system interface."""
+
+NOBODY: Final = ModuleHandle(-2)
+"""Provider of what nothing defines: weak data that is null, and stubs before their first call."""
 
 
 @dataclass(frozen=True, slots=True)
 class FromNamespace:
-    """Passed through from an instance or the host, inside the engine."""
+    """Passed through from an instance or the host, inside the engine.
+
+    Attributes:
+        namespace: where each group defines it.
+        name: its name there.
+        provider: the module that defines it, or `LINKER` or `HOST`.
+    """
 
     namespace: str
     name: str
+    provider: ModuleHandle = LINKER
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,21 +41,37 @@ class Constant:
 
     Attributes:
         value: the number; of a floating-point global, its bits, so that 0.0 and -0.0 are two constants.
+        provider: the module whose address or number it is, or `LINKER`, `HOST` or `NOBODY`.
     """
 
     value: int
+    provider: ModuleHandle = LINKER
 
 
 @dataclass(frozen=True, slots=True)
 class ThroughTable:
-    """A function whose instance does not exist yet when the importer is instantiated: called at its table index."""
+    """A function whose instance does not exist yet when the importer is instantiated: called at its table index.
+
+    Attributes:
+        address: the table index.
+        provider: the module that defines it.
+    """
 
     address: int
+    provider: ModuleHandle
 
 
 @dataclass(frozen=True, slots=True)
 class LazyStub:
-    """A function nothing defines yet: looked up at its first call."""
+    """A function nothing defines yet: looked up at its first call.
+
+    What it is bound to then is a record of its own, `dl.modules.linked_module.StubTarget`.
+    """
+
+    @property
+    def provider(self) -> ModuleHandle:
+        """`NOBODY`."""
+        return NOBODY
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +80,11 @@ class ThreadLocalAddress:
 
     module: ModuleHandle
     offset: int
+
+    @property
+    def provider(self) -> ModuleHandle:
+        """The module that defines the variable."""
+        return self.module
 
 
 Binding: TypeAlias = FromNamespace | Constant | ThroughTable | LazyStub | ThreadLocalAddress

@@ -9,7 +9,7 @@ Values lie packed in memory, little-endian and without padding (WASIX ABI, `call
 
 from __future__ import annotations
 
-from dl.glue.names import ANY_TABLE, BASE_NAMESPACE, HOST_NAMESPACE, STACK_POINTER_TYPE, Places
+from dl.glue.names import ANY_TABLE, BASE_NAMESPACE, HOST_NAMESPACE, STACK_POINTER_TYPE, TableAndStack
 from dl.wasm.encode import (
     ModuleBuilder,
     call,
@@ -85,7 +85,7 @@ def _round16(size: int) -> int:
 class _Trampoline:
     """A module with `place`, whose function may use two globals."""
 
-    def __init__(self, places: Places) -> None:
+    def __init__(self, places: TableAndStack) -> None:
         self.build = ModuleBuilder()
         self._places = places
 
@@ -117,7 +117,7 @@ class _Trampoline:
         return self.build.build()
 
 
-def closure_module(kind: FuncType, memory: MemoryType, places: Places) -> bytes:
+def closure_module(kind: FuncType, memory: MemoryType, places: TableAndStack) -> bytes:
     """Generate a closure of a signature; its numbers are the backing function's table index and the environment.
 
     The function stores its arguments on the shadow stack, calls the backing function, and loads the results: `results =
@@ -151,7 +151,7 @@ def callback_type(kind: FuncType) -> FuncType:
     return FuncType((*kind.params, "i32"), kind.results)
 
 
-def callback_module(kind: FuncType, dispatcher: str, places: Places) -> bytes:
+def callback_module(kind: FuncType, dispatcher: str, places: TableAndStack) -> bytes:
     """Generate a function that passes its arguments, and its first number, to a function of the host."""
     module = _Trampoline(places)
     host = module.build.import_(HOST_NAMESPACE, dispatcher, callback_type(kind))
@@ -161,7 +161,7 @@ def callback_module(kind: FuncType, dispatcher: str, places: Places) -> bytes:
     return module.finish(module.build.function(kind, arguments + global_get(number) + call(host)), numbers)
 
 
-def invoker_module(kind: FuncType, memory: MemoryType, places: Places) -> bytes:
+def invoker_module(kind: FuncType, memory: MemoryType, places: TableAndStack) -> bytes:
     """Generate the function that calls any function of a signature with values from memory: `call_dynamic`'s body.
 
     No frame of the host lies between caller and callee, so exits, traps and exceptions pass as through any call.

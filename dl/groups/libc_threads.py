@@ -1,36 +1,33 @@
 """Threads of the host as threads of the program's C library.
 
-A thread that the host attaches has its own instances and its own thread-local variables, but nobody has told the C library
-of it: its `pthread_self()` is null and its number 0, the number that means "nobody" in a lock. Recursive locks, those of
-`FILE` among them, would not lock.
+A thread that the host attaches has its own instances and its own thread-local variables, but the C library does not know it:
+its `pthread_self()` is null and its number 0, the number that means "nobody" in a lock. Recursive locks, those of `FILE` among
+them, would not lock.
 
-Only the library itself can make one of its threads, so it is asked to: `pthread_create` runs in a group that is kept for
-this, up to the host call that starts a thread. That call starts none, but notes the record that the new thread is to begin
-with. The attached thread begins with it, with `wasi_thread_start` as any thread of the guest. The function it is to run is
-one of ours, which leaves the guest at once by an exception; what remains is the thread's identity. `pthread_exit` ends it.
+Only the library itself can make one of its threads, so it is asked to: `pthread_create` runs in a group that is kept for this
+purpose (the maker), up to the host call that starts a thread. That call starts none, but notes the record that the new thread
+is to begin with. The attached thread begins with it, in `wasi_thread_start` like any thread of the guest. The function that it
+is to run is one of ours, which leaves the guest immediately by an exception; what remains is the thread's identity.
+`pthread_exit` ends it.
 
-The group that asks is the first thread made so. The one that makes that one says `__wasi_init_tp`, as the program's own first
-thread does, which is why it serves once: two threads of one number must not go on.
+The maker must itself be a thread that the library knows. It is bootstrapped by a throw-away group that calls `__wasi_init_tp`,
+as the main thread does, and is closed right after, because both would have thread number 1.
 """
 
 from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from threading import get_ident
-from typing import TYPE_CHECKING
 
-from dl.callbacks import Callback
 from dl.errors import DlError, ResourceLimitError, ThreadExited
-from dl.group import InstanceGroup
+from dl.groups.entry import Group
+from dl.groups.registry import Groups
 from dl.modules.linked_module import LinkedModule
 from dl.wasm.types import FuncType
-
-if TYPE_CHECKING:
-    from dl.linker import Linker
 
 log = logging.getLogger("dl.threads")
 
@@ -76,7 +73,7 @@ class ThreadRecord:
 
 
 def has_threads(main: LinkedModule) -> bool:
-    """Whether a program's C library can make threads and end one from within."""
+    """Whether a program's C library can make threads, and end one from within."""
     imported = {(entry.module, entry.name) for entry in main.wasm.imports}
     return ("wasix_32v1", "thread_exit") in imported and all(
         (export := main.wasm.exports.get(name)) is not None and export.type == kind
@@ -90,15 +87,20 @@ class LibcThreads:
     `_lock` lets one thread at a time ask for a thread. It is held over guest code, `pthread_create`, which waits for locks of
     the C library only; no thread that holds one of those comes here, because it has a group already. The fields are guarded by
     it; `_asked` is each thread's own.
+
+    Attributes:
+        make_entry: makes a Python function a function pointer of the guest; set once, when callbacks are there.
     """
 
-    def __init__(self, linker: Linker) -> None:
-        self._linker = linker
+    def __init__(self, groups: Groups) -> None:
+        self._groups = groups
+        self._program = groups.program
+        self.make_entry: Callable[[FuncType, Callable[[int], int]], int] | None = None
         self._lock = threading.Lock()
         self._asked: dict[int, ThreadRecord | None] = {}
-        self._maker: InstanceGroup | None = None
+        self._maker: Group | None = None
         self._kept = ExitStack()
-        self._entry: Callback | None = None
+        self._entry = 0
 
     def record(self, number: int, start: int, stack_pointer: int, tls: int | None) -> bool:
         """Note what a thread is to begin with, if it is one that was asked for here; else return False."""
@@ -113,51 +115,51 @@ class LibcThreads:
         Raises:
             ResourceLimitError: it cannot.
         """
-        main = self._linker.main_module
+        main = self._program.main_module
         if main is None or not has_threads(main):
             return None
         with self._lock:
             if self._maker is None:
                 self._make_maker(main)
             assert self._maker is not None
-            with self._linker.threads.lent(self._maker):
+            with self._groups.lend(self._maker):
                 return self._ask(self._maker, main)
 
     def _make_maker(self, main: LinkedModule) -> None:
-        threads = self._linker.threads
-        self._entry = self._linker.callback(_ONE_TO_ONE, self._begun)
-        with threads.stack() as stack:
-            first = threads.new_group("first maker of threads", stack_pointer=stack)
-            with threads.belonging(first):
+        groups = self._groups
+        assert self.make_entry is not None
+        self._entry = self.make_entry(_ONE_TO_ONE, self._begun)
+        with groups.stack() as stack:
+            first = groups.new_group("first maker of threads", stack_pointer=stack)
+            try:
                 first.call_export(main, INIT_FIRST, NOTHING)
                 record = self._ask(first, main)
-        stack = self._kept.enter_context(threads.stack())
-        maker = threads.new_group(
+            finally:
+                groups.leave(first)
+        stack = self._kept.enter_context(groups.stack())
+        maker = groups.new_group(
             "maker of threads", stack_pointer=stack, main_tls=record.tls, number=record.number
         )
         with ExitStack() as undo:
-            undo.callback(threads.leave, maker)
+            undo.callback(groups.leave, maker)
             self.begin(maker, record)
             undo.pop_all()
-        threads.lay_down(maker)
+        groups.take_off(maker)
         self._maker = maker
 
     def _begun(self, _argument: int) -> int:
         raise _Begun
 
-    def _ask(self, group: InstanceGroup, main: LinkedModule) -> ThreadRecord:
+    def _ask(self, group: Group, main: LinkedModule) -> ThreadRecord:
         """Call `pthread_create` in a group that has an identity."""
         me = get_ident()
-        side_memory, memory = self._linker.program.side_memory, self._linker.memory
+        side_memory, memory = self._program.side_memory, self._program.memory
         assert side_memory is not None
-        assert self._entry is not None
         block = side_memory.allocate(_ATTRIBUTE_BYTES, 4, "attributes of a thread")
         self._asked[me] = None
         try:
             attributes = self._attributes(group, main, block.address + 16)
-            error = group.call_export(
-                main, _CREATE, _CREATE_TYPE, block.address, attributes, self._entry.address, 0
-            )
+            error = group.call_export(main, _CREATE, _CREATE_TYPE, block.address, attributes, self._entry, 0)
             record = self._asked[me]
             if error or record is None:
                 raise ResourceLimitError(main.name, f"its C library makes no thread: error {error}")
@@ -167,7 +169,7 @@ class LibcThreads:
             del self._asked[me]
             side_memory.free(block)
 
-    def _attributes(self, group: InstanceGroup, main: LinkedModule, address: int) -> int:
+    def _attributes(self, group: Group, main: LinkedModule, address: int) -> int:
         """Ask for a small stack, if the library can be asked; return the address of its attributes, or 0."""
         wanted = {
             "pthread_attr_init": _ONE_TO_ONE,
@@ -185,9 +187,9 @@ class LibcThreads:
             else address
         )
 
-    def begin(self, group: InstanceGroup, record: ThreadRecord) -> None:
+    def begin(self, group: Group, record: ThreadRecord) -> None:
         """Give a group's thread, which is the calling one, the identity that was made for it."""
-        main = self._linker.main_module
+        main = self._program.main_module
         assert main is not None
         with group.replica.waiter.shielded():
             try:
@@ -196,10 +198,10 @@ class LibcThreads:
                 return
         raise ResourceLimitError(main.name, f"its {THREAD_START} did not run the thread's function")
 
-    def end(self, group: InstanceGroup) -> None:
+    def end(self, group: Group) -> None:
         """End the calling thread for the C library; its destructors of thread-specific data run."""
-        main = self._linker.main_module
-        if main is None or group.replica.closed is not None or self._linker.ended is not None:
+        main = self._program.main_module
+        if main is None or group.replica.closed is not None or self._program.ended is not None:
             return
         try:
             with group.replica.waiter.shielded():
@@ -211,7 +213,7 @@ class LibcThreads:
             log.warning("%s: the end of the thread failed: %s", group.name, error)
 
     @contextmanager
-    def identity(self, group: InstanceGroup, record: ThreadRecord | None) -> Iterator[None]:
+    def identity(self, group: Group, record: ThreadRecord | None) -> Iterator[None]:
         """Let the calling thread be one of the C library's while the block runs."""
         if record is None:
             yield

@@ -52,7 +52,7 @@ class SlotFunctions:
         return known
 
     def forget(self, address: int) -> None:
-        """Take back the instance of an index that holds its function no more."""
+        """Keep the instance of an index that no longer holds its function, for the next of its signature."""
         placed = self._placed.pop(address, None)
         if placed is not None:
             self._idle.setdefault(placed[0], []).append(placed[1])

@@ -10,7 +10,7 @@ from dl.dlfcn import MAIN_HANDLE, ModuleHandle
 from dl.engine.protocol import EngineInstance
 from dl.glue.placement import ThreadLocalModule
 from dl.program.program import Program
-from dl.program.side_memory import Block
+from memory import Block
 
 
 class ThreadLocals:

@@ -1,127 +1,220 @@
-"""The first phase of a load: which modules it adds, and their handles."""
+"""The first phase of a load: its modules found, read, parsed, rewritten and compiled, before any lock is taken."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, field
-from pathlib import Path
+from functools import partial
 
-from dl.dlfcn import MAIN_HANDLE, ModuleHandle
-from dl.errors import LibraryNotFoundError, NotDynamicError
-from dl.modules.guest_paths import GuestPaths
-from dl.modules.image import ModuleImage, with_interruptible_waits, with_shared_tags
+from dl.engine.protocol import CompiledModule, Engine
+from dl.errors import (
+    InvalidModuleError,
+    LibraryNotFoundError,
+    MalformedModuleError,
+    NotDynamicError,
+    UnsupportedModuleError,
+)
+from dl.glue.imports import import_places
+from dl.link.plan import LoadRequest
+from dl.modules.image import ModuleImage, compiled, with_interruptible_waits, with_shared_tags
 from dl.modules.linked_module import LinkedModule
-from dl.modules.locate import Locator
-from dl.program.state import LinkerState, Undo
+from dl.modules.locate import Requester, requester_of
+from dl.program.program import Program
+from dl.wasm.rewrite import rename_imports, uses_legacy_exceptions
+from memory import Block
 
 log = logging.getLogger("dl.link")
 
+_LEGACY_EXCEPTIONS = (
+    "legacy exception handling (try, catch): recompile with clang -mllvm -wasm-use-legacy-eh=false (Emscripten: "
+    "-sWASM_LEGACY_EXCEPTIONS=0), or convert with wasm-opt --translate-to-exnref"
+)
+"""Short, with the remedy in front: a guest's buffer for dlerror holds some 250 bytes."""
 
-@dataclass(kw_only=True)
-class Tree:
-    """A module and all it needs, as a load finds them; used under the link lock by its instigator.
+
+@dataclass(eq=False)
+class FoundModule:
+    """A module of a tree, as it was found.
 
     Attributes:
-        state: the program's linker state.
-        locator: finds needed libraries.
-        search_first: directories searched before the library path (the guest's LD_LIBRARY_PATH).
-        wait_slots: table indices of what stands in for atomic waits.
-        guest: the paths of the guest that asks for the load; None when the host does.
-        undo: takes the load back.
-        new: the modules that this load adds, in handle order.
+        image: its bytes, parsed and rewritten.
+        main: whether it is the main module.
+        loaded: the module of the program that it is; None when it is new. As it was when the tree was found: the plan checks
+            it again under the link lock.
+        needed: the modules in its needed list, in that order; only of new modules.
+        code: its compiled code; only of new modules.
+        block: linear memory reserved for its data; None while there is none.
     """
 
-    state: LinkerState
-    locator: Locator
-    search_first: Sequence[Path] = ()
-    wait_slots: Mapping[str, int] = field(default_factory=dict)
-    guest: GuestPaths | None = None
-    undo: Undo = field(default_factory=Undo)
-    new: list[LinkedModule] = field(default_factory=list)
+    image: ModuleImage
+    main: bool = False
+    loaded: LinkedModule | None = None
+    needed: list[FoundModule] = field(default_factory=list)
+    code: CompiledModule | None = None
+    block: Block | None = None
 
-    def find_main(self, image: ModuleImage) -> LinkedModule:
-        """Take the main module without what it needs: side modules have no memory before it is instantiated."""
-        top = self._module_for(image, main=True)
-        self._number(top, MAIN_HANDLE)
-        return top
 
-    def find_tree(self, root: ModuleImage, *, main: bool = False) -> LinkedModule:
-        """Find a module and all it needs; give the new ones handles, dependencies first.
+@dataclass
+class FoundTree:
+    """A module and all it needs.
 
-        A cycle in the needed lists is cut where it closes. Iterative, so that the depth of a chain is bounded by memory.
+    Attributes:
+        root: the module that is opened.
+        new: the modules that are not loaded, dependencies first.
+    """
 
-        Raises:
-            LinkError: a needed library is missing or broken.
-            MalformedModuleError: one is not a valid module.
-            NotDynamicError: one is not a shared library.
-        """
-        top = self._module_for(root, main=main)
-        if top.handle:
-            return top
-        if main:
-            self._number(top, MAIN_HANDLE)
-        self.find_needed(top)
-        return top
+    root: FoundModule
+    new: list[FoundModule] = field(default_factory=list)
 
-    def find_needed(self, top: LinkedModule) -> None:
-        """Find all that a module needs; give what is new handles, dependencies first; and the module, if it has none."""
-        first = self.state.next_handle
-        self.undo.on_failure(lambda: setattr(self.state, "next_handle", first))
-        open_: list[tuple[LinkedModule, Iterator[str]]] = [(top, _needed(top))]
-        pending = {top.image.identity: top}
-        while open_:
-            module, names = open_[-1]
-            name = next(names, None)
-            if name is None:
-                open_.pop()
-                if not module.handle:
-                    self._number(module, self.state.take_handle(module.name, len(self.new)))
-                continue
-            image = self._find(name, module)
-            needed = pending.get(image.identity) or self._module_for(image)
-            module.needed.append(needed)
-            if not needed.handle and image.identity not in pending:
-                pending[image.identity] = needed
+
+def find_tree(program: Program, image: ModuleImage, request: LoadRequest) -> FoundTree:
+    """Find a library and all it needs.
+
+    Raises:
+        LinkError: a needed library is missing or broken.
+        MalformedModuleError: one is not a valid module.
+        NotDynamicError: one is not a shared library.
+    """
+    root = _found(program, image)
+    tree = FoundTree(root)
+    if root.loaded is None:
+        _find_needed(program, tree, root, request)
+    return tree
+
+
+def find_main(program: Program, image: ModuleImage, request: LoadRequest) -> FoundTree:
+    """Find the main module and all it needs; the main module comes first, since it is instantiated first."""
+    root = FoundModule(_rewritten(program, image), main=True)
+    tree = FoundTree(root)
+    _find_needed(program, tree, root, request)
+    tree.new.remove(root)
+    tree.new.insert(0, root)
+    return tree
+
+
+def _find_needed(program: Program, tree: FoundTree, root: FoundModule, request: LoadRequest) -> None:
+    """Find what a module needs; a cycle is cut where it closes. Iterative: the depth of a chain is bounded by memory."""
+    known = {root.image.identity: root}
+    open_: list[tuple[FoundModule, Iterator[str]]] = [(root, _needed(root))]
+    while open_:
+        module, names = open_[-1]
+        name = next(names, None)
+        if name is None:
+            open_.pop()
+            tree.new.append(module)
+            continue
+        image = _locate(program, name, module, known, request)
+        needed = known.get(image.identity)
+        if needed is None:
+            needed = known[image.identity] = _found(program, image)
+            if needed.loaded is None:
                 open_.append((needed, _needed(needed)))
-        self.new.sort(key=lambda m: m.handle)
-
-    def _find(self, name: str, module: LinkedModule) -> ModuleImage:
-        requester = module.requester()
-        try:
-            path, guest = module.image.path, self.guest
-            if guest is not None and path is not None and guest.may_have_written(path):
-                return self.locator.find(name, requester, self.search_first, guest.admits)
-            return self.locator.find(name, requester, self.search_first)
-        except LibraryNotFoundError:
-            # Something loaded earlier by its path serves a bare name too, as a matching soname does for ld.so.
-            for known in (*self.state.modules.values(), *self.new):
-                if "/" not in name and known.image.base_name == name and known.handle != MAIN_HANDLE:
-                    return known.image
-            raise
-
-    def _module_for(self, image: ModuleImage, *, main: bool = False) -> LinkedModule:
-        handle = self.state.by_identity.get(image.identity)
-        if handle is not None:
-            return self.state.modules[handle]
-        for module in self.new:
-            if module.image.identity == image.identity:
-                return module
-        if image.wasm.dylink is None and not main:
-            raise NotDynamicError(
-                image.name,
-                "not a shared library: it has no dylink.0 section (link it with wasm-ld -shared --experimental-pic)",
-            )
-        if not main:
-            image = with_shared_tags(image)  # a main module's are the program's
-        return LinkedModule(with_interruptible_waits(image, self.wait_slots))
-
-    def _number(self, module: LinkedModule, handle: ModuleHandle) -> None:
-        module.handle = handle
-        self.new.append(module)
-        log.debug("%s: handle %d", module.name, handle)
+        module.needed.append(needed)
 
 
-def _needed(module: LinkedModule) -> Iterator[str]:
+def _needed(module: FoundModule) -> Iterator[str]:
     """Return the names of what a module needs, each once, in order."""
-    return iter(dict.fromkeys(module.dylink.needed if module.dylink else ()))
+    info = module.image.wasm.dylink
+    return iter(dict.fromkeys(info.needed if info else ()))
+
+
+def _locate(
+    program: Program, name: str, module: FoundModule, known: dict[str, FoundModule], request: LoadRequest
+) -> ModuleImage:
+    requester: Requester = requester_of(module.image)
+    locator, guest, path = program.locator, request.guest, module.image.path
+    try:
+        if guest is not None and path is not None and guest.may_have_written(path):
+            return locator.find(name, requester, request.search_first, guest.admits)
+        return locator.find(name, requester, request.search_first)
+    except LibraryNotFoundError:
+        # Something loaded earlier by its path serves a bare name too, as a matching soname does for ld.so.
+        if "/" not in name:
+            for loaded in program.state.side_modules():
+                if loaded.image.base_name == name:
+                    return loaded.image
+            for found in known.values():
+                if found.image.base_name == name and not found.main:
+                    return found.image
+        raise
+
+
+def _found(program: Program, image: ModuleImage) -> FoundModule:
+    loaded = program.state.loaded(image.identity)
+    if loaded is not None:
+        return FoundModule(loaded.image, loaded=loaded)
+    if image.wasm.dylink is None:
+        raise NotDynamicError(
+            image.name,
+            "not a shared library: it has no dylink.0 section (link it with wasm-ld -shared --experimental-pic)",
+        )
+    # A main module's tags are the program's; a library's are shared.
+    return FoundModule(_rewritten(program, with_shared_tags(image)))
+
+
+def _rewritten(program: Program, image: ModuleImage) -> ModuleImage:
+    return with_interruptible_waits(image, program.main.wait_slots)
+
+
+def compile_modules(program: Program, tree: FoundTree) -> None:
+    """Compile the new modules of a tree.
+
+    Raises:
+        InvalidModuleError: the engine refuses one.
+        UnsupportedModuleError: it does so for exceptions in their former encoding.
+    """
+    for module in tree.new:
+        module.code = _compiled(program.engine, module.image)
+
+
+def _compiled(engine: Engine, image: ModuleImage) -> CompiledModule:
+    wasm = image.wasm
+    try:
+        return compiled(
+            engine,
+            ("module", image.digest),
+            image.name,
+            partial(rename_imports, wasm, import_places(wasm.imports)),
+        )
+    except InvalidModuleError as refused:
+        try:
+            legacy = uses_legacy_exceptions(wasm)
+        except (MalformedModuleError, UnsupportedModuleError):
+            legacy = False  # the engine's reason stands
+        if legacy:
+            raise UnsupportedModuleError(image.name, _LEGACY_EXCEPTIONS) from refused
+        raise
+
+
+def reserve_memory(program: Program, tree: FoundTree) -> None:
+    """Reserve linear memory for the data of the new modules; the main module's is laid out already.
+
+    Before the link lock is taken, because it may come from the main module's own allocator, which is guest code.
+
+    Raises:
+        ResourceLimitError: there is no room; nothing stays reserved.
+    """
+    side_memory = program.side_memory
+    try:
+        for module in tree.new:
+            info = module.image.wasm.dylink
+            if module.main or info is None or not info.memory_size:
+                continue
+            assert side_memory is not None
+            module.block = side_memory.allocate(
+                info.memory_size, info.memory_alignment_log2, module.image.name
+            )
+        if tree.root.main and side_memory is not None:
+            program.state.linker_addresses.update(side_memory.addresses())
+    except BaseException:
+        release_memory(program, tree)
+        raise
+
+
+def release_memory(program: Program, tree: FoundTree) -> None:
+    """Give back what `reserve_memory` has reserved and no module of the program has taken."""
+    for module in tree.new:
+        block, module.block = module.block, None
+        if block is not None and program.side_memory is not None:
+            program.side_memory.free(block)

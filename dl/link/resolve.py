@@ -1,97 +1,93 @@
-"""What each import means: symbol resolution.
+"""The fourth phase of a load: what each import means.
 
-Order, the same every time: what the user gave for exactly this import; the linker's own symbols (memory, table, bases, stack);
-the importer's scope, first definition wins (the global scope in ELF order, then the tree opened with RTLD_LOCAL, or the
-other way round with DEEPBIND); the system interfaces. Weak definitions are not told from strong ones: `dylink.0` does
-not say which is which.
+One list of sources, the same every time, for loads, functions that are exported again, and the first calls of stubs:
 
-Functions that nothing defines become stubs unless everything is demanded now; data that nothing defines is an error
-unless weak. All errors of a pass are reported together.
+1. what the user gave for exactly this import;
+2. what only the linker can mean: memory, table, stack pointer, bases;
+3. the importer's scope, where the first definition wins: the global scope in ELF order, then the tree opened with RTLD_LOCAL,
+   or the other way round with DEEPBIND;
+4. what the linker defines unless a module does: stack and heap addresses, exception tags;
+5. the system interfaces.
+
+Weak definitions do not differ from strong ones: `dylink.0` does not say which is which. Functions that nothing defines become
+stubs unless everything is demanded now; data that nothing defines is an error unless weak. All errors of a pass are reported
+together.
 """
 
 from __future__ import annotations
 
 import logging
-import math
-import struct
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
 
-from dl.dlfcn import ModuleHandle
-from dl.errors import (
-    ImportTypeError,
-    MissingSymbol,
-    SymbolNotFoundError,
-    UnsupportedModuleError,
-    shown,
+from dl.dlfcn import MAIN_HANDLE, ModuleHandle
+from dl.errors import DlError, MissingSymbol, UnresolvedCallError, UnresolvedSymbolsError
+from dl.glue.names import HOST_NAMESPACE, module_namespace
+from dl.glue.placement import PlacedFunction
+from dl.glue.resolution import (
+    NOBODY,
+    Binding,
+    Constant,
+    FromNamespace,
+    LazyStub,
+    ThreadLocalAddress,
+    ThroughTable,
 )
-from dl.glue.names import (
-    BASE_NAMESPACE,
-    EXCEPTION_TAG,
-    EXCEPTION_TAG_NAMES,
-    HOST_NAMESPACE,
-    Places,
-    module_namespace,
+from dl.link.plan import LinkPlan
+from dl.link.sources import (
+    DynamicScope,
+    LinkerDefaults,
+    LinkerSymbols,
+    Source,
+    SystemInterface,
+    UserImports,
+    label,
+    scope_of,
 )
-from dl.glue.resolution import Binding, Constant, FromNamespace, LazyStub, ThreadLocalAddress, ThroughTable
-from dl.modules.linked_module import LinkedModule
-from dl.modules.symbols import DataSymbol, FunctionSymbol, GlobalSymbol, Symbol, TagSymbol, TlsSymbol
-from dl.program.host_symbols import ATOMICS, HostSymbols
+from dl.modules.linked_module import LinkedModule, StubTarget
+from dl.modules.symbols import FunctionSymbol, element_positions, exported_imports
+from dl.program.program import Program
 from dl.wasm.records import Import
-from dl.wasm.types import FuncType, GlobalType, MemoryType, TableType, TagType
+from dl.wasm.types import FuncType, MemoryType, TableType, TagType
 
 log = logging.getLogger("dl.link")
 
-_BASE_GLOBALS = {"__memory_base", "__table_base", "__memory_base32", "__table_base32"}
 
-
-def scope_of(module: LinkedModule, global_scope: Sequence[LinkedModule]) -> Iterator[LinkedModule]:
-    """Yield the modules whose symbols a module sees, in search order, each once."""
-    local = module.scope or ()
-    order = (*local, *global_scope) if module.deep_bind else (*global_scope, *local)
-    seen: set[ModuleHandle] = set()
-    for candidate in (*order, module):
-        if candidate.handle not in seen:
-            seen.add(candidate.handle)
-            yield candidate
-
-
-def find_symbol(name: str, scope: Sequence[LinkedModule] | Iterator[LinkedModule]) -> Symbol | None:
-    """Return the first definition of a symbol in a scope."""
-    for module in scope:
-        symbol = module.symbols.get(name)
-        if symbol is not None:
-            return symbol
-    return None
-
-
-@dataclass
 class Resolver:
-    """One pass over the imports of the modules of a load.
+    """Answers what imports mean, with one list of sources.
 
-    Attributes:
-        host: the host's functions and numbers.
-        places: where table and stack pointer are.
-        memory: type of the program's memory as it is now.
-        global_scope: the global scope, with what this load adds to it.
-        linker_addresses: addresses that the linker itself defines, by name (`__stack_high`, …), bytes.
-        modules: every module by handle, those of this load included.
-        instantiated: says whether a module's instance exists when another is instantiated.
-        address_of_host_function: gives a host function its table index.
-        demand_functions: whether functions that nothing defines are errors.
-        missing: imports that nothing defines, collected.
+    Args:
+        program: the program.
+        global_scope: the global scope to resolve with.
+        plan: the load that asks; None for a stub's first call, which places nothing.
     """
 
-    host: HostSymbols
-    places: Places
-    memory: MemoryType | None
-    global_scope: Sequence[LinkedModule]
-    linker_addresses: Mapping[str, int]
-    modules: Mapping[ModuleHandle, LinkedModule]
-    address_of_host_function: Callable[[str, str, FuncType, str], int]
-    demand_functions: bool = False
-    missing: list[MissingSymbol] = field(default_factory=list)
-    _scopes: dict[ModuleHandle, Sequence[LinkedModule]] = field(default_factory=dict)
+    def __init__(
+        self, program: Program, global_scope: Sequence[LinkedModule], plan: LinkPlan | None = None
+    ) -> None:
+        self._program = program
+        self._plan = plan
+        self.sources: tuple[Source, ...] = (
+            UserImports(program.host, self.host_function_address, self._signature_of),
+            LinkerSymbols(program.main),
+            DynamicScope(global_scope, self._module),
+            LinkerDefaults(program.state.linker_addresses),
+            SystemInterface(program.host),
+        )
+        self.missing: list[MissingSymbol] = []
+
+    def function(
+        self, importer: LinkedModule, entry: Import, kind: FuncType
+    ) -> FunctionSymbol | FromNamespace | None:
+        """Return the function that an import means now; None if nothing defines it.
+
+        Raises:
+            ImportTypeError: the name is defined, as something else.
+        """
+        for source in self.sources:
+            found = source.function(importer, entry, kind)
+            if found is not None:
+                return found
+        return None
 
     def bind(self, module: LinkedModule) -> tuple[Binding, ...]:
         """Return what each import of a module means; adds to `missing` what nothing defines.
@@ -103,255 +99,204 @@ class Resolver:
         bindings = tuple(self._bind(module, entry) for entry in module.wasm.imports)
         if log.isEnabledFor(logging.DEBUG):
             for entry, binding in zip(module.wasm.imports, bindings, strict=True):
-                log.debug("%s: %s is %s", module.name, _label(entry), self._described(binding))
+                log.debug("%s: %s is %s", module.name, label(entry), self._described(binding))
         return bindings
+
+    def _bind(self, module: LinkedModule, entry: Import) -> Binding:
+        kind = entry.type
+        if isinstance(kind, FuncType):
+            return self._bind_function(module, entry, kind)
+        for source in self.sources:
+            if isinstance(kind, MemoryType):
+                found = source.memory(module, entry, kind)
+            elif isinstance(kind, TableType):
+                found = source.table(module, entry, kind)
+            elif isinstance(kind, TagType):
+                found = source.tag(module, entry, kind)
+            else:
+                found = source.variable(module, entry, kind)
+            if found is not None:
+                return found
+        if entry.module.startswith("GOT.") and _is_weak(module, entry):
+            return Constant(0, NOBODY)
+        return self._undefined(module, entry)
+
+    def _bind_function(self, module: LinkedModule, entry: Import, kind: FuncType) -> Binding:
+        found = self.function(module, entry, kind)
+        if isinstance(found, FunctionSymbol):
+            if found.module < module.handle:
+                return FromNamespace(module_namespace(found.module), found.name, found.module)
+            return ThroughTable(found.address, found.module)
+        if found is not None:
+            return found
+        demanded = self._plan is not None and self._plan.request.demands_functions
+        if demanded and not _is_weak(module, entry) and not self._program.host.has_namespace(entry.module):
+            return self._undefined(module, entry)
+        return LazyStub()
+
+    def _undefined(self, module: LinkedModule, entry: Import) -> Binding:
+        self.missing.append(MissingSymbol(module.name, entry.module, entry.name, str(entry.type)))
+        return Constant(0, NOBODY)
+
+    # functions by their table index
+
+    def address_of_import(self, module: LinkedModule, entry: Import) -> int | None:
+        """Return the table index of what a function import is bound to; None if that is not known, or an error."""
+        assert isinstance(entry.type, FuncType)
+        try:
+            found = self.function(module, entry, entry.type)
+        except DlError:
+            return None  # reported when the import is bound
+        if found is None:
+            return None
+        if isinstance(found, FunctionSymbol):
+            return found.address
+        if module.handle == MAIN_HANDLE and self._program.main.no_libraries:
+            return 0
+        return self.host_function_address(entry.module, entry.name, entry.type, module.name)
+
+    def host_function_address(self, namespace: str, name: str, kind: FuncType, importer: str) -> int:
+        """Return the table index of a host function, placing it with the load under way if it has none."""
+        state, plan, key = self._program.state, self._plan, (namespace, name, kind)
+        known = state.host_addresses.get(key)
+        if known is not None:
+            return known
+        assert plan is not None
+        address = self._place_in_main(namespace, name, kind)
+        if address is None:
+            binding = self._program.host.bind(namespace, name, kind, importer)
+            assert binding is not None
+            region = state.table.allocate(1, 0, importer)
+            plan.change.on_failure(lambda: state.table.free(region))
+            address = region.address
+            plan.host_functions.append(PlacedFunction(binding.namespace, binding.name, kind, address))
+        state.host_addresses[key] = address
+        plan.change.on_failure(lambda: state.host_addresses.pop(key))
+        return address
+
+    def _place_in_main(self, namespace: str, name: str, kind: FuncType) -> int | None:
+        """Return the table index that a static main module's own elements give to a host function that it imports."""
+        main = self._program.main_module
+        if main is None:
+            return None
+        functions = [entry for entry in main.wasm.imports if entry.kind == "func"]
+        for index, position in element_positions(main.wasm, main.table_base).items():
+            if index < len(functions):
+                entry = functions[index]
+                if (entry.module, entry.name, entry.type) == (namespace, name, kind):
+                    return position
+        return None
+
+    def _signature_of(self, importer: LinkedModule, name: str) -> FuncType | None:
+        """Return the signature by which a function is imported: by the importer itself, or else by any module."""
+        others = self._program.state.modules.copy().values()
+        new = self._plan.new if self._plan is not None else ()
+        for module in (importer, *new, *others):
+            for entry in module.wasm.imports:
+                if entry.module == "env" and entry.name == name and isinstance(entry.type, FuncType):
+                    return entry.type
+        return None
+
+    def _module(self, handle: ModuleHandle) -> LinkedModule:
+        module = self._program.state.module(handle)
+        assert module is not None
+        return module
 
     def _described(self, binding: Binding) -> str:
         if isinstance(binding, FromNamespace):
             if binding.namespace == HOST_NAMESPACE:
                 return "a function of the host"
-            known = (m.name for m in self.modules.values() if module_namespace(m.handle) == binding.namespace)
-            return f"{binding.name} of {next(known, 'the program')}"
+            provider = self._program.state.module(binding.provider)
+            return f"{binding.name} of {provider.name if provider else 'the program'}"
         if isinstance(binding, Constant):
-            value: object = binding.value
-            return hex(value) if isinstance(value, int) else str(value)
+            return hex(binding.value)
         if isinstance(binding, ThroughTable):
             return f"the function at table index {binding.address}"
         if isinstance(binding, ThreadLocalAddress):
             return (
-                f"thread-local, {binding.offset:#x} from the block of {self.modules[binding.module].name} on"
+                f"thread-local, {binding.offset:#x} from the block of {self._module(binding.module).name} on"
             )
         return "undefined, and looked up at its first call"
 
-    def _bind(self, module: LinkedModule, entry: Import) -> Binding:
-        kind = entry.type
-        if isinstance(kind, FuncType):
-            return self._function(module, entry, kind)
-        if isinstance(kind, MemoryType):
-            return self._memory(module, entry, kind)
-        if isinstance(kind, TableType):
-            if kind.element != "funcref" or kind.limits.is64:
-                raise UnsupportedModuleError(module.name, f"import {_label(entry)} of type {kind}")
-            if kind.limits.maximum is not None:
-                raise ImportTypeError(
-                    module.name, _label(entry), str(kind), "a table without a maximum", "the linker"
-                )
-            return self.places.table
-        if isinstance(kind, TagType):
-            return self._tag(module, entry, kind)
-        return self._global(module, entry, kind)
 
-    def _memory(self, module: LinkedModule, entry: Import, wanted: MemoryType) -> Binding:
-        have = self.memory
-        if have is None:
-            return self._undefined(module, entry)
-        most, top = wanted.limits.maximum, have.limits.maximum
-        fits = (
-            wanted.limits.shared == have.limits.shared
-            and wanted.limits.is64 == have.limits.is64
-            and (most is None or (top is not None and top <= most))
-        )
-        if not fits:
-            raise ImportTypeError(module.name, _label(entry), str(wanted), str(have), "the program")
-        return FromNamespace(BASE_NAMESPACE, "memory")
-
-    def _tag(self, module: LinkedModule, entry: Import, kind: TagType) -> Binding:
-        symbol = find_symbol(entry.name, self._scope(module))
-        if isinstance(symbol, TagSymbol) and symbol.module < module.handle:
-            self._same_type(module, entry, symbol.type, symbol.module)
-            return FromNamespace(module_namespace(symbol.module), symbol.name)
-        if entry.name in EXCEPTION_TAG_NAMES:
-            if kind != EXCEPTION_TAG:
-                raise ImportTypeError(module.name, _label(entry), str(kind), str(EXCEPTION_TAG), "the linker")
-            return FromNamespace(BASE_NAMESPACE, entry.name)
-        if isinstance(symbol, TagSymbol):
-            raise self._too_late(module, entry, "tag", symbol.module)
-        return self._undefined(module, entry, kind)
-
-    def _too_late(
-        self, module: LinkedModule, entry: Import, what: str, provider: ModuleHandle
-    ) -> UnsupportedModuleError:
-        """Functions can be reached through the table before their instance exists; nothing else can."""
-        return UnsupportedModuleError(
-            module.name,
-            f"{what} {_label(entry)} is defined by {self.modules[provider].name}, which is instantiated later",
-        )
-
-    def _function(self, module: LinkedModule, entry: Import, kind: FuncType) -> Binding:
-        if entry.module in self.host.user:
-            binding = (
-                self.host.bind(entry.module, entry.name, kind, module.name)
-                if entry.name in self.host.user[entry.module]
-                else None
-            )
-            if binding is not None:
-                return binding
-        if entry.module == "env":
-            symbol = find_symbol(entry.name, self._scope(module))
-            if symbol is not None:
-                return self._bound_function(module, entry, kind, symbol)
-        if entry.module != ATOMICS:
-            binding = self.host.bind(entry.module, entry.name, kind, module.name)
-            if binding is not None:
-                return binding
-        weak = module.dylink is not None and module.dylink.is_weak_import(entry.name)
-        if self.demand_functions and not weak and not self.host.has_namespace(entry.module):
-            return self._undefined(module, entry)
-        return LazyStub()
-
-    def _bound_function(self, module: LinkedModule, entry: Import, kind: FuncType, symbol: Symbol) -> Binding:
-        if not isinstance(symbol, FunctionSymbol):
-            raise ImportTypeError(
-                module.name, _label(entry), str(kind), _described(symbol), self.modules[symbol.module].name
-            )
-        self._same_type(module, entry, symbol.type, symbol.module)
-        if symbol.module < module.handle:
-            return FromNamespace(module_namespace(symbol.module), symbol.name)
-        return ThroughTable(symbol.address)
-
-    def _global(self, module: LinkedModule, entry: Import, kind: GlobalType) -> Binding:
-        number = self.host.number(entry.module, entry.name)
-        if number is not None:
-            return self._number(module, entry, kind, number)
-        if self.host.defines_function(entry.module, entry.name) and entry.module != "GOT.func":
-            raise ImportTypeError(module.name, _label(entry), str(kind), "a function", "the host")
-        if entry.module == "env" and entry.name == "__stack_pointer":
-            if kind.value != "i32" or not kind.mutable:
-                raise ImportTypeError(
-                    module.name, _label(entry), str(kind), "a mutable i32 global", "the linker"
-                )
-            return self.places.stack_pointer
-        if entry.module == "env" and entry.name in _BASE_GLOBALS:
-            self._integer(module, entry, kind)
-            return Constant(module.memory_base if "memory" in entry.name else module.table_base)
-        if entry.module in ("GOT.mem", "GOT.func"):
-            return self._got(module, entry, self._integer(module, entry, kind))
-        symbol = find_symbol(entry.name, self._scope(module))
-        if isinstance(symbol, GlobalSymbol):
-            self._same_type(module, entry, symbol.type, symbol.module)
-            if symbol.module < module.handle:
-                return FromNamespace(module_namespace(symbol.module), symbol.name)
-            raise self._too_late(module, entry, "global", symbol.module)
-        if symbol is not None:
-            raise ImportTypeError(
-                module.name, _label(entry), str(kind), _described(symbol), self.modules[symbol.module].name
-            )
-        return self._undefined(module, entry)
-
-    def _number(self, module: LinkedModule, entry: Import, kind: GlobalType, number: float) -> Constant:
-        """Take a number of the host's for a global, if the global's type holds it."""
-        fits = False
-        if kind.value in ("i32", "i64"):
-            bits = int(kind.value[1:])
-            fits = isinstance(number, int) and -(1 << (bits - 1)) <= number < 1 << bits
-        elif kind.value in ("f32", "f64"):
-            try:
-                number = _float_bits(kind, float(number))
-                fits = True
-            except OverflowError:
-                fits = False
-        if not fits:
-            # An integer that fits nowhere may have thousands of digits.
-            told = "beyond 80 bits" if isinstance(number, int) and number.bit_length() > 80 else str(number)
-            raise ImportTypeError(module.name, _label(entry), str(kind), f"the number {told}", "the host")
-        return Constant(int(number))
-
-    def _got(self, module: LinkedModule, entry: Import, kind: GlobalType) -> Binding:
-        symbol = find_symbol(entry.name, self._scope(module))
-        wants_function = entry.module == "GOT.func"
-        host_namespace = "GOT.func" if self.host.defines_function("GOT.func", entry.name) else "env"
-        if wants_function and self.host.defines_function(host_namespace, entry.name):
-            return Constant(self._host_function_address(module, entry, host_namespace))
-        number = None if wants_function else self.host.number("env", entry.name)
-        if number is not None:
-            return self._number(module, entry, kind, number)
-        if not wants_function and entry.name in self.linker_addresses and symbol is None:
-            return Constant(self.linker_addresses[entry.name])
-        if isinstance(symbol, FunctionSymbol) if wants_function else isinstance(symbol, DataSymbol):
-            assert isinstance(symbol, (FunctionSymbol, DataSymbol))
-            return Constant(symbol.address)
-        if isinstance(symbol, TlsSymbol) and not wants_function:
-            if self.modules[symbol.module].thread_local is None:
-                raise SymbolNotFoundError(
-                    entry.name,
-                    (),
-                    f"{self.modules[symbol.module].name} defines it as thread-local, but exports neither "
-                    "__tls_base nor a function to set it up",
-                )
-            return ThreadLocalAddress(symbol.module, symbol.offset)
-        if symbol is not None:
-            wanted = "a function" if wants_function else "data"
-            raise ImportTypeError(
-                module.name, _label(entry), wanted, _described(symbol), self.modules[symbol.module].name
-            )
-        if module.dylink is not None and module.dylink.is_weak_import(entry.name):
-            return Constant(0)
-        return self._undefined(module, entry, kind)
-
-    def _host_function_address(self, module: LinkedModule, entry: Import, namespace: str) -> int:
-        kind = self.host.signature(namespace, entry.name) or next(
-            (
-                other.type
-                for other in module.wasm.imports
-                if other.module == "env" and other.name == entry.name and isinstance(other.type, FuncType)
-            ),
-            None,
-        )
-        if kind is None:
-            raise UnsupportedModuleError(
-                module.name,
-                f"takes the address of the host's {entry.name} without calling it, so its signature is unknown: "
-                "give it as dl.HostFunction with params and results",
-            )
-        return self.address_of_host_function(namespace, entry.name, kind, module.name)
-
-    def _scope(self, module: LinkedModule) -> Sequence[LinkedModule]:
-        scope = self._scopes.get(module.handle)
-        if scope is None:
-            scope = self._scopes[module.handle] = tuple(scope_of(module, self.global_scope))
-        return scope
-
-    def _same_type(self, module: LinkedModule, entry: Import, got: object, provider: ModuleHandle) -> None:
-        if entry.type != got:
-            raise ImportTypeError(
-                module.name, _label(entry), str(entry.type), str(got), self.modules[provider].name
-            )
-
-    def _integer(self, module: LinkedModule, entry: Import, kind: GlobalType) -> GlobalType:
-        if kind.value not in ("i32", "i64"):
-            raise ImportTypeError(module.name, _label(entry), str(kind), "an integer global", "the linker")
-        return kind
-
-    def _undefined(self, module: LinkedModule, entry: Import, kind: object = None) -> Binding:
-        self.missing.append(
-            MissingSymbol(module.name, entry.module, entry.name, str(entry.type if kind is None else kind))
-        )
-        return Constant(0)
+def _is_weak(module: LinkedModule, entry: Import) -> bool:
+    return module.dylink is not None and module.dylink.is_weak_import(entry.name)
 
 
-def _float_bits(kind: GlobalType, number: float) -> int:
-    """Return the bits of a floating-point global; what single precision cannot hold becomes an infinity, as in C."""
-    layout = "<f" if kind.value == "f32" else "<d"
-    try:
-        raw = struct.pack(layout, number)
-    except OverflowError:
-        raw = struct.pack(layout, math.copysign(math.inf, number))
-    return int.from_bytes(raw, "little")
+def resolve_imports(plan: LinkPlan) -> None:
+    """Bind the imports of every new module; under the link lock.
+
+    Raises:
+        UnresolvedSymbolsError: nothing defines some of them; lists all.
+        ImportTypeError: a definition has another type.
+    """
+    state = plan.program.state
+    global_scope = state.with_promoted(plan.promoted)
+    resolver = Resolver(plan.program, global_scope, plan)
+    _define_reexports(plan, resolver)
+    for module in plan.new:
+        module.bindings = resolver.bind(module)
+        module.providers = frozenset(binding.provider for binding in module.bindings)
+    if resolver.missing:
+        searched = [module.name for module in scope_of(plan.opened, global_scope)]
+        raise UnresolvedSymbolsError(plan.opened.name, resolver.missing, searched)
+    plan.table_length = state.table.reach()
 
 
-def _label(entry: Import) -> str:
-    return f"{shown(entry.module)}.{shown(entry.name)}"
+def _define_reexports(plan: LinkPlan, resolver: Resolver) -> None:
+    """Make symbols of imported functions that are exported again: each has the one address of the function it is.
+
+    Before anything is bound, because others may import them; in rounds, because one may pass on what another does.
+    What turns out to be a stub gets no symbol: its function is not known.
+    """
+    pending = [(m, name, entry) for m in plan.new for name, entry in exported_imports(m.wasm).items()]
+    found = True
+    while pending and found:
+        found = False
+        waiting = []
+        for module, name, entry in pending:
+            address = resolver.address_of_import(module, entry)
+            if address is None:
+                waiting.append((module, name, entry))
+                continue
+            assert isinstance(entry.type, FuncType)
+            module.symbols = {
+                **module.symbols,
+                name: FunctionSymbol(module.handle, name, entry.type, address),
+            }
+            found = True
+        pending = waiting
 
 
-def _described(symbol: Symbol) -> str:
-    match symbol:
-        case FunctionSymbol():
-            return f"a function {symbol.type}"
-        case DataSymbol():
-            return "data"
-        case TlsSymbol():
-            return "a thread-local variable"
-        case TagSymbol():
-            return f"a tag {symbol.type}"
-        case _:
-            return str(symbol.type)
+def resolve_stub(program: Program, handle: int, position: int) -> int:
+    """Return the table index that a stub's import means now; the host side of every stub's first call.
+
+    Every group asks once and gets the same answer, whichever thread came first: it is recorded with its provider.
+
+    Raises:
+        UnresolvedCallError: still nothing defines the function.
+    """
+    state = program.state
+    module = state.module(handle)
+    if module is None:
+        raise UnresolvedCallError(f"module {handle}", "?", f"import {position}", "its module was unloaded")
+    entry = module.wasm.imports[position]
+    assert isinstance(entry.type, FuncType)
+    kind: FuncType = entry.type
+    fresh = False
+
+    def find() -> StubTarget | None:
+        nonlocal fresh
+        fresh = True
+        try:
+            symbol = Resolver(program, state.global_scope).function(module, entry, kind)
+        except DlError as error:
+            raise UnresolvedCallError(module.name, entry.module, entry.name, str(error)) from error
+        return StubTarget(symbol.address, symbol.module) if isinstance(symbol, FunctionSymbol) else None
+
+    target = state.bind_stub(module, position, find)
+    if target is None:
+        raise UnresolvedCallError(module.name, entry.module, entry.name)
+    if fresh:
+        log.info("%s: %s bound at its first call to table index %d", module.name, entry.name, target.address)
+    return target.address

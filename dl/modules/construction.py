@@ -1,6 +1,6 @@
-"""Who constructs which module, and who waits for it.
+"""Which thread loads and constructs a module, and which threads wait for it.
 
-Between the commit of a load and the end of its constructors a module is there but not ready. The thread that runs the
+From the plan of its load to the end of its constructors a module is there but not ready. The thread that runs the
 constructors may open the module again and gets it as it is; any other thread waits. Two threads whose constructors open
 each other's modules would wait for ever: the one that would close the circle gets the module as it is, like the
 constructing thread.
@@ -13,31 +13,42 @@ from threading import get_ident
 
 from threads import Event, Waiter, Waits
 
-_lock = threading.Lock()
-"""Guards every field of every `Construction`, and `_waits`. A leaf: nothing is called while holding it."""
 
-_waits: dict[int, Construction] = {}
-"""What a thread waits for, by its identity."""
+class Constructions:
+    """The constructions of one program, for whoever may have to wait for another's.
+
+    `lock` guards every field of the program's `Construction`s, and `waiting`. A leaf: nothing is called while holding it.
+
+    Attributes:
+        waiting: what a thread waits for, by its identity.
+    """
+
+    __slots__ = ("lock", "waiting")
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+        self.waiting: dict[int, Construction] = {}
 
 
 class Construction:
-    """The state of one module between load and ready.
+    """The state of one module from the start of its load until it is ready.
 
     Attributes:
-        thread: identity of the thread that runs the constructors; None when they have run.
+        thread: identity of the thread that loads it and runs the constructors; None when they have run.
         failure: why they failed.
     """
 
-    __slots__ = ("_ended", "failure", "thread")
+    __slots__ = ("_ended", "_program", "failure", "thread")
 
-    def __init__(self) -> None:
+    def __init__(self, program: Constructions) -> None:
+        self._program = program
         self.thread: int | None = get_ident()
         self.failure: BaseException | None = None
         self._ended: Event | None = None
 
     def finished(self, failure: BaseException | None = None) -> None:
-        """The constructors have run, or failed; wake who waits."""
-        with _lock:
+        """The constructors have run, or the load failed; wake the threads that wait."""
+        with self._program.lock:
             self.thread = None
             self.failure = failure
             ended = self._ended
@@ -45,7 +56,7 @@ class Construction:
             ended.set()
 
     def wait(self, waits: Waits, waiter: Waiter, name: str) -> None:
-        """Wait until the constructors have run; return at once where waiting would never end.
+        """Wait until the constructors have run; return immediately where waiting would never end.
 
         Args:
             waits: the program's, so that a deadlock in which constructors have a part is noticed.
@@ -56,26 +67,26 @@ class Construction:
             BaseException: what the thread was interrupted with.
         """
         me = get_ident()
-        with _lock:
+        with self._program.lock:
             if self.thread is None or self._leads_to(me):
                 return
             if self._ended is None:
                 self._ended = Event(waits, f"the constructors of {name}")
             ended = self._ended
-            _waits[me] = self
+            self._program.waiting[me] = self
         try:
             ended.wait(waiter)
         finally:
-            with _lock:
-                del _waits[me]
+            with self._program.lock:
+                del self._program.waiting[me]
 
     def _leads_to(self, thread: int) -> bool:
-        """Whether the constructing thread is, or waits in the end for, a thread. Under `_lock`."""
+        """Whether the constructing thread is a thread, or waits for it, directly or through others. Under the lock."""
         construction: Construction | None = self
         while construction is not None and construction.thread is not None:
             if construction.thread == thread:
                 return True
-            construction = _waits.get(construction.thread)
+            construction = self._program.waiting.get(construction.thread)
         return False
 
 

@@ -2,26 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import TYPE_CHECKING
 
 from dl.dlfcn import RTLD_DEFAULT, ModuleHandle
 from dl.engine.protocol import CompiledModule
-from dl.glue.names import module_namespace
 from dl.glue.placement import ThreadLocalModule
-from dl.glue.resolution import Binding, Constant, FromNamespace, ThreadLocalAddress, ThroughTable
+from dl.glue.resolution import Binding
 from dl.modules.construction import Construction, Residence
 from dl.modules.image import ModuleImage
-from dl.modules.locate import Requester
 from dl.modules.symbols import Symbol
 from dl.wasm.dylink import DylinkInfo
 from dl.wasm.module import WasmModule
+from memory import Block, Region
 
-if TYPE_CHECKING:
-    from dl.program.side_memory import Block
-    from memory import Region
+
+@dataclass(frozen=True, slots=True)
+class StubTarget:
+    """What a stub was bound to at its first call.
+
+    Attributes:
+        address: the function's table index.
+        provider: the module that defines it, or `HOST`.
+    """
+
+    address: int
+    provider: ModuleHandle
 
 
 @dataclass(eq=False, repr=False)
@@ -30,40 +36,45 @@ class LinkedModule:
 
     Attributes:
         image: where it came from (set once).
+        construction: who constructs it, and who waits for it (set once).
         handle: its number (set once, after those of what it needs).
         needed: the modules in its needed list, in that order (set once, when its tree is loaded).
         scope: modules whose symbols it sees: None for the global scope alone, else the tree of the dlopen that
             loaded it, breadth first.
         deep_bind: whether `scope` comes before the global scope.
+        global_opens: how many dlopens have put it into the global scope; it is in that scope while there is one.
         memory_base: address of its data, bytes (set once).
         table_base: table index of its own elements (set once).
-        block: its data in linear memory; None for none.
+        block: the block of linear memory that holds its data; None for none.
         elements: its run of table indices; None for none.
         symbols: what it defines, by name (set once).
-        bindings: what its imports mean, in import order: the resolution record.
-        late: table indices that its stubs were given at their first call, by import position; every group gets these.
+        bindings: what its imports mean, in import order: the resolution record (set once).
+        providers: who provides what its imports are bound to, beside its stubs (set once).
+        stub_targets: what its stubs were bound to at their first call, by import position (guarded by the linker state's
+            `stub_lock`); every group gets these.
         code: its code with renamed imports, and that of its import module.
         thread_local: its thread-local storage; None for none.
-        construction: who constructs it, and who waits for it.
         residence: whether groups may instantiate it.
     """
 
     image: ModuleImage
+    construction: Construction
     handle: ModuleHandle = RTLD_DEFAULT
     needed: list[LinkedModule] = field(default_factory=list)
     scope: tuple[LinkedModule, ...] | None = None
     deep_bind: bool = False
+    global_opens: int = 0
     memory_base: int = 0
     table_base: int = 0
     block: Block | None = None
     elements: Region | None = None
     symbols: Mapping[str, Symbol] = field(default_factory=dict)
     bindings: tuple[Binding, ...] = ()
-    late: dict[int, int] = field(default_factory=dict)
+    providers: frozenset[ModuleHandle] = frozenset()
+    stub_targets: dict[int, StubTarget] = field(default_factory=dict)
     code: CompiledModule | None = None
     import_code: CompiledModule | None = None
     thread_local: ThreadLocalModule | None = None
-    construction: Construction = field(default_factory=Construction)
     residence: Residence = field(default_factory=Residence)
 
     def __repr__(self) -> str:
@@ -84,37 +95,13 @@ class LinkedModule:
         """Its dylink section."""
         return self.image.wasm.dylink
 
-    def uses(self, others: Sequence[LinkedModule]) -> bool:
-        """Whether this module needs one of some others, or one of its imports is bound to one of them."""
-        handles = {module.handle for module in others}
-        if any(module.handle in handles for module in self.needed):
-            return True
-        namespaces = {module_namespace(handle) for handle in handles}
-        tables = [range(m.elements.address, m.elements.end) for m in others if m.elements is not None]
-        blocks = [
-            range(m.block.address, m.block.address + m.block.size) for m in others if m.block is not None
-        ]
-        if any(address in run for address in self.late.values() for run in tables):
-            return True
-        for entry, binding in zip(self.wasm.imports, self.bindings, strict=True):
-            if isinstance(binding, FromNamespace):
-                used = binding.namespace in namespaces
-            elif isinstance(binding, ThreadLocalAddress):
-                used = binding.module in handles
-            elif isinstance(binding, ThroughTable):
-                used = any(binding.address in run for run in tables)
-            elif isinstance(binding, Constant) and entry.module in ("GOT.mem", "GOT.func"):
-                used = any(binding.value in run for run in (tables if entry.module == "GOT.func" else blocks))
-            else:
-                used = False
-            if used:
-                return True
-        return False
-
-    def requester(self) -> Requester:
-        """Who asks when this module's needed libraries, or its dlopen, look for files."""
-        origin: Path | None = self.image.path.parent if self.image.path else None
-        return Requester(self.name, origin, self.dylink.runtime_path if self.dylink else ())
+    def uses(self, handles: Container[ModuleHandle]) -> bool:
+        """Whether this module needs one of some modules, or one of its imports is bound to one of them."""
+        return (
+            any(module.handle in handles for module in self.needed)
+            or any(provider in handles for provider in self.providers)
+            or any(target.provider in handles for target in self.stub_targets.values())
+        )
 
 
 def breadth_first(roots: Iterable[LinkedModule]) -> list[LinkedModule]:

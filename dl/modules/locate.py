@@ -41,6 +41,12 @@ class Requester:
     run_path: tuple[str, ...] = ()
 
 
+def requester_of(image: ModuleImage) -> Requester:
+    """Return a module as the one that looks for the libraries it needs."""
+    origin = image.path.parent if image.path else None
+    return Requester(image.name, origin, image.wasm.dylink.runtime_path if image.wasm.dylink else ())
+
+
 @dataclass
 class Locator:
     """Finds libraries for one program.

@@ -15,7 +15,7 @@ from typing import Any
 from dl.engine.protocol import HostFunctions, RawCall
 from dl.errors import ImportTypeError, LinkerUsageError, UnsupportedModuleError, ValueConversionError
 from dl.glue.names import HOST_NAMESPACE
-from dl.glue.resolution import FromNamespace
+from dl.glue.resolution import HOST, FromNamespace
 from dl.options import HostFunction, HostImports
 from dl.wasm.types import FuncType
 
@@ -87,9 +87,12 @@ class HostSymbols:
             ImportTypeError: the function has another signature.
             UnsupportedModuleError: the signature has values that Python code cannot hold.
         """
-        value = self.user.get(namespace, {}).get(name)
-        if value is not None:
-            return self._bind_user(namespace, name, kind, importer, value)
+        return self.bind_user(namespace, name, kind, importer) or self.bind_system(
+            namespace, name, kind, importer
+        )
+
+    def bind_system(self, namespace: str, name: str, kind: FuncType, importer: str) -> FromNamespace | None:
+        """Return how a function import reaches the system interface; see `bind`."""
         system = self.system.get(namespace, {}).get(name)
         if system is None:
             return None
@@ -97,7 +100,12 @@ class HostSymbols:
             raise ImportTypeError(importer, f"{namespace}.{name}", str(kind), str(system.type), "the host")
         return system.binding or self._define(namespace, name, kind, importer, system)
 
-    def _bind_user(
+    def bind_user(self, namespace: str, name: str, kind: FuncType, importer: str) -> FromNamespace | None:
+        """Return how a function import reaches what the user gave; see `bind`."""
+        value = self.user.get(namespace, {}).get(name)
+        return None if value is None else self._bind_value(namespace, name, kind, importer, value)
+
+    def _bind_value(
         self, namespace: str, name: str, kind: FuncType, importer: str, value: Any
     ) -> FromNamespace:
         wanted = f"{namespace}.{name}"
@@ -130,5 +138,5 @@ class HostSymbols:
                         raise UnsupportedModuleError(
                             importer, f"import {namespace}.{name}: {error.reason}"
                         ) from error
-                binding = self._defined[key] = FromNamespace(HOST_NAMESPACE, label)
+                binding = self._defined[key] = FromNamespace(HOST_NAMESPACE, label, HOST)
             return binding

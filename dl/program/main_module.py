@@ -1,50 +1,53 @@
-"""The main module: which of the three kinds it is, and what follows for memory, table and stack.
+"""The main module: what its kind means for memory, table, stack and construction.
 
-* PIE: it has a dylink section and imports memory, table and bases. The linker lays out its data, then the stack, then
-  the heap (WASIX ABI).
-* Static: an ordinary module. It defines its table, and defines or imports its memory; the linker takes them as they are.
-* None: the host provides memory and table, and links libraries only.
+* `Pie`: it has a dylink section and imports memory, table and bases. The linker lays out its data, then the stack, then
+  the heap (WASIX ABI; Emscripten's `MAIN_MODULE`).
+* `Static`: an ordinary module. It defines its table, and defines or imports its memory; the linker takes them as they are.
+* `NoMain`: the host provides memory and table, and links libraries only.
+
+Whatever differs between the kinds is a member here, so that nothing else asks which kind a program has.
 """
 
 from __future__ import annotations
 
+from collections.abc import Container, Mapping
 from dataclasses import dataclass, field
-from enum import Enum
+from typing import ClassVar
 
 from dl.dlfcn import MAIN_HANDLE
 from dl.errors import LinkerUsageError, NotDynamicError, ResourceLimitError, UnsupportedModuleError
-from dl.glue.names import BASE_NAMESPACE, STACK_POINTER_NAME, STACK_POINTER_TYPE, Places, module_namespace
+from dl.glue.names import (
+    BASE_NAMESPACE,
+    STACK_POINTER_NAME,
+    STACK_POINTER_TYPE,
+    TableAndStack,
+    module_namespace,
+)
 from dl.glue.resolution import FromNamespace
 from dl.options import MAX_PAGES, MemoryType
 from dl.program.table import MAX_TABLE_LENGTH, RESERVED_TABLE_SLOTS
 from dl.wasm.module import WasmModule
+from dl.wasm.records import Export
 from dl.wasm.types import Limits, TableType
 from dl.wasm.types import MemoryType as WasmMemoryType
 from memory import STACK_UNIT_BYTES, MemoryLayoutError, main_layout, round_up
 
+START = "_start"
+INITIALIZE = "_initialize"
+CONSTRUCTORS = "__wasm_call_ctors"
 _PAGE = 65536
 
 
-class MainKind(Enum):
-    """The three kinds of main module."""
-
-    PIE = "pie"
-    STATIC = "static"
-    NONE = "none"
-
-
 @dataclass(frozen=True)
-class MainPlan:
-    """What the main module means for the program.
+class MainModule:
+    """What every kind of main module answers; the defaults are those of a program whose memory and table the linker makes.
 
     Attributes:
-        kind: which kind it is.
         memory_type: type of the program's memory; None when it has none.
-        memory_export: name under which a static main module exports the memory it defines; None when the host makes it.
         memory_base: address of its data, bytes.
         table_base: table index of its own elements.
         table_length: elements of the table to begin with.
-        places: where table and stack pointer are.
+        anchors: where table and stack pointer are.
         stack_pointer: initial stack pointer, bytes; None when it is the main module's own, or depends on it.
         stack_size: bytes of a stack that side modules need of their own, beside a static main module's; else None.
         heap_base: where the heap starts, bytes.
@@ -54,23 +57,110 @@ class MainPlan:
         allocator: whether side modules' data must come from the main module's allocator.
     """
 
-    kind: MainKind
+    kind: ClassVar[str]
+    """One word for messages and tools."""
+
     memory_type: WasmMemoryType | None
-    memory_export: str | None = None
     memory_base: int = 0
     table_base: int = 0
     table_length: int = RESERVED_TABLE_SLOTS
-    places: Places = field(default_factory=Places)
+    anchors: TableAndStack = field(default_factory=TableAndStack)
     stack_pointer: int | None = None
     stack_size: int | None = None
     heap_base: int = 0
-    addresses: dict[str, int] = field(default_factory=dict)
+    addresses: Mapping[str, int] = field(default_factory=dict)
     no_libraries: str = ""
-    wait_slots: dict[str, int] = field(default_factory=dict)
+    wait_slots: Mapping[str, int] = field(default_factory=dict)
     allocator: bool = False
 
+    @property
+    def memory_export(self) -> str | None:
+        """Name under which the main module exports the memory that it defines; None when the linker makes the memory."""
+        return None
 
-def plan_main(module: WasmModule | None, *, memory: MemoryType | None, stack_size: int) -> MainPlan:
+    @property
+    def makes_memory(self) -> bool:
+        """Whether the linker makes the program's memory, before the main module is instantiated."""
+        return self.memory_type is not None and self.memory_export is None
+
+    @property
+    def shares_memory(self) -> bool:
+        """Whether threads can share the memory, so that there can be several groups."""
+        return self.makes_memory and self.memory_type is not None and self.memory_type.limits.shared
+
+    @property
+    def makes_table(self) -> bool:
+        """Whether the base module defines the table, and so comes before the main module."""
+        return self.anchors.table.namespace == BASE_NAMESPACE
+
+    @property
+    def reaches_table(self) -> bool:
+        """Whether the guest's function pointers are indices of the table that the linker works on."""
+        return True
+
+    def initializer(self, exports: Container[str]) -> str | None:
+        """Return the export that initializes the main module when it is linked; None if it needs no call.
+
+        Args:
+            exports: names of what it exports.
+        """
+        raise NotImplementedError
+
+
+@dataclass(frozen=True)
+class Pie(MainModule):
+    """A position-independent program."""
+
+    kind = "position-independent"
+
+    def initializer(self, exports: Container[str]) -> str | None:
+        """A command's `_start` runs its constructors, a reactor's `_initialize` does; an Emscripten main has neither."""
+        if START in exports:
+            return None
+        return INITIALIZE if INITIALIZE in exports else CONSTRUCTORS
+
+
+@dataclass(frozen=True)
+class Static(MainModule):
+    """An ordinary program, laid out by its own linker.
+
+    Attributes:
+        exported_memory: name under which it exports the memory that it defines; None when it imports its memory.
+        imports_table: whether it imports its table, which the linker makes then.
+    """
+
+    kind = "static"
+
+    exported_memory: str | None = None
+    imports_table: bool = False
+
+    @property
+    def memory_export(self) -> str | None:
+        """See `MainModule`."""
+        return self.exported_memory
+
+    @property
+    def reaches_table(self) -> bool:
+        """Its table may be one that it keeps to itself; then the linker's has none of its functions."""
+        return not self.makes_table or self.imports_table
+
+    def initializer(self, exports: Container[str]) -> str | None:
+        """A reactor's `_initialize`; a command's `_start` initializes it when it is run."""
+        return INITIALIZE if INITIALIZE in exports and START not in exports else None
+
+
+@dataclass(frozen=True)
+class NoMain(MainModule):
+    """Libraries only."""
+
+    kind = "none"
+
+    def initializer(self, exports: Container[str]) -> str | None:  # noqa: ARG002  there is no module
+        """There is no module to initialize."""
+        return None
+
+
+def describe_main(module: WasmModule | None, *, memory: MemoryType | None, stack_size: int) -> MainModule:
     """Decide what a main module is and where everything goes.
 
     Args:
@@ -88,26 +178,28 @@ def plan_main(module: WasmModule | None, *, memory: MemoryType | None, stack_siz
         raise LinkerUsageError(
             f"stack_size must be a positive multiple of {STACK_UNIT_BYTES} bytes, not {stack_size}"
         )
-    plan = _plan(module, memory, stack_size)
-    if plan.table_length > MAX_TABLE_LENGTH:
-        name = module.name if module else "the program"
-        raise ResourceLimitError(
-            name, f"needs a table of {plan.table_length} elements; at most {MAX_TABLE_LENGTH} are allowed"
-        )
-    return plan
-
-
-def _plan(module: WasmModule | None, memory: MemoryType | None, stack_size: int) -> MainPlan:
     if module is None:
-        return _without_main(memory or MemoryType(), stack_size)
-    imported = next((e for e in module.imports if e.kind == "memory"), None)
-    exported = next((e for e in module.exports.values() if e.kind == "memory"), None)
+        main: MainModule = _no_main(memory or MemoryType(), stack_size)
+    elif is_position_independent(module):
+        main = _pie(module, memory, stack_size)
+    else:
+        main = _static(module, memory, stack_size)
+    if main.table_length > MAX_TABLE_LENGTH:
+        raise ResourceLimitError(
+            module.name if module else "the program",
+            f"needs a table of {main.table_length} elements; at most {MAX_TABLE_LENGTH} are allowed",
+        )
+    return main
+
+
+def is_position_independent(module: WasmModule) -> bool:
+    """Whether a main module is laid out by the linker: it has a dylink section and its addresses are imported."""
     imports_bases = any(e.module == "env" and e.name == "__memory_base" for e in module.imports)
-    if module.dylink is not None and (imports_bases or exported is None):
-        if imported is None:
-            raise NotDynamicError(module.name, "a position-independent main module must import its memory")
-        return _pie(module, imported.type, memory, stack_size)  # type: ignore[arg-type]
-    return _static(module, memory, stack_size)
+    return module.dylink is not None and (imports_bases or _exported_memory(module) is None)
+
+
+def _exported_memory(module: WasmModule) -> Export | None:
+    return next((e for e in module.exports.values() if e.kind == "memory"), None)
 
 
 def _widen(
@@ -133,20 +225,22 @@ def _widen(
     return WasmMemoryType(Limits(minimum, top if limits.shared else maximum, limits.shared, is64=False))
 
 
-def _pie(module: WasmModule, wanted: WasmMemoryType, memory: MemoryType | None, stack_size: int) -> MainPlan:
+def _pie(module: WasmModule, memory: MemoryType | None, stack_size: int) -> Pie:
     info = module.dylink
     assert info is not None
+    imported = next((e for e in module.imports if e.kind == "memory"), None)
+    if imported is None:
+        raise NotDynamicError(module.name, "a position-independent main module must import its memory")
+    assert isinstance(imported.type, WasmMemoryType)
     try:
         layout = main_layout(
             memory_size=info.memory_size, memory_align_log2=info.memory_alignment_log2, stack_size=stack_size
         )
     except MemoryLayoutError as error:
         raise ResourceLimitError(module.name, f"its data and stack have no room: {error}") from error
-    memory_type = _widen(module.name, wanted, layout.minimum_pages, memory)
+    memory_type = _widen(module.name, imported.type, layout.minimum_pages, memory)
     table_base = round_up(RESERVED_TABLE_SLOTS, 1 << info.table_alignment_log2)
-    names = {e.name for e in module.imports}
-    return MainPlan(
-        MainKind.PIE,
+    return Pie(
         memory_type,
         memory_base=layout.memory_base,
         table_base=table_base,
@@ -155,7 +249,7 @@ def _pie(module: WasmModule, wanted: WasmMemoryType, memory: MemoryType | None, 
         heap_base=layout.heap_base,
         addresses=_addresses(layout.stack_low, layout.stack_high, layout.heap_base, memory_type),
         wait_slots=_wait_slots(memory_type, 1),
-        allocator="emscripten_resize_heap" in names,
+        allocator=any(e.name == "emscripten_resize_heap" for e in module.imports),
     )
 
 
@@ -169,22 +263,21 @@ def _addresses(low: int, high: int, heap_base: int, memory_type: WasmMemoryType)
     }
 
 
-def _without_main(memory: MemoryType, stack_size: int) -> MainPlan:
+def _no_main(memory: MemoryType, stack_size: int) -> NoMain:
     try:
         layout = main_layout(memory_size=0, memory_align_log2=10, stack_size=stack_size)
     except MemoryLayoutError as error:
         raise ResourceLimitError("the program", f"its stack has no room: {error}") from error
-    wanted = memory.wasm()
     if memory.maximum is not None and layout.minimum_pages > memory.maximum:
         raise ResourceLimitError(
             "the program",
             f"a stack of {stack_size} bytes needs {layout.minimum_pages} pages, but the memory allows "
             f"{memory.maximum}; ask for a smaller stack_size",
         )
+    wanted = memory.wasm()
     minimum = max(memory.minimum, layout.minimum_pages)
     memory_type = WasmMemoryType(Limits(minimum, wanted.limits.maximum, memory.shared, is64=False))
-    return MainPlan(
-        MainKind.NONE,
+    return NoMain(
         memory_type,
         stack_pointer=layout.stack_high,
         heap_base=layout.heap_base,
@@ -199,30 +292,13 @@ def _wait_slots(memory_type: WasmMemoryType | None, first: int) -> dict[str, int
     return {name: first + i for i, name in enumerate(("notify", "wait32", "wait64"))}
 
 
-def _static(module: WasmModule, memory: MemoryType | None, stack_size: int) -> MainPlan:
-    imported = next((e for e in module.imports if e.kind == "memory"), None)
-    exported = next((e for e in module.exports.values() if e.kind == "memory"), None)
-    memory_type: WasmMemoryType | None = None
-    refusals = []
-    if imported is not None:
-        assert isinstance(imported.type, WasmMemoryType)
-        memory_type = _widen(module.name, imported.type, 0, memory)
-    elif exported is not None:
-        assert isinstance(exported.type, WasmMemoryType)
-        memory_type = exported.type
-    else:
-        refusals.append("it neither imports nor exports its memory")
-    if memory is not None and imported is None:
-        raise LinkerUsageError(f"{module.name} does not import its memory, so it can be given none")
-    if memory_type is not None and memory_type.limits.is64:
-        raise UnsupportedModuleError(module.name, "a 64-bit memory")
-    if memory_type is not None and memory_type.limits.shared and imported is None:
-        # Engines share a memory between stores, and lend it to other instances, only if the host has made it.
-        refusals.append("it defines its shared memory (link it with --import-memory)")
+def _static(module: WasmModule, memory: MemoryType | None, stack_size: int) -> Static:
+    refusals: list[str] = []
+    memory_type, exported = _static_memory(module, memory, refusals)
     table = next((e for e in module.exports.values() if e.kind == "table" and e.index == 0), None)
     wanted_table = next((e.type for e in module.imports if e.kind == "table"), None)
     length = RESERVED_TABLE_SLOTS
-    places = Places()
+    anchors = TableAndStack()
     if isinstance(wanted_table, TableType):
         length = max(length, wanted_table.limits.minimum)
     elif table is None:
@@ -230,28 +306,54 @@ def _static(module: WasmModule, memory: MemoryType | None, stack_size: int) -> M
     else:
         assert isinstance(table.type, TableType)
         length = table.type.limits.minimum
-        places = Places(table=FromNamespace(module_namespace(MAIN_HANDLE), table.name))
+        anchors = TableAndStack(
+            table=FromNamespace(module_namespace(MAIN_HANDLE), table.name, provider=MAIN_HANDLE)
+        )
         if table.type.limits.maximum is not None and table.type.limits.maximum <= length:
             refusals.append("its table cannot grow (link it with wasm-ld --growable-table)")
-    slots = {} if refusals or imported is None else _wait_slots(memory_type, length)
-    pointer = module.exports.get(STACK_POINTER_NAME)
+    slots = {} if refusals or exported is not None else _wait_slots(memory_type, length)
     own_stack: int | None = stack_size
+    pointer = module.exports.get(STACK_POINTER_NAME)
     # The base module gets its table or its stack pointer from the main module, and is then made after it; a table that
     # the main module imports has to be there before, and then side modules have a stack of their own.
     if (
-        places.table.namespace != BASE_NAMESPACE
+        anchors.table.namespace != BASE_NAMESPACE
         and pointer is not None
         and pointer.type == STACK_POINTER_TYPE
     ):
-        places = Places(places.table, FromNamespace(module_namespace(MAIN_HANDLE), STACK_POINTER_NAME))
+        own = FromNamespace(module_namespace(MAIN_HANDLE), STACK_POINTER_NAME, provider=MAIN_HANDLE)
+        anchors = TableAndStack(anchors.table, own)
         own_stack = None
-    return MainPlan(
-        MainKind.STATIC,
+    return Static(
         memory_type,
-        memory_export=exported.name if exported is not None and imported is None else None,
+        exported_memory=exported,
+        imports_table=wanted_table is not None,
         table_length=length + len(slots),
-        places=places,
+        anchors=anchors,
         wait_slots=slots,
         stack_size=own_stack,
         no_libraries="; ".join(refusals),
     )
+
+
+def _static_memory(
+    module: WasmModule, memory: MemoryType | None, refusals: list[str]
+) -> tuple[WasmMemoryType | None, str | None]:
+    """Return the type of a static program's memory, and the name under which the module exports it if it defines it."""
+    imported = next((e for e in module.imports if e.kind == "memory"), None)
+    if imported is not None:
+        assert isinstance(imported.type, WasmMemoryType)
+        return _widen(module.name, imported.type, 0, memory), None
+    if memory is not None:
+        raise LinkerUsageError(f"{module.name} does not import its memory, so it can be given none")
+    exported = _exported_memory(module)
+    if exported is None:
+        refusals.append("it neither imports nor exports its memory")
+        return None, None
+    assert isinstance(exported.type, WasmMemoryType)
+    if exported.type.limits.is64:
+        raise UnsupportedModuleError(module.name, "a 64-bit memory")
+    if exported.type.limits.shared:
+        # Engines share a memory between stores, and lend it to other instances, only if the host has made it.
+        refusals.append("it defines its shared memory (link it with --import-memory)")
+    return exported.type, exported.name

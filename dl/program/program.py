@@ -1,9 +1,17 @@
-"""What instance groups are made from: engine, memory, WASI, and the code that is the same for all of them."""
+"""What all instance groups of one program share: engine, memory, table, names, the linker state and the operation log.
+
+`Program` is data for the rooms above it, not an API: it knows no group and no thread. Everything below the façade takes it, or
+less.
+"""
 
 from __future__ import annotations
 
 import logging
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
 
+from dl.dlfcn import MAIN_HANDLE
 from dl.engine.protocol import (
     CompiledModule,
     Engine,
@@ -13,18 +21,23 @@ from dl.engine.protocol import (
     Store,
     WasiOptions,
 )
-from dl.errors import EngineError, LinkerUsageError, ResourceLimitError
+from dl.errors import EngineError, LinkerUsageError, NotDynamicError, ResourceLimitError
 from dl.glue.base import base_module
 from dl.glue.names import BASE_NAMESPACE
 from dl.glue.placement import PlacedFunction, placement_module
 from dl.modules.image import compiled
+from dl.modules.linked_module import LinkedModule
+from dl.modules.locate import Locator
 from dl.options import SideMemorySource
 from dl.program.host_symbols import ATOMICS, HostSymbols
-from dl.program.main_module import MainPlan
+from dl.program.main_module import MainModule
+from dl.program.operations import DlOperation
 from dl.program.side_memory import GrownMemory, GuestAllocator, SideMemory
+from dl.program.state import LinkerState
+from dl.program.table import TableSpace
 from dl.program.wasi import SharedWasi, WasiCalls, add_forwarder, direct_wasi, forwarded_wasi
-from dl.wasm.types import MemoryType
 from memory import LinearMemory
+from threads import DeadlockError, FutexTable, Rendezvous, Waits
 
 log = logging.getLogger("dl.link")
 
@@ -40,91 +53,152 @@ class _Unbounded:
     def exit_host(self, token: None) -> None: ...
 
 
-class Program:
-    """The engine's side of a program, before and apart from any library.
-
-    All of it is set up by the thread that makes the linker, before there is another group; afterwards it only changes in
-    `grow_memory`, which the engine serializes.
-
-    Args:
-        plan: what the main module means.
-        engine: compiles and makes stores.
-        functions: the program's host functions.
-        host: its host symbols; the system interface for WASI is added to them.
-        wasi: what WASI shows the program.
-        side_memory: where side modules' data goes.
-        thread_stack_size: bytes of shadow stack of a thread that the host attaches.
+@dataclass(frozen=True)
+class ProgramOptions:
+    """What a program is made with, beside its main module.
 
     Attributes:
+        name: what messages call the program.
+        wasi: what WASI shows it.
+        side_memory: where side modules' data goes.
+        thread_stack_size: bytes of shadow stack of a thread that the host attaches.
+    """
+
+    name: str
+    wasi: WasiOptions
+    side_memory: SideMemorySource
+    thread_stack_size: int
+
+
+class Program:
+    """The shared part of a program.
+
+    Set up by the thread that makes the linker, before there is another group. Afterwards memory only changes in `grow_memory`,
+    which the engine serializes, and `state` under the link lock.
+
+    `_end_lock` guards `ended` against a second ending; a leaf.
+
+    Attributes:
+        main: what the kind of the main module means.
+        engine: compiles and makes stores.
+        functions: the program's host functions.
+        host: its host symbols, those of the system interface included.
+        options: what it was made with.
+        locator: finds its libraries.
+        rendezvous: the link lock, the operation log and the barrier.
+        waits: every wait of the program.
+        futexes: waits at addresses of the shared memory.
+        state: modules, names, table indices: what linking changes.
         wasi: its WASI, for host code; None until a main module that defines the memory is there.
-        wasi_options: what WASI shows it.
         side_memory: hands out linear memory; None when the program's memory cannot be reached.
         linear: the program's memory; None likewise.
+        ended: what ended the program; None while it can run.
+        checkpoint: called with the name of each step of a change of the program as it is about to begin, and the name of the
+            group that takes it; None for steps that no single group takes. What it raises fails the step. For fault injection.
     """
 
     def __init__(
         self,
-        plan: MainPlan,
+        main: MainModule,
         engine: Engine,
+        rendezvous: Rendezvous[DlOperation],
         functions: HostFunctions,
         host: HostSymbols,
-        wasi: WasiOptions,
-        side_memory: SideMemorySource,
-        thread_stack_size: int,
+        locator: Locator,
+        options: ProgramOptions,
     ) -> None:
-        self.plan = plan
+        self.main = main
         self.engine = engine
-        self._functions = functions
-        self._host = host
-        self.wasi_options = wasi
+        self.functions = functions
+        self.host = host
+        self.locator = locator
+        self.options = options
+        self.rendezvous = rendezvous
+        self.waits = Waits(_report_deadlock)
+        self.futexes = FutexTable(self.waits)
+        self.state = LinkerState(table=TableSpace(main.table_length), linker_addresses=dict(main.addresses))
+        locator.loaded = self.state.image
         self.wasi: WasiCalls | None = None
-        self.thread_stack_size = thread_stack_size
-        self._from_allocator = plan.allocator if side_memory == "auto" else side_memory == "allocator"
+        self.side_memory: SideMemory | None = None
+        self.linear: LinearMemory | None = None
+        self.ended: BaseException | None = None
+        self.checkpoint: Callable[[str, str | None], None] = lambda _step, _group: None
+        self._end_lock = threading.Lock()
         self._memory: EngineMemory | None = None
+        self._only_store = False  # whether the one store that a program with its own memory may have is made
         self._shared_wasi: SharedWasi | None = None
         self._base_code: CompiledModule | None = None
         self._waits_code: CompiledModule | None = None
-        self.side_memory: SideMemory | None = None
-        self.linear: LinearMemory | None = None
-        if self.shares_memory and not engine.capabilities.shared_memory:
-            raise LinkerUsageError(f"the program shares memory, which engine {engine.name} cannot")
-        if self.shares_memory:
+        if main.shares_memory:
+            if not engine.capabilities.shared_memory:
+                raise LinkerUsageError(f"the program shares memory, which engine {engine.name} cannot")
             self._share_memory()
         else:
-            (direct_wasi if self.memory_comes_from_main else forwarded_wasi)(host)
+            (forwarded_wasi if main.makes_memory else direct_wasi)(host)
+
+    # what it is
 
     @property
-    def memory_type(self) -> MemoryType | None:
-        """Type of the program's memory."""
-        return self.plan.memory_type
+    def main_module(self) -> LinkedModule | None:
+        """The main module; None without one."""
+        return self.state.module(MAIN_HANDLE)
 
     @property
     def shares_memory(self) -> bool:
         """Whether threads can share the memory, so that there can be several groups."""
-        kind = self.plan.memory_type
-        return kind is not None and kind.limits.shared and self.plan.memory_export is None
+        return self.main.shares_memory
 
     @property
-    def memory_comes_from_main(self) -> bool:
-        """Whether memory appears only with the main module's instance (or not at all)."""
-        return self.plan.memory_export is not None or self.plan.memory_type is None
+    def memory(self) -> LinearMemory:
+        """The program's linear memory.
 
-    @property
-    def base_comes_after_main(self) -> bool:
-        """Whether the base module imports from the main module."""
-        return self.plan.places.table.namespace != BASE_NAMESPACE
+        Raises:
+            LinkerUsageError: the program has none that the host can reach.
+        """
+        if self.linear is None:
+            raise LinkerUsageError("the program neither imports nor exports a memory")
+        return self.linear
+
+    def check_dynamic(self, library: str | None = None) -> None:
+        """Check that the program can take libraries.
+
+        Raises:
+            NotDynamicError: it cannot; says why.
+        """
+        refusal = self.main.no_libraries
+        if refusal:
+            name = self.options.name
+            raise NotDynamicError(library or name, f"not a dynamically-linked instance: {name}: {refusal}")
+
+    def end(self, reason: BaseException) -> None:
+        """End the program: every thread in it raises `reason` at its next safe point, wait or entry; the first call counts."""
+        # Known before it is felt: a thread that this wakes must find the program ended.
+        with self._end_lock:
+            if self.ended is not None:
+                return
+            self.ended = reason
+        self.rendezvous.shutdown(reason)
+
+    # stores
 
     def new_store(self) -> Store:
-        """Make the store of a group: memory and WASI are there, the base module is not."""
-        store = self.engine.new_store(self._functions)
+        """Make the store of a group: memory and WASI are there, the base module is not.
+
+        Raises:
+            LinkerUsageError: the program has a store already and shares no memory, so that it can have no second one.
+        """
+        if self._only_store:
+            raise LinkerUsageError("a program whose memory is not shared has one instance group")
+        store = self.engine.new_store(self.functions)
+        self._only_store = not self.main.shares_memory
         try:
-            if self.shares_memory:
+            if self.main.shares_memory:
                 assert self._memory is not None
                 store.define_memory(BASE_NAMESPACE, "memory", self._memory)
                 return store
-            store.enable_wasi(self.wasi_options)
-            if not self.memory_comes_from_main:
-                kind = self.plan.memory_type
+            store.enable_wasi(self.options.wasi)
+            if self.main.makes_memory:
+                kind = self.main.memory_type
                 assert kind is not None
                 memory = store.new_memory(kind)
                 store.define_memory(BASE_NAMESPACE, "memory", memory)
@@ -136,47 +210,54 @@ class Program:
         return store
 
     def _share_memory(self) -> None:
-        kind = self.plan.memory_type
+        kind = self.main.memory_type
         assert kind is not None
         try:
             self._memory = self.engine.shared_memory(kind)
         except EngineError as error:
             raise ResourceLimitError("the program", f"the engine cannot make its {kind}: {error}") from error
         self._shared_wasi = SharedWasi(
-            self.engine, self.engine.host_functions(_Unbounded()), self.wasi_options, self._memory, kind
+            self.engine, self.engine.host_functions(_Unbounded()), self.options.wasi, self._memory, kind
         )
-        self._shared_wasi.install(self._host)
+        self._shared_wasi.install(self.host)
         self.wasi = self._shared_wasi.calls
         self._use(self._memory)
 
     def _use(self, memory: EngineMemory) -> None:
-        kind = self.plan.memory_type
+        kind = self.main.memory_type
         assert kind is not None
         self._memory = memory
-        self.linear = LinearMemory(memory, stable_address=self.shares_memory)
-        if self._from_allocator:
+        self.linear = LinearMemory(memory, stable_address=self.main.shares_memory)
+        asked = self.options.side_memory
+        if asked == "allocator" or (asked == "auto" and self.main.allocator):
             self.side_memory = GuestAllocator(
-                self.linear, self.plan.heap_base, lambda end: self.grow_memory_to(-(-end // _PAGE))
+                self.linear, self.main.heap_base, lambda end: self.grow_memory_to(-(-end // _PAGE))
             )
         else:
             self.side_memory = GrownMemory(self.linear, memory.grow, kind.limits.maximum)
 
-    def main_instantiated(self, store: Store, instance: EngineInstance) -> None:
-        """Take from a main module that defines its memory what others need, before anything else is instantiated."""
-        kind, export = self.plan.memory_type, self.plan.memory_export
+    def adopt_memory(self, store: Store, instance: EngineInstance) -> bool:
+        """Take its memory from a main module that defines it, before anything else is instantiated.
+
+        Returns:
+            Whether it has one.
+        """
+        kind, export = self.main.memory_type, self.main.memory_export
         if kind is None or export is None:
-            return
+            return False
         memory = instance.memory(export)
         if kind.limits.shared:
-            # It cannot be lent to other instances, and the plan says so: no libraries.
+            # It cannot be lent to other instances, and `no_libraries` says so.
             self._use(memory)
-            return
+            return True
         store.define_memory(BASE_NAMESPACE, "memory", memory)
         self.wasi = add_forwarder(self.engine, store, kind)
-        if self._memory is None:
-            self._use(memory)
-            # Modules from here on need not export their memory: they go through the forwarder.
-            forwarded_wasi(self._host)
+        self._use(memory)
+        # Modules from here on need not export their memory: they go through the forwarder.
+        forwarded_wasi(self.host)
+        return True
+
+    # generated code that is the same for all groups
 
     def base_code(self) -> CompiledModule:
         """Return the code of the base module, made at its first use.
@@ -185,27 +266,25 @@ class Program:
             ResourceLimitError: there is no memory for the side modules' stack.
         """
         if self._base_code is None:
-            wasm = base_module(self.plan.places, self.plan.table_length, self._first_stack_pointer())
+            pointer = self.main.stack_pointer
+            if pointer is None:
+                pointer = self.side_stack_pointer()
+            wasm = base_module(self.main.anchors, self.main.table_length, pointer)
             self._base_code = compiled(self.engine, ("generated", wasm), "base", lambda: wasm)
         return self._base_code
 
     def waits_code(self) -> CompiledModule | None:
         """Return code that places what stands in for atomic waits; None when nothing waits on shared memory."""
-        if self._waits_code is None and self.plan.wait_slots:
+        if self._waits_code is None and self.main.wait_slots:
             placed = []
-            for name, address in self.plan.wait_slots.items():
-                kind = self._host.system[ATOMICS][name].type
-                binding = self._host.bind(ATOMICS, name, kind, "the linker")
+            for name, address in self.main.wait_slots.items():
+                kind = self.host.system[ATOMICS][name].type
+                binding = self.host.bind(ATOMICS, name, kind, "the linker")
                 assert binding is not None
                 placed.append(PlacedFunction(binding.namespace, binding.name, kind, address))
-            wasm = placement_module(placed, (), (), self.plan.places)
+            wasm = placement_module(placed, (), (), self.main.anchors)
             self._waits_code = compiled(self.engine, ("generated", wasm), "waits", lambda: wasm)
         return self._waits_code
-
-    def _first_stack_pointer(self) -> int:
-        if self.plan.stack_pointer is not None:
-            return self.plan.stack_pointer
-        return self.side_stack_pointer()
 
     def side_stack_pointer(self) -> int:
         """Allocate the stack that side modules have beside a static main module's; return its upper end, 0 for none yet.
@@ -214,16 +293,18 @@ class Program:
             ResourceLimitError: there is no memory for it.
             LinkerUsageError: it would have to come from the main module's allocator, which does not run yet.
         """
-        if self.plan.stack_size is None or self.plan.no_libraries or self.side_memory is None:
+        if self.main.stack_size is None or self.main.no_libraries or self.side_memory is None:
             return 0
-        if isinstance(self.side_memory, GuestAllocator):
+        if self.side_memory.calls_guest:
             # The main module has no stack pointer to share and its allocator may not run yet.
             raise LinkerUsageError(
                 "side modules need a stack, but the main module exports no __stack_pointer; link it with "
                 "--export=__stack_pointer, or use side_memory='grow'"
             )
-        block = self.side_memory.allocate(self.plan.stack_size, _STACK_ALIGN_LOG2, "the side modules' stack")
+        block = self.side_memory.allocate(self.main.stack_size, _STACK_ALIGN_LOG2, "the side modules' stack")
         return block.address + block.size
+
+    # memory
 
     def grow_memory(self, pages: int) -> int | None:
         """Grow the memory by 64 KiB pages; return the former size in pages, or None when refused."""
@@ -242,3 +323,7 @@ class Program:
             self.linear.close()
         if self._shared_wasi is not None:
             self._shared_wasi.close()
+
+
+def _report_deadlock(error: DeadlockError) -> None:
+    logging.getLogger("dl.threads").info("%s", error)  # every thread raises it

@@ -8,28 +8,34 @@ all memory above their heap base for theirs: Emscripten's `sbrk` would hand out 
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
 from dl.errors import ResourceLimitError
-from memory import Allocator, LayoutExhaustedError, LinearMemory, Region, round_up
+from memory import Allocator, Block, LayoutExhaustedError, LinearMemory, Region, round_up
 
 _ADDRESS_SPACE = 1 << 32
 _MAX_ALIGN_LOG2 = 31
 
 
-@dataclass(frozen=True, eq=False)
-class Block:
-    """A run of linear memory; bytes. `address` is a multiple of the alignment that was asked for."""
+@dataclass(frozen=True)
+class SideMemoryStatistics:
+    """What is handed out and not given back: bytes, and regions."""
 
-    address: int
-    size: int
-    owner: object
+    bytes_in_use: int
+    regions: int
 
 
 class SideMemory(Protocol):
-    """Hands out zeroed blocks of linear memory; safe for threads."""
+    """Hands out zeroed blocks of linear memory; safe for threads.
+
+    Attributes:
+        calls_guest: whether `allocate` and `free` call the main module's allocator: they work from `start` on, only in a thread
+            that may enter guest code, and never while an operation is replayed.
+    """
+
+    calls_guest: bool
 
     def allocate(self, size: int, align_log2: int, purpose: str) -> Block:
         """Reserve a zeroed block of `size` bytes, at least 1, at a multiple of 2**align_log2.
@@ -41,6 +47,15 @@ class SideMemory(Protocol):
     def free(self, block: Block) -> None:
         """Give a block back."""
 
+    def start(self, malloc: Callable[[int], int], free: Callable[[int], object]) -> None:
+        """The main module is initialized: its allocator works from now on."""
+
+    def addresses(self) -> Mapping[str, int]:
+        """Return the linker's own symbols that depend on what was handed out before the program runs, bytes."""
+
+    def statistics(self) -> SideMemoryStatistics:
+        """Return what is handed out."""
+
 
 class GrownMemory:
     """Blocks in pages that the linker grows the memory by.
@@ -48,19 +63,21 @@ class GrownMemory:
     `_lock` guards the allocator; the engine's growth, which takes a lock of the engine's, is called under it.
     """
 
+    calls_guest = False
+
     def __init__(
         self, memory: LinearMemory, grow: Callable[[int], int | None], limit_pages: int | None
     ) -> None:
         self._memory = memory
         self._lock = threading.Lock()
-        self.allocator = Allocator(grow, limit_pages=limit_pages)
+        self._allocator = Allocator(grow, limit_pages=limit_pages)
         self._used = 0  # end of the highest block ever handed out; guarded by `_lock`
 
     def allocate(self, size: int, align_log2: int, purpose: str) -> Block:
         """Reserve a zeroed block; see `SideMemory`."""
         try:
             with self._lock:
-                region = self.allocator.allocate(size, align_log2)
+                region = self._allocator.allocate(size, align_log2)
         except LayoutExhaustedError as error:
             raise ResourceLimitError(purpose, f"no linear memory: {error}") from error
         # What was never handed out lies in pages that were grown for it and is zero; to fill it would make it resident.
@@ -73,7 +90,20 @@ class GrownMemory:
         """Give a block back; its pages stay in the memory, for later blocks."""
         assert isinstance(block.owner, Region)
         with self._lock:
-            self.allocator.free(block.owner)
+            self._allocator.free(block.owner)
+
+    def start(self, malloc: Callable[[int], int], free: Callable[[int], object]) -> None:
+        """Nothing changes: these blocks are not the main module's."""
+
+    def addresses(self) -> Mapping[str, int]:
+        """Return nothing: pages are added above the program's heap."""
+        return {}
+
+    def statistics(self) -> SideMemoryStatistics:
+        """Return what is handed out."""
+        with self._lock:
+            now = self._allocator.statistics()
+        return SideMemoryStatistics(now.bytes_in_use, now.regions)
 
 
 class GuestAllocator:
@@ -86,18 +116,28 @@ class GuestAllocator:
         memory: the program's memory.
         heap_base: address from which blocks are taken before `start`, bytes.
         ensure_size: makes the memory reach an address, or returns False.
+
+    `_lock` guards the figures; a leaf.
     """
+
+    calls_guest = True
 
     def __init__(self, memory: LinearMemory, heap_base: int, ensure_size: Callable[[int], bool]) -> None:
         self._memory = memory
         self._ensure_size = ensure_size
         self.heap_base = heap_base
+        self._lock = threading.Lock()
+        self._bytes = self._regions = 0
         self._malloc: Callable[[int], int] | None = None
         self._free: Callable[[int], object] | None = None
 
     def start(self, malloc: Callable[[int], int], free: Callable[[int], object]) -> None:
         """Use the guest's allocator from now on: the main module is initialized."""
         self._malloc, self._free = malloc, free
+
+    def addresses(self) -> Mapping[str, int]:
+        """Return where the heap starts: above the blocks that were handed out before it was used."""
+        return {"__heap_base": self.heap_base}
 
     def allocate(self, size: int, align_log2: int, purpose: str) -> Block:
         """Reserve a zeroed block; see `SideMemory`. May call the guest's `malloc`."""
@@ -110,7 +150,7 @@ class GuestAllocator:
             if not self._ensure_size(end):
                 raise ResourceLimitError(purpose, f"linear memory cannot grow to {end} bytes")
             self.heap_base = end
-            return Block(address, size, None)
+            return self._handed_out(Block(address, size, None))
         start = self._malloc(size + alignment) & 0xFFFFFFFF
         if not start:
             raise ResourceLimitError(purpose, f"the program's malloc has no {size + alignment} bytes")
@@ -120,9 +160,23 @@ class GuestAllocator:
                 purpose, f"the program's malloc returned {start:#x}, which is not in its memory"
             )
         self._memory.fill(address, 0, size)
-        return Block(address, size, start)
+        return self._handed_out(Block(address, size, start))
 
     def free(self, block: Block) -> None:
         """Give a block back to the guest's allocator; one from before it ran stays for good."""
         if isinstance(block.owner, int) and self._free is not None:
             self._free(block.owner)
+        with self._lock:
+            self._bytes -= block.size
+            self._regions -= 1
+
+    def _handed_out(self, block: Block) -> Block:
+        with self._lock:
+            self._bytes += block.size
+            self._regions += 1
+        return block
+
+    def statistics(self) -> SideMemoryStatistics:
+        """Return what is handed out."""
+        with self._lock:
+            return SideMemoryStatistics(self._bytes, self._regions)

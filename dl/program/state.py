@@ -1,28 +1,32 @@
-"""The linker state: what all instance groups of a program share."""
+"""The linker state: what linking changes, and all instance groups of a program share."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import threading
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
 from dl.dlfcn import MAIN_HANDLE, ModuleHandle
 from dl.errors import ResourceLimitError
-from dl.glue.names import Places
+from dl.modules.construction import Constructions
 from dl.modules.image import ModuleImage
-from dl.modules.linked_module import LinkedModule
-from dl.program.side_memory import SideMemory
+from dl.modules.linked_module import LinkedModule, StubTarget
 from dl.program.table import TableSpace
-from dl.wasm.types import FuncType, MemoryType
+from dl.wasm.types import FuncType
 
 MAX_MODULES = 10_000
 
 
 @dataclass
 class LinkerState:
-    """Shared by all groups; guarded by the link lock, which whoever changes it holds.
+    """Shared by all groups; guarded by the link lock, which the thread that changes it holds.
 
     Readers that only look up what a committed load has published (`modules`, `symbols`) need no lock: entries are added
     whole and never changed, and dictionaries are copied before they are walked.
+
+    `stub_lock` guards the stub targets of every module, and makes binding a stub and removing a module exclude each other: a
+    stub is bound to a module, and `uses` sees it, or it does not find the module any longer. A leaf, taken with the link lock
+    held or without.
 
     Attributes:
         modules: by handle, the main module first.
@@ -30,18 +34,13 @@ class LinkerState:
         next_handle: the next handle.
         global_scope: modules whose symbols all see, in search order.
         table: table indices.
-        side_memory: linear memory for side modules.
-        places: where table and stack pointer are.
-        memory_type: type of the program's memory; None until a static main module has brought it.
         linker_addresses: addresses the linker defines itself, by symbol name, bytes.
         host_addresses: table indices of host functions whose address was taken.
-        arriving: modules of the load under way, for what their start functions ask.
+        arriving: modules of the loads under way: planned, and not yet committed.
+        constructions: which thread constructs which module.
     """
 
     table: TableSpace
-    places: Places
-    side_memory: SideMemory | None = None
-    memory_type: MemoryType | None = None
     modules: dict[ModuleHandle, LinkedModule] = field(default_factory=dict)
     by_identity: dict[str, ModuleHandle] = field(default_factory=dict)
     next_handle: int = MAIN_HANDLE + 1
@@ -49,55 +48,126 @@ class LinkerState:
     linker_addresses: dict[str, int] = field(default_factory=dict)
     host_addresses: dict[tuple[str, str, FuncType], int] = field(default_factory=dict)
     arriving: dict[ModuleHandle, LinkedModule] = field(default_factory=dict)
+    constructions: Constructions = field(default_factory=Constructions)
+    stub_lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
 
-    def take_handle(self, module: str, coming: int = 0) -> ModuleHandle:
+    def take_handle(self, module: str) -> ModuleHandle:
         """Return the next handle.
 
         Args:
             module: who gets it, for messages.
-            coming: how many modules the load under way has given handles to.
 
         Raises:
             ResourceLimitError: there are `MAX_MODULES` modules.
         """
-        if len(self.modules) + coming >= MAX_MODULES:
+        if len(self.modules) + len(self.arriving) >= MAX_MODULES:
             raise ResourceLimitError(module, f"{MAX_MODULES} modules are loaded already")
         handle = ModuleHandle(self.next_handle)
         self.next_handle += 1
         return handle
 
-    def remove(self, modules: Sequence[LinkedModule]) -> None:
-        """Forget modules: their handles, names and places in the global scope."""
-        for module in modules:
-            self.modules.pop(module.handle, None)
-        self.forget_names(modules)
+    def return_handles(self, first: int, end: int) -> None:
+        """Take back the handles of a failed load, unless others were given since."""
+        if self.next_handle == end:
+            self.next_handle = first
 
-    def forget_names(self, modules: Sequence[LinkedModule]) -> None:
-        """Let nobody find modules any more, by path, name or global scope; their handles stay."""
-        for module in modules:
-            if self.by_identity.get(module.image.identity) == module.handle:
-                del self.by_identity[module.image.identity]
-        gone = {id(module) for module in modules}
-        self.global_scope = [m for m in self.global_scope if id(m) not in gone]
+    def side_modules(self) -> list[LinkedModule]:
+        """Return the loaded modules but the main module."""
+        return [module for handle, module in self.modules.copy().items() if handle != MAIN_HANDLE]
 
     def module(self, handle: int) -> LinkedModule | None:
         """Return a module by its handle, also one that is being loaded."""
         return self.modules.get(ModuleHandle(handle)) or self.arriving.get(ModuleHandle(handle))
 
+    def is_side_module(self, handle: int) -> bool:
+        """Whether a handle is that of a loaded side module."""
+        return handle != MAIN_HANDLE and ModuleHandle(handle) in self.modules
+
+    def loaded(self, identity: str) -> LinkedModule | None:
+        """Return the loaded module that a path or a name stands for."""
+        handle = self.by_identity.get(identity)
+        return None if handle is None else self.modules.get(handle)
+
     def image(self, identity: str) -> ModuleImage | None:
         """Return the image of the loaded module that a path or a name stands for."""
-        handle = self.by_identity.get(identity)
-        module = None if handle is None else self.modules.get(handle)
+        module = self.loaded(identity)
         return None if module is None else module.image
 
-    def names(self, modules: Sequence[LinkedModule]) -> list[str]:
-        """Return what messages call some modules."""
-        return [module.name for module in modules]
+    def publish(self, modules: Iterable[LinkedModule], promoted: Iterable[LinkedModule]) -> None:
+        """Enter committed modules, and put modules into the global scope; each dlopen that does so counts."""
+        for module in modules:
+            self.modules[module.handle] = module
+            self.by_identity[module.image.identity] = module.handle
+            self.arriving.pop(module.handle, None)
+        scope = self.with_promoted(promoted)
+        for module in promoted:
+            module.global_opens += 1
+        self.global_scope = scope
+
+    def with_promoted(self, promoted: Iterable[LinkedModule]) -> list[LinkedModule]:
+        """Return the global scope with modules added to it; a new list, since readers walk the old one without a lock."""
+        present = {id(module) for module in self.global_scope}
+        return [*self.global_scope, *(m for m in promoted if id(m) not in present)]
+
+    def bind_stub(
+        self, module: LinkedModule, position: int, find: Callable[[], StubTarget | None]
+    ) -> StubTarget | None:
+        """Return what a stub of a module is bound to, binding it if it is not bound yet. From any thread.
+
+        Args:
+            module: the module whose import the stub is.
+            position: the import's position.
+            find: looks the import up; called under `stub_lock`, so it must not wait.
+        """
+        with self.stub_lock:
+            known = module.stub_targets.get(position)
+            if known is None:
+                known = find()
+                if known is not None:
+                    module.stub_targets[position] = known
+            return known
+
+    def users(self, modules: Sequence[LinkedModule]) -> list[LinkedModule]:
+        """Return the other modules, loaded or arriving, that need or are bound to some of these; under `stub_lock`."""
+        handles = frozenset(module.handle for module in modules)
+        others = (*self.modules.values(), *self.arriving.values())
+        return [m for m in others if m.handle not in handles and m.uses(handles)]
+
+    def remove_unused(self, modules: Sequence[LinkedModule]) -> list[LinkedModule]:
+        """Remove modules, unless others use them.
+
+        Returns:
+            The modules that use them, in which case they stay, but can be found no longer.
+        """
+        with self.stub_lock:
+            users = self.users(modules)
+            self.forget_names(modules)
+            if not users:
+                for module in modules:
+                    self.modules.pop(module.handle, None)
+        return users
+
+    def forget_names(self, modules: Sequence[LinkedModule]) -> None:
+        """Make modules unfindable by path, name or global scope; their handles stay."""
+        for module in modules:
+            if self.by_identity.get(module.image.identity) == module.handle:
+                del self.by_identity[module.image.identity]
+            module.global_opens = 0
+        self._drop_from_scope()
+
+    def demote(self, modules: Iterable[LinkedModule]) -> None:
+        """Take back one promotion of modules: they leave the global scope unless another dlopen put them there too."""
+        for module in modules:
+            module.global_opens = max(module.global_opens - 1, 0)
+        self._drop_from_scope()
+
+    def _drop_from_scope(self) -> None:
+        self.global_scope = [module for module in self.global_scope if module.global_opens]
 
 
 @dataclass
 class Undo:
-    """What takes back the steps of an operation that fails, last step first."""
+    """What takes back the steps of a change that fails, last step first."""
 
     steps: list[Callable[[], object]] = field(default_factory=list)
 

@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 from dl.program.program import Program
-from dl.program.side_memory import GrownMemory
-from dl.program.state import LinkerState
-from threads import Rendezvous, RendezvousStatistics
+from threads import RendezvousStatistics
 
 
 @dataclass(frozen=True)
@@ -38,10 +35,10 @@ class LinkerStatistics:
     protocol: RendezvousStatistics
 
 
-def linker_statistics(state: LinkerState, program: Program, rendezvous: Rendezvous[Any]) -> LinkerStatistics:
+def linker_statistics(program: Program) -> LinkerStatistics:
     """Return a snapshot; each figure is right, but they may be moments apart."""
-    side = program.side_memory
-    allocated = side.allocator.statistics() if isinstance(side, GrownMemory) else None
+    state, side = program.state, program.side_memory
+    allocated = side.statistics() if side is not None else None
     return LinkerStatistics(
         modules=len(state.modules),
         next_handle=state.next_handle,
@@ -51,5 +48,5 @@ def linker_statistics(state: LinkerState, program: Program, rendezvous: Rendezvo
         side_bytes=allocated.bytes_in_use if allocated else 0,
         side_regions=allocated.regions if allocated else 0,
         memory_bytes=program.linear.size if program.linear else 0,
-        protocol=rendezvous.statistics(),
+        protocol=program.rendezvous.statistics(),
     )

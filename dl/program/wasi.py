@@ -29,7 +29,7 @@ from dl.engine.protocol import (
     Store,
     WasiOptions,
 )
-from dl.errors import LinkerUsageError
+from dl.errors import LinkerUsageError, TrapError
 from dl.glue.forwarder import forwarder_module
 from dl.glue.names import BASE_NAMESPACE
 from dl.glue.resolution import FromNamespace
@@ -50,14 +50,12 @@ NATIVE = (
     "args_sizes_get",
     "environ_get",
     "environ_sizes_get",
-    "clock_res_get",
-    "clock_time_get",
     "random_get",
 )
 """Functions that concern no descriptor and never wait."""
 
 
-class Turn:
+class WasiLock:
     """The lock around WASI. A thread that takes it twice is told so: an output callback has called into the program."""
 
     def __init__(self) -> None:
@@ -78,6 +76,34 @@ class Turn:
         self._lock.release()
 
 
+_INVALID, _OUTSIDE_MEMORY = 28, 78
+_TRAPS = {
+    "Invalid enum value": _INVALID,
+    "Invalid flag value": _INVALID,
+    "number too small to fit": _INVALID,
+    "number too large to fit": _INVALID,
+    "Pointer not aligned": _INVALID,
+    "Pointer out of bounds": _OUTSIDE_MEMORY,
+    "Pointer overflow": _OUTSIDE_MEMORY,
+}
+"""Errnos for traps by which the engine's WASI refuses arguments, by how their text begins (wiggle's `GuestError`)."""
+
+
+def _answering(function: RawCall) -> RawCall:
+    """Make a function of the engine's answer with an errno where it traps because of its arguments."""
+
+    def call(area: int, slots: int) -> None:
+        try:
+            function(area, slots)
+        except TrapError as trap:
+            errno = next((errno for text, errno in _TRAPS.items() if trap.reason.startswith(text)), None)
+            if errno is None:
+                raise
+            ctypes.c_uint32.from_address(area).value = errno
+
+    return call
+
+
 class WasiCalls:
     """The functions of a program's WASI context, for host code.
 
@@ -87,8 +113,10 @@ class WasiCalls:
     """
 
     def __init__(self, forwarder: EngineInstance) -> None:
-        self.lock = Turn()
-        self._functions: dict[str, RawCall] = {name: forwarder.raw_function(name) for name in FUNCTIONS}
+        self.lock = WasiLock()
+        self._functions: dict[str, RawCall] = {
+            name: _answering(forwarder.raw_function(name)) for name in FUNCTIONS
+        }
         self._area = ctypes.create_string_buffer(_MOST_SLOTS * _SLOT_BYTES)
 
     def raw(self, name: str) -> RawCall:

@@ -242,7 +242,7 @@ class _Run:
         self.count(f"start {way}")
 
     def _on_guest_thread(self, _number: int, record: int) -> None:
-        self.records[record & 0xFFFFFFFF].run(self.linker.threads.current())
+        self.records[record & 0xFFFFFFFF].run(self.linker.view(self.linker.parts.groups.current()))
 
     def _disturb(self) -> None:
         """Let the threads that wait for somebody go on, and cancel one now and then."""
@@ -281,7 +281,7 @@ class _Run:
         with self.shared.lock:
             operations = sum(self.shared.operations.values())
         alive = sum(slot.alive for slot in self.slots)
-        return StressProgress(seconds, operations, alive, self.linker.rendezvous.committed)
+        return StressProgress(seconds, operations, alive, self.linker.program.rendezvous.committed)
 
     def _report(self, seconds: float, barriers: list[float]) -> StressReport:
         protocol = self.linker.statistics().protocol
@@ -345,7 +345,7 @@ class _Run:
             if slot.host is not None:
                 with contextlib.suppress(BaseException):
                     slot.host.join(GRACE_SECONDS)
-        while len(self.linker.threads.all()) > 1 and time.monotonic() < deadline:
+        while len(self.linker.parts.groups.all()) > 1 and time.monotonic() < deadline:
             threading.Event().wait(TICK_SECONDS)
         self.linker.spawn(self.state_of, name="new").join()
         self._compare(self.shared.states.pop(main.name))
@@ -387,8 +387,8 @@ class _Run:
             if frame is not None:
                 where.append(f"{thread.name}:\n" + "".join(traceback.format_stack(frame)[-4:]))
         self.fail(
-            f"hung: {len(stuck)} threads do not end; waits: {self.linker.threads.waits.waiting()}; "
-            f"protocol: {replace(self.linker.rendezvous.statistics(), barrier_seconds=())}\n"
+            f"hung: {len(stuck)} threads do not end; waits: {self.linker.program.waits.waiting()}; "
+            f"protocol: {replace(self.linker.program.rendezvous.statistics(), barrier_seconds=())}\n"
             + "\n".join(where)
         )
 

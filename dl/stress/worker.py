@@ -20,9 +20,8 @@ from dl.errors import (
     TrapError,
     UnresolvedSymbolsError,
 )
-from dl.group import InstanceGroup
-from dl.groups.threads import HostThread
-from dl.guest_values import GuestFunction
+from dl.group import GuestFunction, InstanceGroup
+from dl.groups.host_threads import HostThread
 from dl.stress.modules import LibraryKind
 
 if TYPE_CHECKING:
@@ -276,7 +275,7 @@ class Worker:
         with self._shared.lock:
             known = self._shared.handles.setdefault(name, handle)
             self._shared.addends[name] = kind.addend
-            if known != handle and not self._run.linker.is_side_module(known):
+            if known != handle and not self._run.linker.program.state.is_side_module(known):
                 known = self._shared.handles[name] = handle  # a load that was undone has been made again
         self._check(known == handle, f"{name} is {known} and {handle}")
         self._verify(name, handle)

@@ -4,44 +4,37 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from dl.engine.preview1 import PREVIEW1, UNSTABLE, WASIX
-from dl.program.host_symbols import ATOMICS
-from dl.wasix import closures, dynamic_calls, linking, threads
-from dl.wasix.abi import NAMESPACES, WASI_THREADS
+from dl.engine.preview1 import WASIX
 from dl.wasix.absent import absent_functions
-from dl.wasix.calls import process_functions
+from dl.wasix.adapter import Adapter
+from dl.wasix.closures import closure_functions
+from dl.wasix.dynamic_calls import dynamic_call_functions
+from dl.wasix.linking import linking_functions
 from dl.wasix.process import Process
+from dl.wasix.system import System
+from dl.wasix.tables import process_functions
+from dl.wasix.threads import thread_functions
 
 if TYPE_CHECKING:
-    from dl.linker import Linker
-    from dl.program.host_symbols import HostSymbols, SystemFunction
+    from dl.program.host_symbols import HostSymbols
 
 
-def system_interface(linker: Linker, host: HostSymbols) -> Process:
+def system_interface(system: System, host: HostSymbols) -> Process:
     """Add every system function to the host's; WASI's own that concern no descriptor are there already.
 
     Returns:
         The program's process, to be closed with it.
     """
-    process = Process(linker)
-    endings = threads.preview1_functions(linker)
-    tables: list[dict[str, dict[str, SystemFunction]]] = [
-        process_functions(process),
-        {
-            WASIX: absent_functions(linker.end)
-            | linking.dynlink_functions(linker)
-            | closures.closure_functions(linker)
-            | dynamic_calls.dynamic_call_functions(linker)
-            | {name: function for name, function in endings.items() if name in NAMESPACES[WASIX]}
-            | threads.wasix_functions(linker),
-            PREVIEW1: endings,
-            UNSTABLE: endings,
-            WASI_THREADS: threads.wasi_functions(linker),
-        },
-    ]
-    for table in tables:
+    process = system.process = Process(system)
+    adapter = Adapter(process.signals)
+    for table in (
+        process_functions(process, adapter),
+        {WASIX: absent_functions(system.end)},
+        {WASIX: linking_functions(system, adapter)},
+        {WASIX: closure_functions(system, adapter)},
+        {WASIX: dynamic_call_functions(system, adapter)},
+        thread_functions(system, adapter),
+    ):
         for namespace, functions in table.items():
-            known = host.system.get(namespace, {})
-            host.system[namespace] = known | functions
-    host.system[ATOMICS] = threads.atomic_functions(linker)
+            host.system[namespace] = host.system.get(namespace, {}) | functions
     return process

@@ -10,6 +10,7 @@ import enum
 
 from dl.engine.preview1 import FUNCTIONS as PREVIEW1_FUNCTIONS
 from dl.engine.preview1 import PREVIEW1, UNSTABLE, WASIX, signature
+from dl.program.host_symbols import ATOMICS
 from dl.wasm.types import FuncType
 
 WASI_THREADS = "wasi"
@@ -47,6 +48,18 @@ class Errno(enum.IntEnum):
     NOTCAPABLE = 76
     MEMVIOLATION = 78
     UNKNOWN = 79
+
+
+class ErrnoError(Exception):
+    """A call of the guest's cannot be done.
+
+    Attributes:
+        errno: what the guest gets.
+    """
+
+    def __init__(self, errno: Errno) -> None:
+        super().__init__(errno)
+        self.errno = errno
 
 
 def _table(compact: str) -> dict[str, FuncType]:
@@ -109,6 +122,11 @@ sock_status ii:i
 """)
 """Functions of `wasix_32v1` for what this system does not have: other processes, sockets, epoll and network ports."""
 
+WAITING = _table("""
+notify ii:i                     wait32 iiI:i                    wait64 iII:i
+""")
+"""Functions that stand in for the instructions `memory.atomic.notify`, `wait32` and `wait64` (threads proposal)."""
+
 _SPAWN = _table("thread-spawn i:i")
 # The older interface has no sock_accept; in WASIX that name means the second version, which also tells the address.
 _SNAPSHOT0 = {name: kind for name, kind in _BASE.items() if name != "sock_accept"}
@@ -126,3 +144,6 @@ NAMESPACES: dict[str, dict[str, FuncType]] = {
     | {"sock_accept": ABSENT["sock_accept_v2"]},
 }
 """Namespace to function name to signature: all that a program may import from a system interface."""
+
+SIGNATURES: dict[str, dict[str, FuncType]] = NAMESPACES | {ATOMICS: WAITING}
+"""The same, with what only generated and rewritten code calls."""

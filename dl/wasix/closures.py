@@ -4,7 +4,7 @@ ABI: functions of `wasix_32v1`; the result is an errno. A closure has a signatur
 environment)`, and an environment. Its arguments and results lie packed on the caller's shadow stack while the backing function
 runs. It is a function of WebAssembly in every group, those of later threads included.
 
-Where the ABI leaves it open: preparing an index that `closure_allocate` has not handed out is refused with 28 (`inval`),
+Where the ABI leaves it open: preparing an index that `closure_allocate` has not returned is refused with 28 (`inval`),
 and so is a signature of more than 1,000 arguments or results, the most a function may have; a freed closure traps when
 it is called.
 """
@@ -14,16 +14,15 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING
 
-from dl.engine.preview1 import signature
+from dl.engine.preview1 import WASIX
 from dl.errors import InvalidModuleError, NotDynamicError, ResourceLimitError
-from dl.program.host_symbols import SystemFunction
+from dl.wasix.abi import Errno, ErrnoError
 from dl.wasm.types import FuncType
 from memory import OutOfBoundsError
 
 if TYPE_CHECKING:
-    from dl.linker import Linker
-
-SUCCESS, FAULT, INVALID, NOT_SUPPORTED, MEMORY_VIOLATION = 0, 21, 28, 58, 78
+    from dl.wasix.adapter import Adapter, Functions
+    from dl.wasix.system import System
 
 VALUE_TYPES = ("i32", "i64", "f32", "f64", "v128")
 """Value types by their byte in lists of types."""
@@ -31,50 +30,54 @@ VALUE_TYPES = ("i32", "i64", "f32", "f64", "v128")
 MAX_VALUES = 1000
 """Most arguments and most results that a function can have in current engines (WebAssembly JavaScript interface, limits)."""
 
-_MASK = 0xFFFFFFFF
-
 log = logging.getLogger("dl.link")
 
 
-def closure_functions(linker: Linker) -> dict[str, SystemFunction]:
+def closure_functions(system: System, adapter: Adapter) -> Functions:
     """Return the guest's interface to closures."""
-    calls = _Closures(linker)
-    return {
-        "closure_allocate": SystemFunction(signature("i:i"), function=calls.allocate),
-        "closure_prepare": SystemFunction(signature("iiiiiii:i"), function=calls.prepare),
-        "closure_free": SystemFunction(signature("i:i"), function=calls.free),
-    }
+    calls = _Closures(system)
+    return adapter.functions(
+        WASIX,
+        {
+            "closure_allocate": calls.allocate,
+            "closure_prepare": calls.prepare,
+            "closure_free": calls.free,
+        },
+    )
 
 
 class _Closures:
-    def __init__(self, linker: Linker) -> None:
-        self._linker = linker
-        # Indices that the guest was given: the pool serves the host's callbacks too, which are not the guest's to free.
-        # Each step on the set is one under the GIL; two threads that free one index are settled by the pool.
+    def __init__(self, system: System) -> None:
+        self._system = system
+        # Indices that the guest was given: the pool serves the host's callbacks too, which the guest must not free.
+        # Each step on the set is atomic under the GIL; of two threads that free one index, the pool refuses the second.
         self._given: set[int] = set()
 
-    def _refused(self) -> bool:
+    def _check_dynamic(self) -> None:
+        """Check that the program's table can take functions.
+
+        Raises:
+            ErrnoError: NOTSUP.
+        """
         try:
-            self._linker.check_dynamic()
+            self._system.check_dynamic()
         except NotDynamicError:
-            return True
-        return False
+            raise ErrnoError(Errno.NOTSUP) from None
 
     def allocate(self, out: int) -> int:
-        if self._refused():
-            return NOT_SUPPORTED
-        slots = self._linker.closures
+        """`closure_allocate`."""
+        self._check_dynamic()
         try:
-            address = slots.allocate()
+            address = self._system.slots.allocate()
         except ResourceLimitError as error:
             log.info("guest: closure_allocate: %s", error)
-            return FAULT
+            return Errno.FAULT
         self._given.add(address)
         try:
-            self._linker.memory.write_u32(out & _MASK, address)
+            self._system.memory.write_u32(out, address)
         except OutOfBoundsError:
-            self.free(address)  # nobody learns of it; by the ABI this is no error
-        return SUCCESS
+            self.free(address)  # the guest never learns it; by the ABI this is no error
+        return Errno.SUCCESS
 
     def prepare(
         self,
@@ -86,35 +89,30 @@ class _Closures:
         result_count: int,
         environment: int,
     ) -> int:
-        if self._refused():
-            return NOT_SUPPORTED
+        """`closure_prepare`."""
+        self._check_dynamic()
+        params = self._types(arguments, argument_count)
+        returned = self._types(results, result_count)
+        if params is None or returned is None or closure not in self._given:
+            return Errno.INVAL
+        slots, kind = self._system.slots, FuncType(params, returned)
         try:
-            params = self._types(arguments & _MASK, argument_count & _MASK)
-            returned = self._types(results & _MASK, result_count & _MASK)
-        except OutOfBoundsError:
-            return MEMORY_VIOLATION
-        if params is None or returned is None or closure & _MASK not in self._given:
-            return INVALID
-        slots, kind = self._linker.closures, FuncType(params, returned)
-        try:
-            code = slots.closure_code(kind)
+            code = slots.pool.closure_code(kind)
         except InvalidModuleError as error:
             log.info("guest: closure_prepare: %s", error)
-            return INVALID
-        log.debug(
-            "guest: closure_prepare(%#x, %#x, %s, %#x)", backing & _MASK, closure & _MASK, kind, environment
-        )
-        return SUCCESS if slots.place(closure & _MASK, code, backing, environment) else INVALID
+            return Errno.INVAL
+        log.debug("guest: closure_prepare(%#x, %#x, %s, %#x)", backing, closure, kind, environment)
+        return Errno.SUCCESS if slots.place(closure, code, backing, environment) else Errno.INVAL
 
     def _types(self, address: int, count: int) -> tuple[str, ...] | None:
-        """Read a list of types; None if it is none.
+        """Read a list of value types; None if it is not one.
 
         Raises:
             OutOfBoundsError: it lies outside memory.
         """
         if not count:
             return ()
-        memory = self._linker.memory
+        memory = self._system.memory
         if count > MAX_VALUES:
             memory.read(address + count - 1, 1)
             return None
@@ -124,9 +122,9 @@ class _Closures:
         return tuple(VALUE_TYPES[octet] for octet in octets)
 
     def free(self, closure: int) -> int:
-        if self._refused():
-            return NOT_SUPPORTED
-        if closure & _MASK in self._given:
-            self._given.discard(closure & _MASK)
-            self._linker.closures.free(closure & _MASK)
-        return SUCCESS
+        """`closure_free`; an index that is not allocated is no error."""
+        self._check_dynamic()
+        if closure in self._given:
+            self._given.discard(closure)
+            self._system.slots.free(closure)
+        return Errno.SUCCESS

@@ -1,8 +1,8 @@
 """`call_dynamic` and `reflect_signature` of WASIX: calls of functions whose types the caller's code does not know.
 
 `call_dynamic` is a function of WebAssembly, in the base module: it asks the host for the invoker of the callee's signature,
-generated once, and calls it through the table. So nothing of the host lies between caller and callee, and an exit, a trap,
-an exception or a longjmp in the callee passes as through any call.
+generated once, and calls it through the table. So no host frame lies between caller and callee, and an exit, a trap, an
+exception or a longjmp in the callee passes as through any call.
 
 A static main module is instantiated before the base module, which uses its table; it, and what is linked into its program, gets
 `call_dynamic` as a host function: there an exception of the guest's does not pass from callee to caller.
@@ -14,137 +14,118 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from dl.engine.preview1 import signature
+from dl.engine.preview1 import WASIX
 from dl.errors import ResourceLimitError
-from dl.glue.base import CALL_DYNAMIC, CALL_DYNAMIC_TYPE
+from dl.glue.base import CALL_DYNAMIC
 from dl.glue.names import BASE_NAMESPACE
 from dl.glue.resolution import FromNamespace
 from dl.glue.trampolines import is_packable
-from dl.program.host_symbols import SystemFunction
-from dl.program.main_module import MainKind
+from dl.wasix.abi import Errno
+from dl.wasix.adapter import bound, running_guest
 from dl.wasix.closures import VALUE_TYPES
 from dl.wasm.types import FuncType
-from memory import OutOfBoundsError
 
 if TYPE_CHECKING:
-    from dl.linker import Linker
+    from dl.wasix.adapter import Adapter, Functions
+    from dl.wasix.system import System
 
-SUCCESS, INVALID, NOMEM, NOT_SUPPORTED, OVERFLOW, MEMORY_VIOLATION = 0, 28, 48, 58, 61, 78
-
-_MASK = 0xFFFFFFFF
 _INFO = "BxHH"
 """`cacheable`, padding, number of arguments, number of results."""
 
 
-def dynamic_call_functions(linker: Linker) -> dict[str, SystemFunction]:
+def dynamic_call_functions(system: System, adapter: Adapter) -> Functions:
     """Return the guest's interface to functions of unknown type."""
-    calls = _DynamicCalls(linker)
-    if linker.program.base_comes_after_main:
-        call = SystemFunction(CALL_DYNAMIC_TYPE, function=calls.call)
-    else:
-        call = SystemFunction(CALL_DYNAMIC_TYPE, binding=FromNamespace(BASE_NAMESPACE, CALL_DYNAMIC))
-    return {
-        "call_dynamic": call,
-        "reflect_signature": SystemFunction(signature("iiiiii:i"), function=calls.reflect),
-    }
-
-
-def reaches_table(linker: Linker) -> bool:
-    """Whether the table that the guest's pointers mean is one that the linker can look into."""
-    plan, main = linker.program.plan, linker.main_module
-    if plan.kind is not MainKind.STATIC or plan.places.table.namespace != BASE_NAMESPACE:
-        return True
-    return main is not None and any(entry.kind == "table" for entry in main.wasm.imports)
+    calls = _DynamicCalls(system)
+    functions = adapter.functions(WASIX, {"call_dynamic": calls.call, "reflect_signature": calls.reflect})
+    if not system.base_comes_after_main:
+        functions["call_dynamic"] = bound(WASIX, "call_dynamic", FromNamespace(BASE_NAMESPACE, CALL_DYNAMIC))
+    return functions
 
 
 class _DynamicCalls:
-    def __init__(self, linker: Linker) -> None:
-        self._linker = linker
+    def __init__(self, system: System) -> None:
+        self._system = system
 
     def call(self, function: int, *arguments: int) -> int:
         """`call_dynamic` of programs whose base module comes after the main module."""
-        group = self._linker.threads.current()
-        if not reaches_table(self._linker):
-            return NOT_SUPPORTED
-        kind = group.function_type(function & _MASK)
+        group = self._system.current_group()
+        if not self._system.reaches_table:
+            return Errno.NOTSUP
+        kind = group.instances.function_type(function)
         if kind is None or not is_packable(kind):
-            return INVALID
-        code = self._linker.closures.invoker_code(kind)
-        return NOT_SUPPORTED if code is None else group.call_invoker(code, function, *arguments)
+            return Errno.INVAL
+        code = self._system.slots.pool.invoker_code(kind)
+        if code is None:
+            return Errno.NOTSUP
+        with running_guest():
+            return group.call_invoker(code, function, *arguments)
 
     def reflect(
         self, function: int, arguments: int, arguments_size: int, results: int, results_size: int, out: int
     ) -> int:
-        try:
-            return self._reflect(
-                function & _MASK,
-                (arguments & _MASK, arguments_size & 0xFFFF),
-                (results & _MASK, results_size & 0xFFFF),
-                out & _MASK,
-            )
-        except OutOfBoundsError:
-            return MEMORY_VIOLATION
-
-    def _reflect(self, function: int, arguments: tuple[int, int], results: tuple[int, int], out: int) -> int:
-        memory = self._linker.memory
+        """`reflect_signature`; the sizes are numbers of 16 bits."""
+        memory = self._system.memory
         if not out:
-            return MEMORY_VIOLATION
-        group = self._linker.threads.current()
-        if not reaches_table(self._linker):
+            return Errno.MEMVIOLATION
+        group = self._system.current_group()
+        if not self._system.reaches_table:
             memory.write_struct(_INFO, out, 0, 0, 0)
-            return NOT_SUPPORTED
-        if function >= group.table_length():
+            return Errno.NOTSUP
+        if function >= group.instances.table_length():
             memory.write_struct(_INFO, out, 0, 0, 0)
-            return INVALID
-        cacheable = function not in self._linker.closures
-        kind = group.function_type(function)
+            return Errno.INVAL
+        cacheable = function not in self._system.slots.pool
+        kind = group.instances.function_type(function)
         if kind is None:
             memory.write_struct(_INFO, out, cacheable, 0, 0)
-            return INVALID
+            return Errno.INVAL
         memory.write_struct(_INFO, out, cacheable, len(kind.params), len(kind.results))
-        if len(kind.params) > arguments[1] or len(kind.results) > results[1]:
-            return OVERFLOW
+        if len(kind.params) > arguments_size & 0xFFFF or len(kind.results) > results_size & 0xFFFF:
+            return Errno.OVERFLOW
         if not is_packable(kind):
-            return INVALID
-        for types, (address, _) in ((kind.params, arguments), (kind.results, results)):
-            if types:
-                memory.read(address, len(types))
-        for types, (address, _) in ((kind.params, arguments), (kind.results, results)):
-            if types:
-                memory.write(address, bytes(VALUE_TYPES.index(t) for t in types))
-        return SUCCESS
+            return Errno.INVAL
+        lists = [(types, at) for types, at in ((kind.params, arguments), (kind.results, results)) if types]
+        for types, address in lists:
+            memory.read(address, len(types))  # before anything is written
+        for types, address in lists:
+            memory.write(address, bytes(VALUE_TYPES.index(t) for t in types))
+        return Errno.SUCCESS
 
 
 class Invokers:
     """Table indices of the invokers, by signature; the host's side of the base module's `call_dynamic`.
 
-    `_addresses` is written in the link lock, after the commit; a reader finds only what every group has.
+    `_addresses` is written after the invoker is placed in every group; a reader finds only what every group has.
     """
 
-    def __init__(self, linker: Linker) -> None:
-        self._linker = linker
+    def __init__(self, system: System) -> None:
+        self._system = system
         self._addresses: dict[FuncType, int] = {}
 
     def find(self, function: int) -> int:
-        """Return the table index of the invoker for the function at a table index, or minus an errno."""
-        kind = self._linker.threads.current().function_type(function & _MASK)
+        """Return the table index of the invoker for the function at a table index, or minus an errno.
+
+        Args:
+            function: signed or not: generated code calls this, not the guest.
+        """
+        kind = self._system.current_group().instances.function_type(function & 0xFFFFFFFF)
         if kind is None:
-            return -INVALID if reaches_table(self._linker) else -NOT_SUPPORTED
+            return -Errno.INVAL if self._system.reaches_table else -Errno.NOTSUP
         return self._addresses.get(kind) or self._place(kind)
 
     def _place(self, kind: FuncType) -> int:
-        linker = self._linker
+        slots = self._system.slots
         if not is_packable(kind):
-            return -INVALID
-        code = linker.closures.invoker_code(kind)
+            return -Errno.INVAL
+        code = slots.pool.invoker_code(kind)
         if code is None:
-            return -NOT_SUPPORTED
+            return -Errno.NOTSUP
         try:
-            address = linker.closures.allocate()
+            address = slots.allocate()
         except ResourceLimitError:
-            return -NOMEM
-        linker.closures.place(address, code, 0)
+            return -Errno.NOMEM
+        slots.place(address, code, 0)
         known = self._addresses.setdefault(kind, address)
         if known != address:
-            linker.closures.free(address)  # another thread was first
+            slots.free(address)  # another thread was first
         return known

@@ -8,11 +8,10 @@ and functions may come later.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
 
 from dl.dlfcn import ALL_FLAGS, MAIN_HANDLE, DlFlags
-from dl.engine.preview1 import signature
+from dl.engine.preview1 import WASIX
 from dl.errors import (
     DlError,
     GuestThreadError,
@@ -22,114 +21,40 @@ from dl.errors import (
     ProgramExited,
     ThreadExited,
 )
-from dl.program.host_symbols import SystemFunction
-from memory import InvalidStringError, OutOfBoundsError
+from dl.wasix.abi import Errno
+from dl.wasix.adapter import running_guest
 
 if TYPE_CHECKING:
-    from dl.linker import Linker
-
-NAMESPACE = "wasix_32v1"
-
-SUCCESS, INVALID, NOEXEC, MEMORY_VIOLATION, UNKNOWN = 0, 28, 45, 78, 79
+    from dl.wasix.adapter import Adapter, Functions
+    from dl.wasix.system import System
 
 ENDINGS = (GuestThreadError, LinkerClosedError, ProgramDeadlockedError, ProgramExited, ThreadExited)
-"""What ends a thread or the program; never the errno of a call that a constructor's ending cut short."""
-
-T = TypeVar("T")
+"""What ends a thread or the program: it unwinds the caller of `dlopen` too and is never the errno of its call."""
 
 log = logging.getLogger("dl.link")
 
 
-def dynlink_functions(linker: Linker) -> dict[str, SystemFunction]:
-    """Return the guest's interface to the linker."""
-    return {
-        "dlopen": SystemFunction(signature("iiiiiiii:i"), function=_checked(_DlOpen(linker))),
-        "dlsym": SystemFunction(signature("iiiiii:i"), function=_checked(_DlSym(linker))),
-        "dl_invalid_handle": SystemFunction(
-            signature("i:i"), function=lambda handle: _invalid_handle(linker, handle & 0xFFFFFFFF)
-        ),
-    }
-
-
-class _BadArgument(Exception):  # noqa: N818  an errno on its way, not a fault of ours
-    """The guest gave a bad pointer or string; holds the errno."""
-
-    def __init__(self, errno: int) -> None:
-        self.errno = errno
-
-
-class _Guest:
-    """The caller's memory: bad addresses and strings in it are errnos.
-
-    Only here, so that the same exception from a user's host function, which a constructor may call, is left alone.
-    """
-
-    def __init__(self, linker: Linker) -> None:
-        self._linker = linker
-
-    def check_result(self, address: int) -> None:
-        """Check that a result of 4 bytes can be written."""
-        self._reading(lambda: self._linker.memory.read(address, 4))
-
-    def text(self, address: int, size: int) -> str:
-        """Read a string."""
-        return self._reading(lambda: self._linker.memory.read_string(address, size))
-
-    def put(self, address: int, value: int) -> None:
-        """Write a result."""
-        self._reading(lambda: self._linker.memory.write_u32(address, value))
-
-    def error(self, text: str, buffer: int, size: int) -> int:
-        """Write an error text; return the errno that goes with it."""
-        self._reading(lambda: write_error(self._linker, text, buffer, size))
-        return UNKNOWN
-
-    def _reading(self, access: Callable[[], T]) -> T:
-        try:
-            return access()
-        except OutOfBoundsError:
-            raise _BadArgument(MEMORY_VIOLATION) from None
-        except InvalidStringError:
-            raise _BadArgument(INVALID) from None
-
-
-def _checked(function: Callable[..., int]) -> Callable[..., int]:
-    """Take addresses as unsigned, and return the errno of a bad one."""
-
-    def call(*arguments: int) -> int:
-        try:
-            return function(*(a & 0xFFFFFFFF for a in arguments))
-        except _BadArgument as bad:
-            return bad.errno
-
-    return call
-
-
-def _invalid_handle(linker: Linker, handle: int) -> int:
-    return SUCCESS if linker.is_side_module(handle) else NOEXEC
-
-
-def write_error(linker: Linker, text: str, buffer: int, size: int) -> None:
-    """Write an error text, cut at a character's boundary, with its NUL, into a buffer of `size` bytes; 0 writes nothing."""
-    if size:
-        raw = text.encode()[: size - 1].decode(errors="ignore").encode()
-        linker.memory.write(buffer, raw + b"\0")
+def linking_functions(system: System, adapter: Adapter) -> Functions:
+    """Return the guest's interface to dynamic linking."""
+    calls = _Linking(system)
+    return adapter.functions(
+        WASIX, {"dlopen": calls.dlopen, "dlsym": calls.dlsym, "dl_invalid_handle": calls.dl_invalid_handle}
+    )
 
 
 def _as_asked(name: str, failure: DlError) -> str:
-    """Return the text of an error; a path that the guest gave stands in it as given, not as it is on the host."""
+    """Return the text of an error; a path that the guest gave appears in it as given, not as it is on the host."""
     text = str(failure)
     if isinstance(failure, LibraryNotFoundError) and "/" in name and failure.needed_by is None:
         text = text.replace(failure.module.removesuffix(".so"), name.removesuffix(".so"))
     return text
 
 
-class _DlOpen:
-    def __init__(self, linker: Linker) -> None:
-        self._linker = linker
-        self._guest = _Guest(linker)
+class _Linking:
+    def __init__(self, system: System) -> None:
+        self._system = system
 
-    def __call__(
+    def dlopen(
         self,
         path: int,
         path_size: int,
@@ -140,41 +65,50 @@ class _DlOpen:
         search_size: int,
         out: int,
     ) -> int:
-        linker, guest = self._linker, self._guest
-        guest.check_result(out)
+        """`dlopen`; a null path is the program itself."""
+        system = self._system
+        system.memory.read(out, 4)
         name = ""
         try:
-            linker.check_dynamic()
+            system.check_dynamic()
             if not path:
                 handle = MAIN_HANDLE
             else:
-                name = guest.text(path, path_size)
-                first = guest.text(search, search_size) if search_size else ""
+                name = system.memory.read_string(path, path_size)
+                first = system.memory.read_string(search, search_size) if search_size else ""
                 log.debug("guest: dlopen(%r, %s)", name, DlFlags(flags & ALL_FLAGS))
-                handle = linker.open_for_guest(name, first)
+                with running_guest():
+                    handle = system.open_library(name, first)
         except ENDINGS:
             raise
         except DlError as failure:
-            return guest.error(f"failed to load module: {_as_asked(name, failure)}", error, error_size)
-        guest.put(out, handle)
-        return SUCCESS
+            return self._fail(f"failed to load module: {_as_asked(name, failure)}", error, error_size)
+        system.memory.write_u32(out, handle)
+        return Errno.SUCCESS
 
-
-class _DlSym:
-    def __init__(self, linker: Linker) -> None:
-        self._linker = linker
-        self._guest = _Guest(linker)
-
-    def __call__(self, handle: int, name: int, name_size: int, error: int, error_size: int, out: int) -> int:
-        guest = self._guest
-        guest.check_result(out)
-        symbol = guest.text(name, name_size)
+    def dlsym(self, handle: int, name: int, name_size: int, error: int, error_size: int, out: int) -> int:
+        """`dlsym`; looks in one module only, or with handle 0 in the global scope."""
+        system = self._system
+        system.memory.read(out, 4)
+        symbol = system.memory.read_string(name, name_size)
         try:
-            address = self._linker.address_for_guest(handle, symbol)
+            with running_guest():
+                address = system.address_of_symbol(handle, symbol)
         except ENDINGS:
             raise
         except DlError as failure:
-            return guest.error(f"failed to resolve symbol: {failure}", error, error_size)
+            return self._fail(f"failed to resolve symbol: {failure}", error, error_size)
         log.debug("guest: dlsym(%d, %r) = %#x", handle, symbol, address)
-        guest.put(out, address)
-        return SUCCESS
+        system.memory.write_u32(out, address)
+        return Errno.SUCCESS
+
+    def dl_invalid_handle(self, handle: int) -> int:
+        """`dl_invalid_handle`: 0 for the handle of a library, in spite of its name."""
+        return Errno.SUCCESS if self._system.is_side_module(handle) else Errno.NOEXEC
+
+    def _fail(self, text: str, buffer: int, size: int) -> Errno:
+        """Write an error's text and its NUL into a buffer of `size` bytes, cut between two characters; 0 writes nothing."""
+        if size:
+            raw = text.encode()[: size - 1].decode(errors="ignore").encode()
+            self._system.memory.write(buffer, raw + b"\0")
+        return Errno.UNKNOWN

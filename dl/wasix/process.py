@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING
 from dl.engine.preview1 import WASIX
 from dl.modules.guest_paths import GuestPaths
 from dl.wasix.abi import PROCESS, Errno
+from dl.wasix.clocks import Clocks
+from dl.wasix.dynamic_calls import Invokers
 from dl.wasix.files.files import Files
 from dl.wasix.files.preopens import guest_root
 from dl.wasix.files.streams import EventCounter, pipe
@@ -20,7 +22,7 @@ from dl.wasix.files.terminal import Terminal
 from dl.wasix.signals import Signals
 
 if TYPE_CHECKING:
-    from dl.linker import Linker
+    from dl.wasix.system import System
 
 PROCESS_ID = 1
 NO_PROCESS = 0
@@ -37,17 +39,21 @@ class Process:
         signals: its signals.
         files: its open files.
         terminal: its terminal.
+        clocks: its clocks.
+        invokers: what its dynamic calls go through.
         directory: its current directory, an absolute path of the guest's. The C library asks for it once, keeps it, and
             makes all paths absolute itself; so only libraries that the guest opens are looked for in it.
     """
 
-    def __init__(self, linker: Linker) -> None:
-        self._linker = linker
+    def __init__(self, system: System) -> None:
+        self._system = system
         self._lock = threading.Lock()
-        self._preopens = dict(linker.program.wasi_options.preopens)
-        self.signals = Signals(linker)
-        self.files = Files(linker, self.signals)
-        self.terminal = Terminal(linker.program.wasi_options)
+        self._preopens = dict(system.wasi_options.preopens)
+        self.signals = Signals(system)
+        self.clocks = Clocks(system)
+        self.files = Files(system, self.signals, self.clocks)
+        self.invokers = Invokers(system)
+        self.terminal = Terminal(system.wasi_options)
         self.directory = "/"
 
     def close(self) -> None:
@@ -58,14 +64,14 @@ class Process:
     @property
     def is_wasix(self) -> bool:
         """Whether the program's C library is WASIX's, by what the main module imports, and not plain WASI's."""
-        main = self._linker.main_module
+        main = self._system.main_module
         return main is not None and any(i.module == WASIX and i.name in PROCESS for i in main.wasm.imports)
 
     # current directory
 
     def getcwd(self, buffer: int, size: int) -> int:
         """`getcwd`: writes the path without a terminator, unless there is room, and its length in bytes."""
-        memory = self._linker.memory
+        memory = self._system.memory
         room = memory.read_u32(size)
         path = self.directory.encode()
         memory.write_u32(size, len(path))
@@ -78,7 +84,7 @@ class Process:
 
     def chdir(self, path: int, size: int) -> int:
         """`chdir`."""
-        name = self._linker.memory.read_string(path, size)
+        name = self._system.memory.read_string(path, size)
         if not name or "\0" in name:
             return Errno.NOENT
         with self._lock:
@@ -107,14 +113,14 @@ class Process:
 
     def proc_id(self, out: int) -> int:
         """`proc_id`."""
-        self._linker.memory.write_u32(out, PROCESS_ID)
+        self._system.memory.write_u32(out, PROCESS_ID)
         return Errno.SUCCESS
 
     def proc_parent(self, process: int, out: int) -> int:
         """`proc_parent`."""
         if process != PROCESS_ID:
             return Errno.BADF
-        self._linker.memory.write_u32(out, NO_PROCESS)
+        self._system.memory.write_u32(out, NO_PROCESS)
         return Errno.SUCCESS
 
     def proc_join(self, _process: int, _flags: int, _status: int) -> int:
@@ -125,11 +131,11 @@ class Process:
 
     def callback_signal(self, name: int, size: int) -> None:
         """`callback_signal`."""
-        self.signals.register(self._linker.memory.read_string(name, size, errors="replace"))
+        self.signals.register(self._system.memory.read_string(name, size, errors="replace"))
 
     def proc_raise(self, signal: int) -> int:
         """`proc_raise`: to the calling thread, whose handler has run when this returns."""
-        return self.signals.send(self._linker.threads.thread_id(), signal)
+        return self.signals.send(self._system.thread_id(), signal)
 
     def proc_signal(self, process: int, signal: int) -> int:
         """`proc_signal`: `kill`; to itself, like `proc_raise`."""
@@ -141,7 +147,7 @@ class Process:
 
     def proc_signals_sizes_get(self, out: int) -> int:
         """`proc_signals_sizes_get`: no signal has another disposition than its default from the start."""
-        self._linker.memory.write_u32(out, 0)
+        self._system.memory.write_u32(out, 0)
         return Errno.SUCCESS
 
     def proc_signals_get(self, _buffer: int) -> int:
@@ -152,36 +158,34 @@ class Process:
         """`proc_raise_interval`."""
         if not 0 < signal <= 64:
             return Errno.INVAL
-        self.signals.alarms.set(signal, nanoseconds & 0xFFFFFFFFFFFFFFFF, repeat=bool(repeat & 0xFF))
+        self.signals.alarms.set(signal, nanoseconds, repeat=bool(repeat & 0xFF))
         return Errno.SUCCESS
 
     # descriptors
 
     def fd_dup(self, number: int, out: int) -> int:
         """`fd_dup`."""
-        self._linker.memory.read(out, 4)
-        self._linker.memory.write_u32(out, self.files.duplicate(number))
+        self._system.memory.read(out, 4)
+        self._system.memory.write_u32(out, self.files.duplicate(number))
         return Errno.SUCCESS
 
     def fd_dup2(self, number: int, least: int, cloexec: int, out: int) -> int:
         """`fd_dup2`: the lowest free number from `least` on (`F_DUPFD`)."""
-        self._linker.memory.read(out, 4)
+        self._system.memory.read(out, 4)
         duplicate = self.files.duplicate(number, least=least, cloexec=bool(cloexec & 0xFF))
-        self._linker.memory.write_u32(out, duplicate)
+        self._system.memory.write_u32(out, duplicate)
         return Errno.SUCCESS
 
     def fd_event(self, value: int, flags: int, out: int) -> int:
         """`fd_event`."""
-        self._linker.memory.read(out, 4)
-        counter = EventCounter(
-            self.files.changes, value & 0xFFFFFFFFFFFFFFFF, semaphore=bool(flags & _SEMAPHORE)
-        )
-        self._linker.memory.write_u32(out, self.files.add_stream(counter))
+        self._system.memory.read(out, 4)
+        counter = EventCounter(self.files.changes, value, semaphore=bool(flags & _SEMAPHORE))
+        self._system.memory.write_u32(out, self.files.add_stream(counter))
         return Errno.SUCCESS
 
     def fd_pipe(self, out_read: int, out_write: int) -> int:
         """`fd_pipe`: the end to read, then the end to write, as C's `pipe` has them."""
-        memory = self._linker.memory
+        memory = self._system.memory
         memory.read(out_read, 4)
         memory.read(out_write, 4)
         reader, writer = pipe(self.files.changes)
@@ -192,7 +196,7 @@ class Process:
     def fd_fdflags_get(self, number: int, out: int) -> int:
         """`fd_fdflags_get`."""
         flags = _CLOEXEC if self.files.table.descriptor(number).cloexec else 0
-        self._linker.memory.write_u16(out, flags)
+        self._system.memory.write_u16(out, flags)
         return Errno.SUCCESS
 
     def fd_fdflags_set(self, number: int, flags: int) -> int:
@@ -208,8 +212,8 @@ class Process:
 
     def tty_get(self, out: int) -> int:
         """`tty_get`."""
-        return self.terminal.get(self._linker.memory, out)
+        return self.terminal.get(self._system.memory, out)
 
     def tty_set(self, state: int) -> int:
         """`tty_set`."""
-        return self.terminal.set(self._linker.memory, state)
+        return self.terminal.set(self._system.memory, state)

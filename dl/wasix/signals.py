@@ -24,7 +24,9 @@ from typing import TYPE_CHECKING, TypeVar
 
 from dl.errors import ProgramExited
 from dl.wasix.abi import Errno
+from dl.wasix.adapter import running_guest
 from dl.wasix.alarms import Alarms
+from dl.wasix.system import FIRST_THREAD
 from dl.wasm.types import FuncType
 from threads import GUEST
 from threads.nudger import Nudger
@@ -32,14 +34,12 @@ from threads.platform import SYSTEM
 from threads.waiter import Waiter
 
 if TYPE_CHECKING:
-    from dl.group import InstanceGroup
-    from dl.linker import Linker
+    from dl.groups.entry import Group
+    from dl.wasix.system import System
 
 log = logging.getLogger("dl.wasix")
 
-HANDLER = "__wasm_signal"
 HANDLER_TYPE = FuncType(("i32",), ())
-MAIN_THREAD_ID = 1
 SIGKILL = 9
 LAST_SIGNAL = 64
 _IGNORED = frozenset({13, 16, 17, 18, 19, 20, 21, 22, 23, 28})
@@ -61,14 +61,14 @@ class Signals:
         alarms: signals that come after a time.
     """
 
-    def __init__(self, linker: Linker) -> None:
-        self._linker = linker
+    def __init__(self, system: System) -> None:
+        self._system = system
         self._lock = threading.Lock()
         self._callback: str | None = None
-        self._pending: weakref.WeakKeyDictionary[InstanceGroup, deque[int]] = weakref.WeakKeyDictionary()
-        self._waiting: dict[InstanceGroup, SignalArrived] = {}
-        self._nudger = Nudger(SYSTEM, linker.engine.interrupt, self._unheard)
-        self.alarms = Alarms(self.send_to_main, linker.threads.waits)
+        self._pending: weakref.WeakKeyDictionary[Group, deque[int]] = weakref.WeakKeyDictionary()
+        self._waiting: dict[Group, SignalArrived] = {}
+        self._nudger = Nudger(SYSTEM, system.interrupt, self._unheard)
+        self.alarms = Alarms(self.send_to_main, system.waits)
 
     # sending
 
@@ -84,22 +84,22 @@ class Signals:
         """
         if not 0 <= signal <= LAST_SIGNAL:
             return Errno.INVAL
-        group = self._linker.threads.group(number)
+        group = self._system.group(number)
         if group is None:
             return Errno.SRCH
         if signal:
             self._post(group, signal)
-            if group is self._linker.threads.find():
-                self.deliver()
+            if group is self._system.find_group():
+                self._deliver_inside()
         return Errno.SUCCESS
 
     def send_to_main(self, signal: int) -> None:
         """Send a signal to the program's first thread, if there still is one; from any thread."""
-        group = self._linker.threads.group(MAIN_THREAD_ID)
+        group = self._system.group(FIRST_THREAD)
         if group is not None:
             self._post(group, signal)
 
-    def _post(self, group: InstanceGroup, signal: int) -> None:
+    def _post(self, group: Group, signal: int) -> None:
         with self._lock:
             queue = self._pending.setdefault(group, deque())
             if signal in queue:
@@ -108,7 +108,7 @@ class Signals:
             waiting = self._waiting.pop(group, None)
             if waiting is not None:
                 group.replica.waiter.interrupt(waiting)
-        if waiting is None and self._linker.engine.capabilities.interrupts:
+        if waiting is None and self._system.can_interrupt:
             self._nudger.nudge()
 
     def _unheard(self) -> bool:
@@ -123,7 +123,7 @@ class Signals:
         with self._lock:
             self._callback = name
 
-    def pending(self, group: InstanceGroup) -> bool:
+    def pending(self, group: Group) -> bool:
         """Whether a thread has signals to handle."""
         return bool(self._pending and self._pending.get(group))
 
@@ -138,7 +138,7 @@ class Signals:
         Raises:
             BaseException: what the handler raised, or the end of the program.
         """
-        group = self._linker.threads.current()
+        group = self._system.current_group()
         any_handled = False
         while True:
             with self._lock:
@@ -149,8 +149,13 @@ class Signals:
             any_handled = True
             self._handle(group, signal)
 
-    def _handle(self, group: InstanceGroup, signal: int) -> None:
-        main, callback = self._linker.main_module, self._callback
+    def _deliver_inside(self) -> None:
+        """Do `deliver` in the middle of a system function."""
+        with running_guest():
+            self.deliver()
+
+    def _handle(self, group: Group, signal: int) -> None:
+        main, callback = self._system.main_module, self._callback
         export = main.wasm.exports.get(callback) if main is not None and callback is not None else None
         if signal != SIGKILL and export is not None and export.type == HANDLER_TYPE:
             assert main is not None
@@ -162,7 +167,7 @@ class Signals:
         else:
             log.info("signal %d for %s: nothing handles it, the program ends", signal, group.name)
             ending = ProgramExited(_EXIT_BASE + signal)
-            self._linker.end(ending)
+            self._system.end(ending)
             raise ending
 
     # waiting
@@ -180,7 +185,7 @@ class Signals:
             SignalArrived: there is a signal to handle: call `deliver`, then answer `intr` or wait again.
             BaseException: what the body raises.
         """
-        group = self._linker.threads.current()
+        group = self._system.current_group()
         waiter = group.replica.waiter
         arrived = SignalArrived()
         with self._lock:
@@ -199,8 +204,16 @@ class Signals:
         try:
             return self.wait(body)
         except SignalArrived:
-            self.deliver()
+            self._deliver_inside()
             return None
+
+    def resuming(self, body: Callable[[Waiter], Result]) -> Result:
+        """Run a wait to its end, however many signals are handled meanwhile."""
+        while True:
+            try:
+                return self.wait(body)
+            except SignalArrived:  # noqa: PERF203  the loop goes round once per signal
+                self._deliver_inside()
 
     def close(self) -> None:
         """Send nothing any more."""

@@ -1,6 +1,6 @@
 """Threads, futexes, sleep and exit, for the guest.
 
-ABI: WASIX functions of `wasix_32v1` (thread_*, futex_*), `wasi.thread-spawn` of the wasi-threads proposal, and the parts of
+ABI: WASIX functions of `wasix_32v1` (thread_*, futex_*), `wasi.thread-spawn` of the wasi-threads proposal, and the functions of
 preview 1 that end or suspend a thread. Every wait here is one of `threads.Waits`: it delays no link operation, and it can
 be interrupted.
 """
@@ -10,98 +10,78 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
 
-from dl.engine.preview1 import signature
+from dl.engine.preview1 import PREVIEW1, UNSTABLE, WASIX
 from dl.errors import DlError, LinkerUsageError, ProgramExited, ResourceLimitError, ThreadExited
-from dl.program.host_symbols import SystemFunction
-from dl.wasix.abi import Errno
-from dl.wasix.signals import SignalArrived
+from dl.program.host_symbols import ATOMICS
+from dl.wasix.abi import NAMESPACES, WASI_THREADS, Errno
+from dl.wasix.adapter import running_guest
 from memory import OutOfBoundsError
 from threads import Waiter, WaitResult
 
 if TYPE_CHECKING:
-    from dl.linker import Linker
+    from dl.wasix.adapter import Adapter, Functions
+    from dl.wasix.system import System
 
 _OFFSET_STACK, _OFFSET_TLS = 0, 4
-_MASK = 0xFFFFFFFF
-
-Result = TypeVar("Result")
-
-
-def address_checked(function: Callable[..., int]) -> Callable[..., int]:
-    """Turn an address outside linear memory into an errno."""
-
-    def call(*arguments: int) -> int:
-        try:
-            return function(*arguments)
-        except OutOfBoundsError:
-            return Errno.MEMVIOLATION
-
-    return call
+_ALL = 0xFFFFFFFF
+_NEGATIVE_I64 = 1 << 63
 
 
-def wasix_functions(linker: Linker) -> dict[str, SystemFunction]:
-    """Return the thread functions of `wasix_32v1`."""
-    calls = _Calls(linker)
-    table: dict[str, tuple[str, Callable[..., int | None]]] = {
-        "thread_spawn": ("ii:i", calls.thread_spawn),
-        "thread_spawn_v2": ("ii:i", calls.thread_spawn),
-        "thread_sleep": ("I:i", calls.thread_sleep),
-        "thread_id": ("i:i", calls.thread_id),
-        "thread_join": ("i:i", calls.thread_join),
-        "thread_parallelism": ("i:i", calls.thread_parallelism),
-        "thread_exit": ("i", calls.thread_exit),
-        "sched_yield": (":i", calls.sched_yield),
-        "futex_wait": ("iiii:i", calls.futex_wait),
-        "futex_wake": ("ii:i", calls.futex_wake),
-        "futex_wake_all": ("ii:i", calls.futex_wake_all),
-        "proc_exit2": ("i", calls.proc_exit),
+def thread_functions(system: System, adapter: Adapter) -> dict[str, Functions]:
+    """Return the functions that concern threads, by namespace."""
+    calls = _Calls(system)
+    table: dict[str, Callable[..., int | None]] = {
+        "thread_spawn": calls.thread_spawn,
+        "thread_spawn_v2": calls.thread_spawn,
+        "thread_sleep": calls.thread_sleep,
+        "thread_id": calls.thread_id,
+        "thread_join": calls.thread_join,
+        "thread_parallelism": calls.thread_parallelism,
+        "thread_exit": calls.thread_exit,
+        "sched_yield": calls.sched_yield,
+        "futex_wait": calls.futex_wait,
+        "futex_wake": calls.futex_wake,
+        "futex_wake_all": calls.futex_wake_all,
+        "proc_exit": calls.proc_exit,
+        "proc_exit2": calls.proc_exit,
+        "thread-spawn": calls.wasi_thread_spawn,
     }
-    return {
-        name: SystemFunction(
-            signature(kind),
-            function=address_checked(function) if kind.endswith(":i") else function,  # type: ignore[arg-type]
+    functions = {
+        namespace: adapter.functions(
+            namespace, {name: call for name, call in table.items() if name in NAMESPACES[namespace]}
         )
-        for name, (kind, function) in table.items()
+        for namespace in (WASIX, PREVIEW1, UNSTABLE, WASI_THREADS)
     }
-
-
-def wasi_functions(linker: Linker) -> dict[str, SystemFunction]:
-    """Return the one function of the wasi-threads proposal."""
-    return {"thread-spawn": SystemFunction(signature("i:i"), function=_Calls(linker).wasi_thread_spawn)}
-
-
-def preview1_functions(linker: Linker) -> dict[str, SystemFunction]:
-    """Return the functions of preview 1 that concern threads."""
-    calls = _Calls(linker)
-    return {
-        "proc_exit": SystemFunction(signature("i"), function=calls.proc_exit),
-        "sched_yield": SystemFunction(signature(":i"), function=calls.sched_yield),
-        "thread-spawn": SystemFunction(signature("i:i"), function=calls.wasi_thread_spawn),
-    }
+    functions[ATOMICS] = adapter.functions(
+        ATOMICS, {"notify": calls.notify, "wait32": calls.wait32, "wait64": calls.wait64}
+    )
+    return functions
 
 
 class _Calls:
     """The functions; each runs on the calling guest thread, outside guest code."""
 
-    def __init__(self, linker: Linker) -> None:
-        self._linker = linker
+    def __init__(self, system: System) -> None:
+        self._system = system
+        self._signals = system.process.signals
 
     # threads
 
     def _spawn(self, start: int) -> int:
         """Start a thread; return its number, or minus an errno."""
-        start &= _MASK
-        linker = self._linker
+        memory = self._system.memory
+        # The structure that the start function gets begins with the stack's upper end and the block of
+        # thread-local storage, in WASIX as in wasi-libc.
         try:
-            # The structure that the start function gets begins with the stack's upper end and the block of
-            # thread-local storage, in WASIX as in wasi-libc.
-            stack = linker.memory.read_u32(start + _OFFSET_STACK)
-            tls = linker.memory.read_u32(start + _OFFSET_TLS)
-            return linker.threads.spawn_guest(start, stack_pointer=stack, main_tls=tls or None).id
+            stack = memory.read_u32(start + _OFFSET_STACK)
+            tls = memory.read_u32(start + _OFFSET_TLS)
         except OutOfBoundsError:
             return -Errno.MEMVIOLATION
+        try:
+            with running_guest():
+                return self._system.spawn_guest(start, stack_pointer=stack, main_tls=tls or None)
         except ResourceLimitError:
             return -Errno.NOMEM
         except LinkerUsageError:
@@ -110,132 +90,125 @@ class _Calls:
             return -Errno.AGAIN
 
     def thread_spawn(self, start: int, out: int) -> int:
-        self._linker.memory.read(out & _MASK, 4)
+        """`thread_spawn`, `thread_spawn_v2`."""
+        self._system.memory.read(out, 4)
         number = self._spawn(start)
         if number < 0:
             return -number
-        self._linker.memory.write_u32(out & _MASK, number)
+        self._system.memory.write_u32(out, number)
         return Errno.SUCCESS
 
     def wasi_thread_spawn(self, start: int) -> int:
+        """`thread-spawn`; returns the thread's number, or minus an errno."""
         return self._spawn(start)
 
     def thread_exit(self, _code: int) -> None:
+        """`thread_exit`; does not return."""
         raise ThreadExited
 
     def thread_id(self, out: int) -> int:
-        self._linker.memory.write_u32(out & _MASK, self._linker.threads.thread_id())
+        """`thread_id`."""
+        self._system.memory.write_u32(out, self._system.thread_id())
         return Errno.SUCCESS
 
     def thread_join(self, number: int) -> int:
-        thread = self._linker.threads.guest(number)
+        """`thread_join`; at once for a thread that has ended or never was."""
+        thread = self._system.guest(number)
         if thread is not None:
-            self._resuming(thread.ended.wait)
+            self._signals.resuming(thread.ended_in_program.wait)
         return Errno.SUCCESS
 
     def thread_parallelism(self, out: int) -> int:
-        self._linker.memory.write_u32(out & _MASK, os.cpu_count() or 1)
+        """`thread_parallelism`."""
+        self._system.memory.write_u32(out, os.cpu_count() or 1)
         return Errno.SUCCESS
 
     def thread_sleep(self, nanoseconds: int) -> int:
-        threads = self._linker.threads
-        duration = nanoseconds & 0xFFFFFFFFFFFFFFFF
-        if not duration:
+        """`thread_sleep`; 0 yields."""
+        if not nanoseconds:
             os.sched_yield()
             return Errno.SUCCESS
 
         def sleep(waiter: Waiter) -> bool:
-            threads.waits.sleep(waiter, duration)
+            self._system.waits.sleep(waiter, nanoseconds)
             return True
 
-        return Errno.INTR if self._linker.process.signals.interrupted(sleep) is None else Errno.SUCCESS
+        return Errno.INTR if self._signals.interrupted(sleep) is None else Errno.SUCCESS
 
     def sched_yield(self) -> int:
+        """`sched_yield`."""
         os.sched_yield()
         return Errno.SUCCESS
 
     def proc_exit(self, code: int) -> None:
-        """End the program, in all its threads."""
-        exited = ProgramExited(code & _MASK)
-        self._linker.end(exited)
+        """`proc_exit`, `proc_exit2`: end the program, in all its threads."""
+        exited = ProgramExited(code)
+        self._system.end(exited)
         raise exited
 
     # futexes
 
     def futex_wait(self, address: int, expected: int, timeout: int, woken: int) -> int:
-        memory = self._linker.memory
-        address, timeout, woken = address & _MASK, timeout & _MASK, woken & _MASK
+        """`futex_wait`; the timeout is an `option_timestamp`: a tag of one byte, nanoseconds at byte 8."""
+        memory = self._system.memory
         memory.read(woken, 1)
         memory.read(address, 4)
         limit = None
         if timeout:
             some, nanoseconds = memory.read_struct("B7xQ", timeout)
             limit = nanoseconds if some else None
-        result = self.wait(address, 4, expected & _MASK, limit)
+        result = self._wait(address, lambda: memory.read_u32(address) == expected, limit)
         memory.write_u8(woken, result is not WaitResult.TIMED_OUT)
         return Errno.SUCCESS
 
     def futex_wake(self, address: int, woken: int) -> int:
+        """`futex_wake`; `woken` is always 1."""
         return self._wake(address, woken, 1)
 
     def futex_wake_all(self, address: int, woken: int) -> int:
-        return self._wake(address, woken, _MASK)
+        """`futex_wake_all`; `woken` is always 1."""
+        return self._wake(address, woken, _ALL)
 
     def _wake(self, address: int, woken: int, count: int) -> int:
-        self._linker.threads.futexes.wake(address & _MASK, count)
-        self._linker.memory.write_u8(woken & _MASK, 1)
+        self._system.futexes.wake(address, count)
+        self._system.memory.write_u8(woken, 1)
         return Errno.SUCCESS
 
-    def wait(self, address: int, size: int, expected: int, timeout_ns: int | None) -> WaitResult:
-        """Wait at an address while it holds a value of `size` bytes."""
-        memory = self._linker.memory
-        read = memory.read_u32 if size == 4 else memory.read_u64
-        futexes = self._linker.threads.futexes
+    # The instructions: 0 woken, 1 not equal, 2 timed out; a negative timeout is no limit (threads proposal). The rewritten
+    # code has checked address and alignment.
+
+    def wait32(self, address: int, expected: int, timeout: int) -> int:
+        """`memory.atomic.wait32`; the timeout in nanoseconds."""
+        memory = self._system.memory
+        return int(self._wait(address, lambda: memory.read_u32(address) == expected, _limit(timeout)).value)
+
+    def wait64(self, address: int, expected: int, timeout: int) -> int:
+        """`memory.atomic.wait64`; the timeout in nanoseconds."""
+        memory = self._system.memory
+        return int(self._wait(address, lambda: memory.read_u64(address) == expected, _limit(timeout)).value)
+
+    def notify(self, address: int, count: int) -> int:
+        """`memory.atomic.notify`; returns how many threads it woke."""
+        return self._system.futexes.wake(address, count)
+
+    def _wait(self, address: int, unchanged: Callable[[], bool], timeout_ns: int | None) -> WaitResult:
+        """Wait at an address while it is unchanged; signals are handled meanwhile."""
+        futexes = self._system.futexes
         deadline = None if timeout_ns is None else time.monotonic_ns() + timeout_ns
 
         def wait(waiter: Waiter) -> WaitResult:
             remaining = None if deadline is None else max(deadline - time.monotonic_ns(), 0)
-            return futexes.wait(address, lambda: read(address) == expected, remaining, waiter)
+            return futexes.wait(address, unchanged, remaining, waiter)
 
-        try:
-            return self._linker.process.signals.wait(wait)
-        except SignalArrived:
-            self._linker.process.signals.deliver()
-        # It goes on waiting, as C's mutexes and conditions do. A wake that came while the signal was handled was for
-        # this thread, if the value has changed.
-        result = self._resuming(wait)
+        result = self._signals.interrupted(wait)
+        if result is not None:
+            return result
+        # It goes on waiting after a signal, as C's mutexes and conditions do. A wake that came while the signal was
+        # handled was for this thread, if the value has changed.
+        result = self._signals.resuming(wait)
         return WaitResult.WOKEN if result is WaitResult.NOT_EQUAL else result
 
-    def _resuming(self, wait: Callable[[Waiter], Result]) -> Result:
-        """Wait, with pauses to handle signals."""
-        signals = self._linker.process.signals
-        while True:
-            try:
-                return signals.wait(wait)
-            except SignalArrived:  # noqa: PERF203  the loop goes round once per signal
-                signals.deliver()
 
-
-def atomic_functions(linker: Linker) -> dict[str, SystemFunction]:
-    """Return what stands in for `memory.atomic.wait32`, `wait64` and `notify` in rewritten modules.
-
-    Exact semantics of the instructions (threads proposal): 0 woken, 1 not equal, 2 timed out; a negative timeout is for
-    ever. The rewritten code has checked address and alignment.
-    """
-    calls = _Calls(linker)
-
-    def wait(size: int, mask: int) -> Callable[[int, int, int], int]:
-        def instruction(address: int, expected: int, timeout: int) -> int:
-            limit = None if timeout < 0 else timeout
-            return int(calls.wait(address & _MASK, size, expected & mask, limit).value)
-
-        return instruction
-
-    def notify(address: int, count: int) -> int:
-        return linker.threads.futexes.wake(address & _MASK, count & _MASK)
-
-    return {
-        "notify": SystemFunction(signature("ii:i"), function=notify),
-        "wait32": SystemFunction(signature("iiI:i"), function=wait(4, _MASK)),
-        "wait64": SystemFunction(signature("iII:i"), function=wait(8, 0xFFFFFFFFFFFFFFFF)),
-    }
+def _limit(timeout: int) -> int | None:
+    """Return the nanoseconds of a timeout, a signed number as the guest has it; None for a negative one."""
+    return None if timeout & _NEGATIVE_I64 else timeout

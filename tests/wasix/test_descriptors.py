@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dl.wasix.abi import Errno
-from dl.wasix.files.descriptors import MAX_DESCRIPTORS, DescriptorError, DescriptorTable, OpenFile
+from dl.wasix.abi import Errno, ErrnoError
+from dl.wasix.files.descriptors import MAX_DESCRIPTORS, DescriptorTable, OpenFile
 from dl.wasix.files.preopens import below_preopen, guest_root
 from dl.wasix.files.streams import PIPE_ATOMIC, PIPE_CAPACITY, Changes, EventCounter, pipe
 from threads import Waits
@@ -27,7 +27,7 @@ OPERATIONS = st.lists(
 
 def refusal(call: Callable[[], object]) -> Errno:
     """The errno that a call answers with."""
-    with pytest.raises(DescriptorError) as caught:
+    with pytest.raises(ErrnoError) as caught:
         call()
     return caught.value.errno
 

@@ -180,3 +180,30 @@ def test_bad_addresses_are_errors_and_take_nothing(tmp_path: Path, shared: bool)
         assert wasi.fd_fdstat_get(77, BUFFER) == 8
 
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("shared", [False, True])
+def test_values_that_do_not_exist_are_invalid(tmp_path: Path, shared: bool) -> None:
+    """Unknown enumeration values and flags are 28 (`inval`), addresses outside memory 78; none ends the program."""
+    (tmp_path / "file").write_text("hello")
+    with calls({"/data": tmp_path}, shared=shared) as wasi:
+        error, file = wasi.open(3, "file")
+        assert error == 0
+        path = wasi.text("file")
+        answers = {
+            "whence": wasi.fd_seek(file, 0, 7, RESULT),
+            "advice": wasi.fd_advise(file, 0, 0, 99),
+            "descriptor flags": wasi.fd_fdstat_set_flags(file, 0xFFFF),
+            "rights": wasi.fd_fdstat_set_rights(file, -1, -1),
+            "times": wasi.fd_filestat_set_times(file, 0, 0, 0xFFFF),
+            "times of a path": wasi.path_filestat_set_times(3, 0, *path, 0, 0, 0xFFFF),
+            "open flags": wasi.path_open(3, 0, *path, 0xFFFF, READ_WRITE, 0, 0, RESULT),
+            "flags of a new descriptor": wasi.path_open(3, 0, *path, 0, READ_WRITE, 0, 0xFFFF, RESULT),
+            "lookup": wasi.path_filestat_get(3, 0xFFFF, *path, RESULT),
+            "how": wasi.sock_shutdown(file, 99),
+            "receive": wasi.sock_recv(file, RESULT, 0, 0xFFFF, RESULT, RESULT),
+        }
+
+        assert set(answers.values()) == {28}, answers
+        assert wasi.fd_read(file, -8, 1, RESULT) == 78
+        assert wasi.fd_seek(file, 0, 0, RESULT) == 0

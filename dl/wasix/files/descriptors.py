@@ -10,19 +10,11 @@ from __future__ import annotations
 import heapq
 from dataclasses import dataclass, field
 
-from dl.wasix.abi import Errno
+from dl.wasix.abi import Errno, ErrnoError
 from dl.wasix.files.streams import Stream
 
 MAX_DESCRIPTORS = 1 << 16
 FIRST_PREOPEN = 3
-
-
-class DescriptorError(Exception):
-    """A call on a descriptor cannot be done; the errno that the guest gets."""
-
-    def __init__(self, errno: Errno) -> None:
-        super().__init__(errno)
-        self.errno = errno
 
 
 @dataclass(eq=False)
@@ -76,7 +68,7 @@ class DescriptorTable:
         """Return what a descriptor refers to.
 
         Raises:
-            DescriptorError: BADF.
+            ErrnoError: BADF.
         """
         return self.descriptor(number).file
 
@@ -84,24 +76,24 @@ class DescriptorTable:
         """Return a descriptor.
 
         Raises:
-            DescriptorError: BADF.
+            ErrnoError: BADF.
         """
         entry = self.entries.get(number)
         if entry is None:
-            raise DescriptorError(Errno.BADF)
+            raise ErrnoError(Errno.BADF)
         return entry
 
     def add(self, file: OpenFile, *, least: int = 0, cloexec: bool = False) -> int:
         """Give an open file the lowest free number, from `least` on.
 
         Raises:
-            DescriptorError: MFILE, there are too many; INVAL, no number can be so high.
+            ErrnoError: MFILE, there are too many; INVAL, no number can be so high.
         """
         if not 0 <= least < MAX_DESCRIPTORS:
-            raise DescriptorError(Errno.INVAL)
+            raise ErrnoError(Errno.INVAL)
         number = self._lowest(least)
         if number >= MAX_DESCRIPTORS:
-            raise DescriptorError(Errno.MFILE)
+            raise ErrnoError(Errno.MFILE)
         self.put(number, file, cloexec=cloexec)
         return number
 
@@ -122,10 +114,10 @@ class DescriptorTable:
         """Let a number refer to an open file; return the file it referred to, if that is closed now.
 
         Raises:
-            DescriptorError: BADF, no number can be so high.
+            ErrnoError: BADF, no number can be so high.
         """
         if not 0 <= number < MAX_DESCRIPTORS:
-            raise DescriptorError(Errno.BADF)
+            raise ErrnoError(Errno.BADF)
         file.references += 1
         former = self.entries.get(number)
         self.entries[number] = Descriptor(file, cloexec)
@@ -135,7 +127,7 @@ class DescriptorTable:
         """Forget a number; return the file it referred to, if that is closed now.
 
         Raises:
-            DescriptorError: BADF.
+            ErrnoError: BADF.
         """
         file = self.descriptor(number).file
         del self.entries[number]

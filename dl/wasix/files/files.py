@@ -11,26 +11,25 @@ from __future__ import annotations
 import ctypes
 from typing import TYPE_CHECKING
 
-from dl.program.side_memory import Block, GrownMemory
 from dl.program.wasi import WasiCalls
-from dl.wasix.abi import Errno
-from dl.wasix.files.descriptors import FIRST_PREOPEN, DescriptorError, DescriptorTable, OpenFile
+from dl.wasix.abi import Errno, ErrnoError
+from dl.wasix.clocks import Clocks
+from dl.wasix.files.descriptors import FIRST_PREOPEN, DescriptorTable, OpenFile
 from dl.wasix.files.host_input import CAN_WAIT, HostInput
 from dl.wasix.files.preopens import below_preopen
 from dl.wasix.files.streams import Changes, Stream
 from dl.wasix.signals import Signals
-from memory import LinearMemory, OutOfBoundsError
+from memory import LinearMemory
 from threads import Waits
 
 if TYPE_CHECKING:
     from dl.engine.protocol import RawCall, WasiOptions
-    from dl.linker import Linker
+    from dl.wasix.system import System
 
 SLOT = 16
 """Bytes of one slot of a raw call's arguments."""
 
 _NONBLOCK = 4
-_FDSTAT_BYTES, _FILESTAT_BYTES = 24, 64
 _FILETYPE_UNKNOWN = 0
 _RIGHT_READ, _RIGHT_SET_FLAGS, _RIGHT_WRITE, _RIGHT_FILESTAT, _RIGHT_POLL = (
     1 << 1,
@@ -88,16 +87,18 @@ class Files:
         changes: what waits for streams wait in.
         host_input: waits for standard input.
         signals: the program's signals; they end waits.
+        clocks: the program's clocks.
     """
 
-    def __init__(self, linker: Linker, signals: Signals) -> None:
-        self._linker = linker
+    def __init__(self, system: System, signals: Signals, clocks: Clocks) -> None:
+        self._system = system
         self.signals = signals
+        self.clocks = clocks
         self.table = DescriptorTable()
-        self.changes = Changes(linker.threads.waits)
-        self.host_input = HostInput(linker.threads.waits)
-        self._dot_block: Block | None = None
-        self._open_initial(linker.program.wasi_options)
+        self.changes = Changes(system.waits)
+        self.host_input = HostInput(system.waits)
+        self._dot_block: int | None = None
+        self._open_initial(system.wasi_options)
 
     def _open_initial(self, options: WasiOptions) -> None:
         stdin = OpenFile(wasi=0, host_input=0 if options.stdin is None and CAN_WAIT else None)
@@ -110,23 +111,23 @@ class Files:
     @property
     def memory(self) -> LinearMemory:
         """The program's memory."""
-        return self._linker.memory
+        return self._system.memory
 
     @property
     def waits(self) -> Waits:
         """The program's waits."""
-        return self._linker.threads.waits
+        return self._system.waits
 
     @property
     def wasi(self) -> WasiCalls:
         """The program's WASI.
 
         Raises:
-            DescriptorError: NOTSUP, a main module that defines the memory calls before it is instantiated.
+            ErrnoError: NOTSUP, a main module that defines the memory calls before it is instantiated.
         """
-        calls = self._linker.program.wasi
+        calls = self._system.wasi
         if calls is None:
-            raise DescriptorError(Errno.NOTSUP)
+            raise ErrnoError(Errno.NOTSUP)
         return calls
 
     # calls on raw slots
@@ -141,20 +142,6 @@ class Files:
         def call(area: int, slots: int) -> None:
             self._forward(name, area, slots, places, answer)
 
-        return self.answering(call)
-
-    def answering(self, function: RawCall) -> RawCall:
-        """Let a function answer with the errno of a `DescriptorError`, and handle signals at its end."""
-
-        def call(area: int, slots: int) -> None:
-            try:
-                function(area, slots)
-            except DescriptorError as error:
-                ctypes.c_uint32.from_address(area).value = error.errno
-            except OutOfBoundsError:
-                ctypes.c_uint32.from_address(area).value = Errno.MEMVIOLATION
-            self.signals.deliver_if_pending()
-
         return call
 
     def _forward(
@@ -168,7 +155,7 @@ class Files:
                 if path is not None:
                     file = self._place_path(file, area + path * SLOT)
                 if file.wasi is None:
-                    raise DescriptorError(answer)
+                    raise ErrnoError(answer)
                 cell.value = file.wasi
             wasi.raw(name)(area, slots)
 
@@ -181,7 +168,7 @@ class Files:
         open_now = (entry.file for entry in self.table.entries.values() if entry.file.preopen is not None)
         found = below_preopen(path, open_now)
         if found is None:
-            raise DescriptorError(Errno.NOENT)
+            raise ErrnoError(Errno.NOENT)
         file, skipped = found
         address.value += skipped
         size.value -= skipped
@@ -192,12 +179,13 @@ class Files:
     def _dot(self) -> int:
         """Return the address of a `.`, WASI's name for an open directory itself, which no part of its path is."""
         if self._dot_block is None:
-            side_memory = self._linker.program.side_memory
-            if not isinstance(side_memory, GrownMemory):
-                raise DescriptorError(Errno.NOTCAPABLE)  # the guest's own allocator cannot be called here
-            self._dot_block = side_memory.allocate(1, 0, "a path")
-            self.memory.write(self._dot_block.address, b".")
-        return self._dot_block.address
+            # Whole words of 16 bytes: what the linker places after it must not land on an odd address.
+            address = self._system.reserve(1, "a path")
+            if address is None:
+                raise ErrnoError(Errno.NOTCAPABLE)
+            self.memory.write(address, b".")
+            self._dot_block = address
+        return self._dot_block
 
     def path_open(self, area: int, slots: int, *, out: int = 8, cloexec: bool = False) -> None:
         """`path_open`: WASI's, and its number replaced by ours.
@@ -219,7 +207,7 @@ class Files:
             opened = self.memory.read_u32(place)
             try:
                 number = self.table.add(OpenFile(wasi=opened), cloexec=cloexec)
-            except DescriptorError:
+            except ErrnoError:
                 wasi.call("fd_close", opened)
                 raise
         self.memory.write_u32(place, number)
@@ -239,7 +227,7 @@ class Files:
         """Return what a descriptor refers to.
 
         Raises:
-            DescriptorError: BADF.
+            ErrnoError: BADF.
         """
         return self.table.file(number)
 

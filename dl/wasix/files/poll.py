@@ -10,13 +10,13 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass
 
-from dl.wasix.abi import Errno
-from dl.wasix.files.descriptors import DescriptorError, OpenFile
+from dl.wasix.abi import Errno, ErrnoError
+from dl.wasix.clocks import MONOTONIC, REALTIME
+from dl.wasix.files.descriptors import OpenFile
 from dl.wasix.files.files import Files
 from threads.waiter import Waiter
 
 CLOCK, READ, WRITE = 0, 1, 2
-REALTIME, MONOTONIC = 0, 1
 _ABSOLUTE = 1
 _HANGUP = 1
 _EVENT_BYTES = 32
@@ -75,7 +75,7 @@ class Poll:
             return Errno.INVAL
         files.memory.read(events, count * _EVENT_BYTES)
         files.memory.read(out, 4)
-        wanted = [self._read(subscriptions + i * self._layout.size, events) for i in range(count)]
+        wanted = [self._read(subscriptions + i * self._layout.size) for i in range(count)]
         happened = self._wait(wanted)
         if happened is None:
             return Errno.INTR
@@ -84,36 +84,29 @@ class Poll:
         files.memory.write_u32(out, len(happened))
         return Errno.SUCCESS
 
-    def _read(self, address: int, scratch: int) -> _Subscription:
+    def _read(self, address: int) -> _Subscription:
         memory = self._files.memory
         wanted = _Subscription(memory.read(address, 8), memory.read_u8(address + 8))
         try:
             if wanted.kind == CLOCK:
-                wanted.deadline = self._deadline(address, scratch)
+                wanted.deadline = self._deadline(address)
             elif wanted.kind in (READ, WRITE):
                 wanted.file = self._files.file(memory.read_i32(address + 16))
             else:
                 wanted.error = Errno.INVAL
-        except DescriptorError as error:
+        except ErrnoError as error:
             wanted.error = error.errno
         return wanted
 
-    def _deadline(self, address: int, scratch: int) -> int:
+    def _deadline(self, address: int) -> int:
         """Return when a clock's subscription is due, in nanoseconds of our own monotonic clock."""
         clock, timeout, flags = self._layout.read_clock(self._files, address)
         if clock not in (REALTIME, MONOTONIC):
-            raise DescriptorError(Errno.INVAL)
+            raise ErrnoError(Errno.INVAL)
         now = time.monotonic_ns()
         if not flags & _ABSOLUTE:
             return now + timeout
-        # The guest knows the time from WASI, whose monotonic clock starts elsewhere. The memory for the events is
-        # about to be written anyway.
-        wasi = self._files.wasi
-        with wasi.lock:
-            error = wasi.call("clock_time_get", clock, 0, scratch)
-        if error:
-            raise DescriptorError(Errno.INVAL)
-        return now + timeout - self._files.memory.read_u64(scratch)
+        return now + timeout - self._files.clocks.now(clock)
 
     def _wait(self, wanted: list[_Subscription]) -> list[_Happened] | None:
         """Return what has happened, at least one thing; None if a signal came first."""

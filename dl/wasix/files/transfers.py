@@ -7,8 +7,8 @@ import threading
 from collections.abc import Callable
 
 from dl.program.wasi import WasiCalls
-from dl.wasix.abi import Errno
-from dl.wasix.files.descriptors import DescriptorError, OpenFile
+from dl.wasix.abi import Errno, ErrnoError
+from dl.wasix.files.descriptors import OpenFile
 from dl.wasix.files.files import Files
 from threads import Waiter
 
@@ -50,7 +50,7 @@ class Transfers:
         self._files.memory.read(out, 4)
         end = self._files.memory.size
         if any(address + size > end for address, size in pieces):
-            raise DescriptorError(Errno.MEMVIOLATION)
+            raise ErrnoError(Errno.MEMVIOLATION)
         return sum(size for _, size in pieces)
 
     def read(self, number: int, iovecs: int, count: int, out: int) -> int:

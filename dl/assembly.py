@@ -1,0 +1,176 @@
+"""The parts of one program, made and connected: the one place that knows them all."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from dl.callbacks import Callbacks
+from dl.engine import default_engine
+from dl.engine.protocol import Engine, WasiOptions
+from dl.errors import LinkerClosedError
+from dl.glue.base import FIND_INVOKER, FIND_INVOKER_TYPE
+from dl.glue.names import HOST_NAMESPACE, RESOLVE_STUB, RESOLVE_STUB_TYPE
+from dl.groups import wakeup_bell
+from dl.groups.boundary import GuestBoundary
+from dl.groups.entry import Group
+from dl.groups.guest_threads import GuestThreads
+from dl.groups.host_threads import HostThreads
+from dl.groups.libc_threads import LibcThreads
+from dl.groups.registry import Groups
+from dl.link.open import load_main
+from dl.link.resolve import resolve_stub
+from dl.link.slots import SlotOperations
+from dl.modules.image import ModuleImage
+from dl.modules.locate import Locator
+from dl.options import HostImports, MemoryType, Output, SideMemorySource, checked_side_memory, listed
+from dl.program.closure_slots import ClosureSlots
+from dl.program.host_symbols import HostSymbols
+from dl.program.main_module import describe_main
+from dl.program.operations import DlOperation
+from dl.program.program import Program, ProgramOptions
+from dl.wasix import system_interface
+from dl.wasix.process import Process
+from dl.wasix.system import System
+from threads import Rendezvous
+
+
+@dataclass(frozen=True)
+class Options:
+    """What `Linker` takes, beside the main module; see there."""
+
+    imports: HostImports | None = None
+    args: Sequence[str] = ()
+    env: Mapping[str, str] | None = None
+    preopens: Mapping[str, str | os.PathLike[str]] | None = None
+    stdin: bytes | str | os.PathLike[str] | None = None
+    stdout: Output = None
+    stderr: Output = None
+    memory: MemoryType | None = None
+    stack_size: int = 1 << 20
+    thread_stack_size: int = 1 << 18
+    side_memory: SideMemorySource = "auto"
+    interrupts: bool | None = None
+    engine: Engine | None = None
+
+
+@dataclass(frozen=True)
+class Parts:
+    """The parts of one program.
+
+    Attributes:
+        program: what all groups share.
+        groups: which thread has which group.
+        host_threads: the host's threads that run it.
+        guest_threads: the threads that it has started.
+        slots: table indices whose functions are made at run time.
+        callbacks: Python functions as function pointers.
+        process: what the threads have in common for the guest: open files, directory, signals, terminal.
+        libc: the host's threads as threads of the program's C library.
+    """
+
+    program: Program
+    groups: Groups
+    host_threads: HostThreads
+    guest_threads: GuestThreads
+    slots: SlotOperations
+    callbacks: Callbacks
+    process: Process
+    libc: LibcThreads
+
+    def start(self, image: ModuleImage | None) -> Group:
+        """Make the main group in the calling thread, and load the main module.
+
+        Raises:
+            DlError: it cannot be linked or initialized; everything is freed.
+        """
+        engine = self.program.engine
+        group: Group | None = None
+        try:
+            if engine.capabilities.interrupts:
+                wakeup_bell.BELL.add(engine.interrupt)
+            group = self.groups.new_main_group()
+            if image is not None:
+                load_main(self.groups, group, image)
+        except BaseException:
+            self.stop(group)
+            raise
+        return group
+
+    def stop(self, main_group: Group | None) -> None:
+        """End the program, wait for its threads, and free all it holds."""
+        self.program.end(LinkerClosedError("the linker is closed"))
+        self.process.close()
+        self.host_threads.join_all()
+        self.guest_threads.join_all()
+        self.libc.close()
+        # Inside guest code in another thread, it is freed with its last reference, which that thread drops.
+        if main_group is not None and main_group.is_outside_guest:
+            self.groups.leave(main_group)
+        self.program.close()
+        wakeup_bell.BELL.remove(self.program.engine.interrupt)
+
+
+def assemble(image: ModuleImage | None, locator: Locator, options: Options) -> Parts:
+    """Make the parts of a program; nothing of it runs yet.
+
+    Raises:
+        DlError: the options do not fit the main module or the engine.
+    """
+    main = describe_main(image.wasm if image else None, memory=options.memory, stack_size=options.stack_size)
+    shared = main.memory_type is not None and main.memory_type.limits.shared
+    engine = options.engine or default_engine(
+        interrupts=shared if options.interrupts is None else options.interrupts
+    )
+    rendezvous: Rendezvous[DlOperation] = Rendezvous(engine.interrupt)
+    boundary = GuestBoundary(rendezvous)
+    functions = engine.host_functions(boundary)
+    host = HostSymbols(functions, options.imports or {})
+    program = Program(
+        main,
+        engine,
+        rendezvous,
+        functions,
+        host,
+        locator,
+        ProgramOptions(
+            image.name if image else "libraries only",
+            _wasi_options(image, options),
+            checked_side_memory(options.side_memory),
+            options.thread_stack_size,
+        ),
+    )
+    groups = Groups(program, boundary)
+    libc = LibcThreads(groups)
+    slots = SlotOperations(groups, ClosureSlots(engine, main))
+    callbacks = Callbacks(program, slots)
+    guest_threads = GuestThreads(groups, libc)
+    system = System(groups, guest_threads, slots)
+    process = system_interface(system, host)
+    groups.signals = process.signals
+    libc.make_entry = callbacks.make_kept
+    functions.define(
+        HOST_NAMESPACE,
+        RESOLVE_STUB,
+        RESOLVE_STUB_TYPE,
+        lambda handle, position: resolve_stub(program, handle, position),
+    )
+    functions.define(HOST_NAMESPACE, FIND_INVOKER, FIND_INVOKER_TYPE, process.invokers.find)
+    host_threads = HostThreads(groups, libc)
+    return Parts(program, groups, host_threads, guest_threads, slots, callbacks, process, libc)
+
+
+def _wasi_options(image: ModuleImage | None, options: Options) -> WasiOptions:
+    def path_or(value: Any) -> Any:
+        return os.fspath(value) if isinstance(value, os.PathLike) else value
+
+    return WasiOptions(
+        args=listed("args", options.args) or ((image.base_name,) if image else ()),
+        env=tuple((options.env or {}).items()),
+        preopens=tuple((guest, os.fspath(host)) for guest, host in (options.preopens or {}).items()),
+        stdin=path_or(options.stdin),
+        stdout=path_or(options.stdout),
+        stderr=path_or(options.stderr),
+    )

@@ -1,0 +1,274 @@
+"""A group: one thread's instances, and its way into guest code and out of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from threading import get_ident
+from typing import Any, Protocol
+
+from dl.engine.protocol import CompiledModule
+from dl.errors import LinkerClosedError, LinkerUsageError, SymbolNotFoundError
+from dl.groups.errors import raises_dl_errors
+from dl.groups.instances import Instances
+from dl.modules.linked_module import LinkedModule
+from dl.modules.symbols import Symbol
+from dl.program.operations import DlOperation, LoadModules, SetSlot, UnloadModules
+from dl.program.program import Program
+from dl.wasm.types import FuncType
+from threads import DETACHED, Replica
+
+NO_THREAD = -1
+"""Owner of a group that no thread has now; no thread's identity is negative."""
+
+_RED_ZONE_BYTES = 128
+"""What LLVM lets a function use below the stack pointer without moving it (WebAssemblyFrameLowering, RedZoneSize)."""
+
+
+class GuestSignals(Protocol):
+    """Signals for a thread of the guest, as its safe points ask for them; see `dl.wasix.signals`."""
+
+    def pending(self, group: Group) -> bool:
+        """Whether a group's thread has signals to handle."""
+
+    def deliver(self) -> bool:
+        """Handle what was sent to the calling thread, in a host call; returns whether there was anything."""
+
+
+class NoSignals:
+    """A program to which nothing sends signals."""
+
+    def pending(self, _group: Group) -> bool:
+        """Return False."""
+        return False
+
+    def deliver(self) -> bool:
+        """Return False."""
+        return False
+
+
+class Group:
+    """One thread's instances of every linked module, and its part in the protocol between threads.
+
+    Only the thread that owns it calls into it, except `replica.interrupt_with`.
+
+    Args:
+        program: what all groups share.
+        name: the thread's name in messages.
+        signals: those of the guest.
+        stack_pointer: upper end of the thread's shadow stack, bytes; None for the main module's own.
+        main_tls: where the main module's thread-local block of this thread is, bytes; None to allocate one.
+
+    Attributes:
+        replica: this group's part in the protocol.
+        instances: its store.
+        owner: identity of the owning thread; `NO_THREAD` while no thread has it, 0 when closed.
+        functions: the API's callables of this group, by table index; those of modules that are gone are dropped.
+        view: what the API shows of it; read and written by the API alone.
+        applying: whether its thread applies an operation as the instigator.
+    """
+
+    def __init__(
+        self,
+        program: Program,
+        name: str,
+        signals: GuestSignals,
+        *,
+        stack_pointer: int | None = None,
+        main_tls: int | None = None,
+    ) -> None:
+        self._program = program
+        self._signals = signals
+        self.name = name
+        self.owner = get_ident()
+        self.functions: dict[int, Any] = {}
+        self.view: Any = None
+        self.applying = False
+        self.replica: Replica[DlOperation] = Replica(name, self._replay)
+        self.instances = Instances(program, name, stack_pointer=stack_pointer, main_tls=main_tls)
+        # Not before: the replica has not joined, and an interrupt that is meant for other threads would end it here.
+        if program.engine.capabilities.interrupts:
+            self.instances.on_interrupt(self._interrupted)
+
+    def __repr__(self) -> str:
+        return f"<Group {self.name!r}>"
+
+    @property
+    def is_outside_guest(self) -> bool:
+        """Whether its thread runs no guest code, nor a host call of it."""
+        return self.replica.state == DETACHED
+
+    # safe points
+
+    def _interrupted(self) -> None:
+        """A safe point inside guest code: apply operations and handle signals.
+
+        Raises:
+            BaseException: the guest must be unwound.
+        """
+        self.replica.safe_point()
+        if self.replica.replaying or not self._signals.pending(self):
+            return
+        pointer = self.instances.stack_pointer()
+        if pointer is None:
+            return
+        # The interrupted function may use the red zone below the stack pointer, if it calls nothing.
+        self.instances.set_stack_pointer(pointer - _RED_ZONE_BYTES)
+        self.replica.enter_host()
+        self._signals.deliver()
+        self.replica.exit_host()
+        self.instances.set_stack_pointer(pointer)
+
+    # operations
+
+    def apply_first(self, operation: DlOperation) -> None:
+        """Make an operation's change as its instigator, before any other group.
+
+        Raises:
+            DlError: it cannot be made.
+        """
+        previous = self.replica.enter_guest()
+        self.instances.first = self.applying = True
+        try:
+            operation.apply(self.instances)
+        finally:
+            self.instances.first = self.applying = False
+            self.replica.leave_guest(previous)
+        self._forget_functions(operation)
+
+    def _replay(self, _sequence: int, operation: DlOperation) -> None:
+        if operation.obsolete:
+            return
+        if not isinstance(operation, LoadModules):
+            operation.apply(self.instances)
+            self._forget_functions(operation)
+            return
+        residence = operation.modules[0].residence
+        if not residence.enter():
+            return  # unloaded since; its unload follows in the log
+        try:
+            operation.apply(self.instances)
+        finally:
+            residence.leave()
+
+    def take_back(self, operation: LoadModules) -> None:
+        """Undo a load that this group has applied, completely or in part, and no other group has seen."""
+        undo = UnloadModules.of(operation.modules)
+        try:
+            previous = self.replica.enter_guest()
+        except BaseException:  # noqa: BLE001  the program has ended, so nobody runs what the table holds
+            self.instances.forget(undo.modules)
+            return
+        try:
+            undo.apply(self.instances)
+        finally:
+            self.replica.leave_guest(previous)
+
+    def set_back(self, former: SetSlot) -> None:
+        """Set a table index to what it held before a change that is taken back."""
+        previous = self.replica.enter_guest()
+        try:
+            former.apply(self.instances)
+        finally:
+            self.replica.leave_guest(previous)
+
+    def _forget_functions(self, operation: DlOperation) -> None:
+        if isinstance(operation, UnloadModules):
+            gone = {module.handle for module in operation.modules}
+            for address in [a for a, function in self.functions.items() if function.module in gone]:
+                del self.functions[address]
+
+    # into the guest
+
+    def check_owner(self) -> None:
+        """Check that the calling thread may enter this group's guest code.
+
+        Raises:
+            LinkerClosedError: the group is closed.
+            LinkerUsageError: it belongs to another thread.
+        """
+        if self.owner == get_ident():
+            return
+        if not self.owner:
+            raise LinkerClosedError(f"instance group {self.name!r} is closed")
+        raise LinkerUsageError(
+            f"instance group {self.name!r} belongs to another thread; use Linker.attach() to give this one its own"
+        )
+
+    @raises_dl_errors
+    def synchronize(self) -> None:
+        """Make all committed operations in this group now; by itself it does so before it next runs guest code.
+
+        Raises:
+            ReplayFailedError: one of them failed; the group has ended.
+            GroupEndedError: the group has ended before.
+            LinkerUsageError: called from another thread.
+        """
+        self.check_owner()
+        self.replica.synchronize()
+
+    def call_export(self, module: LinkedModule, name: str, kind: FuncType, *arguments: Any) -> Any:
+        """Call an exported function of a module by name, symbol or not.
+
+        Raises:
+            SymbolNotFoundError: the module exports no such function of this signature.
+        """
+        export = module.wasm.exports.get(name)
+        if export is None or export.type != kind:
+            raise SymbolNotFoundError(name, [module.name])
+        self.synchronize()
+        return self.in_guest(self.instances.function(module.handle, name, kind), *arguments)
+
+    def call_invoker(self, code: CompiledModule, *arguments: int) -> int:
+        """Call the invoker of a signature; see `dl.glue.trampolines.invoker_module`."""
+        return int(self.in_guest(self.instances.invoker(code), *arguments))
+
+    @raises_dl_errors
+    def in_guest(self, function: Callable[..., Any], *arguments: Any) -> Any:
+        """Call a function of this group's store, up to date; what every call into the guest does.
+
+        `dl.group.GuestFunction` has the same steps written out, for speed.
+        """
+        previous = self.replica.enter_guest()
+        try:
+            stack_pointer = None if previous == DETACHED else self.instances.stack_pointer()
+            try:
+                return function(*arguments)
+            except BaseException:
+                self.unwound(stack_pointer)
+                raise
+        finally:
+            self.replica.leave_guest(previous)
+
+    def unwound(self, stack_pointer: int | None) -> None:
+        """Set the shadow stack pointer right after a guest call that ended by an exception.
+
+        Guest functions lower it at their start and raise it at their end, which an exception skips. A guest function
+        around an inner call cannot be relied on to set its own: one without a frame does not.
+
+        Args:
+            stack_pointer: what it was before an inner call; None for the thread's outermost call, where it is known.
+        """
+        if self.owner:
+            self.instances.set_stack_pointer(stack_pointer)
+
+    def address_of(self, symbol: Symbol) -> int:
+        """Return a symbol's address as this thread sees it; see `Instances.address_of`."""
+        return self.instances.address_of(symbol)
+
+    def close(self) -> None:
+        """Free the group's instances, and its thread-local blocks; idempotent.
+
+        Raises:
+            LinkerUsageError: it is another thread's, or the calling thread is inside its guest code.
+        """
+        if not self.owner:
+            return
+        if self.owner not in (get_ident(), NO_THREAD) or self.replica.state != DETACHED:
+            raise LinkerUsageError(
+                f"instance group {self.name!r} is in use; its own thread closes it, outside guest code"
+            )
+        self._program.rendezvous.leave(self.replica, "it was closed")
+        self.owner = 0
+        self.view = None
+        self.functions.clear()
+        self.instances.close()

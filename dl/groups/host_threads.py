@@ -1,0 +1,211 @@
+"""Threads of the host that run the program: attached, or started by the linker."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from dl.errors import LinkerUsageError
+from dl.groups.entry import Group
+from dl.groups.errors import raises_dl_errors
+from dl.groups.libc_threads import LibcThreads
+from dl.groups.registry import Groups
+from threads import Event
+
+
+class HostThread:
+    """A thread that `Linker.spawn` started.
+
+    Attributes:
+        name: its name.
+        ended_in_program: set at its end, for threads of the program to wait on: a wait for it can be seen as a deadlock.
+        thread_done: set at its end, for threads that are not of the program.
+    """
+
+    def __init__(self, threads: HostThreads, name: str) -> None:
+        self.name = name
+        self._threads = threads
+        waits = threads.groups.program.waits
+        self.ended_in_program = Event(waits, f"thread {name!r} to end")
+        self.thread_done = threading.Event()
+        self._result: Any = None
+        self._error: BaseException | None = None
+        self._group: Group | None = None
+        self._cancelled: BaseException | None = None
+        # Until the thread counts as one of the program's, it counts as one that may still act: a thread that
+        # waits for it is not deadlocked.
+        self._coming = contextlib.ExitStack()
+        self._coming.enter_context(waits.outsider())
+
+    @raises_dl_errors
+    def join(self, timeout: float | None = None) -> Any:
+        """Wait for the thread's end and return what its function returned.
+
+        Args:
+            timeout: seconds; None for no limit.
+
+        Raises:
+            BaseException: what its function raised.
+            TimeoutError: it still runs.
+            ProgramDeadlockedError: it waits, and so does every other thread of the program.
+        """
+        caller = self._threads.groups.find()
+        if caller is None:
+            ended = self.thread_done.wait(timeout)
+        else:
+            limit = None if timeout is None else int(timeout * 1e9)
+            ended = self.ended_in_program.wait(caller.replica.waiter, limit)
+        if not ended:
+            raise TimeoutError(f"thread {self.name!r} still runs")
+        self.thread_done.wait()  # from its end to here it runs nothing that could wait
+        if self._error is not None:
+            raise self._error
+        return self._result
+
+    def is_alive(self) -> bool:
+        """Whether it still runs."""
+        return not self.thread_done.is_set()
+
+    def cancel(self, exception: BaseException) -> None:
+        """Make the thread raise an exception at its next safe point, wait, or entry into guest code; from any thread."""
+        self._cancelled = exception
+        group = self._group
+        if group is not None:
+            group.replica.interrupt_with(exception)
+
+    def run(self, function: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
+        """The thread's body; called once, in it.
+
+        Args:
+            function: gets the thread's group and the arguments.
+            arguments: the rest.
+        """
+        try:
+            with self._threads.attached(self.name, started_here=True) as group:
+                self._coming.close()
+                self._group = group
+                try:
+                    if self._cancelled is not None:
+                        group.replica.withdraw(self._cancelled)
+                        raise self._cancelled
+                    self._result = function(group, *arguments)
+                finally:
+                    self._group = None
+                    # While this thread still counts: a thread that waits for it must not be taken for deadlocked.
+                    self.ended_in_program.set()
+        except BaseException as error:  # noqa: BLE001  given to the thread that joins
+            self._error = error
+        finally:
+            self.thread_done.set()
+            self.ended_in_program.set()
+            self._threads.forget(self)
+
+    def not_started(self) -> None:
+        """Stop counting the thread as one that may still act: it never comes, or has come and gone."""
+        self._coming.close()
+
+
+class HostThreads:
+    """The threads of the host that have a group of one program.
+
+    `_lock` guards `_running` and `_expects_threads`; a leaf.
+
+    Attributes:
+        groups: the program's groups.
+    """
+
+    def __init__(self, groups: Groups, libc: LibcThreads) -> None:
+        self.groups = groups
+        self._libc = libc
+        self._lock = threading.Lock()
+        self._running: set[HostThread] = set()
+        self._names = itertools.count(1)
+        self._expects_threads = False
+        self._promises = contextlib.ExitStack()
+
+    @contextlib.contextmanager
+    def attached(self, name: str | None = None, *, started_here: bool = False) -> Iterator[Group]:
+        """Give the calling thread a group, for a `with`; if it has one, that one.
+
+        Args:
+            name: its name in messages.
+            started_here: whether the linker has started the thread. One that it has not shows that the host has threads of its
+                own, any of which may come and wake the others: no deadlock is reported from then on.
+
+        Raises:
+            LinkerUsageError: the program's memory is not shared.
+            ResourceLimitError: there is no memory for its stack.
+        """
+        groups = self.groups
+        present = groups.find()
+        if present is not None:
+            yield present
+            return
+        self._check_shared()
+        if not started_here:
+            self._expect_threads()
+        record = self._libc.create()
+        with groups.stack() as stack:
+            group = groups.new_group(
+                name or f"host thread {next(self._names)}",
+                stack_pointer=stack,
+                main_tls=record.tls if record else None,
+                number=record.number if record else None,
+            )
+            try:
+                with self._libc.identity(group, record):
+                    yield group
+            finally:
+                groups.leave(group)
+
+    def spawn(self, function: Callable[..., Any], arguments: tuple[Any, ...], name: str | None) -> HostThread:
+        """Start a thread with its own group, which runs `function(group, *arguments)`.
+
+        Raises:
+            LinkerUsageError: the program's memory is not shared.
+        """
+        self._check_shared()
+        thread = self.prepare(name)
+        start = threading.Thread(target=thread.run, args=(function, arguments), name=thread.name, daemon=True)
+        try:
+            start.start()
+        except BaseException:
+            self.forget(thread)
+            raise
+        return thread
+
+    def prepare(self, name: str | None) -> HostThread:
+        """Return a thread of the host that somebody else is about to `run`."""
+        thread = HostThread(self, name or f"host thread {next(self._names)}")
+        with self._lock:
+            self._running.add(thread)
+        return thread
+
+    def forget(self, thread: HostThread) -> None:
+        """Forget a thread that has ended, or never started."""
+        with self._lock:
+            self._running.discard(thread)
+        thread.not_started()
+
+    def join_all(self) -> None:
+        """Wait for the threads that the linker has started; the program has ended."""
+        with self._lock:
+            running = list(self._running)
+        for thread in running:
+            thread.thread_done.wait()
+
+    def _check_shared(self) -> None:
+        if not self.groups.program.shares_memory:
+            raise LinkerUsageError(
+                "a program whose memory is not shared has one instance group; build it with -pthread "
+                "(wasm-ld --shared-memory)"
+            )
+
+    def _expect_threads(self) -> None:
+        with self._lock:
+            first, self._expects_threads = not self._expects_threads, True
+        if first:
+            self._promises.enter_context(self.groups.program.waits.outsider())

@@ -1,0 +1,281 @@
+"""One group's store, with an instance of every linked module, and how link operations change it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from dl.dlfcn import MAIN_HANDLE, ModuleHandle
+from dl.engine.protocol import CompiledModule, EngineInstance
+from dl.errors import (
+    InitializationError,
+    InstantiationError,
+    ResourceLimitError,
+    SymbolNotFoundError,
+    TrapError,
+)
+from dl.glue.base import (
+    CLEAR_TABLE,
+    CLEAR_TABLE_TYPE,
+    ENSURE_TABLE,
+    ENSURE_TABLE_TYPE,
+    GET_STACK_POINTER,
+    GET_STACK_POINTER_TYPE,
+    SET_STACK_POINTER,
+    SET_STACK_POINTER_TYPE,
+)
+from dl.glue.names import (
+    BASE_NAMESPACE,
+    EXCEPTION_TAG_NAMES,
+    LINK_NAMESPACE,
+    TABLE_NAME,
+    glue_namespace,
+    module_namespace,
+)
+from dl.glue.placement import BIND_THREAD_LOCALS, INIT_THREAD
+from dl.groups.slot_functions import SlotFunctions
+from dl.groups.thread_locals import ThreadLocals
+from dl.modules.linked_module import LinkedModule
+from dl.modules.symbols import DataSymbol, FunctionSymbol, Symbol, TagSymbol, TlsSymbol
+from dl.program.operations import LoadModules, SetSlot, UnloadModules
+from dl.program.program import Program
+from dl.wasm.types import FuncType
+
+
+class Instances:
+    """The engine's side of one group. Used by the thread that owns the group.
+
+    Its contents change only by operations, in the order of the operation log (see `dl.program.operations`).
+
+    Args:
+        program: what all groups share.
+        name: the group's, for fault injection.
+        stack_pointer: upper end of the thread's shadow stack, bytes; None for the main module's own.
+        main_tls: where the main module's thread-local block of this thread is, bytes; None to allocate one.
+
+    Attributes:
+        first: whether an operation is applied as its instigator does, before any other group.
+        stack_top: upper end of the thread's shadow stack, bytes; None while it has none.
+    """
+
+    def __init__(
+        self, program: Program, name: str, *, stack_pointer: int | None, main_tls: int | None
+    ) -> None:
+        self._program = program
+        self._name = name
+        self.first = False
+        self.stack_top = stack_pointer
+        self._thread_locals = ThreadLocals(program, main_tls)
+        self._by_handle: dict[ModuleHandle, EngineInstance] = {}
+        self._base: EngineInstance | None = None
+        self._store = program.new_store()
+        self._slots = SlotFunctions(self._store)
+        try:
+            if program.main.makes_table:
+                self._define_base()
+        except BaseException:
+            self._store.close()
+            raise
+
+    def on_interrupt(self, handler: Callable[[], None]) -> None:
+        """Set what runs in guest code, in the group's thread, after the engine is interrupted."""
+        self._store.on_interrupt(handler)
+
+    def close(self) -> None:
+        """Free the store and the thread-local blocks; idempotent. No call into the guest may be under way."""
+        self._by_handle.clear()
+        self._base = None
+        self._store.close()
+        self._thread_locals.free_all()
+
+    # what operations do; see `OperatedInstances`
+
+    def load(self, operation: LoadModules) -> None:
+        """Instantiate modules and place their functions.
+
+        Raises:
+            InstantiationError: the engine refuses an instance.
+            InitializationError: a start function or the set-up of thread-local storage trapped.
+            ResourceLimitError: the table cannot grow.
+        """
+        checkpoint = self._program.checkpoint
+        checkpoint("table", self._name)
+        if self._base is not None:
+            self.grow_table(operation.table_length)
+        for module in operation.modules:
+            checkpoint("instantiate", self._name)
+            try:
+                self._instantiate(module, keep_glue=module.handle in operation.keeps_glue)
+            except TrapError as error:
+                raise InitializationError(module.name, "instantiation", error) from error
+            except InstantiationError as error:
+                raise InstantiationError(module.name, error.reason) from error
+            if module.handle == MAIN_HANDLE:
+                self._main_instantiated(operation)
+        checkpoint("place", self._name)
+        if operation.placement is not None:
+            self._set_up_thread_locals(operation, self._store.instantiate(operation.placement))
+
+    def unload(self, operation: UnloadModules) -> None:
+        """Clear modules' table elements and forget their instances."""
+        self._program.checkpoint("clear", self._name)
+        self._clear_table(operation.table_runs)
+        self.forget(operation.modules)
+
+    def grow_table(self, length: int) -> None:
+        """Make the table have at least this many elements.
+
+        Raises:
+            ResourceLimitError: the engine refuses.
+        """
+        if self._ensure_table(length):
+            raise ResourceLimitError("the program", f"the engine refuses a table of {length} elements")
+
+    def set_slot(self, operation: SetSlot) -> None:
+        """Place a trampoline at a table index, or null.
+
+        Raises:
+            InstantiationError: the engine refuses an instance.
+        """
+        if operation.code is None:
+            self._clear_table(((operation.address, 1),))
+            self._slots.forget(operation.address)
+        else:
+            self._slots.set(operation)
+
+    def forget(self, modules: tuple[LinkedModule, ...]) -> None:
+        """Drop the instances and thread-local blocks of modules, without touching the table."""
+        for module in modules:
+            self._by_handle.pop(module.handle, None)
+            self._thread_locals.free(module.handle)
+
+    def _define_base(self) -> None:
+        """Instantiate the base module; the table and memory that it needs exist."""
+        self._base = self._store.instantiate(self._program.base_code())
+        self._store.define_instance(BASE_NAMESPACE, self._base)
+        for name in EXCEPTION_TAG_NAMES:
+            self._store.name_tag(self._base, name)
+        self._ensure_table = self._base.function(ENSURE_TABLE, ENSURE_TABLE_TYPE)
+        self._set_stack_pointer = self._base.function(SET_STACK_POINTER, SET_STACK_POINTER_TYPE)
+        self._get_stack_pointer = self._base.function(GET_STACK_POINTER, GET_STACK_POINTER_TYPE)
+        if self.stack_top is None:
+            self.stack_top = self.stack_pointer()
+        else:
+            self._set_stack_pointer(self.stack_top)
+        waits = self._program.waits_code()
+        if waits is not None:
+            self.grow_table(self._program.main.table_length)
+            self._store.instantiate(waits)
+
+    def _instantiate(self, module: LinkedModule, *, keep_glue: bool) -> None:
+        assert module.code is not None
+        if module.import_code is not None:
+            glue = self._store.instantiate(module.import_code)
+            self._store.define_instance(LINK_NAMESPACE, glue)
+            if keep_glue:
+                self._store.define_instance(glue_namespace(module.handle), glue)
+        instance = self._store.instantiate(module.code)
+        self._store.define_instance(module_namespace(module.handle), instance)
+        for name, symbol in module.symbols.items() if module.wasm.tags else ():
+            if isinstance(symbol, TagSymbol):
+                self._store.name_tag(instance, name)
+        self._by_handle[module.handle] = instance
+
+    def _main_instantiated(self, operation: LoadModules) -> None:
+        """Take what the main module brings: its memory, and then its table, which the base module needs."""
+        brings_memory = self._program.adopt_memory(self._store, self._by_handle[MAIN_HANDLE])
+        if self._base is None:
+            self._define_base()
+            self.grow_table(operation.table_length)
+        elif brings_memory:
+            self.stack_top = self._program.side_stack_pointer()
+            self._set_stack_pointer(self.stack_top)
+
+    def _set_up_thread_locals(self, operation: LoadModules, placement: EngineInstance) -> None:
+        addresses = [
+            self._thread_locals.block(module, self._by_handle[module.handle], first=self.first)
+            for module in operation.thread_local
+        ]
+        if addresses:
+            self._program.checkpoint("thread-local", self._name)
+            placement.function(INIT_THREAD, FuncType(("i32",) * len(addresses), ()))(*addresses)
+        elif operation.binds_thread_locals:
+            placement.function(BIND_THREAD_LOCALS, FuncType((), ()))()
+
+    def _clear_table(self, runs: tuple[tuple[int, int], ...]) -> None:
+        """Set runs of table elements to null; what this group's table does not reach is null already."""
+        if self._base is None:
+            return
+        clear = self._base.function(CLEAR_TABLE, CLEAR_TABLE_TYPE)
+        length = self.table_length()
+        for start, count in runs:
+            if start < length:
+                clear(start, min(count, length - start))
+
+    # what there is
+
+    def stack_pointer(self) -> int | None:
+        """Return the shadow stack pointer, bytes; None while there is none."""
+        return None if self._base is None else int(self._get_stack_pointer())
+
+    def set_stack_pointer(self, address: int | None) -> None:
+        """Set the shadow stack pointer, bytes; None for the upper end of the stack."""
+        if address is None:
+            address = self.stack_top
+        if address is not None and self._base is not None:
+            self._set_stack_pointer(address)
+
+    def function(self, handle: ModuleHandle, name: str, kind: FuncType) -> Callable[..., Any]:
+        """Return an exported function of a module, as a callable that does not bring the group up to date.
+
+        Raises:
+            KeyError: no such module is here, or it exports no such function.
+        """
+        return self._by_handle[handle].function(name, kind)
+
+    def invoker(self, code: CompiledModule) -> Callable[..., int]:
+        """Return the invoker of a signature; see `dl.glue.trampolines.invoker_module`."""
+        return self._slots.invoker(code)
+
+    def address_of(self, symbol: Symbol) -> int:
+        """Return a symbol's address: a table index, or bytes in linear memory as this thread sees it.
+
+        Raises:
+            SymbolNotFoundError: it has none.
+        """
+        if isinstance(symbol, (FunctionSymbol, DataSymbol)):
+            return symbol.address
+        if isinstance(symbol, TlsSymbol):
+            try:
+                base = self._by_handle[symbol.module].global_value("__tls_base")
+            except KeyError:
+                raise SymbolNotFoundError(
+                    symbol.name, (), "thread-local, but its module exports no __tls_base"
+                ) from None
+            return base + symbol.offset
+        raise SymbolNotFoundError(symbol.name, (), "neither a function nor data")
+
+    def table_length(self) -> int:
+        """Elements of this group's table."""
+        assert self._base is not None
+        return self._store.table_size(self._base, TABLE_NAME)
+
+    def function_type(self, address: int) -> FuncType | None:
+        """Return the signature of the function that a table index holds now; None for null and beyond the table.
+
+        A type that is neither a number nor a vector is named by some text in parentheses.
+        """
+        assert self._base is not None
+        return self._store.function_type(self._base, TABLE_NAME, address)
+
+    def table(self) -> list[object]:
+        """Return what the table holds: None, or a value that is equal for the same function in every group.
+
+        Without the null elements at its end: a group that has undone a load of its own, or missed one that was undone,
+        may have more of them or fewer.
+        """
+        assert self._base is not None
+        entries = [self._store.table_entry(self._base, TABLE_NAME, i) for i in range(self.table_length())]
+        while entries and entries[-1] is None:
+            entries.pop()
+        return entries

@@ -1,0 +1,36 @@
+"""Running the program: its `_start`, and the end of its threads."""
+
+from __future__ import annotations
+
+from dl.errors import LinkerUsageError, ProgramExited, ThreadExited
+from dl.groups.entry import Group
+from dl.groups.guest_threads import GuestThreads
+from dl.program.main_module import START
+from dl.program.program import Program
+from dl.wasm.types import FuncType
+
+
+def run_program(program: Program, guest_threads: GuestThreads, group: Group) -> int:
+    """Call the main module's `_start` in a group, and end the threads that the program leaves behind; return its exit code.
+
+    Raises:
+        LinkerUsageError: there is no main module, or it is no command.
+        DlError: the program ended abnormally.
+    """
+    main = program.main_module
+    if main is None:
+        raise LinkerUsageError("there is no main module to run")
+    if START not in main.wasm.exports:
+        raise LinkerUsageError(f"{main.name} exports no _start: it is a library of functions, not a command")
+    code = 0
+    try:
+        try:
+            group.call_export(main, START, FuncType((), ()))
+        except ThreadExited:
+            # The program continues without its first thread until its last has ended.
+            guest_threads.wait_for_all()
+    except ProgramExited as exited:
+        code = exited.code
+    finally:
+        guest_threads.stop_all(ProgramExited(code))
+    return code

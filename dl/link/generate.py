@@ -1,0 +1,103 @@
+"""The fifth phase of a load: its outcome, written as WebAssembly that every group instantiates."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import partial
+
+from dl.dlfcn import ModuleHandle
+from dl.errors import ResourceLimitError
+from dl.glue.imports import import_module, link_names, onward_calls
+from dl.glue.names import module_namespace
+from dl.glue.placement import PlacedFunction, placement_module
+from dl.glue.resolution import ThreadLocalAddress
+from dl.link.place import functions_without_index
+from dl.link.plan import LinkPlan
+from dl.modules.image import compiled
+from dl.modules.linked_module import LinkedModule
+from dl.modules.symbols import FunctionSymbol, exported_functions
+from dl.program.operations import LoadModules
+from dl.wasm.types import FuncType, GlobalType, MemoryType
+
+
+def grow_memory(plan: LinkPlan) -> None:
+    """Make linear memory as large as the new modules' imports want it.
+
+    Late, because this cannot be taken back.
+
+    Raises:
+        ResourceLimitError: it cannot grow so far.
+    """
+    for module in plan.new:
+        for entry in module.wasm.imports:
+            if isinstance(entry.type, MemoryType) and not plan.program.grow_memory_to(
+                entry.type.limits.minimum
+            ):
+                raise ResourceLimitError(
+                    module.name, f"linear memory cannot grow to the {entry.type} that it imports"
+                )
+
+
+def generate_glue(plan: LinkPlan) -> LoadModules:
+    """Compile an import module for each new module and a placement module for all; return the operation.
+
+    Raises:
+        InvalidModuleError: the engine refuses what was generated.
+    """
+    program = plan.program
+    anchors = program.main.anchors
+    keeps_glue: set[ModuleHandle] = set()
+    thread_addresses: list[tuple[ModuleHandle, str, GlobalType, ThreadLocalAddress]] = []
+    placed = list(plan.host_functions)
+    onward: dict[ModuleHandle, tuple[FuncType, ...]] = {}
+    for module in plan.new:
+        imports = module.wasm.imports
+        if imports:
+            module.import_code = compiled(
+                program.engine,
+                ("imports", module.handle, module.image.digest, module.bindings, anchors),
+                f"{module.name} (imports)",
+                partial(import_module, module.handle, imports, module.bindings, anchors),
+            )
+        for entry, name, binding in zip(imports, link_names(imports), module.bindings, strict=True):
+            if isinstance(binding, ThreadLocalAddress):
+                assert isinstance(entry.type, GlobalType)
+                keeps_glue.add(module.handle)
+                thread_addresses.append((module.handle, name, entry.type, binding))
+        placed += _placed_functions(module)
+        calls = onward_calls(module.handle, imports, module.bindings, anchors)
+        if calls:
+            keeps_glue.add(module.handle)
+            onward[module.handle] = tuple(calls)
+    thread_local = tuple(m.thread_local for m in plan.new if m.thread_local is not None)
+    placement = None
+    if any((placed, thread_local, thread_addresses, onward)):
+        # Keyed by what it is generated from: generating costs more than looking it up.
+        placement = compiled(
+            program.engine,
+            (
+                "placement",
+                (tuple(placed), thread_local, tuple(thread_addresses), anchors, tuple(onward.items())),
+            ),
+            f"{plan.new[-1].name} (placement)",
+            partial(placement_module, placed, thread_local, thread_addresses, anchors, onward),
+        )
+    return LoadModules(
+        tuple(plan.new),
+        plan.table_length,
+        placement,
+        thread_local,
+        frozenset(keeps_glue),
+        bool(thread_addresses),
+    )
+
+
+def _placed_functions(module: LinkedModule) -> Iterator[PlacedFunction]:
+    if module.elements is None:
+        return  # nothing to place, or a main module whose table cannot grow
+    names = exported_functions(module.wasm)
+    namespace = module_namespace(module.handle)
+    for function in functions_without_index(module):
+        symbol = module.symbols[names[function]]
+        assert isinstance(symbol, FunctionSymbol)
+        yield PlacedFunction(namespace, symbol.name, symbol.type, symbol.address)

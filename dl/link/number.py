@@ -1,0 +1,99 @@
+"""The second phase of a load: its new modules become modules of the program, with handles."""
+
+from __future__ import annotations
+
+import logging
+from functools import partial
+
+from dl.dlfcn import MAIN_HANDLE, DlFlags
+from dl.link.find import FoundModule, FoundTree
+from dl.link.plan import LinkPlan
+from dl.modules.construction import Construction
+from dl.modules.linked_module import LinkedModule, breadth_first
+
+log = logging.getLogger("dl.link")
+
+
+class TreeOutdatedError(Exception):
+    """A module that the tree took for loaded has gone since: the tree must be found again."""
+
+
+class ModuleArrivingError(Exception):
+    """Another thread is loading one of the modules: its load must end first.
+
+    Attributes:
+        module: that module.
+    """
+
+    def __init__(self, module: LinkedModule) -> None:
+        super().__init__(module)
+        self.module = module
+
+
+def number_modules(plan: LinkPlan, tree: FoundTree) -> None:
+    """Make a module of the program of each new one, dependencies first; under the link lock.
+
+    Raises:
+        ResourceLimitError: there are too many modules.
+        TreeOutdatedError: the tree must be found again.
+        ModuleArrivingError: the load of another thread must end first.
+    """
+    state = plan.program.state
+    arriving = {module.image.identity: module for module in state.arriving.values()}
+    linked: dict[str, LinkedModule] = {}
+
+    def known(found: FoundModule) -> LinkedModule | None:
+        identity = found.image.identity
+        module = linked.get(identity) or state.loaded(identity)
+        if module is None and identity in arriving:
+            raise ModuleArrivingError(arriving[identity])
+        if module is None and found.loaded is not None:
+            raise TreeOutdatedError
+        if module is not None:
+            linked[identity] = module
+        return module
+
+    # Looked at before anything is taken, so that a load that has to wait holds nothing that others wait for.
+    fresh = [found for found in tree.new if known(found) is None]
+    taken = set(fresh)
+    for found in (tree.root, *tree.new):
+        for needed in (found, *found.needed):
+            if needed not in taken:
+                known(needed)
+
+    before = state.next_handle
+    for found in fresh:
+        handle = MAIN_HANDLE if found.main else state.take_handle(found.image.name)
+        module = LinkedModule(found.image, Construction(state.constructions), handle)
+        linked[found.image.identity] = module
+        state.arriving[handle] = module
+        plan.new.append(module)
+        plan.change.on_failure(lambda handle=handle: state.arriving.pop(handle, None))  # type: ignore[misc]
+        log.debug("%s: handle %d", module.name, handle)
+    after = state.next_handle
+    plan.change.on_failure(lambda: state.return_handles(before, after))
+    for found in fresh:
+        module = linked[found.image.identity]
+        module.code = found.code
+        module.block, found.block = found.block, None
+        block, side_memory = module.block, plan.program.side_memory
+        if block is not None and side_memory is not None:
+            module.memory_base = block.address
+            plan.change.give_back(partial(side_memory.free, block))
+        module.needed = [linked[needed.image.identity] for needed in found.needed]
+    plan.new.sort(key=lambda module: module.handle)
+    plan.root = linked[tree.root.image.identity]
+    if tree.root.main:
+        plan.root.needed = [linked[needed.image.identity] for needed in tree.root.needed]
+
+
+def enter_scopes(plan: LinkPlan) -> None:
+    """Decide which modules the new ones see, and which enter the global scope with this load."""
+    flags = plan.request.flags
+    tree = breadth_first([plan.opened])
+    if flags & DlFlags.GLOBAL:
+        plan.promoted = tree
+    for module in plan.new:
+        module.deep_bind = bool(flags & DlFlags.DEEPBIND)
+        if module.deep_bind or not flags & DlFlags.GLOBAL:
+            module.scope = tuple(tree)

@@ -1,0 +1,101 @@
+"""Table indices whose function is made at run time: closures of the guest, callbacks of the host, dynamic calls.
+
+What an index holds is set by a link operation, so that every group has it before it could see the pointer, and later groups
+get it from the log.
+"""
+
+from __future__ import annotations
+
+import logging
+
+from dl.engine.protocol import CompiledModule
+from dl.groups.entry import Group
+from dl.groups.registry import Groups
+from dl.link.perform import Change
+from dl.program.closure_slots import SLOTS_PER_GROWTH, ClosureSlots
+from dl.program.operations import DlOperation, GrowTable, SetSlot
+from threads import Replica
+
+log = logging.getLogger("dl.link")
+
+
+class SlotOperations:
+    """Hands out table indices of a program, and sets what they hold.
+
+    Args:
+        groups: the program's groups.
+
+    Attributes:
+        pool: which indices there are; guarded by the link lock.
+    """
+
+    def __init__(self, groups: Groups, pool: ClosureSlots) -> None:
+        self._groups = groups
+        self._program = groups.program
+        self.pool = pool
+
+    def allocate(self) -> int:
+        """Hand out an index; calls through it trap until something is placed there.
+
+        Raises:
+            ResourceLimitError: the table cannot grow.
+        """
+        group = self._groups.find()
+        with Change(self._program, group) as change, self._program.rendezvous.instigate(_replica(group)):
+            if not self.pool.free:
+                self._grow(change)
+            return self.pool.take()
+
+    def _grow(self, change: Change) -> None:
+        table = self._program.state.table
+        region = table.allocate(SLOTS_PER_GROWTH, 0, "closures")
+        change.on_failure(lambda: table.free(region))
+        operation = GrowTable(table.reach())
+        self._program.checkpoint("apply", None)
+        change.apply(operation, lambda _group: None)
+        change.commit(operation, lambda: self.pool.add(range(region.address, region.end)))
+        log.debug("closures: table indices %d to %d", region.address, region.end - 1)
+
+    def place(self, address: int, code: CompiledModule, first: int, second: int = 0) -> bool:
+        """Place a trampoline at an index in every group, replacing what is there.
+
+        Args:
+            address: an index that `allocate` handed out.
+            code: of `dl.glue.trampolines`.
+            first: the first number that it keeps, 32 bits.
+            second: the second.
+
+        Returns:
+            False if the index is not handed out.
+
+        Raises:
+            InstantiationError: the engine refuses an instance.
+        """
+        return self._set(SetSlot(address, code, first, second), release=False)
+
+    def free(self, address: int) -> bool:
+        """Take an index back: in every group it holds null, so that calls through it trap, and may be handed out again.
+
+        Returns:
+            False if the index is not handed out.
+        """
+        return self._set(SetSlot(address), release=True)
+
+    def _set(self, operation: SetSlot, *, release: bool) -> bool:
+        group = self._groups.find()
+        pool, address = self.pool, operation.address
+        with Change(self._program, group) as change, self._program.rendezvous.instigate(_replica(group)):
+            if address not in pool.used:
+                return False
+            former = pool.contents.get(address) or SetSlot(address)
+            if former.code is not None or operation.code is not None:
+                self._program.checkpoint("apply", None)
+                change.apply(operation, lambda own: own.set_back(former))
+                change.commit(operation, lambda: pool.replace(former, operation))
+            if release:
+                pool.release(address)
+        return True
+
+
+def _replica(group: Group | None) -> Replica[DlOperation] | None:
+    return None if group is None else group.replica

@@ -1,0 +1,408 @@
+"""Where the meaning of an import is looked for: a list of sources, asked in a declared order.
+
+Each source answers for the kinds of import that it knows and returns None for the rest. A definition of another type is an
+error and not a miss: an import means the first definition of its name.
+"""
+
+from __future__ import annotations
+
+import math
+import struct
+from collections.abc import Callable, Iterator, Mapping, Sequence
+
+from dl.dlfcn import MAIN_HANDLE, ModuleHandle
+from dl.errors import ImportTypeError, SymbolNotFoundError, UnsupportedModuleError, shown
+from dl.glue.names import (
+    BASE_NAMESPACE,
+    EXCEPTION_TAG,
+    EXCEPTION_TAG_NAMES,
+    STACK_POINTER_NAME,
+    STACK_POINTER_TYPE,
+    TABLE_NAME,
+    module_namespace,
+)
+from dl.glue.resolution import HOST, LINKER, Binding, Constant, FromNamespace, ThreadLocalAddress
+from dl.modules.linked_module import LinkedModule
+from dl.modules.symbols import DataSymbol, FunctionSymbol, GlobalSymbol, Symbol, TagSymbol, TlsSymbol
+from dl.program.host_symbols import ATOMICS, HostSymbols
+from dl.program.main_module import MainModule
+from dl.wasm.records import Import
+from dl.wasm.types import FuncType, GlobalType, MemoryType, TableType, TagType
+
+ENV, GOT_MEM, GOT_FUNC = "env", "GOT.mem", "GOT.func"
+"""Import modules of the dynamic linking convention (tool-conventions `DynamicLinking.md`)."""
+
+_BASE_GLOBALS = {"__memory_base", "__table_base", "__memory_base32", "__table_base32"}
+
+
+def scope_of(module: LinkedModule, global_scope: Sequence[LinkedModule]) -> Iterator[LinkedModule]:
+    """Yield the modules whose symbols a module sees, in search order, each once."""
+    local = module.scope or ()
+    order = (*local, *global_scope) if module.deep_bind else (*global_scope, *local)
+    seen: set[ModuleHandle] = set()
+    for candidate in (*order, module):
+        if candidate.handle not in seen:
+            seen.add(candidate.handle)
+            yield candidate
+
+
+def find_symbol(name: str, scope: Sequence[LinkedModule] | Iterator[LinkedModule]) -> Symbol | None:
+    """Return the first definition of a symbol in a scope."""
+    for module in scope:
+        symbol = module.symbols.get(name)
+        if symbol is not None:
+            return symbol
+    return None
+
+
+def label(entry: Import) -> str:
+    """Return an import's two names for a message."""
+    return f"{shown(entry.module)}.{shown(entry.name)}"
+
+
+def described(symbol: Symbol) -> str:
+    """Return what a symbol is, for a message."""
+    match symbol:
+        case FunctionSymbol():
+            return f"a function {symbol.type}"
+        case DataSymbol():
+            return "data"
+        case TlsSymbol():
+            return "a thread-local variable"
+        case TagSymbol():
+            return f"a tag {symbol.type}"
+        case _:
+            return str(symbol.type)
+
+
+class Source:
+    """What every source can be asked; each of them answers None where it has nothing to say."""
+
+    def function(
+        self, importer: LinkedModule, entry: Import, kind: FuncType
+    ) -> FunctionSymbol | FromNamespace | None:
+        """Return the function that an import means: a module's symbol, or how the host's is reached.
+
+        Raises:
+            ImportTypeError: the name is defined, as something else.
+        """
+        return None
+
+    def variable(self, importer: LinkedModule, entry: Import, kind: GlobalType) -> Binding | None:
+        """Return what a global import means: a global, a base, or an address (`GOT.mem`, `GOT.func`).
+
+        Raises:
+            ImportTypeError: the name is defined, as something else.
+        """
+        return None
+
+    def tag(self, importer: LinkedModule, entry: Import, kind: TagType) -> Binding | None:
+        """Return what a tag import means.
+
+        Raises:
+            ImportTypeError: the tag has another type.
+        """
+        return None
+
+    def memory(self, importer: LinkedModule, entry: Import, kind: MemoryType) -> Binding | None:
+        """Return what a memory import means.
+
+        Raises:
+            ImportTypeError: the memory has another type.
+        """
+        return None
+
+    def table(self, importer: LinkedModule, entry: Import, kind: TableType) -> Binding | None:
+        """Return what a table import means.
+
+        Raises:
+            ImportTypeError: the table has another type.
+        """
+        return None
+
+
+class UserImports(Source):
+    """What the user gave for exactly this import.
+
+    Args:
+        host: the host's symbols.
+        address_of: gives a host function its table index: by namespace, name, signature and importer's name.
+        signature_of: returns a signature by which some module imports a function of a name, if one does.
+    """
+
+    def __init__(
+        self,
+        host: HostSymbols,
+        address_of: Callable[[str, str, FuncType, str], int],
+        signature_of: Callable[[LinkedModule, str], FuncType | None],
+    ) -> None:
+        self._host = host
+        self._address_of = address_of
+        self._signature_of = signature_of
+
+    def function(
+        self, importer: LinkedModule, entry: Import, kind: FuncType
+    ) -> FunctionSymbol | FromNamespace | None:
+        """Return the user's function."""
+        return self._host.bind_user(entry.module, entry.name, kind, importer.name)
+
+    def variable(self, importer: LinkedModule, entry: Import, kind: GlobalType) -> Binding | None:
+        """Return the user's number; for `GOT.func` the table index of the user's function."""
+        number = self._host.number(entry.module, entry.name)
+        if number is None and entry.module == GOT_MEM:
+            number = self._host.number(ENV, entry.name)
+        if number is not None:
+            return _number(importer, entry, kind, number)
+        if entry.module == GOT_FUNC:
+            namespace = GOT_FUNC if self._host.defines_function(GOT_FUNC, entry.name) else ENV
+            if self._host.defines_function(namespace, entry.name):
+                _integer(importer, entry, kind)
+                return Constant(self._function_address(importer, entry, namespace), HOST)
+        elif self._host.defines_function(entry.module, entry.name):
+            raise ImportTypeError(importer.name, label(entry), str(kind), "a function", "the host")
+        return None
+
+    def _function_address(self, importer: LinkedModule, entry: Import, namespace: str) -> int:
+        kind = self._host.signature(namespace, entry.name) or self._signature_of(importer, entry.name)
+        if kind is None:
+            raise UnsupportedModuleError(
+                importer.name,
+                f"takes the address of the host's {entry.name}, which no module calls, so its signature is unknown: "
+                "give it as dl.HostFunction with params and results",
+            )
+        return self._address_of(namespace, entry.name, kind, importer.name)
+
+
+class LinkerSymbols(Source):
+    """What only the linker can mean: memory, table, stack pointer, and the importer's bases.
+
+    The well-known names are those of `env`. A static main module's one memory and one table are the program's under any name.
+    """
+
+    def __init__(self, main: MainModule) -> None:
+        self._main = main
+
+    def variable(self, importer: LinkedModule, entry: Import, kind: GlobalType) -> Binding | None:
+        """Return the stack pointer, or one of the importer's bases."""
+        if entry.module != ENV:
+            return None
+        if entry.name == STACK_POINTER_NAME:
+            if kind != STACK_POINTER_TYPE:
+                raise ImportTypeError(
+                    importer.name, label(entry), str(kind), "a mutable i32 global", "the linker"
+                )
+            return self._main.anchors.stack_pointer
+        if entry.name in _BASE_GLOBALS:
+            _integer(importer, entry, kind)
+            return Constant(importer.memory_base if "memory" in entry.name else importer.table_base)
+        return None
+
+    def memory(self, importer: LinkedModule, entry: Import, kind: MemoryType) -> Binding | None:
+        """Return the program's memory."""
+        have = self._main.memory_type
+        if have is None or not _well_known(importer, entry, "memory"):
+            return None
+        most, top = kind.limits.maximum, have.limits.maximum
+        fits = (
+            kind.limits.shared == have.limits.shared
+            and kind.limits.is64 == have.limits.is64
+            and (most is None or (top is not None and top <= most))
+        )
+        if not fits:
+            raise ImportTypeError(importer.name, label(entry), str(kind), str(have), "the program")
+        return FromNamespace(BASE_NAMESPACE, "memory")
+
+    def table(self, importer: LinkedModule, entry: Import, kind: TableType) -> Binding | None:
+        """Return the program's table."""
+        if not _well_known(importer, entry, TABLE_NAME):
+            return None
+        if kind.element != "funcref" or kind.limits.is64:
+            raise UnsupportedModuleError(importer.name, f"import {label(entry)} of type {kind}")
+        if kind.limits.maximum is not None:
+            raise ImportTypeError(
+                importer.name, label(entry), str(kind), "a table without a maximum", "the linker"
+            )
+        return self._main.anchors.table
+
+
+def _well_known(importer: LinkedModule, entry: Import, name: str) -> bool:
+    if entry.module == ENV and entry.name == name:
+        return True
+    if importer.handle != MAIN_HANDLE:
+        return False
+    return entry is next(other for other in importer.wasm.imports if other.kind == entry.kind)
+
+
+class DynamicScope(Source):
+    """What the modules define that the importer sees: `env` for functions, globals and tags, `GOT.*` for addresses.
+
+    Args:
+        global_scope: the global scope to resolve with.
+        modules: returns a module by its handle.
+    """
+
+    def __init__(
+        self, global_scope: Sequence[LinkedModule], modules: Callable[[ModuleHandle], LinkedModule]
+    ) -> None:
+        self._global_scope = global_scope
+        self._modules = modules
+        self._scopes: dict[ModuleHandle, tuple[LinkedModule, ...]] = {}
+
+    def find(self, importer: LinkedModule, name: str) -> Symbol | None:
+        """Return the first definition of a symbol that a module sees."""
+        scope = self._scopes.get(importer.handle)
+        if scope is None:
+            scope = self._scopes[importer.handle] = tuple(scope_of(importer, self._global_scope))
+        return find_symbol(name, scope)
+
+    def function(
+        self, importer: LinkedModule, entry: Import, kind: FuncType
+    ) -> FunctionSymbol | FromNamespace | None:
+        """Return the function symbol."""
+        symbol = self.find(importer, entry.name) if entry.module == ENV else None
+        if symbol is None:
+            return None
+        if not isinstance(symbol, FunctionSymbol):
+            raise self._mismatch(importer, entry, str(kind), symbol)
+        self._same_type(importer, entry, symbol.type, symbol.module)
+        return symbol
+
+    def variable(self, importer: LinkedModule, entry: Import, kind: GlobalType) -> Binding | None:
+        """Return a global of a module, or the address of a symbol."""
+        if entry.module in (GOT_MEM, GOT_FUNC):
+            return self._address(importer, entry, _integer(importer, entry, kind))
+        symbol = self.find(importer, entry.name) if entry.module == ENV else None
+        if symbol is None:
+            return None
+        if not isinstance(symbol, GlobalSymbol):
+            raise self._mismatch(importer, entry, str(kind), symbol)
+        self._same_type(importer, entry, symbol.type, symbol.module)
+        return self._earlier(importer, entry, "global", symbol)
+
+    def _address(self, importer: LinkedModule, entry: Import, _kind: GlobalType) -> Binding | None:
+        symbol = self.find(importer, entry.name)
+        wants_function = entry.module == GOT_FUNC
+        if symbol is None:
+            return None
+        if isinstance(symbol, FunctionSymbol if wants_function else DataSymbol):
+            assert isinstance(symbol, (FunctionSymbol, DataSymbol))
+            return Constant(symbol.address, symbol.module)
+        if isinstance(symbol, TlsSymbol) and not wants_function:
+            if self._modules(symbol.module).thread_local is None:
+                raise SymbolNotFoundError(
+                    entry.name,
+                    (),
+                    f"{self._modules(symbol.module).name} defines it as thread-local, but exports neither "
+                    "__tls_base nor a function to set it up",
+                )
+            return ThreadLocalAddress(symbol.module, symbol.offset)
+        raise self._mismatch(importer, entry, "a function" if wants_function else "data", symbol)
+
+    def tag(self, importer: LinkedModule, entry: Import, kind: TagType) -> Binding | None:
+        """Return a tag of a module, unless that is instantiated later and the linker has one of this name."""
+        symbol = self.find(importer, entry.name) if entry.module == ENV else None
+        if not isinstance(symbol, TagSymbol):
+            return None
+        if symbol.module >= importer.handle and entry.name in EXCEPTION_TAG_NAMES:
+            return None
+        self._same_type(importer, entry, symbol.type, symbol.module)
+        return self._earlier(importer, entry, "tag", symbol)
+
+    def _earlier(
+        self, importer: LinkedModule, entry: Import, what: str, symbol: GlobalSymbol | TagSymbol
+    ) -> FromNamespace:
+        """Functions can be reached through the table before their instance exists; nothing else can."""
+        if symbol.module >= importer.handle:
+            raise UnsupportedModuleError(
+                importer.name,
+                f"{what} {label(entry)} is defined by {self._modules(symbol.module).name}, "
+                "which is instantiated later",
+            )
+        return FromNamespace(module_namespace(symbol.module), symbol.name, symbol.module)
+
+    def _same_type(self, importer: LinkedModule, entry: Import, got: object, provider: ModuleHandle) -> None:
+        if entry.type != got:
+            raise ImportTypeError(
+                importer.name, label(entry), str(entry.type), str(got), self._modules(provider).name
+            )
+
+    def _mismatch(
+        self, importer: LinkedModule, entry: Import, wanted: str, symbol: Symbol
+    ) -> ImportTypeError:
+        return ImportTypeError(
+            importer.name, label(entry), wanted, described(symbol), self._modules(symbol.module).name
+        )
+
+
+class LinkerDefaults(Source):
+    """What the linker defines unless a module does: stack and heap addresses, the tags of C++ exceptions and `longjmp`."""
+
+    def __init__(self, addresses: Mapping[str, int]) -> None:
+        self._addresses = addresses
+
+    def variable(self, importer: LinkedModule, entry: Import, kind: GlobalType) -> Binding | None:
+        """Return an address that the linker defines."""
+        address = self._addresses.get(entry.name) if entry.module == GOT_MEM else None
+        return None if address is None else Constant(address, LINKER)
+
+    def tag(self, importer: LinkedModule, entry: Import, kind: TagType) -> Binding | None:
+        """Return the program's exception tag."""
+        if entry.module != ENV or entry.name not in EXCEPTION_TAG_NAMES:
+            return None
+        if kind != EXCEPTION_TAG:
+            raise ImportTypeError(importer.name, label(entry), str(kind), str(EXCEPTION_TAG), "the linker")
+        return FromNamespace(BASE_NAMESPACE, entry.name)
+
+
+class SystemInterface(Source):
+    """The functions of WASI and WASIX."""
+
+    def __init__(self, host: HostSymbols) -> None:
+        self._host = host
+
+    def function(
+        self, importer: LinkedModule, entry: Import, kind: FuncType
+    ) -> FunctionSymbol | FromNamespace | None:
+        """Return the system function."""
+        if entry.module == ATOMICS:
+            return None
+        return self._host.bind_system(entry.module, entry.name, kind, importer.name)
+
+
+def _integer(importer: LinkedModule, entry: Import, kind: GlobalType) -> GlobalType:
+    if kind.value not in ("i32", "i64"):
+        raise ImportTypeError(importer.name, label(entry), str(kind), "an integer global", "the linker")
+    return kind
+
+
+def _number(importer: LinkedModule, entry: Import, kind: GlobalType, number: float) -> Constant:
+    """Take a number of the host's for a global, if the global's type holds it."""
+    fits = False
+    if kind.value in ("i32", "i64"):
+        bits = int(kind.value[1:])
+        fits = isinstance(number, int) and -(1 << (bits - 1)) <= number < 1 << bits
+    elif kind.value in ("f32", "f64"):
+        try:
+            number = _float_bits(kind, float(number))
+            fits = True
+        except OverflowError:
+            fits = False
+    if not fits:
+        # An integer that fits nowhere may have thousands of digits.
+        shown_number = (
+            "beyond 80 bits" if isinstance(number, int) and number.bit_length() > 80 else str(number)
+        )
+        raise ImportTypeError(
+            importer.name, label(entry), str(kind), f"the number {shown_number}", "the host"
+        )
+    return Constant(int(number), HOST)
+
+
+def _float_bits(kind: GlobalType, number: float) -> int:
+    """Return the bits of a floating-point global; what single precision cannot hold becomes an infinity, as in C."""
+    layout = "<f" if kind.value == "f32" else "<d"
+    try:
+        raw = struct.pack(layout, number)
+    except OverflowError:
+        raw = struct.pack(layout, math.copysign(math.inf, number))
+    return int.from_bytes(raw, "little")

@@ -1,0 +1,103 @@
+"""How modules leave the program: every group forgets them, and what they hold is given back."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+
+from dl.errors import DlError, InitializationError
+from dl.groups.entry import Group
+from dl.link.perform import Change
+from dl.link.plan import LinkPlan
+from dl.modules.linked_module import LinkedModule
+from dl.program.main_module import CONSTRUCTORS
+from dl.program.operations import UnloadModules
+from dl.program.program import Program
+
+log = logging.getLogger("dl.link")
+
+
+def unload_failed(program: Program, group: Group, plans: Sequence[LinkPlan], error: BaseException) -> None:
+    """Take back loads that are committed, because constructors of theirs failed or were interrupted.
+
+    Every group has their modules by now, and forgets them. Unless another module is bound to one of them already, such as a
+    library that a constructor opened: then they stay, since their memory and table elements are in use, but can be found no
+    longer; opening them again loads them anew.
+    """
+    modules = [module for plan in plans for module in plan.new]
+    promoted = [module for plan in plans for module in plan.promoted]
+    for module in modules:
+        log.info("unloading %s: %s", module.name, error)
+    users: list[LinkedModule] = []
+    try:
+        # An interrupt may be why the load failed, and another may come: neither must stop half of this.
+        with group.replica.waiter.shielded():
+            users = remove_modules(program, group, modules, demoted=promoted)
+            if users:
+                log.info("%s stays: %s uses it", modules[-1].name, users[0].name)
+                if not isinstance(error, DlError):
+                    # For good: a thread that waits for them must not try again.
+                    error = InitializationError(modules[-1].name, CONSTRUCTORS, error)
+            else:
+                _remove_failed_earlier(program, group)
+    finally:
+        for module in modules:
+            module.construction.finished(error)
+
+
+def remove_modules(
+    program: Program,
+    group: Group,
+    modules: Sequence[LinkedModule],
+    *,
+    demoted: Sequence[LinkedModule] = (),
+) -> list[LinkedModule]:
+    """Remove modules from the program and from every group, unless others use them.
+
+    Args:
+        program: the program.
+        group: the calling thread's.
+        modules: what goes.
+        demoted: modules of which one promotion to the global scope is taken back with them.
+
+    Returns:
+        The modules that use them, in which case they stay, but can be found no longer.
+    """
+    with Change(program, group) as made, program.rendezvous.instigate(group.replica):
+        program.state.demote(demoted)
+        users = program.state.remove_unused(modules)
+        if modules and not users:
+            operation = UnloadModules.of(tuple(modules))
+            made.apply(operation, lambda _group: None)
+            made.commit(operation, lambda: None)
+    if not users:
+        _give_back(program, modules)
+    return users
+
+
+def _give_back(program: Program, modules: Sequence[LinkedModule]) -> None:
+    """Give back memory and table indices, once no group is instantiating the modules; with no lock held."""
+    for module in modules:
+        module.residence.end()
+    with program.rendezvous.instigate(None):
+        for module in modules:
+            if module.elements is not None:
+                program.state.table.free(module.elements)
+    for module in modules:
+        if module.block is not None and program.side_memory is not None:
+            program.side_memory.free(module.block)
+
+
+def _remove_failed_earlier(program: Program, group: Group) -> None:
+    """Unload what failed before and stayed because of what is gone now."""
+    failed = [m for m in program.state.side_modules() if m.construction.failure is not None]
+    while failed:
+        handles = {module.handle for module in failed}
+        others = [m for m in program.state.modules.copy().values() if m.handle not in handles]
+        used = [m for m in failed if any(other.uses({m.handle}) for other in others)]
+        if not used:
+            for module in failed:
+                log.info("unloading %s: nothing uses it any longer", module.name)
+            remove_modules(program, group, failed)
+            return
+        failed = [m for m in failed if m not in used]

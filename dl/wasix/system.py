@@ -1,0 +1,255 @@
+"""What the guest's system interface asks of the linker: the one file of this room that knows what the linker is made of."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from dl.dlfcn import DlFlags, ModuleHandle
+from dl.engine.protocol import WasiOptions
+from dl.errors import LibraryNotFoundError
+from dl.groups.entry import Group
+from dl.groups.guest_threads import GuestThread, GuestThreads
+from dl.groups.registry import MAIN_THREAD_ID, Groups
+from dl.link.lookup import look_up
+from dl.link.open import open_library
+from dl.link.plan import LoadRequest
+from dl.link.slots import SlotOperations
+from dl.modules.guest_paths import GuestPaths
+from dl.modules.linked_module import LinkedModule
+from dl.modules.locate import Requester, split_path
+from dl.program.wasi import WasiCalls
+from memory import LinearMemory, round_up
+from threads import FutexTable, Waits
+
+if TYPE_CHECKING:
+    from dl.wasix.process import Process
+
+FIRST_THREAD = MAIN_THREAD_ID
+"""Number of the program's first thread."""
+
+_BLOCK_ALIGN_LOG2 = 4
+
+
+class System:
+    """The linker as one program's system interface sees it.
+
+    Any thread may call any of it, except where a method names the calling thread.
+
+    Args:
+        groups: the program's groups, and the program.
+        guest_threads: the threads that the guest has started.
+        slots: table indices whose functions are made at run time.
+
+    Attributes:
+        process: the program's process; set once, by `dl.wasix.system_interface`.
+        slots: the table indices whose functions are made at run time.
+    """
+
+    process: Process
+
+    def __init__(self, groups: Groups, guest_threads: GuestThreads, slots: SlotOperations) -> None:
+        self._groups = groups
+        self._guest_threads = guest_threads
+        self._program = groups.program
+        self.slots = slots
+
+    # memory
+
+    @property
+    def memory(self) -> LinearMemory:
+        """The program's linear memory.
+
+        Raises:
+            LinkerUsageError: the program has none that the host can reach.
+        """
+        return self._program.memory
+
+    def reserve(self, size: int, purpose: str) -> int | None:
+        """Reserve zeroed linear memory until the program ends.
+
+        Args:
+            size: bytes, rounded up to a multiple of 16.
+            purpose: what it is for, in messages.
+
+        Returns:
+            The address, a multiple of 16; None if it would have to come from the guest's own allocator, which must not be
+            called in the middle of a function of the guest's.
+
+        Raises:
+            ResourceLimitError: the memory cannot grow.
+        """
+        source = self._program.side_memory
+        if source is None or source.calls_guest:
+            return None
+        alignment = 1 << _BLOCK_ALIGN_LOG2
+        return source.allocate(round_up(size, alignment), _BLOCK_ALIGN_LOG2, purpose).address
+
+    # the program
+
+    @property
+    def main_module(self) -> LinkedModule | None:
+        """The main module, also while it is being loaded; None without one."""
+        return self._program.main_module
+
+    @property
+    def ended(self) -> BaseException | None:
+        """What ended the program; None while it runs."""
+        return self._program.ended
+
+    def end(self, reason: BaseException) -> None:
+        """End the program: every thread in it raises `reason` at its next safe point or wait; the first call counts."""
+        self._program.end(reason)
+
+    # WASI
+
+    @property
+    def wasi(self) -> WasiCalls | None:
+        """The engine's WASI; None until a main module that defines the memory is instantiated."""
+        return self._program.wasi
+
+    @property
+    def wasi_options(self) -> WasiOptions:
+        """Arguments, directories and standard streams that the host gave the program."""
+        return self._program.options.wasi
+
+    # threads
+
+    @property
+    def waits(self) -> Waits:
+        """Every wait of the program's threads."""
+        return self._program.waits
+
+    @property
+    def futexes(self) -> FutexTable:
+        """Waits at addresses of linear memory."""
+        return self._program.futexes
+
+    def current_group(self) -> Group:
+        """Return the calling thread's group.
+
+        Raises:
+            LinkerUsageError: it has none.
+        """
+        return self._groups.current()
+
+    def find_group(self) -> Group | None:
+        """Return the calling thread's group; None if it has none."""
+        return self._groups.find()
+
+    def group(self, number: int) -> Group | None:
+        """Return the group of the thread that has a number; None if there is no such thread."""
+        return self._groups.group(number)
+
+    def all_groups(self) -> list[Group]:
+        """Return the groups that exist now."""
+        return self._groups.all()
+
+    def thread_id(self) -> int:
+        """Return the calling thread's number; the first thread's is `FIRST_THREAD`."""
+        return self._groups.thread_id()
+
+    def guest(self, number: int) -> GuestThread | None:
+        """Return a running thread that the guest started, by its number; None if there is no such thread."""
+        return self._guest_threads.find(number)
+
+    def spawn_guest(self, start: int, *, stack_pointer: int, main_tls: int | None) -> int:
+        """Start a thread for the guest; return its number when its group exists, before it runs any of the program.
+
+        Args:
+            start: address of what the thread's start function gets.
+            stack_pointer: upper end of its shadow stack, bytes.
+            main_tls: its block of the main module's thread-local storage, bytes; None to allocate one.
+
+        Raises:
+            LinkerUsageError: the program shares no memory, the main module exports no `wasi_thread_start`, or there are too many
+                threads.
+            DlError: the group could not be made.
+            RuntimeError: the host cannot start a thread.
+        """
+        return self._guest_threads.spawn(start, stack_pointer=stack_pointer, main_tls=main_tls)
+
+    # interruption
+
+    @property
+    def can_interrupt(self) -> bool:
+        """Whether a thread that computes can be interrupted."""
+        return self._program.engine.capabilities.interrupts
+
+    def interrupt(self) -> None:
+        """Make every thread that computes look for what it was interrupted for, soon."""
+        self._program.engine.interrupt()
+
+    # linking
+
+    def check_dynamic(self) -> None:
+        """Check that the program can take libraries.
+
+        Raises:
+            NotDynamicError: it cannot; says why.
+        """
+        self._program.check_dynamic()
+
+    def open_library(self, name: str, search: str) -> ModuleHandle:
+        """Load a library for the calling thread's guest; return its handle.
+
+        Args:
+            name: its path, as the guest sees it, or its bare name.
+            search: the guest's LD_LIBRARY_PATH.
+
+        Raises:
+            DlError: it could not be loaded.
+        """
+        locator = self._program.locator
+        paths = self._guest_paths()
+        first = [host for part in split_path(search) if (host := paths.to_host(str(part))) is not None]
+        wanted = name
+        if "/" in name and name not in locator.libraries:
+            host = paths.to_host(name)
+            if host is None:
+                raise LibraryNotFoundError(
+                    name, [(name, "outside the directories that the program may load from")]
+                )
+            wanted = str(host) if host.is_absolute() else os.path.join(".", host)
+        # No run path: the call does not say which module's code made it (nor does WASIX ask).
+        image = locator.find(wanted, Requester(), first, paths.admits)
+        request = LoadRequest(DlFlags.LAZY | DlFlags.GLOBAL, lenient=True, search_first=first, guest=paths)
+        return open_library(self._groups, self._groups.current(), image, request)
+
+    def _guest_paths(self) -> GuestPaths:
+        trusted = [Path(p) for p in self._program.locator.library_path]
+        main = self._program.main_module
+        if main is not None and main.image.path is not None:
+            trusted.append(main.image.path.parent)
+        return GuestPaths(dict(self._program.options.wasi.preopens), trusted, self.process.directory)
+
+    def address_of_symbol(self, handle: int, name: str) -> int:
+        """Return a symbol's address for the calling thread's guest: a table index, or bytes in linear memory.
+
+        Args:
+            handle: the module to look in, and in no other; 0 for the global scope.
+            name: the symbol.
+
+        Raises:
+            DlError: there is no such symbol or module.
+        """
+        group = self._groups.current()
+        group.synchronize()
+        return group.address_of(look_up(self._program.state, handle, name, tree=False))
+
+    def is_side_module(self, handle: int) -> bool:
+        """Whether a handle is that of a loaded library."""
+        return self._program.state.is_side_module(handle)
+
+    # functions made at run time
+
+    @property
+    def base_comes_after_main(self) -> bool:
+        """Whether the main module is instantiated before the base module, and so cannot import from it."""
+        return not self._program.main.makes_table
+
+    @property
+    def reaches_table(self) -> bool:
+        """Whether the table that the guest's pointers mean is one that the host can look into."""
+        return self._program.main.reaches_table

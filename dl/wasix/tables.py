@@ -1,0 +1,68 @@
+"""The functions for descriptors, directory, signals and terminal of a process, by namespace."""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from dl.engine.preview1 import PREVIEW1, UNSTABLE, WASIX
+from dl.wasix.abi import NAMESPACES, PROCESS
+from dl.wasix.files.files import LOOKED_UP, SLOT
+from dl.wasix.files.poll import PREVIEW1_LAYOUT, SNAPSHOT0_LAYOUT, Poll
+from dl.wasix.files.snapshot0 import snapshot0_functions
+from dl.wasix.files.transfers import Transfers
+
+if TYPE_CHECKING:
+    from dl.engine.protocol import RawCall
+    from dl.wasix.adapter import Adapter, Functions
+    from dl.wasix.process import Process
+
+_CLOEXEC = 1
+
+
+def process_functions(process: Process, adapter: Adapter) -> dict[str, Functions]:
+    """Return the functions of a process, by namespace."""
+    files = process.files
+    transfers = Transfers(files)
+
+    def renumber(number: int, to: int) -> int:
+        return files.renumber(number, to, copies=process.is_wasix)
+
+    typed: dict[str, Callable[..., int]] = {
+        "fd_close": files.close,
+        "fd_fdstat_get": files.fdstat_get,
+        "fd_fdstat_set_flags": files.fdstat_set_flags,
+        "fd_filestat_get": files.filestat_get,
+        "fd_read": transfers.read,
+        "fd_renumber": renumber,
+        "fd_write": transfers.write,
+        "poll_oneoff": Poll(files, PREVIEW1_LAYOUT),
+        "proc_raise": process.proc_raise,
+    }
+    clocks = process.clocks
+    typed |= {"clock_res_get": clocks.clock_res_get, "clock_time_get": clocks.clock_time_get}
+    common = adapter.functions(PREVIEW1, typed)
+    common |= {name: adapter.raw(PREVIEW1, name, files.raw(name)) for name in LOOKED_UP}
+    common["path_open"] = adapter.raw(PREVIEW1, "path_open", files.path_open)
+
+    own = {name: getattr(process, name) for name in PROCESS if name != "path_open2"}
+    wasix = adapter.functions(WASIX, own | {"thread_signal": process.thread_signal})
+    wasix["path_open2"] = adapter.raw(WASIX, "path_open2", _path_open2(process))
+
+    unstable = {name: function for name, function in common.items() if name in NAMESPACES[UNSTABLE]}
+    unstable |= adapter.functions(UNSTABLE, snapshot0_functions(files))
+    unstable["poll_oneoff"] = adapter.function(UNSTABLE, "poll_oneoff", Poll(files, SNAPSHOT0_LAYOUT))
+    return {PREVIEW1: common, WASIX: common | wasix, UNSTABLE: unstable}
+
+
+def _path_open2(process: Process) -> RawCall:
+    """`path_open2`: `path_open` with the descriptor's flags before the pointer to the new descriptor."""
+
+    def call(area: int, _slots: int) -> None:
+        flags = ctypes.c_uint32.from_address(area + 8 * SLOT)
+        cloexec = bool(flags.value & _CLOEXEC)
+        flags.value = ctypes.c_uint32.from_address(area + 9 * SLOT).value
+        process.files.path_open(area, 9, cloexec=cloexec)
+
+    return call
