@@ -6,11 +6,11 @@ import re
 from pathlib import Path
 
 import pytest
-from support.modules import module
 
 import dl
 import dl.wasix
 from memory import OutOfBoundsError
+from tests.support.modules import module
 
 ROOM = Path(dl.wasix.__file__).parent
 
