@@ -17,13 +17,7 @@ PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), *sorted(ROOT
 LANGUAGES = {"python", "sh", "console", "text"}
 
 # To be removed: files that a page names and that are being made.
-COMING = {
-    "dl/groups/instances.py",
-    "dl/link/perform.py",
-    "dl/wasix/system.py",
-    "tests/contracts/",
-    "tests/threads/",
-}
+COMING = {"tests/contracts/", "tests/threads/"}
 
 
 class Block(NamedTuple):

@@ -162,7 +162,7 @@ class TestUncaught:
         with pytest.raises(dl.UncaughtExceptionError, match="with tag __cpp_exception"):
             thread.join()
 
-        assert bare.linker.ended is None
+        assert bare.linker.program.ended is None
         assert bare.function("frameless")(1) == 0
 
     def test_in_a_thread_of_the_guest_it_ends_the_program(self) -> None:
@@ -336,7 +336,7 @@ class TestHostFunctions:
             assert function("handler_around_host")(0) == 1
             with pytest.raises(dl.UncaughtExceptionError, match="__cpp_exception"):
                 function("handler_around_host")(5)
-            pointer = group.linker.find_symbol(dl.RTLD_DEFAULT, "handler_throw").address
+            pointer = group.linker.look_up(dl.RTLD_DEFAULT, "handler_throw").address
             assert function("handler_catch")(pointer, 6) == 6
 
     @KINDS

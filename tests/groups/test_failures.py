@@ -35,13 +35,13 @@ def libraries() -> dict[str, bytes]:
 
 
 class Fails:
-    """Raises at the n-th time a step is reached."""
+    """Raises at the n-th time a step is reached: one of a load, or one of some group that makes an operation."""
 
-    def __init__(self, step: str, number: int, error: BaseException) -> None:
-        self.step, self.left, self.error = step, number, error
+    def __init__(self, step: str, number: int, error: BaseException, *, in_group: bool = False) -> None:
+        self.step, self.left, self.error, self.in_group = step, number, error, in_group
 
-    def __call__(self, *where: object) -> None:
-        if where[-1] == self.step:
+    def __call__(self, step: str, group: str | None) -> None:
+        if step == self.step and (group is not None) == self.in_group:
             self.left -= 1
             if self.left == 0:
                 raise self.error
@@ -95,14 +95,14 @@ class TestInstigator:
         for number in (1, 2, 3) if step in INITIALIZE_STEPS else (1,):
             before, expected = held(p.linker), state_of(p.main)
             bystanders = Bystanders(p)
-            p.linker._loader.checkpoint = Fails(step, number, error("injected"))
+            p.linker.program.checkpoint = Fails(step, number, error("injected"))
             with pytest.raises(error):
                 p.main.dlopen("top.so")
-            p.linker._loader.checkpoint = lambda _step: None
+            p.linker.program.checkpoint = lambda _step, _group: None
 
             assert bystanders.states() == [expected] * 3
             assert states(p) == [expected] * 3
-            until(lambda: p.linker.threads.all() == [p.main])
+            until(p.is_alone)
             assert held(p.linker) == before
 
         handle = p.main.dlopen("top.so")
@@ -115,14 +115,14 @@ class TestInstigator:
         for number in (1, 2, 3) if step == "instantiate" else (1,):
             before, expected = held(p.linker), state_of(p.main)
             bystanders = Bystanders(p)
-            p.linker.threads.checkpoint = Fails(step, number, Fault("injected"))
+            p.linker.program.checkpoint = Fails(step, number, Fault("injected"), in_group=True)
             with pytest.raises(Fault):
                 p.main.dlopen("top.so")
-            p.linker.threads.checkpoint = lambda _group, _step: None
+            p.linker.program.checkpoint = lambda _step, _group: None
 
             assert bystanders.states() == [expected] * 3
             assert states(p) == [expected] * 3
-            until(lambda: p.linker.threads.all() == [p.main])
+            until(p.is_alone)
             assert held(p.linker) == before
         assert p.main.dlopen("top.so")
 
@@ -132,21 +132,21 @@ class TestInstigator:
         in_commit = threading.Event()
         slow = threading.Event()
 
-        def checkpoint(step: str) -> None:
+        def checkpoint(step: str, _group: str | None) -> None:
             if step == "commit":
                 in_commit.set()
                 assert slow.wait(SECONDS)
 
-        p.linker._loader.checkpoint = checkpoint
+        p.linker.program.checkpoint = checkpoint
         loading = p.linker.spawn(lambda g: g.dlopen("top.so"))
         assert in_commit.wait(SECONDS)
         loading.cancel(Fault())
         slow.set()
         with pytest.raises(Fault):
             loading.join(SECONDS)
-        p.linker._loader.checkpoint = lambda _step: None
+        p.linker.program.checkpoint = lambda _step, _group: None
 
-        until(lambda: p.linker.threads.all() == [p.main])
+        until(p.is_alone)
         assert held(p.linker) == before
         assert states(p) == [expected] * 3
 
@@ -155,8 +155,8 @@ class TestInstigator:
         before, expected = held(p.linker), state_of(p.main)
         reached = threading.Event()
 
-        def checkpoint(group: dl.InstanceGroup, step: str) -> None:
-            if step == "clear" and group.name == "loading":
+        def checkpoint(step: str, group: str | None) -> None:
+            if step == "clear" and group == "loading":
                 thread.cancel(Fault("second"))
                 thread.cancel(Fault("third"))
                 reached.set()
@@ -165,14 +165,14 @@ class TestInstigator:
             thread.cancel(Fault("first"))
 
         p.on_construct = on_construct
-        p.linker.threads.checkpoint = checkpoint
+        p.linker.program.checkpoint = checkpoint
         start = threading.Event()
         thread = p.linker.spawn(lambda g: (start.wait(SECONDS), g.dlopen("top.so")), name="loading")
         start.set()
         with pytest.raises(Fault):
             thread.join(SECONDS)
         assert reached.is_set()
-        until(lambda: p.linker.threads.all() == [p.main])
+        until(p.is_alone)
         assert held(p.linker) == before
         assert states(p) == [expected] * 3
 
@@ -183,8 +183,8 @@ class TestFollower:
     def test_that_cannot_follow_ends_alone(self, p: Program, step: str, way: str) -> None:
         """A thread whose group cannot make an operation ends with an error that names it and the cause; others go on."""
 
-        def checkpoint(group: dl.InstanceGroup, reached: str) -> None:
-            if group.name == "victim" and reached == step and armed.is_set():
+        def checkpoint(reached: str, group: str | None) -> None:
+            if group == "victim" and reached == step and armed.is_set():
                 raise Fault("injected")
 
         armed, ready, go = threading.Event(), threading.Event(), threading.Event()
@@ -193,7 +193,7 @@ class TestFollower:
             "wait": lambda g: p.call(g, "wait", p.word(0), 0, -1),
             "detached": lambda g: (ready.set(), go.wait(SECONDS), p.call(g, "count", p.word(5))),
         }
-        p.linker.threads.checkpoint = checkpoint
+        p.linker.program.checkpoint = checkpoint
         before = held(p.linker)
         victim = p.linker.spawn(ways[way], name="victim")
         if way == "spin":
@@ -225,7 +225,7 @@ class TestFollower:
         expected = state_of(p.main)
         assert witness.join(SECONDS)[1] == expected
         assert states(p) == [expected] * 3
-        until(lambda: p.linker.threads.all() == [p.main])
+        until(p.is_alone)
         if step == "clear":
             assert held(p.linker) == before
         assert p.linker.statistics().protocol.replay_failures == 1
@@ -257,11 +257,11 @@ class TestFollower:
     def test_new_thread_that_cannot_be_made(self, p: Program) -> None:
         """A thread whose group cannot be made fails where it was asked for, and leaves nothing behind."""
         before = held(p.linker)
-        p.linker.threads.checkpoint = Fails("instantiate", 2, Fault("injected"))
+        p.linker.program.checkpoint = Fails("instantiate", 2, Fault("injected"), in_group=True)
         with pytest.raises(dl.ReplayFailedError, match="injected"):
             p.linker.spawn(lambda g: None).join(SECONDS)
-        p.linker.threads.checkpoint = lambda _group, _step: None
-        until(lambda: p.linker.threads.all() == [p.main])
+        p.linker.program.checkpoint = lambda _step, _group: None
+        until(p.is_alone)
         assert held(p.linker) == before
 
 
@@ -269,15 +269,15 @@ class TestGuestThread:
     def test_that_cannot_be_made_is_an_errno(self, p: Program) -> None:
         """A thread of the guest whose group cannot be made is an error of the call, and the program goes on."""
         before = held(p.linker)
-        p.linker.threads.checkpoint = Fails("instantiate", 2, Fault("injected"))
+        p.linker.program.checkpoint = Fails("instantiate", 2, Fault("injected"), in_group=True)
         record = p.words + 20_000
         assert p.call(p.main, "start", record) != 0
-        until(lambda: p.linker.threads.all() == [p.main])
-        p.linker.threads.checkpoint = lambda _group, _step: None
+        until(p.is_alone)
+        p.linker.program.checkpoint = lambda _step, _group: None
 
         assert held(p.linker) == before
         assert p.start() >= 2
-        until(lambda: p.linker.threads.all() == [p.main])
+        until(p.is_alone)
 
 
 class TestInstanceGroups:
@@ -297,9 +297,12 @@ class TestInstanceGroups:
         armed, ready = threading.Event(), threading.Event()
         thread = p.linker.spawn(body, name="victim")
         assert ready.wait(SECONDS)
-        p.linker.threads.checkpoint = lambda group, _step: (
-            (_ for _ in ()).throw(Fault("injected")) if group.name == "victim" else None
-        )
+
+        def checkpoint(_step: str, group: str | None) -> None:
+            if group == "victim":
+                raise Fault("injected")
+
+        p.linker.program.checkpoint = checkpoint
         p.main.dlopen("top.so")
         armed.set()
         first, second = thread.join(SECONDS)

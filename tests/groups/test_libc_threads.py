@@ -200,11 +200,11 @@ class TestProgram:
         libc(linker.main_group, "sem_init", sem, 0, 0)
         for _ in range(5):
             thread = linker.spawn(lambda g: libc(g, "sem_wait", sem))
-            until(lambda: any("futex" in what for _, what in linker.threads.waits.waiting()))
+            until(lambda: any("futex" in what for _, what in linker.program.waits.waiting()))
             thread.cancel(Stop())
             with pytest.raises(Stop):
                 thread.join(SECONDS)
-        until(lambda: linker.threads.all() == [linker.main_group])
+        until(lambda: len(linker.parts.groups.all()) == 1)
         after = held(linker)
 
         assert libc(linker.main_group, "pthread_self") != 0

@@ -62,12 +62,12 @@ def started(p: Program, way: str, body: Callable[..., Any]) -> Callable[..., Any
 
         threading.Thread(target=attach, daemon=True).start()
     else:
-        p.on_thread = lambda _number, _record: run(p.linker.threads.current())
+        p.on_thread = lambda _number, _record: run(p.here())
         p.start()
 
     def join() -> list[int] | tuple[int, ...]:
         assert done.wait(SECONDS)
-        until(lambda: p.linker.threads.all() == [p.main])
+        until(p.is_alone)
         return results[0]
 
     return join

@@ -101,7 +101,7 @@ def _waiting(p: Waiting, request: pytest.FixtureRequest) -> Iterator[list[dl.Hos
     p.on_thread = lambda _number, _record: leave.wait(SECONDS)
     p.joined = p.start()
     threads = [p.linker.spawn(lambda g: (WAITS[request.param](p, g), g.table())) for _ in range(3)]
-    until(lambda: sum(bool(what) for _, what in p.linker.threads.waits.waiting()) >= 3)
+    until(lambda: sum(bool(what) for _, what in p.linker.program.waits.waiting()) >= 3)
     yield threads
     leave.set()
 
@@ -275,7 +275,7 @@ class TestDeadlock:
 
     def test_guest_threads_end_the_program(self, p: Waiting) -> None:
         """A deadlock with threads of the guest ends the program, whichever of them notices."""
-        p.on_thread = lambda _n, _r: p.call(p.linker.threads.current(), "wait", p.word(0), 0, FOR_EVER)
+        p.on_thread = lambda _n, _r: p.call(p.here(), "wait", p.word(0), 0, FOR_EVER)
         p.start()
         p.until_waiting("futex")
         with pytest.raises(dl.ProgramDeadlockedError):

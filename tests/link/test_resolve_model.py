@@ -10,6 +10,7 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 import dl
+from dl.link.lookup import look_up
 from tests.support.modules import MEMORY, TABLE, calls, data, got, imports, library, pie, reads, returns
 
 SYMBOLS = "abc"
@@ -131,7 +132,7 @@ def check(program: dl.Linker, model: Model, handles: dict[int, dl.ModuleHandle])
                     assert model.find(module, symbol) is None
                 continue
             own = {
-                name: group.linker.find_symbol(handles[bound], name, tree=False)
+                name: look_up(group.linker.program.state, handles[bound], name, tree=False)
                 for name in (symbol, f"d{symbol}")
             }
             assert call() == bound

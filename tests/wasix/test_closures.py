@@ -309,7 +309,7 @@ class TestLife:
         for _ in range(3):
             assert guest.closure_allocate(0xFFFFFFFE) == SUCCESS
 
-        assert linker.closures.in_use() == 0
+        assert linker.parts.slots.pool.in_use() == 0
         assert guest.allocate() == closure
 
     def test_the_pool_grows_in_steps_each_of_which_is_one_operation(
@@ -336,7 +336,7 @@ class TestLimits:
 
             assert group.dlsym(linker.main, "closure_allocate")(0) == FAULT
             assert linker.statistics().table_elements == before
-            assert linker.closures.in_use() == 0
+            assert linker.parts.slots.pool.in_use() == 0
             small = library(MEMORY, TABLE, '(func (export "seven") (result i32) i32.const 7)')
             assert group.dlsym(group.dlopen(small, name="small.so"), "seven")() == 7
 
@@ -350,10 +350,10 @@ class TestLimits:
         ]
         imported, exported = zip(*(f.split("\n", 1) for f in fields), strict=True)
         with dl.Linker(static(*imported, *exported, table=""), name="main.wasm") as linker:
-            main: Any = linker.main_module
+            main: Any = linker.program.main_module
             for name in ("closure_allocate", "closure_prepare", "closure_free"):
                 kind = main.wasm.exports[name].type
-                assert linker.main_group.call_export(main, name, kind) == NOT_SUPPORTED
+                assert linker.main_group.own.call_export(main, name, kind) == NOT_SUPPORTED
 
 
 class TestThreads:
@@ -436,7 +436,7 @@ class TestThreads:
         linker.memory.write_u32(guest.scratch, 41)
 
         def look(other: Guest) -> tuple[int, int]:
-            slots = other.group._slots
+            slots = other.group.own.instances._slots
             return other.call(closure, 1), len(slots._placed) + sum(map(len, slots._idle.values()))
 
         assert in_thread(linker, look) == (42, 1)
@@ -487,12 +487,12 @@ def test_an_operation_that_fails_leaves_everything_as_it_was(
     closure, spare = guest.adder(5), guest.allocate()
     before, table = linker.statistics(), linker.main_group.table()
 
-    def refuse(reached: str) -> None:
+    def refuse(reached: str, _group: str | None) -> None:
         if reached == step:
             raise TimeoutError("refused")
 
     taken: list[Any] = []
-    linker.closures.checkpoint = refuse
+    linker.program.checkpoint = refuse
     for change in (
         lambda: guest.prepare(closure, guest.address("twice")),
         lambda: guest.prepare(closure, guest.address("twice"), b"\1"),
@@ -503,10 +503,10 @@ def test_an_operation_that_fails_leaves_everything_as_it_was(
     ):
         with pytest.raises(TimeoutError, match="refused"):
             change()
-    linker.closures.checkpoint = lambda _step: None
+    linker.program.checkpoint = lambda _step, _group: None
 
     assert linker.main_group.table()[: len(table)] == table
-    assert len(taken) == linker.closures.in_use() - 2 == 98
+    assert len(taken) == linker.parts.slots.pool.in_use() - 2 == 98
     assert linker.statistics().table_elements == before.table_elements
     assert guest.call(closure, 1) == 6
     assert in_thread(linker, lambda other: other.call(closure, 1)) == 6

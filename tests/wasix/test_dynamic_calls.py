@@ -291,7 +291,7 @@ class TestCallees:
 
 def address_of(guest: Guest, name: str) -> int:
     """The table index of a function that Python cannot call."""
-    return guest.linker.find_symbol(guest.handle, name).address
+    return guest.linker.look_up(guest.handle, name).address
 
 
 class TestReflection:
@@ -326,7 +326,7 @@ class TestReflection:
     def test_indices_without_a_function_are_told_apart(self, linker: dl.Linker) -> None:
         """Null in the table is cacheable unless closures own it; beyond the table nothing is."""
         guest = Guest(linker, identity([], []))
-        closure = linker.closures.allocate()
+        closure = linker.parts.slots.allocate()
         null = struct.pack("<BBHH", 1, 0, 0, 0)
 
         assert self.reflect(guest, 0)[:2] == (INVALID, null)
@@ -394,12 +394,12 @@ class TestMainModules:
             table=table,
         )  # fmt: skip
         with dl.Linker(wasm, name="main.wasm") as linker:
-            main: Any = linker.main_module
+            main: Any = linker.program.main_module
             group = linker.main_group
             kind = main.wasm.exports["go"].type
 
             def call(name: str, *arguments: int) -> Any:
-                return group.call_export(main, name, kind, *arguments)
+                return group.own.call_export(main, name, kind, *arguments)
 
             linker.memory.write_u32(1024, 21)
             assert call("go", 1, 1024, 4, 1028, 4, 1) == SUCCESS
@@ -421,13 +421,13 @@ class TestMainModules:
             table="(table 4 funcref)",
         )
         with dl.Linker(wasm, name="main.wasm") as linker:
-            main: Any = linker.main_module
+            main: Any = linker.program.main_module
             group = linker.main_group
             kind = main.wasm.exports["go"].type
             linker.memory.fill(1024, 0xEE, 8)
 
-            assert group.call_export(main, "go", kind, 1, 0, 0, 0, 0, 1) == NOT_SUPPORTED
-            assert group.call_export(main, "reflect", kind, 1, 0, 0, 0, 0, 1024) == NOT_SUPPORTED
+            assert group.own.call_export(main, "go", kind, 1, 0, 0, 0, 0, 1) == NOT_SUPPORTED
+            assert group.own.call_export(main, "reflect", kind, 1, 0, 0, 0, 0, 1024) == NOT_SUPPORTED
             assert linker.memory.read(1024, 8) == bytes(6) + b"\xee\xee"
 
 
@@ -456,4 +456,4 @@ def test_threads_share_the_invoker_of_a_signature() -> None:
         threads = [linker.spawn(calls, n) for n in range(8)]
 
         assert all(thread.join(timeout=60) for thread in threads)
-        assert linker.closures.in_use() == len(signatures)
+        assert linker.parts.slots.pool.in_use() == len(signatures)

@@ -90,7 +90,7 @@ import dl
 linker = dl.Linker(sys.argv[1], args=["files", sys.argv[2]], library_path=[sys.argv[3]])
 thread = linker.spawn(lambda group: group.run())
 group = linker.main_group
-while not any(name != "main" and what for name, what in linker.threads.waits.waiting()):
+while not any(name != "main" and what for name, what in linker.program.waits.waiting()):
     pass
 handle = group.dlopen("libadd.so", dl.RTLD_NOW)
 assert group.dlsym(handle, "add")(2, 3) == 5
