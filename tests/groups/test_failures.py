@@ -243,7 +243,7 @@ class TestFollower:
                     taken.extend(side_memory.allocate(size, 4, "the test") for _ in range(1 << 16))
             p.call(p.main, "notify", p.word(0), -1)
             with pytest.raises(
-                dl.ReplayFailedError, match="poor: .*cannot link thread-local storage: no linear memory"
+                dl.ReplayFailedError, match="poor: .*no room for thread-local storage: no linear memory"
             ):
                 thread.join(SECONDS)
             with pytest.raises(dl.DlError, match="no linear memory"):
