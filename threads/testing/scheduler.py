@@ -12,8 +12,8 @@ from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Final
 
-from threads import tracing
 from threads.platform import LockLike
+from threads.testing import tracing
 
 __all__ = ["Decision", "ScheduleError", "Scheduler"]
 

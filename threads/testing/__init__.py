@@ -25,8 +25,8 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from threads import tracing
-from threads.scheduler import Decision, ScheduleError, Scheduler
+from threads.testing import tracing
+from threads.testing.scheduler import Decision, ScheduleError, Scheduler
 
 __all__ = ["Exploration", "Program", "ScheduleError", "Scheduler", "explore", "replay", "walk"]
 
