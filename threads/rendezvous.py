@@ -463,31 +463,32 @@ class Rendezvous(Generic[Op]):
           BaseException: as `Replica.enter_guest`.
         """
         self.check_process()
-        if self._passes(replica):
+        if self._passes(replica, waits=False):
             return
         waiter = replica.waiter
         with unwound_whole():
             try:
-                while not self._passes(replica):
+                while not self._passes(replica, waits=True):
                     waiter.park()
             except BaseException:
                 with self._lock:
                     self._gate.pop(waiter, None)
                 raise
 
-    def _passes(self, replica: Replica[Op]) -> bool:
-        # If not, it is in `_gate`, so that the opening wakes it.
+    def _passes(self, replica: Replica[Op], *, waits: bool) -> bool:
+        # If it does not, and `waits`, it is in `_gate`, so that the opening wakes it.
         waiter = replica.waiter
         with self._lock:
             instigator = self._arrived_locked(replica)
             closed = replica.closed
             ended = self._ended
             if self.version == CLOSED and closed is None and ended is None and not waiter.interrupted:
-                self._gate[waiter] = None
                 passes = False
+                if waits:
+                    self._gate[waiter] = None
             else:
-                self._gate.pop(waiter, None)
                 passes = True
+                self._gate.pop(waiter, None)
         if instigator is not None:
             instigator.unpark()
         if ended is not None:

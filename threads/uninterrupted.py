@@ -127,16 +127,20 @@ def _install(guard: Guard) -> None:
 
 @protect
 def _uninstall(guard: Guard) -> None:
-    while _guards and _guards.pop() is not guard:
-        pass  # one whose end was cut off
-    pending = guard._pending  # noqa: SLF001
-    if _guards:
+    if guard is _guards[0]:
+        # The handler first: as long as it is ours, it has a guard to note things at.
+        if signal.getsignal(signal.SIGINT) is _on_sigint:
+            signal.signal(signal.SIGINT, _former)
+        _guards.clear()
+        pending = guard._pending  # noqa: SLF001 - one class
+    else:
+        while _guards.pop() is not guard:
+            pass  # one whose end was cut off
+        pending = guard._pending  # noqa: SLF001
         outer = _guards[-1]
         if pending and outer.holds_back(sys._getframe(2)):  # noqa: SLF001
             outer._pending = True  # noqa: SLF001
             pending = False
-    elif signal.getsignal(signal.SIGINT) is _on_sigint:
-        signal.signal(signal.SIGINT, _former)
     if pending:
         _former(signal.SIGINT, sys._getframe(2))  # noqa: SLF001
 

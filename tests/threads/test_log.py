@@ -246,7 +246,9 @@ class TestCompaction:
         """With members that run, lag and are absent throughout, the log stays flat and a late group has what all have."""
         generator = random.Random(5)
         program = Slots()
-        running, lagging, absent = (Member(program.rendezvous, name) for name in ("running", "lagging", "absent"))
+        running, lagging, absent = (
+            Member(program.rendezvous, name) for name in ("running", "lagging", "absent")
+        )
         program.change("kept", 1)
         absent.replica.synchronize()
         longest = 0

@@ -700,7 +700,7 @@ class TestMutants:
             return world.check
 
         with pytest.raises(ScheduleError) as caught:
-            explore(program, preemptions=2, limit=4_000)
+            explore(program, preemptions=2, limit=6_000)
 
         assert caught.value.kind == "endless"
 
