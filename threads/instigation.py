@@ -34,7 +34,7 @@ class Instigation(Generic[Op]):
         self._waiter = Waiter("host thread", platform) if replica is None else replica.waiter
 
     def __enter__(self) -> Instigation[Op]:
-        self._rendezvous.check_process()
+        self._rendezvous.process.check()
         replica = self._replica
         turn = self._rendezvous._turn  # noqa: SLF001
         if replica is not None and replica.state == GUEST:

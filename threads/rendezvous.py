@@ -63,24 +63,18 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from collections import deque
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Any, Final, Generic, TypeVar
 
-from threads.errors import (
-    BarrierTimeoutError,
-    ForkedProcessError,
-    FreeThreadedError,
-    ProtocolError,
-    ReplicaClosedError,
-)
+from threads.errors import BarrierTimeoutError, FreeThreadedError, ProtocolError, ReplicaClosedError
 from threads.instigation import Instigation
 from threads.log import OperationLog
 from threads.nudger import FIRST_REPEAT_NS, LAST_REPEAT_NS, Nudger
 from threads.platform import SYSTEM, LockLike, Platform
+from threads.process import CreatingProcess
 from threads.replays import Replays
 from threads.replica import DETACHED, GUEST, HOST, STALE, Replica
 from threads.statistics import LATENCY_SAMPLES, RendezvousStatistics
@@ -121,7 +115,7 @@ class Rendezvous(Generic[Op]):
     Attributes:
       version: number of committed operations, or CLOSED, or ENDED. Written under the lock; read without.
       log: the operations.
-      replays: for Replica: what each is replaying.
+      replays, process: for Replica and Instigation.
       nudger: interrupts the engine until whoever has to notice something has; others may register what else there is.
 
     Raises:
@@ -130,7 +124,7 @@ class Rendezvous(Generic[Op]):
 
     __slots__ = (
         "_awaited", "_barriers", "_ended", "_gate", "_instigator", "_interrupt", "_interrupts", "_latency", "_lock",
-        "_platform", "_process", "_replicas", "_turn", "log", "nudger", "replays", "version",
+        "_platform", "_replicas", "_turn", "log", "nudger", "process", "replays", "version",
     )  # fmt: skip
 
     def __init__(self, interrupt: Callable[[], None], *, platform: Platform = SYSTEM) -> None:
@@ -140,7 +134,7 @@ class Rendezvous(Generic[Op]):
         self.version: int = 0
         self._interrupt = interrupt
         self._platform = platform
-        self._process = os.getpid()
+        self.process = CreatingProcess()
         # Guards the fields below. Innermost: held for a few steps, nothing is waited for and nothing foreign is
         # called under it.
         self._lock: LockLike = platform.lock()
@@ -179,22 +173,19 @@ class Rendezvous(Generic[Op]):
           ForkedProcessError: in a forked child.
           BaseException: what the program ended with.
         """
-        self.check_process()
+        self.process.check()
         with self._lock:
             if self._ended is not None:
                 raise self._ended.with_traceback(None)
             if replica.joined_before:
                 message = f"{replica.name!r} joins a second time"
                 raise ProtocolError(message)
-            if not 0 <= applied <= self.log.committed:
-                message = f"{replica.name!r} joins with {applied} of {self.log.committed} operations"
-                raise ProtocolError(message)
-            if 0 < applied < self.log.oldest_start:
+            if not (applied == 0 or self.log.oldest_start <= applied <= self.log.committed):
+                # With less than `oldest_start` the group may have made something whose undoing is dropped.
                 message = (
-                    f"{replica.name!r} joins with {applied} operations, but the log no longer has what undoes them; "
-                    f"join with 0, or with at least {self.log.oldest_start}"
+                    f"{replica.name!r} joins with {applied} operations, of {self.log.committed}; the log can"
                 )
-                raise ProtocolError(message)
+                raise ProtocolError(f"{message} continue from 0, or from {self.log.oldest_start} on")
             self._replicas[replica] = None
             replica.joined(self, applied)
 
@@ -208,7 +199,7 @@ class Rendezvous(Generic[Op]):
           replica: the one to forget.
           reason: what that error says.
         """
-        if os.getpid() != self._process:
+        if not self.process.is_this_one():
             return
         with self._lock:
             if replica not in self._replicas:
@@ -325,7 +316,7 @@ class Rendezvous(Generic[Op]):
             `threading.excepthook`, since the thread has nothing to do with it, and its replica continues; any
             other exception is the thread's own (Ctrl-C) and is raised in it.
         """
-        self.check_process()
+        self.process.check()
         self.replays.after(action)
 
     def shutdown(self, exception: BaseException) -> bool:
@@ -339,7 +330,7 @@ class Rendezvous(Generic[Op]):
         Returns:
           Whether this call ended it; the first one counts. False in a forked child, where there is nobody to end.
         """
-        if os.getpid() != self._process:
+        if not self.process.is_this_one():
             return False
         with self._lock:
             if self._ended is not None:
@@ -354,12 +345,8 @@ class Rendezvous(Generic[Op]):
         return True
 
     def statistics(self) -> RendezvousStatistics:
-        """Return a snapshot. From any thread.
-
-        Raises:
-          ForkedProcessError: in a forked child.
-        """
-        self.check_process()
+        """Return a snapshot. From any thread; raises ForkedProcessError in a forked child."""
+        self.process.check()
         with self._lock:
             states = [replica.state for replica in self._replicas]
             return RendezvousStatistics(
@@ -374,16 +361,6 @@ class Rendezvous(Generic[Op]):
                 interrupts=self._interrupts,
                 barrier_seconds=tuple(self._latency),
             )
-
-    def check_process(self) -> None:
-        """Refuse to work in a forked child: locks may be held there by threads that do not exist.
-
-        Raises:
-          ForkedProcessError: in a forked child.
-        """
-        process = os.getpid()
-        if process != self._process:
-            raise ForkedProcessError(self._process, process)
 
     # The barrier, from the instigator's side.
 
@@ -462,7 +439,7 @@ class Rendezvous(Generic[Op]):
         Raises:
           BaseException: as `Replica.enter_guest`.
         """
-        self.check_process()
+        self.process.check()
         if self._passes(replica, waits=False):
             return
         waiter = replica.waiter

@@ -30,9 +30,12 @@ In threads other than the main one a guard does nothing: no handler ever runs th
 
 from __future__ import annotations
 
-import signal
 import sys
 import threading
+
+# `signal` wraps these two in enumerations, for ten times the cost.
+from _signal import SIGINT, getsignal  # type: ignore[import-not-found]
+from _signal import signal as install
 from _thread import get_ident
 from collections.abc import Callable
 from types import CodeType, FrameType, FunctionType, TracebackType
@@ -111,7 +114,7 @@ protect(Guard.__exit__)
 @protect
 def _install(guard: Guard) -> None:
     global _former  # noqa: PLW0603 - there is one SIGINT in a process
-    current = signal.getsignal(signal.SIGINT)
+    current = getsignal(SIGINT)
     if current is not _on_sigint:
         if not callable(current):  # SIG_DFL, SIG_IGN, or one that is not Python's
             return
@@ -122,15 +125,15 @@ def _install(guard: Guard) -> None:
     guard._baseline = sys.exc_info()[1]  # noqa: SLF001
     _guards.append(guard)  # first, so that the handler has a place to note what it holds back
     if current is not _on_sigint:
-        signal.signal(signal.SIGINT, _on_sigint)
+        install(SIGINT, _on_sigint)
 
 
 @protect
 def _uninstall(guard: Guard) -> None:
     if guard is _guards[0]:
         # The handler first: as long as it is ours, it has a guard to note things at.
-        if signal.getsignal(signal.SIGINT) is _on_sigint:
-            signal.signal(signal.SIGINT, _former)
+        if getsignal(SIGINT) is _on_sigint:
+            install(SIGINT, _former)
         _guards.clear()
         pending = guard._pending  # noqa: SLF001 - one class
     else:
@@ -142,7 +145,7 @@ def _uninstall(guard: Guard) -> None:
             outer._pending = True  # noqa: SLF001
             pending = False
     if pending:
-        _former(signal.SIGINT, sys._getframe(2))  # noqa: SLF001
+        _former(SIGINT, sys._getframe(2))  # noqa: SLF001
 
 
 @protect

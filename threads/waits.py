@@ -21,6 +21,7 @@ from collections.abc import Callable, Iterator
 
 from threads.errors import DeadlockError, ProtocolError
 from threads.platform import SYSTEM, LockLike, Platform
+from threads.uninterrupted import unwound_whole
 from threads.waiter import Waiter
 
 __all__ = ["Event", "Wait", "WaitQueue", "WaitResult", "Waits", "unpark_all"]
@@ -145,10 +146,15 @@ class Waits:
         Raises:
           BaseException: what the thread was interrupted or ended with, DeadlockError among them.
         """
-        clock = self._platform.monotonic_ns
-        deadline = None if timeout_ns is None else clock() + timeout_ns
+        deadline = None if timeout_ns is None else self._platform.monotonic_ns() + timeout_ns
         waiter.raise_if_interrupted()
         wait = Wait(waiter, what, stuck=deadline is None)
+        with unwound_whole():
+            return self._wait(wait, admit, deadline)
+
+    def _wait(self, wait: Wait, admit: Callable[[], WaitQueue | None], deadline: int | None) -> WaitResult:
+        clock = self._platform.monotonic_ns
+        waiter = wait.waiter
         queue: WaitQueue | None = None
         try:
             with self.lock:

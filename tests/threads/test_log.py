@@ -225,7 +225,7 @@ class TestCompaction:
         program.change("a", None)
         program.change("b", 1)
 
-        with pytest.raises(ProtocolError, match="join with 0, or with at least 2"):
+        with pytest.raises(ProtocolError, match="continue from 0, or from 2 on"):
             Member(program.rendezvous, like=original)
         original.replica.synchronize()
         copy = Member(program.rendezvous, like=original)

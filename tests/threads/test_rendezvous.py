@@ -565,7 +565,7 @@ class TestRules:
         program.rendezvous.leave(replica)
         with pytest.raises(ProtocolError, match="joins a second time"):
             program.rendezvous.join(replica)
-        with pytest.raises(ProtocolError, match="'late' joins with 1 of 0 operations"):
+        with pytest.raises(ProtocolError, match="'late' joins with 1 operations, of 0"):
             program.group("late", applied=1)
 
     def test_instigate_where_it_would_hang_is_refused(self) -> None:

@@ -68,7 +68,7 @@ class TestUninterrupted:
 
     def test_exception_of_the_body_becomes_the_context_of_the_press(self) -> None:
         """A body that fails and a press in it: both can be seen."""
-        with pytest.raises(KeyboardInterrupt) as caught, uninterrupted():
+        with pytest.raises(KeyboardInterrupt) as caught, uninterrupted():  # noqa: PT012
             press()
             raise ValueError
         assert isinstance(caught.value.__context__, ValueError)
@@ -161,7 +161,7 @@ class TestUnwoundWhole:
         try:
             raise ValueError
         except ValueError:
-            with pytest.raises(KeyboardInterrupt), unwound_whole():
+            with pytest.raises(KeyboardInterrupt), unwound_whole():  # noqa: PT012
                 press()
                 pytest.fail("not interrupted")
 
@@ -404,7 +404,7 @@ class TestBursts:
                 undone += len(whole)
                 pressed += any(isinstance(error, KeyboardInterrupt) for error in kind)
                 rendezvous = program.rendezvous
-                assert begun == whole or begun == []
+                assert begun in (whole, [])
                 assert (rendezvous.committed, rendezvous.version, rendezvous._gate) == (0, 0, {})
                 assert rendezvous._turn.holder is None
                 assert signal.getsignal(signal.SIGINT) is handler
