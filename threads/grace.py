@@ -1,13 +1,13 @@
-"""Grace periods: when may be given back what a replay that is under way may still be using.
+"""Grace periods: when to free what a replay that is under way may still be using.
 
 The linker gives a removed module's memory to another module. A follower that began to replay the load before the removal
 was committed may be instantiating the module at this moment, in its own thread, and an instantiation writes to that
 memory. The linker must not wait for it: a replay runs start functions and host calls, and the linker holds the link lock.
-So, as in read-copy-update, it leaves an action behind, which is performed once every replay that was under way at that
+So, as in read-copy-update, it registers an action, which is performed once every replay that was under way at that
 moment has ended. Replays that begin later do not count: they cannot have seen what was removed.
 
 A replica is counted from the moment it is given its operation until its thread is out of `apply`, however it gets out.
-A replica that is made to leave in between counts until then: its thread is still at it.
+A replica that is made to leave in between counts until then: its thread is still in `apply`.
 """
 
 from __future__ import annotations

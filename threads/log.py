@@ -2,11 +2,11 @@
 
 # What is kept, and for whom
 # ==========================
-# An operation has a number for ever, from 1 without gaps, but the log holds it only while it can matter to somebody.
-# Two kinds of entries, by who replays them:
+# Operations are numbered from 1 without gaps, but the log holds one only while some group may have to make it.
+# There are two kinds of entries, which differ in the groups that replay them:
 #
 #  * A *shared* entry (a load, a slot that is set) is what a new group has to make too, so it stays until a later
-#    operation replaces it. Whoever is past it does not care; whoever is before it finds a gap, or the replacement.
+#    operation replaces it. A group past it is not concerned; a group before it finds a gap, or the replacement.
 #  * An *owed* entry undoes something (an unload, a slot set to null). It matters only to the members that had made what it
 #    undoes when it was committed. They are known at that moment, and no other ever comes to need it, because what
 #    it undoes is replaced in the same step. So it is owed to those members one by one, and is dropped when the last of them
@@ -18,7 +18,7 @@
 #
 # One step
 # ========
-# A commit changes several things, and a signal handler may raise between any two of them. So it is written down first,
+# A commit changes several things, and a signal handler may raise between any two of them. So it is recorded first,
 # becomes valid by one store (`_committed`), and is carried out afterwards; what an exception cuts off, the next access
 # under the lock completes. Every step of carrying it out may be made twice.
 

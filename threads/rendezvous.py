@@ -44,8 +44,7 @@
 #  * Apply an operation to all groups from the instigator's thread: stores are bound to their threads.
 #  * Wait until all have applied it (as Wasmer does): the slowest thread, one that sleeps say, would hold up the link,
 #    and one that dies in its replay would hang everybody. No guest can tell the difference.
-#  * Wait, in an unload, until no follower is instantiating the module: a start function may compute for ever, and the
-#    link lock is held.
+#  * Wait, in an unload, until no follower is instantiating the module: a start function may compute for ever.
 #  * A reader-writer lock held in guest code: two lock operations on every host call, and a writer cannot interrupt
 #    its readers.
 #  * A flag per replica set by the instigator: to be lock-free on both sides it needs the same argument as one
@@ -142,7 +141,7 @@ class Rendezvous(Generic[Op]):
         # Members that the barrier under way still waits for. Invariant: empty unless version is CLOSED.
         self._awaited: dict[Replica[Op], None] = {}
         self._instigator: Waiter | None = None  # waits for _awaited to become empty
-        # Wait for the gate to open. Invariant: empty unless version is CLOSED, but for one that has yet to look.
+        # Waiters for the gate to open; each removes itself.
         self._gate: dict[Waiter, None] = {}
         self._ended: BaseException | None = None
         self._barriers = 0
@@ -192,7 +191,7 @@ class Rendezvous(Generic[Op]):
     def leave(self, replica: Replica[Op], reason: str = "it has left") -> None:
         """Forget a replica, in whatever state it is; a barrier that waits for it continues. Idempotent; any thread.
 
-        Its thread must run no more guest code. If it does live, its next safe point, wait for the gate or entry raises
+        Its thread must not run guest code again. If it is alive, its next safe point, wait for the gate or entry raises
         ReplicaClosedError. In a forked child this does nothing.
 
         Args:
@@ -425,7 +424,7 @@ class Rendezvous(Generic[Op]):
             instigator.unpark()
 
     def _arrived_locked(self, replica: Replica[Op]) -> Waiter | None:
-        # Returns who to wake, outside the lock. Late calls, for a barrier that is over, find nothing to do: it is
+        # Returns the waiter to wake, outside the lock. Late calls, for a barrier that is over, find nothing to do: it is
         # true at any time that this replica is not in guest code, because only its own thread could go there.
         if replica in self._awaited:
             del self._awaited[replica]
@@ -478,7 +477,7 @@ class Rendezvous(Generic[Op]):
     # Interrupting threads in guest code.
 
     def nudge(self) -> None:
-        """Interrupt guest code, and again until every thread that has to notice something has noticed."""
+        """Interrupt guest code, until every thread that has to notice something has noticed."""
         self.nudger.nudge()
 
     def _call_interrupt(self) -> None:

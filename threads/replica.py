@@ -1,4 +1,4 @@
-"""One instance group's side of the rendezvous: what its thread does on its way into and out of guest code.
+"""One instance group's side of the rendezvous: entering and leaving guest code.
 
 Read `rendezvous.py` first: it states the problem and the invariant. This file is the part of the protocol that runs
 on every host call, so its common path takes no lock and makes two attribute accesses.
@@ -30,7 +30,7 @@ GUEST: Final = 2  # may be executing guest instructions
 STATE_NAMES: Final = ("detached", "host", "guest")
 
 # What `Replica.applied` holds when the replica must not enter guest code unasked, whatever its number is: it
-# has not joined, has left, or an interrupt waits for it. Differs from every `Rendezvous.version`.
+# has not joined, has left, or an interrupt is pending. Differs from every `Rendezvous.version`.
 STALE: Final = -3
 
 
@@ -126,7 +126,7 @@ class Replica(Generic[Op]):
         return self.replaying or self.sequence
 
     def enter_guest(self) -> int:
-        """Go into guest code, up to date; call it right before a call into Wasm.
+        """Enter guest code, up to date; call it right before a call into Wasm.
 
         Returns:
           The state it came from, for `leave_guest`; guest code, host call and guest code nest to any depth.
@@ -134,7 +134,7 @@ class Replica(Generic[Op]):
         Raises:
           ReplayError: a missing operation could not be replayed; the replica has left.
           ReplicaClosedError: it is not a member.
-          ProtocolError: it is in guest code already: a host call did not say `enter_host`.
+          ProtocolError: it is in guest code already: a host call did not call `enter_host`.
           BaseException: what the thread was interrupted with, or the program ended with.
           In all cases the state is as before, and guest code must not be entered.
         """
@@ -152,7 +152,7 @@ class Replica(Generic[Op]):
         return previous
 
     def leave_guest(self, to: int = DETACHED) -> None:
-        """Come out of guest code; call it, in a `finally`, right after a call into Wasm. Never raises.
+        """Leave guest code; call it, in a `finally`, right after a call into Wasm. Never raises.
 
         Args:
           to: what `enter_guest` returned.
@@ -168,7 +168,7 @@ class Replica(Generic[Op]):
             self.arrive()
 
     def exit_host(self) -> None:
-        """End a host call that returns to guest code (one that raises says nothing: `leave_guest` follows).
+        """End a host call that returns to guest code (one that raises does not call it: `leave_guest` follows).
 
         Raises:
           BaseException: as `enter_guest`; the state is then HOST and the host call must raise, not return.
@@ -178,7 +178,7 @@ class Replica(Generic[Op]):
             self.catch_up()
 
     def safe_point(self) -> None:
-        """Let a barrier pass and apply what it committed; for the engine's callback, in guest code.
+        """Wait for a barrier under way and apply what it committed; for the engine's callback, in guest code.
 
         Raises:
           BaseException: as `exit_host`; guest code must be unwound.

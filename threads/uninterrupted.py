@@ -101,7 +101,7 @@ def unwound_whole() -> Guard:
 
 
 def protect(function: Function) -> Function:
-    """Have active guards hold SIGINT back also in a function, from its first bytecode on: for `__exit__` methods."""
+    """Make active guards hold SIGINT back in a function, from its first bytecode on: for `__exit__` methods."""
     assert isinstance(function, FunctionType)
     _protected.add(function.__code__)
     return function

@@ -28,7 +28,7 @@ def free(lock: Any) -> bool:
 class Program:
     """A rendezvous whose interrupt is heard at once, and groups that record what they apply."""
 
-    def __init__(self, on_interrupt: Callable[[], None] = lambda: None) -> None:
+    def __init__(self, on_interrupt: Callable[[], object] = lambda: None) -> None:
         self.bumps = 0
         self.on_interrupt = on_interrupt
         self.rendezvous: Rendezvous[str] = Rendezvous(self.interrupt)
@@ -67,7 +67,7 @@ class Group:
         self.program = program
         self.made: list[str] = program.operations[:applied]
         self.replica: Replica[str] = Replica(name, self.apply)
-        self.on_apply: Callable[[int], None] = lambda _: None
+        self.on_apply: Callable[[int], object] = lambda _: None
         program.rendezvous.join(self.replica, applied)
 
     def apply(self, sequence: int, operation: str) -> None:
@@ -132,7 +132,7 @@ def until(condition: Callable[[], object]) -> None:
 class AtLine:
     """Acts once, before the n-th line of `threads/` that the body executes."""
 
-    def __init__(self, number: int, action: Callable[[], None], skip: Callable[[FrameType], bool]) -> None:
+    def __init__(self, number: int, action: Callable[[], object], skip: Callable[[FrameType], bool]) -> None:
         self.number = number
         self.action = action
         self.skip = skip

@@ -189,7 +189,7 @@ class SlotWorld(World):
     def new_log(self) -> OperationLog[str]:
         return SlotLog(self)
 
-    def slots(self, name: str, *, on_apply: Callable[[str], None] = lambda _: None) -> SlotGroup:
+    def slots(self, name: str, *, on_apply: Callable[[str], object] = lambda _: None) -> SlotGroup:
         group = SlotGroup(self, name, on_apply)
         self.groups.append(group)
         return group
@@ -252,7 +252,7 @@ class SlotGroup(Group):
 
     world: SlotWorld
 
-    def __init__(self, world: SlotWorld, name: str, on_apply: Callable[[str], None]) -> None:
+    def __init__(self, world: SlotWorld, name: str, on_apply: Callable[[str], object]) -> None:
         self.table: dict[str, str] = {}
         self.on_apply = on_apply
         super().__init__(world, name, fails_at=0)

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
-from support.rendezvous_program import Program as RealProgram
 
+from tests.support.rendezvous_program import Program as RealProgram
 from threads import OperationLog, ProtocolError, Rendezvous, Replica
 from threads.log import Debtor
 

@@ -13,11 +13,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
-from support.rendezvous_world import Group, ProgramEndedError, World, unless_ended
 
 import threads
 import threads.rendezvous
 import threads.waits
+from tests.support.rendezvous_world import Group, ProgramEndedError, World, unless_ended
 from threads import (
     CLOSED,
     DETACHED,

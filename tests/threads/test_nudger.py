@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import threading
 
-from support.rendezvous_program import DEADLINE, Program, until
-
+from tests.support.rendezvous_program import DEADLINE, Program, until
 from threads import SYSTEM, Nudger
 
 

@@ -9,8 +9,8 @@ import warnings
 from collections.abc import Callable
 
 import pytest
-from support.rendezvous_program import DEADLINE, Program, running
 
+from tests.support.rendezvous_program import DEADLINE, Program, running
 from threads import ForkedProcessError
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system")

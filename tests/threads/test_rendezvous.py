@@ -13,8 +13,8 @@ from collections.abc import Callable, Iterator
 from types import FrameType
 
 import pytest
-from support.rendezvous_program import DEADLINE, AtLine, Group, Program, held, running, until
 
+from tests.support.rendezvous_program import DEADLINE, AtLine, Group, Program, held, running, until
 from threads import (
     DETACHED,
     ENDED,

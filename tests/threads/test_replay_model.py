@@ -9,8 +9,8 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from support.rendezvous_world import ProgramEndedError, SlotGroup, SlotWorld, unless_ended
 
+from tests.support.rendezvous_world import ProgramEndedError, SlotGroup, SlotWorld, unless_ended
 from threads import Interrupted, Rendezvous, ReplayError, Replica, ReplicaClosedError
 from threads.grace import GracePeriods
 from threads.replays import Replays

@@ -6,8 +6,8 @@ import threading
 from collections.abc import Callable
 
 import pytest
-from support.rendezvous_program import DEADLINE, Group, Program, running
 
+from tests.support.rendezvous_program import DEADLINE, Group, Program, running
 from threads import (
     DETACHED,
     Interrupted,

@@ -15,8 +15,8 @@ from types import FrameType
 from typing import Any
 
 import pytest
-from support.rendezvous_program import DEADLINE, AtLine, Program, held, running
 
+from tests.support.rendezvous_program import DEADLINE, AtLine, Program, held, running
 from threads import HOST, BarrierTimeoutError, protect, uninterrupted, unwound_whole
 
 
@@ -381,7 +381,9 @@ class TestBursts:
         with running(presses):
             finish = time.monotonic() + 3
             while time.monotonic() < finish:
-                begun, whole, kind = [], [], []
+                begun: list[int] = []
+                whole: list[int] = []
+                kind: list[BaseException] = []
                 try:
                     armed[0] = True
                     with program.rendezvous.instigate(replica):
