@@ -7,6 +7,7 @@ interrupts it, and loses an interrupt where a real engine can. Mutants at the en
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import pytest
@@ -83,7 +84,7 @@ def two_instigators(scheduler: Scheduler, **types: Any) -> Callable[[], None]:
 
     for name in ("first", "second"):
         group = world.group(name)
-        scheduler.spawn(lambda group=group: run(group), name)
+        scheduler.spawn(partial(run, group), name)
 
     def check() -> None:
         assert sorted(operation for _, operation in world.rendezvous.log.since(0)) == ["first", "second"]
@@ -355,7 +356,7 @@ class TestRandomPrograms:
 
             for i, steps in enumerate(programs):
                 following = groups[(i + 1) % len(groups)]
-                scheduler.spawn(lambda g=groups[i], s=steps, f=following: run(g, s, f), groups[i].name)
+                scheduler.spawn(partial(run, groups[i], steps, following), groups[i].name)
             return world.check
 
         walk(program, seed=seed, walks=2, preempt=0.2, early_timeouts=early_timeouts)
@@ -536,7 +537,7 @@ def a_ring_of_joins(scheduler: Scheduler) -> Callable[[], None]:
     for waiter in waiters:
         waits.add(waiter)
     for i in range(3):
-        scheduler.spawn(lambda i=i: run(i), names[i])
+        scheduler.spawn(partial(run, i), names[i])
 
     def check() -> None:
         told = [*caught, *(waiter.name for waiter in waiters if waiter.interrupted)]

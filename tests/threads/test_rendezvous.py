@@ -10,6 +10,7 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from functools import partial
 from types import FrameType
 
 import pytest
@@ -306,7 +307,7 @@ class TestBarrier:
 
         with contextlib.ExitStack() as stack, program.rendezvous.instigate(None):
             for count, group in enumerate(groups, 1):
-                stack.enter_context(running(lambda group=group: link(group)))
+                stack.enter_context(running(partial(link, group)))
                 while len(turn._queue) < count:  # each has asked before the next one does
                     threading.Event().wait(0.001)
 
@@ -666,7 +667,7 @@ class TestSignalHandlers:
             group = program.group() if with_group else None
             other = program.group("other")
             other.replica.enter_guest()
-            program.on_interrupt = lambda other=other: other.replica.leave_guest(HOST)
+            program.on_interrupt = partial(other.replica.leave_guest, HOST)
             replica = None if group is None else group.replica
 
             def press() -> None:
@@ -746,11 +747,9 @@ class TestSignalHandlers:
             group = program.group()
             other = program.group("other")
             other.replica.enter_guest()
-            program.on_interrupt = lambda other=other: other.replica.leave_guest(HOST)
+            program.on_interrupt = partial(other.replica.leave_guest, HOST)
             arrivals = 0
-            at = AtLine(
-                number, lambda group=group: group.replica.interrupt_with(Interrupted()), lambda _: False
-            )
+            at = AtLine(number, partial(group.replica.interrupt_with, Interrupted()), lambda _: False)
 
             with at:
                 try:

@@ -11,6 +11,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from types import FrameType
 from typing import Any
 
@@ -240,7 +241,7 @@ class TestBursts:
             other = program.group("other")
             other.replica.enter_guest()
             if not gives_up:
-                program.on_interrupt = lambda other=other: other.replica.leave_guest(HOST)
+                program.on_interrupt = partial(other.replica.leave_guest, HOST)
             undone: list[int] = []
             returned = False
 
