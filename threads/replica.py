@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 Op = TypeVar("Op")
 
-__all__ = ["DETACHED", "GUEST", "HOST", "STALE", "STATE_NAMES", "Replica"]
+__all__ = ["DETACHED", "GUEST", "HOST", "REPLAY_PATIENCE_NS", "STALE", "STATE_NAMES", "Replica"]
 
 # A replica's states. Plain integers: they are written on every host call, and an enumeration's member costs
 # three times as much to load.
@@ -28,6 +28,10 @@ DETACHED: Final = 0  # its thread is outside guest code, doing what Python threa
 HOST: Final = 1  # below guest code, in a host call (or replaying); the barrier never waits for it
 GUEST: Final = 2  # may be executing guest instructions
 STATE_NAMES: Final = ("detached", "host", "guest")
+
+REPLAY_PATIENCE_NS: Final = (
+    20_000_000  # how long an interrupt waits for a replay to end before it ends the group
+)
 
 # What `Replica.applied` holds when the replica must not enter guest code unasked, whatever its number is: it
 # has not joined, has left, or an interrupt is pending. Differs from every `Rendezvous.version`.
@@ -42,7 +46,8 @@ class Replica(Generic[Op]):
       apply: called as `apply(sequence, operation)` in the group's own thread, with no lock held, for every operation
         in order that matters to this group. If it raises, the group ends: the replica leaves. It may run guest code of
         its own (a start function, `__wasm_init_tls`), which then belongs to the operation: its host calls and safe points
-        replay nothing, but they raise what the thread is interrupted with, or the program ended with.
+        replay nothing, but they raise what the program ended with, and what the thread is interrupted with if the
+        operation does not end within `REPLAY_PATIENCE_NS` of it.
       platform: where locks and time come from; for tests.
 
     Attributes:
@@ -83,6 +88,7 @@ class Replica(Generic[Op]):
         "_apply",
         "_closed",
         "_delivered",
+        "_patient_until",
         "_rendezvous",
         "applied",
         "name",
@@ -103,7 +109,9 @@ class Replica(Generic[Op]):
         self.waiter = Waiter(name, platform)
         self.waiter.alarm = self._alarm
         self._apply = apply
-        self._delivered: BaseException | None = None  # what was raised inside the replay under way
+        # Of the replay under way: what was raised inside it, and until when it holds an interrupt back.
+        self._delivered: BaseException | None = None
+        self._patient_until: int | None = None
         self._rendezvous: Rendezvous[Op] = _NOWHERE  # written once, by join
         self._closed: str | None = "it has not joined"  # guarded by: Rendezvous._lock
 
@@ -257,10 +265,19 @@ class Replica(Generic[Op]):
             self.applied = STALE
 
     def _stop_if_interrupted(self) -> None:
-        # In a replay: whatever is raised here ends the operation half way, and the group with it.
-        exception = self.waiter.take()
+        # In a replay. Whatever is raised here ends the operation half way, and the group with it. So an interrupt waits
+        # first: nearly every replay ends within a millisecond, and then the interrupt costs the group nothing. The
+        # thread counts as unaware until then, so it is nudged and comes here again.
+        waiter = self.waiter
+        exception = waiter.ended
         if exception is None and self._closed is not None:
             exception = ReplicaClosedError(self.name, self._closed)
+        if exception is None and waiter.interrupted:
+            now = waiter.platform.monotonic_ns()
+            if self._patient_until is None:
+                self._patient_until = now + REPLAY_PATIENCE_NS
+            if now >= self._patient_until:
+                exception = waiter.take()
         if exception is not None:
             self._delivered = exception
             raise exception
@@ -278,7 +295,7 @@ class Replica(Generic[Op]):
         state = self.state
         first = True
         while self.sequence < rendezvous.committed:
-            self._delivered = None
+            self._delivered = self._patient_until = None
             begun = made = False
             try:
                 following = replays.begin(self, first=first)

@@ -55,6 +55,11 @@ class Waiter:
         return f"<Waiter {self.name!r}>"
 
     @property
+    def ended(self) -> BaseException | None:
+        """What the thread raises at every wait and safe point, without the traceback of an earlier one; None if nothing."""
+        return None if self._ended is None else self._ended.with_traceback(None)
+
+    @property
     def interrupted(self) -> bool:
         """Whether `raise_if_interrupted` would raise."""
         return self._ended is not None or (bool(self._pending) and not self._shields)

@@ -264,7 +264,8 @@ class TestInterruptedReplays:
         def wrap(_sequence: int) -> None:
             group.replica.interrupt_with(cancellation)
             try:
-                group.replica.exit_host()
+                while True:
+                    group.replica.exit_host()
             except Interrupted:
                 raise OSError("trap") from None
 
@@ -274,6 +275,23 @@ class TestInterruptedReplays:
             group.replica.synchronize()
         assert caught.value is cancellation
 
+    def test_interrupt_of_a_replay_that_ends_soon_leaves_the_group_a_member(self) -> None:
+        """An interrupt waits a moment for the operation to end, and then costs the group nothing."""
+        program = Program()
+        group = program.group()
+
+        def host_call(_sequence: int) -> None:
+            group.replica.interrupt_with(Interrupted())
+            group.replica.exit_host()
+
+        group.on_apply = host_call
+        program.commit("a")
+        with pytest.raises(Interrupted):
+            group.replica.enter_guest()
+
+        with group.guest():
+            assert group.made == ["a"]
+
     def test_shielded_replay_is_not_interrupted(self) -> None:
         """Where interrupts are held back, a replay is not interrupted either; they are delivered after it."""
         program = Program()
@@ -281,6 +299,7 @@ class TestInterruptedReplays:
 
         def host_call(_sequence: int) -> None:
             group.replica.interrupt_with(Interrupted())
+            group.replica._patient_until = 0
             group.replica.exit_host()
 
         group.on_apply = host_call
