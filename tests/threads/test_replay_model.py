@@ -184,7 +184,7 @@ class TestEveryOrder:
     @pytest.mark.parametrize("scenario", SCENARIOS, ids=lambda scenario: scenario.__name__)
     def test_replays_under_every_order_with_one_preemption_keep_the_rules(self, scenario: Program) -> None:
         """Any single preemption leaves all tables alike, the log short, memory untouched and no thread unheard."""
-        result = explore(scenario, preemptions=1, limit=3_000)
+        result = explore(scenario, preemptions=1, limit=1_200)
 
         assert result.schedules > 20
 
