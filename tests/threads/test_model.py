@@ -14,7 +14,6 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
-from threads.scheduler import ScheduleError, Scheduler
 
 import threads
 import threads.rendezvous
@@ -36,7 +35,7 @@ from threads import (
     WaitResult,
     Waits,
 )
-from threads.testing import Program, explore, replay, walk
+from threads.testing import Program, ScheduleError, Scheduler, explore, replay, walk
 
 # Scenarios: each sets up one run.
 
