@@ -15,7 +15,7 @@ FIXTURES = Path(__file__).resolve().parent.parent / "fixtures"
 BINARIES = sorted(p for p in FIXTURES.rglob("*") if p.suffix in {".wasm", ".so"})
 needs_toolchain = pytest.mark.skipif(
     importlib.util.find_spec("ziglang") is None,
-    reason="ziglang, the toolchain of the fixtures, is not installed (pip install wasix-dl[fixtures])",
+    reason="ziglang, the toolchain of the fixtures, is not installed (pip install -e '.[fixtures]')",
 )
 
 
@@ -43,7 +43,7 @@ def test_an_unknown_case_is_refused_by_name() -> None:
 
 
 def test_a_missing_toolchain_is_named_with_its_version(tmp_path: Path) -> None:
-    """Without ziglang the build says what to install, in the version it is pinned to."""
+    """Without ziglang the build says which extra to install, and the version that it is pinned to."""
     script = FIXTURES / "build.py"
     hide = f"import runpy, sys; sys.modules['ziglang'] = None; sys.path.insert(0, {str(FIXTURES)!r})\n"
     run = f"sys.argv = ['build.py']; runpy.run_path({str(script)!r}, run_name='__main__')"
@@ -56,7 +56,9 @@ def test_a_missing_toolchain_is_named_with_its_version(tmp_path: Path) -> None:
         timeout=60,
     )
     assert done.returncode == 2
-    assert re.search(r"pip install ziglang==\d+\.\d+\.\d+", done.stderr)
+    assert re.search(
+        r"pip install -e '\.\[fixtures\]', which is ziglang==\d+\.\d+\.\d+$", done.stderr.rstrip()
+    )
     assert "Traceback" not in done.stderr
 
 

@@ -12,21 +12,16 @@ from tests.support.imports import sources
 from tests.support.paths import ROOT
 
 PAGE = ROOT / "docs/locking.md"
-MAKERS = {"Lock", "RLock", "Condition", "Semaphore", "BoundedSemaphore", "Barrier", "lock", "Turn"}
-"""What makes a lock when it is called, by the last word of its name; `platform.lock()` among them."""
+MAKERS = re.compile(r"(.*\.)?(\w*Lock|Condition|(Bounded)?Semaphore|Barrier|Turn|platform\.lock)")
+"""What makes a lock when it is called."""
 
 
 def makes_a_lock(node: ast.expr) -> bool:
     """Tell whether an expression is a new lock, or the default of a dataclass field that is one."""
     if not isinstance(node, ast.Call):
         return False
-    if any(
-        ast.unparse(word.value).rpartition(".")[2] in MAKERS
-        for word in node.keywords
-        if word.arg == "default_factory"
-    ):
-        return True
-    return ast.unparse(node.func).rpartition(".")[2] in MAKERS
+    made_by = [node.func, *(word.value for word in node.keywords if word.arg == "default_factory")]
+    return any(MAKERS.fullmatch(ast.unparse(function)) for function in made_by)
 
 
 def locks_of(module: str, tree: ast.Module) -> Iterator[str]:
@@ -90,6 +85,8 @@ def test_every_lock_has_exactly_one_row() -> None:
         ("class A:\n  lock: Lock = field(default_factory=threading.Lock)", ["m.A.lock"]),
         ("class A:\n def f(self):\n  return Lock()", ["m.A.(line 3)"]),
         ("with threading.RLock(): pass", ["m.(line 1)"]),
+        ("lock = rendezvous.instigate\nwith lock(replica): pass", []),
+        ("class A:\n lock = WasiLock()", ["m.A.lock"]),
         ("def f():\n with self._lock:\n  event = threading.Event()", []),
     ],
 )

@@ -19,27 +19,6 @@ NAMESPACES = {
 }
 """What `dl` may import of the packages below it, and the file that says which names that has."""
 
-# To be removed: arrows that run back up today. An entry that is no longer needed fails the test.
-KNOWN = {
-    ("dl/groups/libc_threads.py", "dl/callbacks.py"),
-    ("dl/groups/libc_threads.py", "dl/group.py"),
-    ("dl/groups/libc_threads.py", "dl/linker.py"),
-    ("dl/groups/registry.py", "dl/group.py"),
-    ("dl/groups/registry.py", "dl/linker.py"),
-    ("dl/groups/threads.py", "dl/group.py"),
-    ("dl/link/open.py", "dl/group.py"),
-    ("dl/modules/linked_module.py", "dl/program/side_memory.py"),
-    ("dl/program/closure_slots.py", "dl/group.py"),
-    ("dl/wasix/__init__.py", "dl/linker.py"),
-    ("dl/wasix/closures.py", "dl/linker.py"),
-    ("dl/wasix/dynamic_calls.py", "dl/linker.py"),
-    ("dl/wasix/files/files.py", "dl/linker.py"),
-    ("dl/wasix/linking.py", "dl/linker.py"),
-    ("dl/wasix/process.py", "dl/linker.py"),
-    ("dl/wasix/signals.py", "dl/group.py"),
-    ("dl/wasix/signals.py", "dl/linker.py"),
-    ("dl/wasix/threads.py", "dl/linker.py"),
-}
 # To be removed: names that `dl` takes from inside `threads`.
 KNOWN_INSIDE = {
     ("dl/wasix/files/host_input.py", "threads.waiter"),
@@ -71,13 +50,12 @@ def test_no_arrow_runs_back_up(graph: Graph) -> None:
         if FLOOR[room_of(target)] < FLOOR[room_of(file)]
     }
 
-    assert upwards == KNOWN
+    assert upwards == set()
 
 
 def test_no_cycle_of_files_crosses_a_room(graph: Graph) -> None:
     """Files that need each other, if only for their types, are in one room and can be read together."""
-    kept = {file: {t for t in targets if (file, t) not in KNOWN} for file, targets in graph.items()}
-    rooms = [{room_of(file) for file in files} for files in cycles(kept)]
+    rooms = [{room_of(file) for file in files} for files in cycles(graph)]
 
     assert [crossed for crossed in rooms if len(crossed) > 1 and not crossed <= FACADE] == []
 

@@ -1,12 +1,16 @@
 """Instance-group replication: many OS threads, each with its own group, stay one program while it links.
 
-`rendezvous` and `replica` are the barrier, `log` what passes through it; `waits` and `futex` are what threads wait
-in; `testing` explores how all of it interleaves. Nothing here knows of WebAssembly: it gets callables.
+`rendezvous` and `replica` are the barrier, `log` what passes through it, `grace` what is given back afterwards; `waits` and
+`futex` are what threads wait in; `uninterrupted` holds Ctrl-C back; `testing` explores how all of it interleaves. Nothing
+here knows of WebAssembly: it gets callables. All public names are here, but for `threads.trio_host`, which imports trio,
+and `threads.testing`.
 """
 
 from threads.errors import (
     BarrierTimeoutError,
     DeadlockError,
+    ForkedProcessError,
+    FreeThreadedError,
     Interrupted,
     ProtocolError,
     ReplayError,
@@ -14,12 +18,16 @@ from threads.errors import (
     ThreadsError,
 )
 from threads.futex import FutexTable
+from threads.instigation import Instigation
 from threads.log import OperationLog
+from threads.nudger import Nudger
+from threads.platform import SYSTEM, Platform
 from threads.rendezvous import CLOSED, ENDED, Rendezvous
 from threads.replica import DETACHED, GUEST, HOST, STALE, Replica
 from threads.statistics import RendezvousStatistics
+from threads.uninterrupted import Guard, protect, uninterrupted, unwound_whole
 from threads.waiter import Waiter
-from threads.waits import Event, WaitResult, Waits
+from threads.waits import Event, WaitQueue, WaitResult, Waits, unpark_all
 
 __all__ = [
     "CLOSED",
@@ -28,12 +36,19 @@ __all__ = [
     "GUEST",
     "HOST",
     "STALE",
+    "SYSTEM",
     "BarrierTimeoutError",
     "DeadlockError",
     "Event",
+    "ForkedProcessError",
+    "FreeThreadedError",
     "FutexTable",
+    "Guard",
+    "Instigation",
     "Interrupted",
+    "Nudger",
     "OperationLog",
+    "Platform",
     "ProtocolError",
     "Rendezvous",
     "RendezvousStatistics",
@@ -41,7 +56,12 @@ __all__ = [
     "Replica",
     "ReplicaClosedError",
     "ThreadsError",
+    "WaitQueue",
     "WaitResult",
     "Waiter",
     "Waits",
+    "protect",
+    "uninterrupted",
+    "unpark_all",
+    "unwound_whole",
 ]

@@ -6,6 +6,8 @@ ThreadsError
  +-- BarrierTimeoutError   some replicas did not come to a barrier in time: nothing was committed
  +-- Interrupted           what to interrupt a thread with when there is nothing more exact to say
  +-- DeadlockError         every thread waits, and nothing is left to wake one
+ +-- ForkedProcessError    the program was started in another process, whose threads did not come along
+ +-- FreeThreadedError     this interpreter runs without a GIL
  +-- ProtocolError         the caller broke a rule of this package: file a bug
 """
 
@@ -14,6 +16,8 @@ from __future__ import annotations
 __all__ = [
     "BarrierTimeoutError",
     "DeadlockError",
+    "ForkedProcessError",
+    "FreeThreadedError",
     "Interrupted",
     "ProtocolError",
     "ReplayError",
@@ -106,6 +110,36 @@ class DeadlockError(ThreadsError):
     def __str__(self) -> str:
         waits = "; ".join(f"{name!r} waits for {what}" for name, what in self.threads)
         return f"deadlock: nothing is left to wake any thread: {waits}"
+
+
+class ForkedProcessError(ThreadsError):
+    """A program was used in a child process made by `os.fork`; its threads and their locks stayed in the parent.
+
+    Attributes:
+      creator: number of the process that made it.
+      process: number of the process that used it.
+    """
+
+    def __init__(self, creator: int, process: int) -> None:
+        super().__init__(creator, process)
+        self.creator = creator
+        self.process = process
+
+    def __str__(self) -> str:
+        return (
+            f"the program belongs to process {self.creator} and cannot be used in process {self.process}, which was forked "
+            "from it: link it anew there, or start processes with the method 'spawn' or 'forkserver'"
+        )
+
+
+class FreeThreadedError(ThreadsError):
+    """The interpreter runs without a GIL, on which this package relies for the order of memory accesses."""
+
+    def __str__(self) -> str:
+        return (
+            "this interpreter runs without a GIL, and linking across threads relies on it for the order of memory accesses: "
+            "run with PYTHON_GIL=1 or -X gil=1, or use a build of Python that is not free-threaded"
+        )
 
 
 class ProtocolError(ThreadsError):

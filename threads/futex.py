@@ -1,8 +1,8 @@
-"""Futexes: wait at an address until another thread wakes it; what a guest's mutexes and conditions are made of.
+"""Futexes: wait at an address until another thread wakes it; the base of a guest's mutexes and condition variables.
 
 Serves `futex_wait`/`futex_wake`, and `memory.atomic.wait32`/`wait64`/`notify` of rewritten modules: these share
 one table, because a program may wait with one and wake with the other. A key is an address in the shared memory, in
-bytes; what lies there is the caller's to read.
+bytes; the caller reads what is stored there.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ __all__ = ["FutexTable", "WaitResult"]
 
 
 class FutexTable:
-    """The waits at addresses of one shared memory. A key exists only while somebody waits at it.
+    """The waits at addresses of one shared memory. A key exists only while a thread waits at it.
 
     Args:
       waits: the program's waits; its lock guards the table. None: own ones.
@@ -42,7 +42,7 @@ class FutexTable:
           key: address in bytes.
           still_expected: reads the memory and compares. Called once, under the table's lock: it must not wait, call
             guest code, or come back here.
-          timeout_ns: relative, nanoseconds; None is no limit. A negative one is over at once, so a caller with
+          timeout_ns: relative, nanoseconds; None is no limit. A negative one is over immediately, so a caller with
             the Wasm instruction's rule (negative is for ever) passes None.
           waiter: the calling thread's.
 
@@ -50,7 +50,7 @@ class FutexTable:
           WOKEN, NOT_EQUAL or TIMED_OUT.
 
         Raises:
-          BaseException: what the thread was interrupted with; DeadlockError if nothing can wake it any more.
+          BaseException: what the thread was interrupted with; DeadlockError if nothing can wake it any longer.
             What `still_expected` raises.
         """
 
@@ -73,12 +73,12 @@ class FutexTable:
         return len(woken)
 
     def waiting(self, key: int) -> int:
-        """Return how many threads wait at an address now."""
+        """Return how many threads are waiting at an address."""
         with self.waits.lock:
             return len(self._queues.get(key, ()))
 
     def __len__(self) -> int:
-        """Return at how many addresses somebody waits now."""
+        """Return at how many addresses threads are waiting."""
         with self.waits.lock:
             return len(self._queues)
 

@@ -1,54 +1,219 @@
-"""The operation log: what every instance group has made, or has yet to make, in one order for all."""
+"""The operation log: the operations that some group has yet to make, in one order for all groups."""
+
+# What is kept, and for whom
+# ==========================
+# Operations are numbered from 1 without gaps, but the log holds one only while some group may have to make it.
+# There are two kinds of entries, which differ in the groups that replay them:
+#
+#  * A *shared* entry (a load, a slot that is set) is what a new group has to make too, so it stays until a later
+#    operation replaces it. A group past it is not concerned; a group before it finds a gap, or the replacement.
+#  * An *owed* entry undoes something (an unload, a slot set to null). It matters only to the members that had made what it
+#    undoes when it was committed. They are known at that moment, and no other ever comes to need it, because what
+#    it undoes is replaced in the same step. So it is owed to those members one by one, and is dropped when the last of them
+#    has made it or has left. A member that was absent from before is owed nothing, and nothing is kept for it.
+#
+# The size is therefore the live operations plus what members that lag behind still have to undo, however many operations
+# the program has made. Each entry is dropped once and each debt is paid once, at constant cost; numbers of dropped entries
+# are swept out of the sorted list when they are the larger half of it.
+#
+# One step
+# ========
+# A commit changes several things, and a signal handler may raise between any two of them. So it is recorded first,
+# becomes valid by one store (`_committed`), and is carried out afterwards; what an exception cuts off, the next access
+# under the lock completes. Every step of carrying it out may be made twice.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Generic, TypeVar
+from bisect import bisect_right
+from collections import OrderedDict
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Generic, Protocol, TypeVar
 
 Op = TypeVar("Op")
 
-__all__ = ["OperationLog"]
+__all__ = ["Debtor", "OperationLog"]
+
+_SWEEP_FROM = 32  # numbers of dropped entries that are not worth a sweep
+
+
+class Debtor(Protocol):
+    """A member that may be owed operations; the log keeps its list for it.
+
+    Attributes:
+      owed: numbers of the operations owed to it, ascending. An ordered dictionary, because a plain one takes ever
+        longer to find its first key when keys are taken from the front.
+    """
+
+    owed: OrderedDict[int, None]
+
+
+class _Owed(Generic[Op]):
+    __slots__ = ("debtors", "operation")
+
+    def __init__(self, operation: Op, debtors: dict[Debtor, None]) -> None:
+        self.operation = operation
+        self.debtors = debtors
+
+
+class _Commit(Generic[Op]):
+    __slots__ = ("debtors", "number", "operation", "replaces")
+
+    def __init__(
+        self, number: int, operation: Op, replaces: dict[int, Op | None], debtors: dict[Debtor, None] | None
+    ) -> None:
+        self.number = number
+        self.operation = operation
+        self.replaces = replaces
+        self.debtors = debtors
 
 
 class OperationLog(Generic[Op]):
-    """Committed operations, numbered from 1, appended and never changed.
+    """Committed operations, numbered from 1; those that nobody needs any longer are dropped.
+
+    Attributes:
+      oldest_start: a group may join with no operation made, or with this many or more of them made; with fewer it may have
+        made something whose undoing the log has dropped.
 
     Concurrency:
-      Readers need no lock: `list.append` is one step under the GIL, and an entry never changes once it can
-      be seen. Appending is the rendezvous's alone, under its lock and with its gate closed; that one
-      step is the moment an operation is committed.
+      all methods are called under the rendezvous' lock, except `committed`, `len`, `log[n]` and `since`, which any
+      thread may use at any time: each reads a copy taken in one step under the GIL.
     """
 
-    __slots__ = ("_operations",)
+    __slots__ = ("_committed", "_numbers", "_operations", "_owed", "_unfinished", "oldest_start")
 
     def __init__(self) -> None:
-        self._operations: list[Op] = []  # guarded by: Rendezvous._lock, for appending only
+        self._committed = 0  # one store to it is the commit
+        # Shared entries by number, ascending. Its last key may be above `_committed`: not committed, then.
+        self._operations: dict[int, Op] = {}
+        self._numbers: list[
+            int
+        ] = []  # keys of _operations, and numbers of some entries that have been dropped
+        self._owed: dict[int, _Owed[Op]] = {}
+        self._unfinished: _Commit[Op] | None = None
+        self.oldest_start = 0
 
     @property
     def committed(self) -> int:
-        """How many operations are committed; also the number of the last one, 0 if there is none."""
-        return len(self._operations)
+        """Number of the last committed operation, 0 if there is none."""
+        return self._committed
 
     def __len__(self) -> int:
-        return len(self._operations)
+        """Return how many entries are live."""
+        return len(self._operations) + len(self._owed)
 
     def __getitem__(self, sequence: int) -> Op:
-        """Return operation `sequence`, 1 to `committed`.
+        """Return operation `sequence`.
 
         Raises:
-          IndexError: nothing with that number is committed.
+          IndexError: nothing with that number is committed, or nobody needs it any longer.
         """
-        if sequence < 1:
-            raise IndexError(sequence)
-        return self._operations[sequence - 1]
+        if not 1 <= sequence <= self._committed:
+            message = f"operation {sequence} is not committed; the last one is {self._committed}"
+            raise IndexError(message)
+        owed = self._owed.get(sequence)
+        if owed is not None:
+            return owed.operation
+        try:
+            return self._operations[sequence]
+        except KeyError:
+            message = f"operation {sequence} has been dropped: no group needs it any longer"
+            raise IndexError(message) from None
 
     def since(self, sequence: int) -> Iterator[tuple[int, Op]]:
-        """Yield number and operation of all that follow operation `sequence`, up to those committed now."""
-        end = len(self._operations)
-        for index in range(max(sequence, 0), end):
-            yield index + 1, self._operations[index]
+        """Yield number and operation of the shared entries after `sequence`: what a group at that number replays."""
+        committed = self._committed
+        for number, operation in list(self._operations.items()):
+            if sequence < number <= committed:
+                yield number, operation
 
-    def append(self, operation: Op) -> int:
-        """Commit an operation and return its number. For `Rendezvous.commit` only."""
-        self._operations.append(operation)
-        return len(self._operations)
+    def append(
+        self,
+        operation: Op,
+        *,
+        replaces: Mapping[int, Op | None] | None = None,
+        owed_to: Iterable[Debtor] | None = None,
+    ) -> int:
+        """Commit an operation and return its number. For `Rendezvous.commit` only.
+
+        Args:
+          operation: what to commit.
+          replaces: earlier operations to drop (None) or to replace, in the same step. One that has been dropped stays so.
+          owed_to: the members that need it, if it undoes something; None if a new group needs it too.
+        """
+        self.finish()
+        number = self._committed + 1
+        debtors = None if owed_to is None else dict.fromkeys(owed_to)
+        self._unfinished = _Commit(number, operation, dict(replaces or ()), debtors)
+        if debtors is None:
+            self._operations[number] = operation
+        else:
+            self._operations.pop(number, None)  # of an attempt that did not come to its commit
+        self._committed = number  # the point of no return
+        self.finish()
+        return number
+
+    def finish(self) -> None:
+        """Carry out what an exception may have cut off after its commit."""
+        commit = self._unfinished
+        if commit is None or commit.number > self._committed:
+            return
+        number = commit.number
+        if commit.debtors is None:
+            if not self._numbers or self._numbers[-1] < number:
+                self._numbers.append(number)
+        else:
+            self.oldest_start = number
+            if commit.debtors:
+                self._owed[number] = _Owed(commit.operation, commit.debtors)
+                for debtor in commit.debtors:
+                    debtor.owed[number] = None
+        for earlier, smaller in commit.replaces.items():
+            self._replace(earlier, smaller)
+        if len(self._numbers) > 2 * len(self._operations) + _SWEEP_FROM:
+            self._numbers = list(self._operations)
+        self._unfinished = None
+
+    def next(self, debtor: Debtor, sequence: int) -> tuple[int, Op] | None:
+        """Return the operation that a member which has made `sequence` makes next, None if nothing is left for it."""
+        self.finish()
+        owed = next(iter(debtor.owed), None)
+        numbers, operations = self._numbers, self._operations
+        for i in range(bisect_right(numbers, sequence), len(numbers)):
+            number = numbers[i]
+            if owed is not None and owed < number:
+                break
+            if number in operations:
+                return number, operations[number]
+        return None if owed is None else (owed, self._owed[owed].operation)
+
+    def paid(self, debtor: Debtor, number: int) -> None:
+        """A member has made an operation; if it was owed, it is no longer."""
+        self.finish()
+        self._pay(debtor, number)
+
+    def forgive(self, debtor: Debtor) -> None:
+        """Owe a member nothing any longer: it has left."""
+        self.finish()
+        for number in list(debtor.owed):
+            self._pay(debtor, number)
+
+    def _pay(self, debtor: Debtor, number: int) -> None:
+        owed = self._owed.get(number)
+        if owed is not None:
+            owed.debtors.pop(debtor, None)
+            if not owed.debtors:
+                del self._owed[number]
+        debtor.owed.pop(number, None)
+
+    def _replace(self, number: int, smaller: Op | None) -> None:
+        owed = self._owed.get(number)
+        if owed is not None:
+            if smaller is not None:
+                owed.operation = smaller
+                return
+            for debtor in list(owed.debtors):
+                self._pay(debtor, number)
+        elif smaller is None:
+            self._operations.pop(number, None)
+        elif number in self._operations:
+            self._operations[number] = smaller

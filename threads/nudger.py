@@ -1,17 +1,20 @@
-"""Repeats an interrupt of the engine until every thread that must hear it has heard it.
+"""Repeats an interrupt of the engine until every thread that must notice it has noticed.
 
 Why once is not enough. A store's callback ends by returning "one more epoch from now", and the engine reads *now*
-after the callback has let go of the GIL. A thread that has just passed its safe point, and is on its way out of its
-callback, makes a bump that comes in between invisible: its new deadline lies one beyond it, and it would compute on
-until somebody else bumps. No check before the return can close that gap, so whoever needs a thread asks again, at
-growing intervals, while it still runs unaware. No thread asks when nobody is asked for: these are no ticks.
+after the callback has released the GIL. A thread that has just passed its safe point, and is on its way out of its
+callback, makes a bump that comes in between invisible: its new deadline lies one beyond it, and it would continue to
+compute until another thread bumps. No check before the return can close that gap, so a thread that needs another one
+interrupts again, at growing intervals, while the other still runs unaware. These are no ticks: nobody interrupts when
+nobody has to notice anything.
 
-A barrier repeats by itself, in the thread that waits at it. This is for requests that nobody waits for
-(`Replica.interrupt_with`, `Rendezvous.shutdown`): a thread that exists only while such a request is unheard.
+A barrier repeats by itself, in the thread that waits at it. The nudger is for requests that nobody waits for
+(`Replica.interrupt_with`, `Rendezvous.shutdown`, a signal): its thread exists only while such a request is unnoticed.
+There is one for each engine; each kind of request registers a predicate.
 """
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 
 from threads.platform import Platform
@@ -26,24 +29,48 @@ LAST_REPEAT_NS = 50_000_000  # intervals double up to this
 
 
 class Nudger:
-    """Calls `interrupt` now, and again while `unheard` says so.
+    """Interrupts the engine, and again while one of several predicates says that somebody has not noticed.
+
+    Args:
+      platform: where locks and threads come from.
+      interrupt: interrupts every thread in guest code.
+      unheard: the first predicate, as for `add`; None for none.
 
     Concurrency:
-      `nudge` is for any thread, also for a signal handler: it waits for nothing.
+      all methods are for any thread, also for a signal handler: they wait for nothing but what a predicate waits for.
     """
 
     def __init__(
-        self, platform: Platform, interrupt: Callable[[], None], unheard: Callable[[], bool]
+        self,
+        platform: Platform,
+        interrupt: Callable[[], None],
+        unheard: Callable[[], bool] | None = None,
     ) -> None:
         self._platform = platform
         self._interrupt = interrupt
-        self._unheard = unheard
-        # Held = a thread repeats. Only ever tried, never waited for: who fails to take it knows that the thread
-        # holding it looks at `unheard` once more after releasing it.
+        self._predicates: list[Callable[[], bool]] = [] if unheard is None else [unheard]
+        # Held = a thread repeats. Only ever tried, never waited for: a thread that fails to take it knows that the thread
+        # holding it asks the predicates once more after releasing it.
         self._repeating = platform.lock()
 
+    def add(self, predicate: Callable[[], bool]) -> None:
+        """Register a predicate: whether a thread that has to notice something may be in guest code, unaware of it.
+
+        It is called from any thread, also in a signal handler that calls `nudge`, and should take no lock there.
+        """
+        self._predicates.append(predicate)
+
+    def remove(self, predicate: Callable[[], bool]) -> None:
+        """Undo `add`. Idempotent; a call of the predicate that is under way in another thread is not waited for."""
+        with contextlib.suppress(ValueError):
+            self._predicates.remove(predicate)
+
+    def _unheard(self) -> bool:
+        # A call, not a generator: see `Rendezvous._close_gate`. The copy is taken in one step.
+        return any(map(_ask, tuple(self._predicates)))
+
     def nudge(self) -> None:
-        """Interrupt the engine. Whatever makes `unheard` true must have been written before."""
+        """Interrupt the engine. Whatever makes a predicate true must have been written before."""
         self._interrupt()
         if self._unheard() and self._repeating.acquire(blocking=False):
             try:
@@ -66,3 +93,7 @@ class Nudger:
                 self._repeating.release()
             if not (self._unheard() and self._repeating.acquire(blocking=False)):
                 return
+
+
+def _ask(predicate: Callable[[], bool]) -> bool:
+    return predicate()

@@ -1,18 +1,18 @@
-"""The rendezvous: one program's instance groups make the same link operations, in the same order, none too late."""
+"""The rendezvous: one program's instance groups make the same link operations, in the same order, each in time."""
 
 # The problem
 # ===========
 # Every thread of a linked program has a store of its own: own table, own globals, own instance of every module.
 # They share memory only. When one thread links a library, it places functions at table indices, and writes such an
 # index into shared memory as a function pointer. Another thread that reads the pointer and calls through its
-# own table must find the same function there. A store belongs to its thread, so nobody can place it
-# there for that thread; and nothing in Wasm says when a thread reads memory. Hence the one thing to guarantee:
+# own table must find the same function there. A store belongs to its thread, so no other thread can place it
+# there; and nothing in Wasm says when a thread reads memory. Hence the one thing to guarantee:
 #
-#   Invariant: no guest instruction runs in a group whose applied number is behind the committed one, nor between
+#   Invariant: no guest instruction runs in a group that has yet to make a committed operation, nor between
 #   the moment all groups have come to a barrier and the commit.
 #
 # Then it does not matter when a pointer is read: if it was written after the commit (and the linker gives it to
-# nobody before), whoever executes the load has made the operation already. (Guest instructions that an operation
+# nobody before), the thread that executes the load has made the operation already. (Guest instructions that an operation
 # itself runs while a group replays it do not count: they are the operation, not the program.)
 #
 # What we do
@@ -25,19 +25,26 @@
 #  * the barrier waits for threads inside guest code only, and only until their next safe point. Threads that wait in
 #    a host call, or do something else in Python, delay nobody and catch up when they come back;
 #  * followers replay in their own threads, side by side, after the commit; the instigator waits for none of them.
-#    A replay that fails ends that group, alone; nobody waits for what a replay needs;
+#    A replay that fails ends that group, alone; nobody waits for what a replay needs. What a replay may still be
+#    using is given back after it has ended (`after_replays`), by the thread that ends it;
 #  * everything that can fail in an operation has happened before, privately, in the instigator. While it waits at
 #    the barrier it may still give up (interrupt, Ctrl-C, time-out): the gate opens as it was, nothing was committed.
 #    The append is the point of no return: whatever is raised in the instigator after it is delivered later;
-#  * who dies is forgotten (`leave`): it is taken off the list that the barrier waits for, like one that arrived.
+#  * a group that dies is forgotten (`leave`): it is taken off the list that the barrier waits for, like one that arrived;
+#  * a replay can be interrupted, and ended, at the safe points of the guest code that it runs. Its group is then half way
+#    through an operation, so it leaves;
+#  * the log holds an operation while some group has yet to make it, or a new one would have to; see `log.py`. A replica is
+#    given its next operation, and marked as replaying it, in one step under the lock: a commit that replaces the
+#    operation comes before (the replica never sees it) or after (the replica counts as having made it).
 #
-# Why the common way needs no lock, and why it would not be sound without a GIL: see `Replica`.
+# Why the common path needs no lock, and why it would not be sound without a GIL: see `Replica`.
 #
 # What we do not do, and why
 # ==========================
 #  * Apply an operation to all groups from the instigator's thread: stores are bound to their threads.
 #  * Wait until all have applied it (as Wasmer does): the slowest thread, one that sleeps say, would hold up the link,
 #    and one that dies in its replay would hang everybody. No guest can tell the difference.
+#  * Wait, in an unload, until no follower is instantiating the module: a start function may compute for ever.
 #  * A reader-writer lock held in guest code: two lock operations on every host call, and a writer cannot interrupt
 #    its readers.
 #  * A flag per replica set by the instigator: to be lock-free on both sides it needs the same argument as one
@@ -50,27 +57,28 @@
 # ================
 #  * A guest thread that blocks inside the engine (raw `memory.atomic.wait`), or an engine without interrupts: it
 #    reaches no safe point, and a barrier waits for it, until `timeout` if one is given. The linker rewrites such waits.
-#  * An exception that a signal handler raises in the middle of a slow way: it is handled where the thread waits, in
-#    `commit` and in `instigate`, but Python gives no means to exclude it between two bytecodes. Handlers should call
-#    `Replica.interrupt_with`, which takes no lock, instead of raising.
-#  * The log keeps every operation, because a new group may be built from any number on; it grows with the number
-#    of operations in a program's life.
+#  * An exception that a handler of another signal than SIGINT raises, in the middle of undoing what an earlier one cut off;
+#    see `uninterrupted.py`. Handlers should call `Replica.interrupt_with`, which takes no lock, instead of raising.
 
 from __future__ import annotations
 
 import sys
 from collections import deque
-from collections.abc import Callable
-from types import TracebackType
-from typing import Final, Generic, TypeVar
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+from typing import Any, Final, Generic, TypeVar
 
-from threads.errors import BarrierTimeoutError, ProtocolError, ReplicaClosedError
+from threads.errors import BarrierTimeoutError, FreeThreadedError, ProtocolError, ReplicaClosedError
+from threads.instigation import Instigation
 from threads.log import OperationLog
 from threads.nudger import FIRST_REPEAT_NS, LAST_REPEAT_NS, Nudger
 from threads.platform import SYSTEM, LockLike, Platform
+from threads.process import CreatingProcess
+from threads.replays import Replays
 from threads.replica import DETACHED, GUEST, HOST, STALE, Replica
 from threads.statistics import LATENCY_SAMPLES, RendezvousStatistics
 from threads.turn import Turn
+from threads.uninterrupted import unwound_whole
 from threads.waiter import Waiter
 
 Op = TypeVar("Op")
@@ -92,54 +100,58 @@ __all__ = [
 CLOSED: Final = -1  # a barrier is under way
 ENDED: Final = -2  # the program has ended
 
+_NOTHING: Final[Mapping[int, Any]] = MappingProxyType({})
+
 
 class Rendezvous(Generic[Op]):
     """Where all replicas of one program meet.
 
     Args:
       interrupt: makes every thread in guest code call `Replica.safe_point` soon (bumps the engine's epoch). Called
-        with no lock held, from any thread, also when nobody needs it. May get lost: it is repeated until heard.
+        with no lock held, from any thread, also when nobody needs it. May get lost: it is repeated until noticed.
       platform: where locks, threads and time come from; for tests.
 
     Attributes:
       version: number of committed operations, or CLOSED, or ENDED. Written under the lock; read without.
       log: the operations.
+      replays, process: for Replica and Instigation.
+      nudger: interrupts the engine until whoever has to notice something has; others may register what else there is.
 
     Raises:
-      ProtocolError: this interpreter runs without a GIL.
+      FreeThreadedError: this interpreter runs without a GIL.
     """
 
     __slots__ = (
-        "_awaited", "_barriers", "_catch_ups", "_ended", "_gate", "_instigator", "_interrupt", "_interrupts", "_latency",
-        "_lock", "_nudger", "_platform", "_replay_failures", "_replicas", "_turn", "log", "version",
+        "_awaited", "_barriers", "_ended", "_gate", "_instigator", "_interrupt", "_interrupts", "_latency", "_lock",
+        "_platform", "_replicas", "_turn", "log", "nudger", "process", "replays", "version",
     )  # fmt: skip
 
     def __init__(self, interrupt: Callable[[], None], *, platform: Platform = SYSTEM) -> None:
         if not getattr(sys, "_is_gil_enabled", lambda: True)():
-            message = (
-                "the rendezvous relies on the GIL for the order of memory accesses; run with PYTHON_GIL=1"
-            )
-            raise ProtocolError(message)
+            raise FreeThreadedError
         self.log: OperationLog[Op] = OperationLog()
         self.version: int = 0
         self._interrupt = interrupt
         self._platform = platform
+        self.process = CreatingProcess()
         # Guards the fields below. Innermost: held for a few steps, nothing is waited for and nothing foreign is
         # called under it.
         self._lock: LockLike = platform.lock()
         self._replicas: dict[Replica[Op], None] = {}  # members, in the order they joined
         # Members that the barrier under way still waits for. Invariant: empty unless version is CLOSED.
         self._awaited: dict[Replica[Op], None] = {}
-        self._instigator: Waiter | None = None  # who waits for _awaited to become empty
-        self._gate: dict[Waiter, None] = {}  # waits for version to be CLOSED no more; each takes itself out
+        self._instigator: Waiter | None = None  # waits for _awaited to become empty
+        # Waiters for the gate to open; each removes itself.
+        self._gate: dict[Waiter, None] = {}
         self._ended: BaseException | None = None
-        self._barriers = self._catch_ups = self._replay_failures = 0
+        self._barriers = 0
+        self.replays: Replays[Op] = Replays(self, self._lock)
         self._latency: deque[float] = deque(maxlen=LATENCY_SAMPLES)
         self._interrupts = 0  # not guarded: a count for reading, written by whoever interrupts
         # The link lock, outermost: held by one instigator at a time over all of its operation, guest code and
-        # all; who waits for it is HOST or DETACHED, so that no barrier waits for who waits for it.
+        # all. A thread waiting for this lock is HOST or DETACHED, so no barrier ever waits for it.
         self._turn = Turn(platform)
-        self._nudger = Nudger(platform, self._call_interrupt, self._unheard)
+        self.nudger = Nudger(platform, self._call_interrupt, self._unheard)
 
     @property
     def committed(self) -> int:
@@ -153,37 +165,45 @@ class Rendezvous(Generic[Op]):
 
         Args:
           replica: a new one; it is DETACHED.
-          applied: operations its group contains already, 0 to `committed`.
+          applied: operations its group contains already, 0 to `committed`; if not 0, at least `log.oldest_start`.
 
         Raises:
           ProtocolError: it has joined before, or `applied` is out of range.
+          ForkedProcessError: in a forked child.
           BaseException: what the program ended with.
         """
+        self.process.check()
         with self._lock:
             if self._ended is not None:
                 raise self._ended.with_traceback(None)
             if replica.joined_before:
                 message = f"{replica.name!r} joins a second time"
                 raise ProtocolError(message)
-            if not 0 <= applied <= self.log.committed:
-                message = f"{replica.name!r} joins with {applied} of {self.log.committed} operations"
-                raise ProtocolError(message)
+            if not (applied == 0 or self.log.oldest_start <= applied <= self.log.committed):
+                # With less than `oldest_start` the group may have made something whose undoing is dropped.
+                message = (
+                    f"{replica.name!r} joins with {applied} operations, of {self.log.committed}; the log can"
+                )
+                raise ProtocolError(f"{message} continue from 0, or from {self.log.oldest_start} on")
             self._replicas[replica] = None
             replica.joined(self, applied)
 
     def leave(self, replica: Replica[Op], reason: str = "it has left") -> None:
-        """Forget a replica, in whatever state it is; a barrier that waits for it goes on. Idempotent; any thread.
+        """Forget a replica, in whatever state it is; a barrier that waits for it continues. Idempotent; any thread.
 
-        Its thread must run no more guest code. If it does live, its next safe point, wait for the gate or entry raises
-        ReplicaClosedError.
+        Its thread must not run guest code again. If it is alive, its next safe point, wait for the gate or entry raises
+        ReplicaClosedError. In a forked child this does nothing.
 
         Args:
           replica: the one to forget.
           reason: what that error says.
         """
+        if not self.process.is_this_one():
+            return
         with self._lock:
             if replica not in self._replicas:
                 return
+            self.log.forgive(replica)
             del self._replicas[replica]
             replica.left(reason)
             instigator = self._arrived_locked(replica)
@@ -205,11 +225,20 @@ class Rendezvous(Generic[Op]):
         Raises:
           ProtocolError: on entry: the thread holds the link lock already, or is in guest code.
           ReplayError, ReplicaClosedError: on entry, as `Replica.synchronize`.
+          ForkedProcessError: on entry: in a forked child.
           BaseException: on entry: what the thread was interrupted with, or the program ended with.
         """
         return Instigation(self, replica)
 
-    def commit(self, replica: Replica[Op] | None, operation: Op, *, timeout: float | None = None) -> int:
+    def commit(
+        self,
+        replica: Replica[Op] | None,
+        operation: Op,
+        *,
+        timeout: float | None = None,
+        replaces: Mapping[int, Op | None] = _NOTHING,
+        only_after: int | None = None,
+    ) -> int:
         """Append an operation while no group executes guest code. Only inside `instigate`.
 
         The caller's own group has made the operation already. The others make it before their next guest
@@ -219,6 +248,12 @@ class Rendezvous(Generic[Op]):
           replica: as given to `instigate`. If a start function left it in state GUEST it is HOST from here on.
           operation: what `apply` of every other replica will be given.
           timeout: seconds to wait for threads in guest code; None is no limit.
+          replaces: earlier operations that this one makes obsolete, by number: dropped (None) or replaced, in the same
+            step as the append, for every group that has not begun to make them. An operation that is gone stays so.
+          only_after: number of the earliest operation whose effect this one undoes, if it undoes something; `replaces`
+            must drop or replace that one and all later ones of the same effect. Then only groups that have come to that number
+            make this one, and a new group makes none of them. It may be given to a group that came to it while the
+            undone operations replaced each other, and has made none of them; it must be harmless there. None: for every group.
 
         Returns:
           The operation's number, from 1. An exception that comes after the commit (Ctrl-C) is not lost: the
@@ -226,7 +261,7 @@ class Rendezvous(Generic[Op]):
 
         Raises:
           BarrierTimeoutError: some replicas did not come; or, as below, nothing was committed: roll back.
-          ProtocolError: called outside `instigate`.
+          ProtocolError: called outside `instigate`, or a number is not that of an earlier operation.
           BaseException: what the thread was interrupted with while it waited, what the program ended with, or what
             `interrupt` raised.
         """
@@ -241,6 +276,10 @@ class Rendezvous(Generic[Op]):
         if replica is not None and replica.closed is not None:
             raise ReplicaClosedError(replica.name, replica.closed)
         before = self.log.committed
+        for number in replaces if only_after is None else (only_after, *replaces):
+            if not 1 <= number <= before:
+                message = f"an operation refers to operation {number}, of {before}"
+                raise ProtocolError(message)
         started = self._platform.monotonic_ns()
         try:
             if replica is not None and replica.state == GUEST:
@@ -250,29 +289,48 @@ class Rendezvous(Generic[Op]):
             with self._lock:
                 if self._ended is not None:
                     raise self._ended.with_traceback(None)
-                self.log.append(operation)  # the point of no return
+                owed_to = None if only_after is None else self._begun_locked(only_after, replica)
+                self.log.append(operation, replaces=replaces, owed_to=owed_to)  # the point of no return
             self._open_gate(replica)
             # One step under the GIL, as is the copy that `statistics` takes; only instigators append.
             self._latency.append((self._platform.monotonic_ns() - started) / 1e9)
             return before + 1
         except BaseException as error:
+            # Ctrl-C is held back in here, up to the end of the handler: see `Instigation`.
             self._open_gate(replica)
             if self.log.committed == before:
                 raise
             waiter.interrupt(error)
-        return before + 1
+            return before + 1
+
+    def after_replays(self, action: Callable[[], None]) -> None:
+        """Call `action` once no replica is in the middle of replaying an operation that it began before this call.
+
+        For giving back what the operations that have just been replaced would use: a commit that replaced them comes first.
+
+        Args:
+          action: called once, with no lock of this package held: in this thread, now, if no replay is under way; otherwise in
+            the thread that ends the last of them, whether its replay succeeds or fails. It should be short, wait for nothing,
+            and rely on no lock of the caller's. Here it may raise. There an `Exception` of its goes to
+            `threading.excepthook`, since the thread has nothing to do with it, and its replica continues; any
+            other exception is the thread's own (Ctrl-C) and is raised in it.
+        """
+        self.process.check()
+        self.replays.after(action)
 
     def shutdown(self, exception: BaseException) -> bool:
-        """End the program: every thread gets `exception` at its next safe point, entry or wait.
+        """End the program: every thread gets `exception` at its next safe point, entry or wait, also inside a replay.
 
         For any thread, in any state, but not for a signal handler: it takes the lock.
 
-        Nobody blocks here any more: who waits for the gate, the link lock, a barrier or a futex wakes and raises. A
-        barrier under way commits nothing. The one instance is raised in all threads, so it should be plain data.
+        Nobody blocks here any longer: a thread that waits for the gate, the link lock, a barrier or a futex wakes and
+        raises. A barrier under way commits nothing. The one instance is raised in all threads, so it should be plain data.
 
         Returns:
-          Whether this call ended it; the first one counts.
+          Whether this call ended it; the first one counts. False in a forked child, where there is nobody to end.
         """
+        if not self.process.is_this_one():
+            return False
         with self._lock:
             if self._ended is not None:
                 return False
@@ -286,7 +344,8 @@ class Rendezvous(Generic[Op]):
         return True
 
     def statistics(self) -> RendezvousStatistics:
-        """Return a snapshot. From any thread."""
+        """Return a snapshot. From any thread; raises ForkedProcessError in a forked child."""
+        self.process.check()
         with self._lock:
             states = [replica.state for replica in self._replicas]
             return RendezvousStatistics(
@@ -294,9 +353,10 @@ class Rendezvous(Generic[Op]):
                 host=states.count(HOST),
                 guest=states.count(GUEST),
                 committed=self.log.committed,
+                log_entries=len(self.log),
                 barriers=self._barriers,
-                catch_ups=self._catch_ups,
-                replay_failures=self._replay_failures,
+                catch_ups=self.replays.catch_ups,
+                replay_failures=self.replays.failures,
                 interrupts=self._interrupts,
                 barrier_seconds=tuple(self._latency),
             )
@@ -350,6 +410,10 @@ class Rendezvous(Generic[Op]):
         for waiter in waiting:
             waiter.unpark()
 
+    def _begun_locked(self, sequence: int, instigator: Replica[Op] | None) -> list[Replica[Op]]:
+        # Members that have made operation `sequence`, or are making it. No comprehension: see `_close_gate`.
+        return list(filter(lambda other: other is not instigator and other.begun >= sequence, self._replicas))
+
     # The barrier, from a follower's side; called by Replica.
 
     def arrived(self, replica: Replica[Op]) -> None:
@@ -360,7 +424,7 @@ class Rendezvous(Generic[Op]):
             instigator.unpark()
 
     def _arrived_locked(self, replica: Replica[Op]) -> Waiter | None:
-        # Returns who to wake, outside the lock. Late calls, for a barrier that is over, find nothing to do: it is
+        # Returns the waiter to wake, outside the lock. Late calls, for a barrier that is over, find nothing to do: it is
         # true at any time that this replica is not in guest code, because only its own thread could go there.
         if replica in self._awaited:
             del self._awaited[replica]
@@ -374,46 +438,47 @@ class Rendezvous(Generic[Op]):
         Raises:
           BaseException: as `Replica.enter_guest`.
         """
+        self.process.check()
+        if self._passes(replica, waits=False):
+            return
         waiter = replica.waiter
-        while True:
-            with self._lock:
-                instigator = self._arrived_locked(replica)
-                closed = replica.closed
-                ended = self._ended
-                interrupted = waiter.interrupted
-                if self.version == CLOSED and closed is None and ended is None and not interrupted:
-                    self._gate[waiter] = None
-                    passed = False
-                else:
+        with unwound_whole():
+            try:
+                while not self._passes(replica, waits=True):
+                    waiter.park()
+            except BaseException:
+                with self._lock:
                     self._gate.pop(waiter, None)
-                    passed = True
-            if instigator is not None:
-                instigator.unpark()
-            if ended is not None:
-                raise ended.with_traceback(None)
-            if closed is not None:
-                raise ReplicaClosedError(replica.name, closed)
-            waiter.raise_if_interrupted()
-            if passed:
-                return
-            waiter.park()
+                raise
 
-    def count_catch_up(self) -> None:
-        """Count a replica that replays."""
+    def _passes(self, replica: Replica[Op], *, waits: bool) -> bool:
+        # If it does not, and `waits`, it is in `_gate`, so that the opening wakes it.
+        waiter = replica.waiter
         with self._lock:
-            self._catch_ups += 1
-
-    def replay_failed(self, replica: Replica[Op], sequence: int) -> None:
-        """Forget a replica whose replay failed."""
-        with self._lock:
-            self._replay_failures += 1
-        self.leave(replica, f"its replay of operation {sequence} failed")
+            instigator = self._arrived_locked(replica)
+            closed = replica.closed
+            ended = self._ended
+            if self.version == CLOSED and closed is None and ended is None and not waiter.interrupted:
+                passes = False
+                if waits:
+                    self._gate[waiter] = None
+            else:
+                passes = True
+                self._gate.pop(waiter, None)
+        if instigator is not None:
+            instigator.unpark()
+        if ended is not None:
+            raise ended.with_traceback(None)
+        if closed is not None:
+            raise ReplicaClosedError(replica.name, closed)
+        waiter.raise_if_interrupted()
+        return passes
 
     # Interrupting threads in guest code.
 
     def nudge(self) -> None:
-        """Interrupt guest code, and again until every thread that has to notice something has noticed."""
-        self._nudger.nudge()
+        """Interrupt guest code, until every thread that has to notice something has noticed."""
+        self.nudger.nudge()
 
     def _call_interrupt(self) -> None:
         self._interrupts += 1
@@ -422,54 +487,14 @@ class Rendezvous(Generic[Op]):
     def _unheard(self) -> bool:
         # No lock: signal handlers come here. A copy is taken in one step; a state read too early is read again later.
         version = self.version
-        return any(replica.state == GUEST and replica.applied != version for replica in list(self._replicas))
+        for replica in list(self._replicas):
+            if replica.state == GUEST and replica.applied != version:
+                return True
+            # It is HOST, so that no barrier waits for it, but may be in the guest code of an operation.
+            if replica.replaying and replica.waiter.interrupted:
+                return True
+        return False
 
 
 def _in_guest(replica: Replica[Op]) -> bool:
     return replica.state == GUEST
-
-
-class Instigation(Generic[Op]):
-    """The link lock, held from `__enter__` to `__exit__`; see `Rendezvous.instigate`."""
-
-    __slots__ = ("_rendezvous", "_replica", "_waiter")
-
-    def __init__(self, rendezvous: Rendezvous[Op], replica: Replica[Op] | None) -> None:
-        self._rendezvous = rendezvous
-        self._replica = replica
-        platform = rendezvous._platform  # noqa: SLF001 - one class in two parts
-        self._waiter = Waiter("host thread", platform) if replica is None else replica.waiter
-
-    def __enter__(self) -> Instigation[Op]:
-        replica = self._replica
-        turn = self._rendezvous._turn  # noqa: SLF001
-        if replica is not None and replica.state == GUEST:
-            message = (
-                f"{replica.name!r} asks for the link lock in guest code, where a barrier would wait for it"
-            )
-            raise ProtocolError(message)
-        if replica is not None and replica.replaying:
-            message = f"{replica.name!r} asks for the link lock while it replays an operation"
-            raise ProtocolError(message)
-        if turn.held_by_caller():
-            message = f"{self._waiter.name!r} asks for the link lock that its own thread holds"
-            raise ProtocolError(message)
-        try:
-            turn.acquire(self._waiter)
-            if replica is not None:
-                replica.synchronize()
-            return self
-        except BaseException:
-            turn.release(self._waiter)
-            raise
-
-    def __exit__(
-        self, kind: type[BaseException] | None, value: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        self._rendezvous._turn.release(self._waiter)  # noqa: SLF001
-        if self._replica is None and kind is None:
-            # What `commit` put off has no later safe point to go to in a thread without a group.
-            # Not what the program ended with: the body has done its work, and nothing is waited for here.
-            postponed = self._waiter.take_interrupt()
-            if postponed is not None:
-                raise postponed

@@ -1,16 +1,18 @@
-"""One instance group's side of the rendezvous: what its thread does on its way into and out of guest code.
+"""One instance group's side of the rendezvous: entering and leaving guest code.
 
 Read `rendezvous.py` first: it states the problem and the invariant. This file is the part of the protocol that runs
-on every host call, so its common way takes no lock and makes two attribute accesses.
+on every host call, so its common path takes no lock and makes two attribute accesses.
 """
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Final, Generic, NoReturn, TypeVar, cast
 
 from threads.errors import ProtocolError, ReplayError, ReplicaClosedError
 from threads.platform import SYSTEM, Platform
+from threads.uninterrupted import unwound_whole
 from threads.waiter import Waiter
 
 if TYPE_CHECKING:
@@ -18,7 +20,7 @@ if TYPE_CHECKING:
 
 Op = TypeVar("Op")
 
-__all__ = ["DETACHED", "GUEST", "HOST", "STALE", "STATE_NAMES", "Replica"]
+__all__ = ["DETACHED", "GUEST", "HOST", "REPLAY_PATIENCE_NS", "STALE", "STATE_NAMES", "Replica"]
 
 # A replica's states. Plain integers: they are written on every host call, and an enumeration's member costs
 # three times as much to load.
@@ -27,8 +29,12 @@ HOST: Final = 1  # below guest code, in a host call (or replaying); the barrier 
 GUEST: Final = 2  # may be executing guest instructions
 STATE_NAMES: Final = ("detached", "host", "guest")
 
+REPLAY_PATIENCE_NS: Final = (
+    20_000_000  # how long an interrupt waits for a replay to end before it ends the group
+)
+
 # What `Replica.applied` holds when the replica must not enter guest code unasked, whatever its number is: it
-# has not joined, has left, or an interrupt waits for it. Differs from every `Rendezvous.version`.
+# has not joined, has left, or an interrupt is pending. Differs from every `Rendezvous.version`.
 STALE: Final = -3
 
 
@@ -38,17 +44,23 @@ class Replica(Generic[Op]):
     Args:
       name: for reports and errors.
       apply: called as `apply(sequence, operation)` in the group's own thread, with no lock held, for every operation
-        in order. If it raises, the group ends: the replica leaves. It may run guest code of its own (a start
-        function, `__wasm_init_tls`), which then belongs to the operation: its host calls are no safe points.
+        in order that matters to this group. If it raises, the group ends: the replica leaves. It may run guest code of
+        its own (a start function, `__wasm_init_tls`), which then belongs to the operation: its host calls and safe points
+        replay nothing, but they raise what the program ended with, and what the thread is interrupted with if the
+        operation does not end within `REPLAY_PATIENCE_NS` of it.
       platform: where locks and time come from; for tests.
 
     Attributes:
       state: DETACHED, HOST or GUEST. Written by the replica's thread alone.
       applied: equal to `Rendezvous.version` exactly when the replica may be in guest code; otherwise the number
-        it has applied, or STALE. For comparing; `sequence` tells the number.
+        it has applied, or STALE. For comparing; `sequence` is the number.
+      sequence: every operation up to this number it has made, or need not make. Written by its thread, under the lock
+        when others may compare it with the log.
+      replaying: number of the operation that its thread is inside `apply` for, 0 if none. Written under the lock.
+      owed: see `log.Debtor`. Guarded by the lock.
       waiter: what the replica's thread must use for every wait, so that it can be interrupted.
 
-    The common ways may be written out at the call site; these are the exact forms, and their order matters:
+    The common paths may be written out at the call site; these are the exact forms, and their order matters:
 
         replica.state = GUEST                          # enter_guest(), exit_host()
         if replica.applied != rendezvous.version:
@@ -75,10 +87,13 @@ class Replica(Generic[Op]):
     __slots__ = (
         "_apply",
         "_closed",
+        "_delivered",
+        "_patient_until",
         "_rendezvous",
-        "_replaying",
         "applied",
         "name",
+        "owed",
+        "replaying",
         "sequence",
         "state",
         "waiter",
@@ -88,11 +103,15 @@ class Replica(Generic[Op]):
         self.name = name
         self.state: int = DETACHED
         self.applied: int = STALE
-        self.sequence = 0  # operations applied so far; written by the replica's thread
+        self.sequence = 0
+        self.replaying = 0
+        self.owed: OrderedDict[int, None] = OrderedDict()
         self.waiter = Waiter(name, platform)
         self.waiter.alarm = self._alarm
         self._apply = apply
-        self._replaying = False  # only its own thread writes and reads it
+        # Of the replay under way: what was raised inside it, and until when it holds an interrupt back.
+        self._delivered: BaseException | None = None
+        self._patient_until: int | None = None
         self._rendezvous: Rendezvous[Op] = _NOWHERE  # written once, by join
         self._closed: str | None = "it has not joined"  # guarded by: Rendezvous._lock
 
@@ -110,12 +129,12 @@ class Replica(Generic[Op]):
         return self._rendezvous is not _NOWHERE
 
     @property
-    def replaying(self) -> bool:
-        """Whether the replica's thread is inside `apply`."""
-        return self._replaying
+    def begun(self) -> int:
+        """Number of the last operation that it has made or is making; under the rendezvous' lock."""
+        return self.replaying or self.sequence
 
     def enter_guest(self) -> int:
-        """Go into guest code, up to date; call it right before a call into Wasm.
+        """Enter guest code, up to date; call it right before a call into Wasm.
 
         Returns:
           The state it came from, for `leave_guest`; guest code, host call and guest code nest to any depth.
@@ -123,7 +142,7 @@ class Replica(Generic[Op]):
         Raises:
           ReplayError: a missing operation could not be replayed; the replica has left.
           ReplicaClosedError: it is not a member.
-          ProtocolError: it is in guest code already: a host call did not say `enter_host`.
+          ProtocolError: it is in guest code already: a host call did not call `enter_host`.
           BaseException: what the thread was interrupted with, or the program ended with.
           In all cases the state is as before, and guest code must not be entered.
         """
@@ -141,7 +160,7 @@ class Replica(Generic[Op]):
         return previous
 
     def leave_guest(self, to: int = DETACHED) -> None:
-        """Come out of guest code; call it, in a `finally`, right after a call into Wasm. Never raises.
+        """Leave guest code; call it, in a `finally`, right after a call into Wasm. Never raises.
 
         Args:
           to: what `enter_guest` returned.
@@ -157,7 +176,7 @@ class Replica(Generic[Op]):
             self.arrive()
 
     def exit_host(self) -> None:
-        """End a host call that returns to guest code (one that raises says nothing: `leave_guest` follows).
+        """End a host call that returns to guest code (one that raises does not call it: `leave_guest` follows).
 
         Raises:
           BaseException: as `enter_guest`; the state is then HOST and the host call must raise, not return.
@@ -167,7 +186,7 @@ class Replica(Generic[Op]):
             self.catch_up()
 
     def safe_point(self) -> None:
-        """Let a barrier pass and apply what it committed; for the engine's callback, in guest code.
+        """Wait for a barrier under way and apply what it committed; for the engine's callback, in guest code.
 
         Raises:
           BaseException: as `exit_host`; guest code must be unwound.
@@ -181,8 +200,9 @@ class Replica(Generic[Op]):
         Raises:
           ReplayError, ReplicaClosedError: as `enter_guest`.
           ProtocolError: called in state GUEST.
+          BaseException: if something is missing, what the thread was interrupted with, or the program ended with.
         """
-        if self._replaying:
+        if self.replaying:
             return
         if self._closed is not None:
             raise ReplicaClosedError(self.name, self._closed)
@@ -206,14 +226,15 @@ class Replica(Generic[Op]):
         # Runs in the interrupting thread, after the exception was posted. No lock: it may be a signal handler's.
         # `settle` writes the number first and looks for posted exceptions afterwards, so one of the two always ends
         # with STALE; and the thread writes GUEST before it reads `applied`, so one of the two sees the other.
+        # A replay is the same: the thread writes `replaying` first and looks for posted exceptions afterwards.
         self.applied = STALE
-        if self.state == GUEST:
+        if self.state == GUEST or self.replaying:
             self._rendezvous.nudge()
 
-    # The slow ways.
+    # The slow paths.
 
     def arrive(self) -> None:
-        """Tell a waiting barrier that this thread is not in guest code any more; state is not GUEST."""
+        """Report to a waiting barrier that this thread is no longer in guest code; state is not GUEST."""
         self._rendezvous.arrived(self)
 
     def catch_up(self) -> None:
@@ -223,9 +244,10 @@ class Replica(Generic[Op]):
           BaseException: as `exit_host`; the state is then HOST.
         """
         self.state = HOST
-        if self._replaying:
+        if self.replaying:
             # Guest code that belongs to the operation being replayed. It stays HOST: no barrier waits for it,
             # and it runs nothing of the program that could see a difference.
+            self._stop_if_interrupted()
             return
         rendezvous = self._rendezvous
         while True:
@@ -237,33 +259,75 @@ class Replica(Generic[Op]):
             self.state = HOST
 
     def settle(self) -> None:
-        """Make `applied` tell the truth again; the order of the two steps matters, see `_alarm`."""
+        """Make `applied` true again; the order of the two steps matters, see `_alarm`."""
         self.applied = self.sequence
         if self._closed is not None or self.waiter.interrupted:
             self.applied = STALE
 
+    def _stop_if_interrupted(self) -> None:
+        # In a replay. Whatever is raised here ends the operation half way, and the group with it. So an interrupt waits
+        # first: nearly every replay ends within a millisecond, and then the interrupt costs the group nothing. The
+        # thread counts as unaware until then, so it is nudged and comes here again.
+        waiter = self.waiter
+        exception = waiter.ended
+        if exception is None and self._closed is not None:
+            exception = ReplicaClosedError(self.name, self._closed)
+        if exception is None and waiter.interrupted:
+            now = waiter.platform.monotonic_ns()
+            if self._patient_until is None:
+                self._patient_until = now + REPLAY_PATIENCE_NS
+            if now >= self._patient_until:
+                exception = waiter.take()
+        if exception is not None:
+            self._delivered = exception
+            raise exception
+
     def _replay(self) -> None:
+        if self.sequence < self._rendezvous.committed:
+            with unwound_whole():
+                self._replay_all()
+        self.settle()
+
+    def _replay_all(self) -> None:
+        # Runs until nothing is missing; what is committed meanwhile is replayed in the same run.
         rendezvous = self._rendezvous
-        if self.sequence < rendezvous.committed:
-            rendezvous.count_catch_up()
-        # Runs until nothing is missing; what is committed meanwhile is replayed in the same go.
+        replays = rendezvous.replays
+        state = self.state
+        first = True
         while self.sequence < rendezvous.committed:
-            sequence = self.sequence + 1
-            before = self.state
-            self._replaying = True
+            self._delivered = self._patient_until = None
+            begun = made = False
             try:
-                self._apply(sequence, rendezvous.log[sequence])
-                self.sequence = sequence
-            except BaseException as cause:
-                # Half applied: no group like the others any more. Ends alone, and the barrier forgets it.
-                rendezvous.replay_failed(self, sequence)
-                if isinstance(cause, Exception):
-                    raise ReplayError(self.name, sequence, cause) from cause
+                following = replays.begin(self, first=first)
+                if following is None:
+                    return
+                first = False
+                # Here, because from now on an interrupt finds `replaying` set and nudges; and nothing is half done yet.
+                self.waiter.raise_if_interrupted()
+                begun = True
+                self._apply(*following)
+                made = True
+                replays.end(self, made=True)
+            except BaseException as error:
+                if begun and not made:
+                    self._fail(error)
+                replays.end(self, made=made)
                 raise
             finally:
-                self._replaying = False
-                self.state = before  # host calls of the operation's own guest code leave it HOST
-        self.settle()
+                self.state = state  # host calls of the operation's own guest code leave it HOST
+
+    def _fail(self, cause: BaseException) -> NoReturn:
+        # Half applied: unlike any other group from here on. It ends alone, and the barrier forgets it.
+        sequence = self.replaying
+        replays = self._rendezvous.replays
+        replays.failed(self)
+        replays.end(self, made=False)
+        if self._delivered is not None:
+            # That is why it failed, whatever `apply` made of it; and an interrupt must not get lost.
+            raise self._delivered
+        if isinstance(cause, Exception):
+            raise ReplayError(self.name, sequence, cause) from cause
+        raise cause
 
     def joined(self, rendezvous: Rendezvous[Op], sequence: int) -> None:
         """Become a member; called by `Rendezvous.join`, under its lock."""
@@ -273,7 +337,7 @@ class Replica(Generic[Op]):
         self.settle()
 
     def left(self, reason: str) -> None:
-        """Be no member any more; called by `Rendezvous.leave`, under its lock, from any thread.
+        """Be a member no longer; called by `Rendezvous.leave`, under its lock, from any thread.
 
         The order matters, see `settle`.
         """
@@ -282,7 +346,7 @@ class Replica(Generic[Op]):
 
 
 class _Nowhere:
-    """What a replica belongs to before it joins: nothing waits for it and its gate opens never."""
+    """What a replica belongs to before it joins: nothing waits for it and its gate never opens."""
 
     version = 0
     committed = 0

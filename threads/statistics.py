@@ -1,4 +1,4 @@
-"""What a rendezvous tells about itself."""
+"""What a rendezvous reports about itself."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ class RendezvousStatistics:
     Attributes:
       detached, host, guest: members in each state; they change while being counted.
       committed: operations committed.
+      log_entries: operations that the log holds, because some group, or a new one, has yet to make them.
       barriers: commits attempted; those that gave up count too.
       catch_ups: times a replica replayed one or more operations.
       replay_failures: replicas that ended because a replay failed.
@@ -29,6 +30,7 @@ class RendezvousStatistics:
     host: int
     guest: int
     committed: int
+    log_entries: int
     barriers: int
     catch_ups: int
     replay_failures: int

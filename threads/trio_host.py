@@ -1,11 +1,11 @@
 """Blocking work on a worker thread, from trio: cancelling the scope interrupts the work, and waits for its end.
 
 `trio.to_thread.run_sync` either waits for a thread whatever happens to the scope, or abandons it. Guest code can be
-stopped, so here a cancelled scope has it stopped and then waits for the thread, which is over within moments. Nothing runs
-on behind the nursery's back.
+stopped, so here a cancelled scope stops it and then waits for the thread, which ends within moments. Nothing continues to
+run after the nursery has ended.
 
-A limiter's token is taken before the work begins and given back after its end. So it bounds how many threads there are, and no
-barrier can depend on a token: a barrier waits only for threads that are inside guest code, and those have theirs.
+A limiter's token is taken before the work begins and released after its end. So it bounds the number of threads, and no
+barrier depends on a token: a barrier waits only for threads that are inside guest code, and those hold one.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The link lock: who may change the linker's state, one thread at a time, first come, first served."""
+"""The link lock: one thread at a time changes the linker's state, in order of arrival."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ __all__ = ["Turn"]
 class Turn:
     """A fair lock whose wait can be interrupted, and ended for good.
 
-    It is handed over, not freed: the thread that releases it names the next holder, so a thread that takes and gives
+    It is handed over, not freed: the thread that releases it names the next holder, so a thread that takes and releases
     it in a loop cannot starve the others.
 
-    Invariant: somebody waits only while somebody holds it.
+    Invariant: threads wait only while another one holds it.
 
     Attributes:
-      holder: who holds it, None if nobody does. Only the holder can rely on what it reads here.
+      holder: the waiter that holds it, None if it is free. Only the holder can rely on what it reads here.
     """
 
     __slots__ = ("_ended", "_lock", "_platform", "_queue", "_thread", "holder")
@@ -64,7 +64,7 @@ class Turn:
             raise
 
     def release(self, waiter: Waiter) -> None:
-        """Give the turn to who has waited longest; or, from a waiter without it, leave the queue."""
+        """Hand the turn to the waiter that has waited longest; or, from a waiter without it, leave the queue."""
         with self._lock:
             if self.holder is waiter:
                 self._thread = 0
@@ -78,7 +78,7 @@ class Turn:
             successor.unpark()
 
     def end(self, exception: BaseException) -> None:
-        """Raise `exception` in whoever holds it or waits for it, at their next wait, and in all who ask later."""
+        """Raise `exception` in the threads that hold it or wait for it, at their next wait, and in all that ask later."""
         with self._lock:
             if self._ended is None:
                 self._ended = exception

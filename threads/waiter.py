@@ -1,10 +1,10 @@
-"""A thread as something that waits: parked, woken, and interrupted, by whoever and whenever.
+"""A thread as something that waits: parked, woken and interrupted, by any thread at any time.
 
 Every wait of this package (gate, link lock, barrier, futex, sleep, join) parks the one `Waiter` of its thread.
 So one interrupt reaches a thread in any of them, and a wake costs the thread it is meant for and no other.
 
 A wake is a hint, never a fact: `park` may return for no reason, and a wake may come after its wait ended. Each
-waiting loop therefore looks at the truth (a queue, a number, under its own lock) every time round. In return `unpark`
+waiting loop therefore checks its condition (a queue, a number, under its own lock) in every round. In return `unpark`
 needs no lock and can be called with any lock held or none, also by a thread that knows nothing of the wait.
 """
 
@@ -27,7 +27,7 @@ class Waiter:
     Attributes:
       name: the thread's name in reports.
       alarm: called, with no lock held, in the thread that interrupts this one, after the exception is posted;
-        whoever runs guest code sets it, so that the interrupt also reaches a thread that does not wait.
+        a thread that runs guest code sets it, so that the interrupt also reaches it while it does not wait.
       bell: called, with no lock held, by `unpark`; set only while the thread waits in something foreign (poll).
 
     Concurrency:
@@ -55,15 +55,21 @@ class Waiter:
         return f"<Waiter {self.name!r}>"
 
     @property
+    def ended(self) -> BaseException | None:
+        """What the thread raises at every wait and safe point, without the traceback of an earlier one; None if nothing."""
+        return None if self._ended is None else self._ended.with_traceback(None)
+
+    @property
     def interrupted(self) -> bool:
         """Whether `raise_if_interrupted` would raise."""
         return self._ended is not None or (bool(self._pending) and not self._shields)
 
     @contextlib.contextmanager
     def shielded(self) -> Iterator[None]:
-        """Hold interrupts back while the body runs, for what must not stop half-way: taking something back.
+        """Hold interrupts back while the body runs, for what must not stop half-way: undoing something.
 
-        They are delivered after it. What the program ended with is not held back. For the owning thread; it nests.
+        They are delivered after it. What the program ended with is not held back, nor is Ctrl-C: see `uninterrupted`. For
+        the owning thread; it nests.
         """
         self._shields += 1
         try:
@@ -74,7 +80,7 @@ class Waiter:
                 self.alarm()
 
     def interrupt(self, exception: BaseException) -> None:
-        """Have the thread raise `exception` at its next wait or safe point, once; wake it if it waits.
+        """Make the thread raise `exception` at its next wait or safe point, once; wake it if it waits.
 
         Several are raised one after the other, in the order they came: none is lost.
         """
@@ -84,7 +90,7 @@ class Waiter:
         self.unpark()
 
     def withdraw(self, exception: BaseException) -> bool:
-        """Take back an exception that was not raised yet; returns whether it was still there."""
+        """Withdraw an exception that was not raised yet; returns whether it was still there."""
         for posted in tuple(self._pending):
             if posted is exception:
                 try:
@@ -95,7 +101,7 @@ class Waiter:
         return False
 
     def end(self, exception: BaseException) -> None:
-        """Have the thread raise `exception` at every wait and safe point from now on; the first call counts."""
+        """Make the thread raise `exception` at every wait and safe point from now on; the first call counts."""
         if self._ended is None:
             self._ended = exception
         self.unpark()
@@ -137,11 +143,11 @@ class Waiter:
         self._signal.acquire(timeout=max(timeout_ns, 0) / 1e9)
 
     def unpark(self) -> None:
-        """Wake the thread, or let its next `park` return at once."""
+        """Wake the thread, or make its next `park` return immediately."""
         try:  # noqa: SIM105 - `suppress` would be a second call on every wake
             self._signal.release()
         except RuntimeError:
-            pass  # a wake is stored already, and one is enough: whoever takes it looks at everything
+            pass  # a wake is stored already, and one is enough: its taker checks everything
         bell = self.bell
         if bell is not None:
             bell()

@@ -1,15 +1,15 @@
-"""All waits of a program's threads in one place: woken, timed out, interrupted, and seen when they are hopeless.
+"""All waits of a program's threads in one place: woken, timed out, interrupted, and recognized as a deadlock.
 
 A futex wait, a sleep and a join differ in what ends them and in nothing else, so they share one way to wait. And because
-every one of them is known here with what it waits for, the moment nothing is left that could end any is known too.
+every one of them is known here with what it waits for, so is the moment when nothing is left that could end any.
 
 Who counts in a deadlock. A *participant* is a thread that runs guest code for the program: it is one from
 `add` until `remove`. A participant is *stuck* while it is in a wait that has no time limit and that only
 another thread's action can end (futex, event). It is not stuck while it computes, is in any other host call, is
 outside guest code, sleeps, waits with a time limit, or waits for the outside world (`external`). An *outsider* is the
-promise that somebody who is no participant may still act: a Python thread that holds the linker and can call in.
+promise that a thread which is no participant may still act: a Python thread that holds the linker and can call in.
 A deadlock is: there are participants, all of them are stuck, none has an interrupt to be delivered, and there are no
-outsiders. Whoever wakes a waiter ends its being stuck in the same step, so a thread that was woken but has not
+outsiders. Waking a waiter ends its being stuck in the same step, so a thread that was woken but has not
 yet run is never counted as stuck.
 """
 
@@ -21,6 +21,7 @@ from collections.abc import Callable, Iterator
 
 from threads.errors import DeadlockError, ProtocolError
 from threads.platform import SYSTEM, LockLike, Platform
+from threads.uninterrupted import unwound_whole
 from threads.waiter import Waiter
 
 __all__ = ["Event", "Wait", "WaitQueue", "WaitResult", "Waits", "unpark_all"]
@@ -43,7 +44,7 @@ class Wait:
         self.waiter = waiter
         self.what = what
         self.stuck = stuck  # whether only another thread's action can end it
-        self.done = False  # set by who wakes it, in the step that takes it out of its queue
+        self.done = False  # set by the thread that wakes it, in the step that takes it out of its queue
 
 
 WaitQueue = dict[Wait, None]
@@ -59,7 +60,7 @@ class Waits:
       platform: where locks and time come from; for tests.
 
     Attributes:
-      lock: guards every queue of the program, and who waits for what. Held for a few steps; nothing is waited for
+      lock: guards every queue of the program, and what each thread waits for. Held for a few steps; nothing is waited for
         under it. The one foreign thing called under it is a futex's `still_expected`, which reads one
         number from memory: the check and the enqueueing must be one step, or a wake between them is lost.
     """
@@ -89,7 +90,7 @@ class Waits:
             self._participants[waiter] = None
 
     def remove(self, waiter: Waiter) -> None:
-        """Let the waiter's thread be a participant no more; if the others are stuck now, say so. Idempotent."""
+        """Stop counting the waiter's thread; if all others are stuck now, report the deadlock. Idempotent."""
         with self.lock:
             self._participants.pop(waiter, None)
             hopeless = self._hopeless_locked()
@@ -106,7 +107,7 @@ class Waits:
 
     @contextlib.contextmanager
     def outsider(self) -> Iterator[None]:
-        """Promise that somebody outside may wake a thread while the `with` lasts: no deadlock is reported."""
+        """Promise that a thread outside may wake others while the `with` lasts: no deadlock is reported."""
         with self.lock:
             self._outsiders += 1
         try:
@@ -130,14 +131,14 @@ class Waits:
     ) -> WaitResult:
         """Wait in a queue until woken.
 
-        A wake counts more than a time-out or an interrupt that came in the same moment: it was meant for this
+        A wake takes precedence over a time-out or an interrupt of the same moment: it was meant for this
         thread and would be lost. The interrupt then stays for the next wait or safe point.
 
         Args:
           waiter: the calling thread's.
           what: what it waits for, in words that follow "waits for".
           admit: called under `lock`: returns the queue to wait in, or None for not waiting at all.
-          timeout_ns: nanoseconds, 0 or less is over at once; None is no limit.
+          timeout_ns: nanoseconds, 0 or less is over immediately; None is no limit.
 
         Returns:
           WOKEN, TIMED_OUT, or NOT_EQUAL if `admit` returned None.
@@ -145,10 +146,15 @@ class Waits:
         Raises:
           BaseException: what the thread was interrupted or ended with, DeadlockError among them.
         """
-        clock = self._platform.monotonic_ns
-        deadline = None if timeout_ns is None else clock() + timeout_ns
+        deadline = None if timeout_ns is None else self._platform.monotonic_ns() + timeout_ns
         waiter.raise_if_interrupted()
         wait = Wait(waiter, what, stuck=deadline is None)
+        with unwound_whole():
+            return self._wait(wait, admit, deadline)
+
+    def _wait(self, wait: Wait, admit: Callable[[], WaitQueue | None], deadline: int | None) -> WaitResult:
+        clock = self._platform.monotonic_ns
+        waiter = wait.waiter
         queue: WaitQueue | None = None
         try:
             with self.lock:
@@ -186,7 +192,7 @@ class Waits:
         return WaitResult.TIMED_OUT
 
     def wake_locked(self, queue: WaitQueue, count: int) -> list[Waiter]:
-        """End the `count` oldest waits of a queue; under `lock`. The caller unparks who is returned, after it."""
+        """End the `count` oldest waits of a queue; under `lock`. The caller unparks those it returns, after the lock."""
         woken: list[Waiter] = []
         while queue and len(woken) < count:
             wait = next(iter(queue))
@@ -243,7 +249,7 @@ class Waits:
             self._stuck -= wait.stuck
 
     def _hopeless_locked(self) -> list[tuple[Waiter, str]]:
-        """Return all participants and what they wait for if nothing can wake one, and count them stuck no more."""
+        """Return all participants and what they wait for if nothing can wake one, and no longer count them as stuck."""
         if not self._participants or self._stuck < len(self._participants) or self._outsiders:
             return []
         if any(waiter.interrupted for waiter in self._participants):
@@ -284,7 +290,7 @@ class Event:
         return self._happened
 
     def set(self) -> None:
-        """Let it happen: every waiter goes on, now and later. From any thread; idempotent."""
+        """Note that it has happened: every waiter continues, now and later. From any thread; idempotent."""
         with self._waits.lock:
             self._happened = True
             woken = self._waits.wake_locked(self._queue, len(self._queue))

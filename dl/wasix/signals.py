@@ -36,10 +36,7 @@ from dl.wasix.adapter import running_guest
 from dl.wasix.alarms import Alarms
 from dl.wasix.system import FIRST_THREAD
 from dl.wasm.types import FuncType
-from threads import GUEST
-from threads.nudger import Nudger
-from threads.platform import SYSTEM
-from threads.waiter import Waiter
+from threads import GUEST, SYSTEM, Nudger, Waiter
 
 if TYPE_CHECKING:
     from dl.groups.entry import Group

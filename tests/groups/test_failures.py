@@ -11,7 +11,6 @@ import pytest
 
 import dl
 from tests.support.groups import SECONDS, Program, held, library, program, state_of, until
-from tests.support.inside import at_group_steps, at_steps, groups_of
 
 LOAD_STEPS = ["tree", "place", "define", "resolve", "generate", "instantiate", "commit"]
 INITIALIZE_STEPS = ["relocate", "construct"]
@@ -36,13 +35,13 @@ def libraries() -> dict[str, bytes]:
 
 
 class Fails:
-    """Raises at the n-th time a step is reached."""
+    """Raises at the n-th time a step is reached: one of a load, or one of some group that makes an operation."""
 
-    def __init__(self, step: str, number: int, error: BaseException) -> None:
-        self.step, self.left, self.error = step, number, error
+    def __init__(self, step: str, number: int, error: BaseException, *, in_group: bool = False) -> None:
+        self.step, self.left, self.error, self.in_group = step, number, error, in_group
 
-    def __call__(self, *where: object) -> None:
-        if where[-1] == self.step:
+    def __call__(self, step: str, group: str | None) -> None:
+        if step == self.step and (group is not None) == self.in_group:
             self.left -= 1
             if self.left == 0:
                 raise self.error
@@ -96,14 +95,14 @@ class TestInstigator:
         for number in (1, 2, 3) if step in INITIALIZE_STEPS else (1,):
             before, expected = held(p.linker), state_of(p.main)
             bystanders = Bystanders(p)
-            at_steps(p.linker, Fails(step, number, error("injected")))
+            p.linker.program.checkpoint = Fails(step, number, error("injected"))
             with pytest.raises(error):
                 p.main.dlopen("top.so")
-            at_steps(p.linker, None)
+            p.linker.program.checkpoint = lambda _step, _group: None
 
             assert bystanders.states() == [expected] * 3
             assert states(p) == [expected] * 3
-            until(lambda: groups_of(p.linker) == [p.main])
+            until(p.is_alone)
             assert held(p.linker) == before
 
         handle = p.main.dlopen("top.so")
@@ -116,14 +115,14 @@ class TestInstigator:
         for number in (1, 2, 3) if step == "instantiate" else (1,):
             before, expected = held(p.linker), state_of(p.main)
             bystanders = Bystanders(p)
-            at_group_steps(p.linker, Fails(step, number, Fault("injected")))
+            p.linker.program.checkpoint = Fails(step, number, Fault("injected"), in_group=True)
             with pytest.raises(Fault):
                 p.main.dlopen("top.so")
-            at_group_steps(p.linker, None)
+            p.linker.program.checkpoint = lambda _step, _group: None
 
             assert bystanders.states() == [expected] * 3
             assert states(p) == [expected] * 3
-            until(lambda: groups_of(p.linker) == [p.main])
+            until(p.is_alone)
             assert held(p.linker) == before
         assert p.main.dlopen("top.so")
 
@@ -133,21 +132,21 @@ class TestInstigator:
         in_commit = threading.Event()
         slow = threading.Event()
 
-        def checkpoint(step: str) -> None:
+        def checkpoint(step: str, _group: str | None) -> None:
             if step == "commit":
                 in_commit.set()
                 assert slow.wait(SECONDS)
 
-        at_steps(p.linker, checkpoint)
+        p.linker.program.checkpoint = checkpoint
         loading = p.linker.spawn(lambda g: g.dlopen("top.so"))
         assert in_commit.wait(SECONDS)
         loading.cancel(Fault())
         slow.set()
         with pytest.raises(Fault):
             loading.join(SECONDS)
-        at_steps(p.linker, None)
+        p.linker.program.checkpoint = lambda _step, _group: None
 
-        until(lambda: groups_of(p.linker) == [p.main])
+        until(p.is_alone)
         assert held(p.linker) == before
         assert states(p) == [expected] * 3
 
@@ -156,7 +155,7 @@ class TestInstigator:
         before, expected = held(p.linker), state_of(p.main)
         reached = threading.Event()
 
-        def checkpoint(group: str, step: str) -> None:
+        def checkpoint(step: str, group: str | None) -> None:
             if step == "clear" and group == "loading":
                 thread.cancel(Fault("second"))
                 thread.cancel(Fault("third"))
@@ -166,14 +165,14 @@ class TestInstigator:
             thread.cancel(Fault("first"))
 
         p.on_construct = on_construct
-        at_group_steps(p.linker, checkpoint)
+        p.linker.program.checkpoint = checkpoint
         start = threading.Event()
         thread = p.linker.spawn(lambda g: (start.wait(SECONDS), g.dlopen("top.so")), name="loading")
         start.set()
         with pytest.raises(Fault):
             thread.join(SECONDS)
         assert reached.is_set()
-        until(lambda: groups_of(p.linker) == [p.main])
+        until(p.is_alone)
         assert held(p.linker) == before
         assert states(p) == [expected] * 3
 
@@ -184,7 +183,7 @@ class TestFollower:
     def test_that_cannot_follow_ends_alone(self, p: Program, step: str, way: str) -> None:
         """A thread whose group cannot make an operation ends with an error that names it and the cause; others go on."""
 
-        def checkpoint(group: str, reached: str) -> None:
+        def checkpoint(reached: str, group: str | None) -> None:
             if group == "victim" and reached == step and armed.is_set():
                 raise Fault("injected")
 
@@ -194,7 +193,7 @@ class TestFollower:
             "wait": lambda g: p.call(g, "wait", p.word(0), 0, -1),
             "detached": lambda g: (ready.set(), go.wait(SECONDS), p.call(g, "count", p.word(5))),
         }
-        at_group_steps(p.linker, checkpoint)
+        p.linker.program.checkpoint = checkpoint
         before = held(p.linker)
         victim = p.linker.spawn(ways[way], name="victim")
         if way == "spin":
@@ -226,7 +225,7 @@ class TestFollower:
         expected = state_of(p.main)
         assert witness.join(SECONDS)[1] == expected
         assert states(p) == [expected] * 3
-        until(lambda: groups_of(p.linker) == [p.main])
+        until(p.is_alone)
         if step == "clear":
             assert held(p.linker) == before
         assert p.linker.statistics().protocol.replay_failures == 1
@@ -258,11 +257,11 @@ class TestFollower:
     def test_new_thread_that_cannot_be_made(self, p: Program) -> None:
         """A thread whose group cannot be made fails where it was asked for, and leaves nothing behind."""
         before = held(p.linker)
-        at_group_steps(p.linker, Fails("instantiate", 2, Fault("injected")))
+        p.linker.program.checkpoint = Fails("instantiate", 2, Fault("injected"), in_group=True)
         with pytest.raises(dl.ReplayFailedError, match="injected"):
             p.linker.spawn(lambda g: None).join(SECONDS)
-        at_group_steps(p.linker, None)
-        until(lambda: groups_of(p.linker) == [p.main])
+        p.linker.program.checkpoint = lambda _step, _group: None
+        until(p.is_alone)
         assert held(p.linker) == before
 
 
@@ -270,15 +269,15 @@ class TestGuestThread:
     def test_that_cannot_be_made_is_an_errno(self, p: Program) -> None:
         """A thread of the guest whose group cannot be made is an error of the call, and the program goes on."""
         before = held(p.linker)
-        at_group_steps(p.linker, Fails("instantiate", 2, Fault("injected")))
+        p.linker.program.checkpoint = Fails("instantiate", 2, Fault("injected"), in_group=True)
         record = p.words + 20_000
         assert p.call(p.main, "start", record) != 0
-        until(lambda: groups_of(p.linker) == [p.main])
-        at_group_steps(p.linker, None)
+        until(p.is_alone)
+        p.linker.program.checkpoint = lambda _step, _group: None
 
         assert held(p.linker) == before
         assert p.start() >= 2
-        until(lambda: groups_of(p.linker) == [p.main])
+        until(p.is_alone)
 
 
 class TestInstanceGroups:
@@ -299,11 +298,11 @@ class TestInstanceGroups:
         thread = p.linker.spawn(body, name="victim")
         assert ready.wait(SECONDS)
 
-        def fail_the_victim(group: str, _step: str) -> None:
+        def checkpoint(_step: str, group: str | None) -> None:
             if group == "victim":
                 raise Fault("injected")
 
-        at_group_steps(p.linker, fail_the_victim)
+        p.linker.program.checkpoint = checkpoint
         p.main.dlopen("top.so")
         armed.set()
         first, second = thread.join(SECONDS)

@@ -10,7 +10,6 @@ import pytest
 
 import dl
 from tests.support.groups import SECONDS, Program, held, library, program, state_of, until
-from tests.support.inside import current_group, groups_of
 
 
 class Stop(Exception):
@@ -77,7 +76,7 @@ class TestOneLoad:
             first = p.linker.spawn(lambda g: g.dlopen(low, name="low.so"))
             assert gate.reached.wait(SECONDS)
             second = p.linker.spawn(lambda g: g.dlopen(high, name="high.so"))
-            until(lambda: p.linker.program.state.is_side_module(3))
+            until(lambda: 3 in p.linker.program.state.modules)
             assert gate.calls == [1]
             gate.go_on.set()
 
@@ -95,13 +94,13 @@ class TestOneLoad:
             assert gate.reached.wait(SECONDS)
             threads += [p.linker.spawn(lambda g: g.dlopen(wasm, name="low.so")) for _ in range(2)]
             threads += [p.linker.spawn(lambda g: g.dlopen(high, name="high.so"))]
-            until(lambda: p.linker.program.state.is_side_module(3))
+            until(lambda: 3 in p.linker.program.state.modules)
             until(lambda: p.linker.statistics().protocol.guest == 0)
             gate.go_on.set()
             for thread in threads:
                 with pytest.raises(dl.InitializationError):
                     thread.join(SECONDS)
-            until(lambda: groups_of(p.linker) == [p.main])
+            until(p.is_alone)
             assert held(p.linker) == before
 
     def test_cancelled_load_is_made_by_who_waits(self) -> None:
@@ -132,7 +131,7 @@ class TestConstructors:
             seen = []
 
             def on_construct(addend: int) -> None:
-                group = current_group(p.linker)
+                group = p.here()
                 inner = group.dlopen(library(10 * addend), name="inner.so")
                 seen.append(group.dlsym(inner, "value")(1))
                 own = group.dlopen(library(addend, constructor=True), name="lib.so")
@@ -152,7 +151,7 @@ class TestConstructors:
 
             def on_construct(addend: int) -> None:
                 together.wait(SECONDS)
-                current_group(p.linker).dlopen(wasm[3 - addend], name=f"l{3 - addend}.so")
+                p.here().dlopen(wasm[3 - addend], name=f"l{3 - addend}.so")
 
             p.on_construct = on_construct
             threads = [p.linker.spawn(lambda g, n=n: g.dlopen(wasm[n], name=f"l{n}.so")) for n in (1, 2)]
@@ -207,7 +206,7 @@ class TestMeanwhile:
             done = []
 
             def on_thread(number: int, _record: int) -> None:
-                group = current_group(p.linker)
+                group = p.here()
                 for step in range(5):
                     handle = group.dlopen(library(step), name=f"l{step}.so")
                     own = group.dlopen(library(step), name=f"l{number}-{step}.so")
@@ -216,7 +215,7 @@ class TestMeanwhile:
             p.on_thread = on_thread
             for _ in range(6):
                 p.start()
-            until(lambda: groups_of(p.linker) == [p.main])
+            until(p.is_alone)
             assert done == [True] * 30
             assert len(p.linker.modules()) == 36
 

@@ -11,7 +11,6 @@ import pytest
 
 import dl
 from tests.support.groups import SECONDS, held, library, program, state_of, until
-from tests.support.inside import current_group, groups_of
 from tests.support.modules import library as wat_library
 
 
@@ -64,7 +63,7 @@ class TestComing:
 
             assert list(pool.map(task, range(100), timeout=SECONDS)) == [x + 5 for x in range(100)]
             assert p.memory.read_u32(p.word(0)) == 100
-            assert groups_of(p.linker) == [p.main]
+            assert p.is_alone()
 
     def test_group_of_another_thread_is_refused(self) -> None:
         """A group serves its own thread only, and says so."""
@@ -140,7 +139,7 @@ class TestEnding:
             seen = []
             p.on_thread = lambda number, record: seen.append((number, threading.get_ident()))
             number = p.start()
-            until(lambda: groups_of(p.linker) == [p.main])
+            until(p.is_alone)
 
             assert seen[0][0] == number >= 2
             assert seen[0][1] != threading.get_ident()
@@ -159,7 +158,7 @@ class TestEnding:
             spinning = p.linker.spawn(lambda g: p.call(g, "spin", p.word(0)))
             p.until(1, "guest")
             go = threading.Event()
-            p.on_thread = lambda _n, _r: (go.wait(SECONDS), p.call(current_group(p.linker), "trap"))
+            p.on_thread = lambda _n, _r: (go.wait(SECONDS), p.call(p.here(), "trap"))
             number = p.start()
             go.set()
             with pytest.raises(dl.GuestThreadError, match=f"thread {number}: guest trapped"):
@@ -206,7 +205,7 @@ class TestEnding:
     def test_cancelled_thread_ends_alone(self, way: str) -> None:
         """A cancelled thread raises what it was cancelled with, wherever it is; the others go on."""
         with program() as p:
-            p.on_construct = lambda _addend: p.call(current_group(p.linker), "spin", p.word(1))
+            p.on_construct = lambda _addend: p.call(p.here(), "spin", p.word(1))
             calls = {
                 "spin": lambda g: p.call(g, "spin", p.word(0)),
                 "wait": lambda g: p.call(g, "wait", p.word(0), 0, -1),
@@ -222,7 +221,7 @@ class TestEnding:
             with pytest.raises(Stop):
                 thread.join(SECONDS)
 
-            until(lambda: groups_of(p.linker) == [p.main])
+            until(p.is_alone)
             assert held(p.linker) == before
             assert p.call(p.main, "count", p.word(5)) == 0
             assert p.main.dlopen(library(2), name="next.so")
@@ -257,7 +256,7 @@ class TestEnding:
                 for thread in threads:
                     with contextlib.suppress(Stop, dl.TrapError):
                         thread.join(SECONDS)
-                until(lambda: groups_of(p.linker) == [p.main])
+                until(p.is_alone)
             assert held(p.linker) == before
 
     def test_closing_ends_everything(self) -> None:
@@ -265,7 +264,7 @@ class TestEnding:
         with program() as p:
             threads = [p.linker.spawn(lambda g: p.call(g, "spin", p.word(0)))]
             threads += [p.linker.spawn(lambda g: p.call(g, "wait", p.word(0), 0, -1))]
-            p.on_thread = lambda _n, _r: p.call(current_group(p.linker), "wait", p.word(0), 0, -1)
+            p.on_thread = lambda _n, _r: p.call(p.here(), "wait", p.word(0), 0, -1)
             p.start()
             p.until(1, "guest")
             p.until_waiting("futex", 2)

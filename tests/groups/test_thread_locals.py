@@ -11,7 +11,6 @@ import pytest
 
 import dl
 from tests.support.groups import SECONDS, Program, library, program, until
-from tests.support.inside import current_group, groups_of
 from tests.support.modules import MEMORY_BASE, SHARED_MEMORY, got
 from tests.support.modules import library as wat_library
 
@@ -63,12 +62,12 @@ def started(p: Program, way: str, body: Callable[..., Any]) -> Callable[..., Any
 
         threading.Thread(target=attach, daemon=True).start()
     else:
-        p.on_thread = lambda _number, _record: run(current_group(p.linker))
+        p.on_thread = lambda _number, _record: run(p.here())
         p.start()
 
     def join() -> list[int] | tuple[int, ...]:
         assert done.wait(SECONDS)
-        until(lambda: groups_of(p.linker) == [p.main])
+        until(p.is_alone)
         return results[0]
 
     return join

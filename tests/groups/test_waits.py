@@ -10,7 +10,6 @@ import pytest
 
 import dl
 from tests.support.groups import SECONDS, Program, library, until
-from tests.support.inside import current_group
 from tests.support.modules import SHARED_MEMORY
 from tests.support.modules import library as wat_library
 
@@ -276,7 +275,7 @@ class TestDeadlock:
 
     def test_guest_threads_end_the_program(self, p: Waiting) -> None:
         """A deadlock with threads of the guest ends the program, whichever of them notices."""
-        p.on_thread = lambda _n, _r: p.call(current_group(p.linker), "wait", p.word(0), 0, FOR_EVER)
+        p.on_thread = lambda _n, _r: p.call(p.here(), "wait", p.word(0), 0, FOR_EVER)
         p.start()
         p.until_waiting("futex")
         with pytest.raises(dl.ProgramDeadlockedError):

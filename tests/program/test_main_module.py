@@ -462,7 +462,7 @@ class TestOptions:
     def test_library_path_of_one_call(self) -> None:
         """The same for the library path of one dlopen."""
         with dl.Linker(None) as program, pytest.raises(dl.LinkerUsageError, match="library_path"):
-            program.main_group.dlopen("x.so", library_path="lib")  # type: ignore[arg-type]
+            program.main_group.dlopen("x.so", library_path="lib")
 
 
 class TestSources:

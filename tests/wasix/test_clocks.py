@@ -5,7 +5,8 @@ from __future__ import annotations
 import time
 
 import pytest
-from test_wasix_wasi import RESULT, calls
+
+from tests.support.wasi import RESULT, calls
 
 REALTIME, MONOTONIC, PROCESS_CPU_TIME, THREAD_CPU_TIME = range(4)
 

@@ -7,10 +7,10 @@ import tempfile
 from pathlib import Path
 
 import pytest
-from test_wasix_wasi import BUFFER, CREATE, DIRECTORY, RESULT, Calls, calls
 
 import dl
 from tests.support.modules import module
+from tests.support.wasi import BUFFER, CREATE, DIRECTORY, RESULT, Calls, calls
 
 SEEK_END = 2
 CHARACTER_DEVICE = 2

@@ -5,14 +5,14 @@ from __future__ import annotations
 import signal
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
 import dl
 from tests.support.modules import library, module, pie
+from tests.support.paths import ROOT
 
-SIGNALS = Path(__file__).resolve().parent.parent / "fixtures" / "wasix" / "shared" / "signals.wasm"
+SIGNALS = ROOT / "fixtures/wasix/shared/signals.wasm"
 TIMEOUT_SECONDS = 60
 
 
@@ -52,7 +52,7 @@ def test_a_handler_waits_for_the_end_of_a_link_operation() -> None:
     threads: list[dl.Linker] = []
 
     def inside() -> None:
-        process, number = threads[0].process, threads[0].threads.thread_id()
+        process, number = threads[0].parts.process, threads[0].parts.groups.thread_id()
         events.append(f"start in {number}")
         assert process.signals.send(number, 10) == 0
 

@@ -7,8 +7,7 @@ import os
 import select
 import threading
 
-from threads import Waits
-from threads.waiter import Waiter
+from threads import Waiter, Waits
 
 _MILLISECOND_NS = 1_000_000
 _LONGEST_MS = (1 << 31) - 1

@@ -14,7 +14,7 @@ from dl.wasix.abi import Errno, ErrnoError
 from dl.wasix.clocks import MONOTONIC, REALTIME
 from dl.wasix.files.descriptors import OpenFile
 from dl.wasix.files.files import Files
-from threads.waiter import Waiter
+from threads import Waiter
 
 CLOCK, READ, WRITE = 0, 1, 2
 _ABSOLUTE = 1

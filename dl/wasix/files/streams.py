@@ -16,8 +16,7 @@ from typing_extensions import override
 
 from dl.wasix.abi import Errno, ErrnoError
 from dl.wasix.limits import Budget
-from threads import Waits
-from threads.waits import WaitQueue, unpark_all
+from threads import WaitQueue, Waits, unpark_all
 
 PIPE_CAPACITY = 65536
 """Bytes a pipe holds."""

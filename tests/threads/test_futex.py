@@ -9,6 +9,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable
+from functools import partial
 
 import pytest
 
@@ -65,8 +66,8 @@ def waiting_threads(table: FutexTable, key: int, count: int) -> list[Background]
     started = []
     for i in range(count):
         waiter = Waiter(str(i))
-        started.append(Background(lambda waiter=waiter: table.wait(key, lambda: True, FOR_EVER, waiter)))
-        until(lambda i=i: table.waiting(key) == i + 1)
+        started.append(Background(partial(table.wait, key, lambda: True, FOR_EVER, waiter)))
+        until(lambda: table.waiting(key) == len(started))
     return started
 
 
@@ -210,7 +211,7 @@ class TestFutex:
                 if exchange(0) == 2:
                     table.wake(8, 1)
 
-        for thread in [Background(lambda i=i: work(Waiter(str(i)))) for i in range(count)]:
+        for thread in [Background(partial(work, Waiter(str(i)))) for i in range(count)]:
             thread.end()
         assert total == [2_000 // count * count]
         assert len(table) == 0
@@ -244,7 +245,7 @@ class TestSleepAndEvents:
         """Setting an event once ends all waits for it, those to come included."""
         waits = Waits()
         event = Event(waits, "the end of 'a'")
-        waiting = [Background(lambda i=i: event.wait(Waiter(str(i)))) for i in range(3)]
+        waiting = [Background(partial(event.wait, Waiter(str(i)))) for i in range(3)]
         until(lambda: len(event._queue) == 3)
         assert not event.is_set()
         event.set()
@@ -263,8 +264,11 @@ class TestSleepAndEvents:
         waiter = Waiter("w")
         reading, writing = os.pipe()
 
+        def ring() -> None:
+            os.write(writing, b"!")
+
         def poll() -> None:
-            with waits.external(waiter, "input", lambda: os.write(writing, b"!") and None):
+            with waits.external(waiter, "input", ring):
                 assert select.select([reading], [], [], DEADLINE)[0]
 
         with waits.participant(waiter):

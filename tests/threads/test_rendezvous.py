@@ -9,13 +9,13 @@ import random
 import signal
 import sys
 import threading
-import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from types import FrameType
-from typing import Any
 
 import pytest
 
+from tests.support.rendezvous_program import DEADLINE, AtLine, Group, Program, held, running, until
 from threads import (
     DETACHED,
     ENDED,
@@ -23,118 +23,15 @@ from threads import (
     HOST,
     STALE,
     BarrierTimeoutError,
+    FreeThreadedError,
     FutexTable,
     Interrupted,
     ProtocolError,
-    Rendezvous,
     ReplayError,
     Replica,
     ReplicaClosedError,
     WaitResult,
 )
-
-DEADLINE = 30.0  # seconds: far more than anything here takes; only a failing test ever waits so long
-
-
-def free(lock: Any) -> bool:
-    """Return whether the calling thread can take a lock: it does not hold it, though another may for a moment."""
-    taken = lock.acquire(timeout=20)
-    if taken:
-        lock.release()
-    return taken
-
-
-class Program:
-    """A rendezvous whose interrupt is heard at once, and groups that record what they apply."""
-
-    def __init__(self, on_interrupt: Callable[[], None] = lambda: None) -> None:
-        self.bumps = 0
-        self.on_interrupt = on_interrupt
-        self.rendezvous: Rendezvous[str] = Rendezvous(self.interrupt)
-
-    def interrupt(self) -> None:
-        assert free(self.rendezvous._lock)
-        self.bumps += 1
-        self.on_interrupt()
-
-    def group(self, name: str = "group", applied: int = 0) -> Group:
-        return Group(self, name, applied)
-
-    def commit(self, operation: str, group: Group | None = None) -> int:
-        replica = None if group is None else group.replica
-        with self.rendezvous.instigate(replica):
-            if group is not None:
-                group.made.append(operation)
-            return self.rendezvous.commit(replica, operation)
-
-    @property
-    def operations(self) -> list[str]:
-        return [operation for _, operation in self.rendezvous.log.since(0)]
-
-
-class Group:
-    """An instance group that records its operations; guest code is Python between `enter_guest` and `leave_guest`."""
-
-    def __init__(self, program: Program, name: str, applied: int) -> None:
-        self.program = program
-        self.made: list[str] = program.operations[:applied]
-        self.replica: Replica[str] = Replica(name, self.apply)
-        self.on_apply: Callable[[int], None] = lambda _: None
-        program.rendezvous.join(self.replica, applied)
-
-    def apply(self, sequence: int, operation: str) -> None:
-        assert free(self.program.rendezvous._lock)
-        assert sequence == len(self.made) + 1
-        self.on_apply(sequence)
-        self.made.append(operation)
-
-    @contextlib.contextmanager
-    def guest(self) -> Iterator[None]:
-        outer = self.replica.enter_guest()
-        try:
-            yield
-        finally:
-            self.replica.leave_guest(outer)
-
-    def spin(self, until: Callable[[], bool], started: threading.Event | None = None) -> None:
-        """Guest code that computes; its epoch check is every round."""
-        with self.guest():
-            if started is not None:
-                started.set()
-            while not until():
-                assert len(self.made) == self.program.rendezvous.committed
-                self.replica.safe_point()
-
-
-@contextlib.contextmanager
-def running(*targets: Callable[[], object]) -> Iterator[None]:
-    """Run functions on threads while the body runs; afterwards all must end, and none may have raised."""
-    failures: list[BaseException] = []
-
-    def guarded(target: Callable[[], object]) -> None:
-        try:
-            target()
-        except BaseException as error:  # noqa: BLE001 - raised again below, in the test's thread
-            failures.append(error)
-
-    started = [threading.Thread(target=guarded, args=(target,), daemon=True) for target in targets]
-    for thread in started:
-        thread.start()
-    try:
-        yield
-    finally:
-        for thread in started:
-            thread.join(DEADLINE)
-    assert not failures, failures
-    assert not any(thread.is_alive() for thread in started)
-
-
-def until(condition: Callable[[], object]) -> None:
-    """Wait until another thread has come to where the test wants it; what it waits in has no event to offer."""
-    end = time.monotonic() + DEADLINE
-    while not condition():
-        assert time.monotonic() < end
-        time.sleep(0)
 
 
 class TestStates:
@@ -410,7 +307,7 @@ class TestBarrier:
 
         with contextlib.ExitStack() as stack, program.rendezvous.instigate(None):
             for count, group in enumerate(groups, 1):
-                stack.enter_context(running(lambda group=group: link(group)))
+                stack.enter_context(running(partial(link, group)))
                 while len(turn._queue) < count:  # each has asked before the next one does
                     threading.Event().wait(0.001)
 
@@ -539,7 +436,7 @@ class TestInterrupts:
 
         with pytest.raises(Interrupted):
             group.replica.safe_point()
-        with program.rendezvous._nudger._repeating:  # taken once the repeating thread has given up
+        with program.rendezvous.nudger._repeating:  # taken once the repeating thread has given up
             bumps = program.bumps
         assert program.bumps == bumps
 
@@ -669,7 +566,7 @@ class TestRules:
         program.rendezvous.leave(replica)
         with pytest.raises(ProtocolError, match="joins a second time"):
             program.rendezvous.join(replica)
-        with pytest.raises(ProtocolError, match="'late' joins with 1 of 0 operations"):
+        with pytest.raises(ProtocolError, match="'late' joins with 1 operations, of 0"):
             program.group("late", applied=1)
 
     def test_instigate_where_it_would_hang_is_refused(self) -> None:
@@ -724,7 +621,7 @@ class TestRules:
     def test_rendezvous_without_a_gil_is_refused(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """An interpreter whose threads do not agree on the order of memory accesses is told so, not corrupted."""
         monkeypatch.setattr(sys, "_is_gil_enabled", lambda: False, raising=False)
-        with pytest.raises(ProtocolError, match="relies on the GIL"):
+        with pytest.raises(FreeThreadedError, match="run with PYTHON_GIL=1"):
             Program()
 
 
@@ -758,50 +655,6 @@ class TestStatistics:
         assert (statistics.committed, len(statistics.barrier_seconds)) == (1_100, 1_024)
 
 
-# What a signal handler may do, at every line. A trace function stands in for it: it acts just before the n-th line
-# of the protocol's own code, in the thread that runs it.
-
-
-class AtLine:
-    """Acts once, before the n-th line of `threads/` that the body executes."""
-
-    def __init__(self, number: int, action: Callable[[], None], skip: Callable[[FrameType], bool]) -> None:
-        self.number = number
-        self.action = action
-        self.skip = skip
-        self.count = 0
-
-    def __enter__(self) -> AtLine:  # noqa: PYI034 - `Self` needs 3.11
-        self._previous = sys.gettrace()
-        sys.settrace(self._trace)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        sys.settrace(self._previous)
-
-    @property
-    def acted(self) -> bool:
-        return self.count >= self.number
-
-    def _trace(self, frame: FrameType, _event: str, _argument: object) -> Any:
-        if os.path.basename(os.path.dirname(frame.f_code.co_filename)) != "threads":
-            return None
-        return self._local
-
-    def _local(self, frame: FrameType, event: str, _argument: object) -> Any:
-        if event == "line" and not self.acted and not self.skip(frame):
-            self.count += 1
-            if self.count == self.number:
-                sys.settrace(None)
-                self.action()
-        return self._local
-
-
-def held(program: Program) -> bool:
-    rendezvous = program.rendezvous
-    return bool(rendezvous._lock.locked() or rendezvous._turn._lock.locked())  # type: ignore[attr-defined]
-
-
 class TestSignalHandlers:
     """Exceptions and interrupts out of nowhere."""
 
@@ -814,7 +667,7 @@ class TestSignalHandlers:
             group = program.group() if with_group else None
             other = program.group("other")
             other.replica.enter_guest()
-            program.on_interrupt = lambda other=other: other.replica.leave_guest(HOST)
+            program.on_interrupt = partial(other.replica.leave_guest, HOST)
             replica = None if group is None else group.replica
 
             def press() -> None:
@@ -894,11 +747,9 @@ class TestSignalHandlers:
             group = program.group()
             other = program.group("other")
             other.replica.enter_guest()
-            program.on_interrupt = lambda other=other: other.replica.leave_guest(HOST)
+            program.on_interrupt = partial(other.replica.leave_guest, HOST)
             arrivals = 0
-            at = AtLine(
-                number, lambda group=group: group.replica.interrupt_with(Interrupted()), lambda _: False
-            )
+            at = AtLine(number, partial(group.replica.interrupt_with, Interrupted()), lambda _: False)
 
             with at:
                 try:

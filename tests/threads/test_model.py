@@ -6,8 +6,8 @@ interrupts it, and loses an interrupt where a real engine can. Mutants at the en
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import pytest
@@ -18,6 +18,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 import threads
 import threads.rendezvous
 import threads.waits
+from tests.support.rendezvous_world import Group, ProgramEndedError, World, unless_ended
 from threads import (
     CLOSED,
     DETACHED,
@@ -27,7 +28,6 @@ from threads import (
     Event,
     FutexTable,
     Interrupted,
-    OperationLog,
     Rendezvous,
     ReplayError,
     Replica,
@@ -35,154 +35,7 @@ from threads import (
     WaitResult,
     Waits,
 )
-from threads.scheduler import ScheduleError, Scheduler
-from threads.testing import Program, explore, replay, walk
-
-
-class ReplayFaultError(Exception):
-    """What a group's replay raises when the test wants it to fail."""
-
-
-class ProgramEndedError(Exception):
-    """What the program ends with."""
-
-
-class World:
-    """Groups with model guest code around one rendezvous."""
-
-    def __init__(
-        self,
-        scheduler: Scheduler,
-        rendezvous: type[Rendezvous[str]] = Rendezvous,
-        replica: type[Replica[str]] = Replica,
-    ) -> None:
-        self.scheduler = scheduler
-        self.epoch = 0
-        self.executing: set[str] = set()
-        self.rendezvous = rendezvous(self.interrupt, platform=scheduler)
-        self.rendezvous.log = CheckedLog(self)
-        self.replica_type = replica
-        self.groups: list[Group] = []
-
-    def interrupt(self) -> None:
-        """The engine's epoch bump."""
-        self.scheduler.point("epoch bump")
-        self.epoch += 1
-
-    def group(self, name: str, *, fails_at: int = 0) -> Group:
-        group = Group(self, name, fails_at)
-        self.groups.append(group)
-        return group
-
-    def commit(self, group: Group | None, operation: str, timeout: float | None = None) -> int:
-        """What a dlopen does: take the link lock, make the operation privately, commit it."""
-        replica = None if group is None else group.replica
-        with self.rendezvous.instigate(replica):
-            if group is not None:
-                assert group.applied == [operation for _, operation in self.rendezvous.log.since(0)]
-                group.applied.append(operation)
-            try:
-                return self.rendezvous.commit(replica, operation, timeout=timeout)
-            except BaseException:
-                if group is not None:
-                    group.applied.pop()
-                raise
-
-    def check(self) -> None:
-        """What holds when all threads have returned: all groups are alike, and the next operation goes through."""
-        rendezvous = self.rendezvous
-        assert rendezvous._awaited == {}
-        assert rendezvous._turn.holder is None
-        assert not self.executing
-        if rendezvous._ended is None:
-            assert rendezvous.version == rendezvous.committed
-            with rendezvous.instigate(None):
-                rendezvous.commit(None, "last")
-        for group in self.groups:
-            with contextlib.suppress(ReplayError, ReplicaClosedError):
-                group.replica.synchronize()
-                assert group.applied == [operation for _, operation in rendezvous.log.since(0)]
-
-
-class CheckedLog(OperationLog[str]):
-    """Fails the run if an operation is committed while any group executes guest code."""
-
-    def __init__(self, world: World) -> None:
-        super().__init__()
-        self.world = world
-
-    def append(self, operation: str) -> int:
-        assert not self.world.executing, f"committed {operation} while {self.world.executing} run guest code"
-        return super().append(operation)
-
-
-class Group:
-    """An instance group whose guest code is a Python function."""
-
-    def __init__(self, world: World, name: str, fails_at: int) -> None:
-        self.world = world
-        self.name = name
-        self.fails_at = fails_at
-        self.applied: list[str] = []
-        self.deadline = 0
-        self.replica = world.replica_type(name, self.apply, platform=world.scheduler)
-        world.rendezvous.join(self.replica)
-
-    def apply(self, sequence: int, operation: str) -> None:
-        assert self.name not in self.world.executing
-        assert sequence == len(self.applied) + 1
-        self.world.scheduler.point("replay")
-        if sequence == self.fails_at:
-            raise ReplayFaultError(sequence)
-        self.applied.append(operation)
-
-    @contextlib.contextmanager
-    def guest(self) -> Iterator[None]:
-        """A call into Wasm."""
-        self.deadline = self.world.epoch + 1
-        outer = self.replica.enter_guest()
-        self.world.executing.add(self.name)
-        try:
-            yield
-        finally:
-            self.world.executing.discard(self.name)
-            self.replica.leave_guest(outer)
-
-    @contextlib.contextmanager
-    def host_call(self) -> Iterator[None]:
-        """A call from Wasm to the host, with the callback wrapper's rules."""
-        self.world.executing.discard(self.name)
-        self.replica.enter_host()
-        yield
-        self.replica.exit_host()
-        self.world.executing.add(self.name)
-
-    def instruction(self) -> None:
-        """One guest instruction, with an epoch check after it."""
-        self.world.scheduler.point("guest instruction")
-        assert self.name in self.world.executing
-        assert self.replica.state == GUEST
-        assert len(self.applied) == self.world.rendezvous.committed, "a guest instruction ran behind the log"
-        if self.world.epoch >= self.deadline:
-            self.world.executing.discard(self.name)
-            self.replica.safe_point()
-            self.world.executing.add(self.name)
-            # The engine adds the callback's result to the epoch as it is now: a bump up to here is lost.
-            self.world.scheduler.point("return from the epoch callback")
-            self.deadline = self.world.epoch + 1
-
-    def run(self, instructions: int = 2) -> None:
-        with self.guest():
-            for _ in range(instructions):
-                self.instruction()
-
-    def spin_until(self, condition: Callable[[], bool]) -> None:
-        """Guest code that computes without ever calling the host."""
-        with self.guest():
-            while not condition():
-                self.instruction()
-                self.world.scheduler.pause()
-
+from threads.testing import Program, ScheduleError, Scheduler, explore, replay, walk
 
 # Scenarios: each sets up one run.
 
@@ -231,7 +84,7 @@ def two_instigators(scheduler: Scheduler, **types: Any) -> Callable[[], None]:
 
     for name in ("first", "second"):
         group = world.group(name)
-        scheduler.spawn(lambda group=group: run(group), name)
+        scheduler.spawn(partial(run, group), name)
 
     def check() -> None:
         assert sorted(operation for _, operation in world.rendezvous.log.since(0)) == ["first", "second"]
@@ -279,14 +132,6 @@ def a_replay_that_fails(scheduler: Scheduler, **types: Any) -> Callable[[], None
     scheduler.spawn(living.run, "living")
     scheduler.spawn(host, "host")
     return world.check
-
-
-def unless_ended(run: Callable[[], object]) -> Callable[[], None]:
-    def ending() -> None:
-        with contextlib.suppress(ProgramEndedError):
-            run()
-
-    return ending
 
 
 def a_shutdown_during_a_barrier(scheduler: Scheduler, **types: Any) -> Callable[[], None]:
@@ -511,7 +356,7 @@ class TestRandomPrograms:
 
             for i, steps in enumerate(programs):
                 following = groups[(i + 1) % len(groups)]
-                scheduler.spawn(lambda g=groups[i], s=steps, f=following: run(g, s, f), groups[i].name)
+                scheduler.spawn(partial(run, groups[i], steps, following), groups[i].name)
             return world.check
 
         walk(program, seed=seed, walks=2, preempt=0.2, early_timeouts=early_timeouts)
@@ -692,7 +537,7 @@ def a_ring_of_joins(scheduler: Scheduler) -> Callable[[], None]:
     for waiter in waiters:
         waits.add(waiter)
     for i in range(3):
-        scheduler.spawn(lambda i=i: run(i), names[i])
+        scheduler.spawn(partial(run, i), names[i])
 
     def check() -> None:
         told = [*caught, *(waiter.name for waiter in waiters if waiter.interrupted)]
@@ -793,7 +638,9 @@ class WaitsForTheDead(Rendezvous[str]):
 class OpensTooEarly(Rendezvous[str]):
     """Opens the gate, then appends."""
 
-    def commit(self, replica: Replica[str] | None, operation: str, *, timeout: float | None = None) -> int:
+    def commit(
+        self, replica: Replica[str] | None, operation: str, *, timeout: float | None = None, **_: Any
+    ) -> int:
         waiter = self._turn.holder
         assert waiter is not None
         self._close_gate(waiter)
@@ -854,7 +701,7 @@ class TestMutants:
             return world.check
 
         with pytest.raises(ScheduleError) as caught:
-            explore(program, preemptions=2, limit=4_000)
+            explore(program, preemptions=2, limit=6_000)
 
         assert caught.value.kind == "endless"
 

@@ -1,18 +1,18 @@
 """Runs threads one step at a time, in every order that matters, and repeats the order that failed.
 
 Real threads, of which exactly one runs at any moment. Before each access to shared state, and at each lock, the running
-thread asks the scheduler who goes on. A run is thus a sequence of choices; another sequence is another interleaving,
+thread asks the scheduler which thread continues. A run is thus a sequence of choices; another sequence is another interleaving,
 and the same sequence is the same run again. `explore` tries them systematically: first the run without any
 preemption, then all with one, with two, ... (most races need very few: Musuvathi and Qadeer, "Iterative context
 bounding for systematic testing", PLDI 2007). `walk` draws them at random from a seed, for programs too large for that.
 
 Where a thread can be preempted: at every lock operation of the package (all its locks come from a `Platform`, and
 a `Scheduler` is one), at every bytecode of the package's own files that loads or stores an attribute named in
-`tracing.SHARED`, and where the test says `point()`. Code of the test itself runs undivided, so what it checks between
-two points it checks of one moment.
+`tracing.SHARED`, and where the test says `point()`. Code of the test itself is not interrupted, so its checks between
+two points all see the same state.
 
 Time is virtual. It passes only when nobody can run (or, with `early_timeouts`, whenever the scheduler chooses to), so a
-time-out of an hour costs nothing and a thread that waits for ever is found at once: nobody can run, and nothing is
+time-out of an hour costs nothing and a thread that waits for ever is found immediately: nobody can run, and nothing is
 left to happen.
 
 What it does not find: effects of memory ordering below the GIL, and races within a single bytecode.
@@ -25,13 +25,13 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from threads import tracing
-from threads.scheduler import Decision, ScheduleError, Scheduler
+from threads.testing import tracing
+from threads.testing.scheduler import Decision, ScheduleError, Scheduler
 
 __all__ = ["Exploration", "Program", "ScheduleError", "Scheduler", "explore", "replay", "walk"]
 
 Program = Callable[[Scheduler], "Callable[[], None] | None"]
-"""Sets up one run and spawns its threads; may return a check to make after all of them have returned."""
+"""Sets up one run and spawns its threads; may return a check to be made after all of them have returned."""
 
 
 @dataclass(frozen=True)
@@ -132,7 +132,7 @@ def walk(
       program: as in `explore`.
       seed: of the first run; the following ones count up.
       walks: number of runs.
-      preempt: probability of taking the processor from a thread that could go on.
+      preempt: probability of taking the processor from a thread that could continue.
       early_timeouts: as in `explore`.
 
     Raises:

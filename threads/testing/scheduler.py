@@ -12,8 +12,8 @@ from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Final
 
-from threads import tracing
 from threads.platform import LockLike
+from threads.testing import tracing
 
 __all__ = ["Decision", "ScheduleError", "Scheduler"]
 
@@ -22,7 +22,7 @@ _MAX_STEPS: Final = 6_000
 
 
 class ScheduleError(AssertionError):
-    """A run failed: a thread raised, nobody could go on, or it did not end.
+    """A run failed: a thread raised, no thread could continue, or it did not end.
 
     Attributes:
       kind: "error", "deadlock" or "endless".
@@ -50,7 +50,7 @@ class _Abort(BaseException):
 class _Task:
     name: str
     index: int
-    run: Callable[[], None]
+    run: Callable[[], object]
     daemon: bool
     go: threading.Lock = field(default_factory=threading.Lock)  # released when it is this task's turn
     waits_for: _Lock | None = None
@@ -61,11 +61,11 @@ class _Task:
 
 @dataclass
 class Decision:
-    """One choice of a run: which of `count` threads went on, 0 being the one that would have anyway."""
+    """One choice of a run: which of `count` threads continued, 0 being the one that would have anyway."""
 
     chosen: int
     count: int
-    preempts: bool  # whether any choice but 0 takes the processor from a thread that could go on
+    preempts: bool  # whether any choice but 0 takes the processor from a thread that could continue
 
 
 class _Lock:
@@ -119,10 +119,10 @@ class _Lock:
 
 
 class Scheduler:
-    """One run: a platform for the code under test, and the hand that moves its threads.
+    """One run: a platform for the code under test, and the choice of the thread that runs.
 
     Args:
-      choose: given the decision's number and how many choices there are, returns one; 0 is to go on as before.
+      choose: given the decision's number and how many choices there are, returns one; 0 is to continue as before.
       early_timeouts: whether a wait's time limit may pass while others can run.
     """
 
@@ -163,12 +163,12 @@ class Scheduler:
 
     # For the test.
 
-    def spawn(self, run: Callable[[], None], name: str) -> None:
+    def spawn(self, run: Callable[[], object], name: str) -> None:
         """Add a thread; it may run from the next step on. The run ends when all of them have returned."""
         self._add(run, name, daemon=False)
 
     def point(self, place: str = "") -> None:
-        """Let another thread go first, if the schedule says so."""
+        """Run another thread first, if the schedule says so."""
         task = self.current()
         if task is None or not self._started:
             return
@@ -179,13 +179,13 @@ class Scheduler:
         self._switch(task)
 
     def pause(self) -> None:
-        """Let any other thread go first that can, or time pass; for loops that wait for something to change."""
+        """Run any other thread first that can run, or advance time; for loops that wait for something to change."""
         task = self.current()
         if task is not None:
             self._trail.append((task.name, "pause"))
             self._switch(task, yields=True)
 
-    # Inner workings. Whoever runs is the only one that touches any of this, so it needs no lock.
+    # Internals. Only the running thread touches any of this, so it needs no lock.
 
     def current(self) -> _Task | None:
         """Return the calling thread's task, None outside the scheduler's threads."""
@@ -222,11 +222,11 @@ class Scheduler:
         self.aborting = False  # daemons are gone, and the caller may use locks again
 
     def error(self, kind: str, detail: str) -> ScheduleError:
-        """Return the error that tells how this run came to fail."""
+        """Return the error that describes how this run failed."""
         schedule = tuple(decision.chosen for decision in self.decisions)
         return ScheduleError(kind, detail, schedule, tuple(f"{name}: {place}" for name, place in self._trail))
 
-    def _add(self, run: Callable[[], None], name: str, *, daemon: bool) -> None:
+    def _add(self, run: Callable[[], object], name: str, *, daemon: bool) -> None:
         task = _Task(name, len(self._tasks), run, daemon)
         task.go.acquire()
         self._tasks.append(task)
@@ -285,7 +285,7 @@ class Scheduler:
                 raise _Abort
 
     def _next(self, task: _Task | None, *, yields: bool) -> _Task | None:
-        """Choose who runs now; None if the run has failed."""
+        """Choose the thread that runs next; None if the run has failed."""
         self._steps += 1
         if self._steps > _MAX_STEPS:
             self._fail("endless", f"no end after {_MAX_STEPS} steps")

@@ -1,4 +1,4 @@
-"""Stops a thread before each access to shared state in this package's files; for `threads.scheduler`.
+"""Stops a thread before each access to shared state in this package's files; for `threads.testing.scheduler`.
 
 Two ways, one effect. CPython 3.12 and later have `sys.monitoring`, whose events belong to code objects: they hold for all
 threads, and uninteresting places are switched off one by one. Before that it is `sys.settrace`, thread by thread. (On
@@ -22,12 +22,16 @@ __all__ = ["SHARED", "all_threads", "this_thread"]
 
 SHARED: Final = frozenset(
     {"state", "applied", "version", "_closed", "_pending", "_ended", "alarm", "bell"}
-    | {"holder", "_thread", "_operations", "_awaited", "_happened"}
+    | {"holder", "_thread", "_committed", "_awaited", "_happened"}
 )
 """Attributes that one thread writes and another reads outside a lock."""
 
-_MODULES: Final = ("rendezvous", "replica", "waiter", "turn", "nudger", "waits", "futex", "log")
-_FILES: Final = frozenset(str(pathlib.Path(__file__).resolve().with_name(f"{name}.py")) for name in _MODULES)
+_MODULES: Final = (
+    "futex", "grace", "instigation", "log", "nudger", "rendezvous", "replica", "turn", "waiter", "waits",
+)  # fmt: skip
+_FILES: Final = frozenset(
+    str(pathlib.Path(__file__).resolve().parents[1] / f"{name}.py") for name in _MODULES
+)
 _OPERATIONS: Final = frozenset({"LOAD_ATTR", "STORE_ATTR", "LOAD_METHOD"})
 
 _monitoring: Any = getattr(sys, "monitoring", None)
