@@ -19,16 +19,6 @@ NAMESPACES = {
 }
 """What `dl` may import of the packages below it, and the file that says which names that has."""
 
-# To be removed: names that `dl` takes from inside `threads`.
-KNOWN_INSIDE = {
-    ("dl/wasix/files/host_input.py", "threads.waiter"),
-    ("dl/wasix/files/poll.py", "threads.waiter"),
-    ("dl/wasix/files/streams.py", "threads.waits"),
-    ("dl/wasix/signals.py", "threads.nudger"),
-    ("dl/wasix/signals.py", "threads.platform"),
-    ("dl/wasix/signals.py", "threads.waiter"),
-}
-
 
 @pytest.fixture(scope="module")
 def graph() -> Graph:
@@ -79,7 +69,7 @@ def test_the_packages_below_are_used_through_their_doors() -> None:
             if module not in NAMESPACES or (name is not None and name not in exported(module)):
                 inside.add((file, module if module not in NAMESPACES else f"{module}.{name}"))
 
-    assert inside == KNOWN_INSIDE
+    assert inside == set()
 
 
 @pytest.mark.parametrize(

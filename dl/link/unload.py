@@ -65,13 +65,15 @@ def remove_modules(
     """
     with Change(program, group) as made, program.rendezvous.instigate(group.replica):
         program.state.demote(demoted)
-        users = program.state.remove_unused(modules)
-        if modules and not users:
-            operation = UnloadModules.of(tuple(modules))
+        # Another thread may have removed some of them since they were chosen.
+        present = tuple(m for m in modules if program.state.modules.get(m.handle) is m)
+        users = program.state.remove_unused(present)
+        if present and not users:
+            operation = UnloadModules.of(present)
             made.apply(operation, lambda _group: None)
             made.commit(operation, lambda: None)
     if not users:
-        _give_back(program, modules)
+        _give_back(program, present)
     return users
 
 

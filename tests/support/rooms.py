@@ -9,7 +9,7 @@ ORDER = (
     ("cli", "stress"),
     ("__init__",),  # the public names
     ("trio",),
-    ("assembly", "linker", "group", "callbacks", "guest_values"),  # see FACADE
+    ("assembly", "linker", "group", "callbacks"),  # see FACADE
     ("wasix",),
     ("link",),
     ("groups",),
@@ -19,11 +19,11 @@ ORDER = (
     ("engine",),
     ("options",),
     ("wasm",),
-    ("memory", "threads", "errors", "dlfcn"),
+    ("memory", "threads", "errors", "dlfcn", "limits"),
 )
 """The floors of the house, from the top: what is on one imports what is on floors below it, or beside it."""
 
-FACADE = {"assembly", "linker", "group", "callbacks", "guest_values"}
+FACADE = {"assembly", "linker", "group", "callbacks"}
 """What users hold; these lie together in `dl/` and count as one room. A linker has groups, and a group knows its linker."""
 
 FLOOR = {room: number for number, rooms in enumerate(ORDER) for room in rooms}

@@ -75,7 +75,7 @@ def test_there_is_no_terminal_without_the_hosts() -> None:
 def test_temporary_files_are_the_programs_own_and_go_with_it() -> None:
     """`/tmp` and `/dev/shm` take files, two programs do not share them, and nothing is left on the host."""
     with calls({}, also=WASIX) as one, calls({}, also=WASIX) as other:
-        roots = [Path(wasi.linker.default_files.preopens["/tmp"]).parent for wasi in (one, other)]
+        roots = [Path(wasi.linker.parts.default_files.preopens["/tmp"]).parent for wasi in (one, other)]
         for path in ("/tmp/file", "/dev/shm/file"):
             error, number = one.open(3, path, CREATE)
             assert error == 0
@@ -96,7 +96,7 @@ def test_the_hosts_directories_come_first(tmp_path: Path) -> None:
         assert error == 0
         assert wasi.open(3, "/dev/shm/file", CREATE)[0] == 0
     with calls({"/": tmp_path}, also=WASIX) as wasi:
-        assert wasi.linker.default_files.preopens == {"/": str(tmp_path)}
+        assert wasi.linker.parts.default_files.preopens == {"/": str(tmp_path)}
         assert wasi.open(3, "/dev/null")[0] == 0
 
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
