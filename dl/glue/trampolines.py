@@ -24,6 +24,9 @@ from dl.wasm.encode import (
 )
 from dl.wasm.types import FuncType, GlobalType, MemoryType
 
+TRAMPOLINE = "trampoline"
+"""What stack traces call these modules."""
+
 PLACE = "place"
 PLACE_TYPE = FuncType(("i32", "i32", "i32"), ())
 """Export of every trampoline: table index, and the two numbers that the function keeps."""

@@ -195,7 +195,7 @@ class Loader:
         self._state.side_memory = self._program.side_memory
         return Load(
             state=self._state,
-            engine=self._program.engine,
+            compiler=self._program.compiler,
             host=self._host,
             locator=self._locator,
             flags=flags,

@@ -15,13 +15,15 @@ committed; until then every step can be taken back.
 
 from __future__ import annotations
 
+import itertools
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 
 from dl.dlfcn import MAIN_HANDLE, DlFlags, ModuleHandle
-from dl.engine.protocol import CompiledModule, Engine
+from dl.engine.code_cache import Compiler
+from dl.engine.protocol import CompiledModule
 from dl.errors import (
     InvalidModuleError,
     LinkError,
@@ -30,13 +32,13 @@ from dl.errors import (
     UnresolvedSymbolsError,
     UnsupportedModuleError,
 )
+from dl.glue.generated import generated
 from dl.glue.imports import import_module, import_places, link_names, onward_calls
 from dl.glue.names import module_namespace
 from dl.glue.placement import PlacedFunction, ThreadLocalModule, placement_module
 from dl.glue.resolution import ThreadLocalAddress
 from dl.link.find import Tree
 from dl.link.resolve import Resolver, find_symbol, scope_of
-from dl.modules.image import compiled
 from dl.modules.linked_module import LinkedModule, breadth_first
 from dl.modules.symbols import (
     FunctionSymbol,
@@ -50,7 +52,7 @@ from dl.modules.symbols import (
 from dl.program.host_symbols import HostSymbols
 from dl.program.operations import LoadModules
 from dl.wasm.records import Import
-from dl.wasm.rewrite import rename_imports, uses_legacy_exceptions
+from dl.wasm.rewrite import numbered_copy, rename_imports, uses_legacy_exceptions
 from dl.wasm.types import FuncType, GlobalType, MemoryType
 
 _LEGACY_EXCEPTIONS = (
@@ -58,6 +60,9 @@ _LEGACY_EXCEPTIONS = (
     "-sWASM_LEGACY_EXCEPTIONS=0), or convert with wasm-opt --translate-to-exnref"
 )
 """Short, with the remedy in front: a guest's buffer for dlerror holds some 250 bytes."""
+
+_MOST_COPIES = 64
+"""Modules of equal content in a program that stack traces tell apart; beyond that they show the name of one of them."""
 
 log = logging.getLogger("dl.link")
 
@@ -67,14 +72,14 @@ class Load(Tree):
     """A load under construction, from phase 2 on; used under the link lock by its instigator.
 
     Attributes:
-        engine: what compiles.
+        compiler: what compiles.
         host: the host's functions.
         flags: those of dlopen.
         lenient: whether functions that nothing defines become stubs.
         grow_memory_to: makes linear memory reach a number of pages, or returns False.
     """
 
-    engine: Engine
+    compiler: Compiler
     host: HostSymbols
     flags: DlFlags = DlFlags.NOW
     lenient: bool = False
@@ -297,11 +302,21 @@ class Load(Tree):
             names = link_names(imports)
             module.code = self._compiled(module)
             if imports:
-                module.import_code = compiled(
-                    self.engine,
-                    ("imports", module.handle, module.image.digest, module.bindings, self.state.places),
+                tail_calls = self.compiler.engine.capabilities.tail_calls
+                parts = (module.handle, module.image.digest, module.bindings, self.state.places, tail_calls)
+                module.import_code = generated(
+                    self.compiler,
+                    ("imports", parts),
                     f"{module.name} (imports)",
-                    partial(import_module, module.handle, imports, module.bindings, self.state.places),
+                    partial(
+                        import_module,
+                        module.handle,
+                        imports,
+                        module.bindings,
+                        self.state.places,
+                        tail_calls=tail_calls,
+                    ),
+                    weight=1 + 2 * len(imports),
                 )
             for entry, name, binding in zip(imports, names, module.bindings, strict=True):
                 if isinstance(binding, ThreadLocalAddress):
@@ -314,7 +329,7 @@ class Load(Tree):
                 keeps_glue.add(module.handle)
                 onward[module.handle] = tuple(calls)
         thread_local = tuple(m.thread_local for m in self.new if m.thread_local is not None)
-        parts = (
+        inputs = (
             tuple(placed),
             thread_local,
             tuple(thread_addresses),
@@ -324,11 +339,12 @@ class Load(Tree):
         placement = None
         if any((placed, thread_local, thread_addresses, onward)):
             # Keyed by what it is generated from: generating costs more than looking it up.
-            placement = compiled(
-                self.engine,
-                ("placement", parts),
+            placement = generated(
+                self.compiler,
+                ("placement", inputs),
                 f"{self.new[-1].name} (placement)",
                 partial(placement_module, placed, thread_local, thread_addresses, self.state.places, onward),
+                weight=1 + 4 * len(placed),
             )
         return LoadModules(
             tuple(self.new),
@@ -340,12 +356,23 @@ class Load(Tree):
         )
 
     def _compiled(self, module: LinkedModule) -> CompiledModule:
+        def make(number: int) -> bytes:
+            renamed = rename_imports(module.wasm, import_places(module.wasm.imports))
+            return numbered_copy(renamed, number)
+
+        # The least number that no module of the program has: another run of it compiles the same.
+        digest = module.image.digest
+        loaded = itertools.chain(self.state.modules.copy().values(), self.new)
+        taken = {
+            m.copy for m in loaded if m is not module and m.image.digest == digest and m.code is not None
+        }
+        module.copy = next(n for n in itertools.count() if n not in taken or n >= _MOST_COPIES)
         try:
-            return compiled(
-                self.engine,
-                ("module", module.image.digest),
+            return generated(
+                self.compiler,
+                ("module", digest, module.copy),
                 module.name,
-                partial(rename_imports, module.wasm, import_places(module.wasm.imports)),
+                partial(make, module.copy),
             )
         except InvalidModuleError as refused:
             try:

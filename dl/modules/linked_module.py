@@ -43,6 +43,7 @@ class LinkedModule:
         bindings: what its imports mean, in import order: the resolution record.
         late: table indices that its stubs were given at their first call, by import position; every group gets these.
         code: its code with renamed imports, and that of its import module.
+        copy: which copy of its content it is in the program, so that stack traces name the right one.
         thread_local: its thread-local storage; None for none.
         construction: who constructs it, and who waits for it.
         residence: whether groups may instantiate it.
@@ -62,6 +63,7 @@ class LinkedModule:
     late: dict[int, int] = field(default_factory=dict)
     code: CompiledModule | None = None
     import_code: CompiledModule | None = None
+    copy: int = 0
     thread_local: ThreadLocalModule | None = None
     construction: Construction = field(default_factory=Construction)
     residence: Residence = field(default_factory=Residence)

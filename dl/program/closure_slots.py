@@ -7,7 +7,6 @@ the last matters to who replays from the start: the others are marked and skippe
 
 from __future__ import annotations
 
-import hashlib
 import logging
 from collections.abc import Callable
 from typing import TYPE_CHECKING
@@ -18,7 +17,6 @@ from dl.glue.trampolines import (
     closure_module,
     invoker_module,
 )
-from dl.modules.image import compiled
 from dl.program.operations import GrowTable, SetSlot
 from dl.wasm.types import FuncType
 
@@ -207,9 +205,7 @@ class ClosureSlots:
     def _code(self, purpose: str, kind: FuncType, make: Callable[[], bytes]) -> CompiledModule:
         known = self._codes.get((purpose, kind))
         if known is None:
-            wasm = make()
-            key = ("generated", hashlib.sha256(wasm).digest())
-            known = compiled(self._program.engine, key, f"{purpose} {kind}", lambda: wasm)
+            known = self._program.compiler.compile(make(), f"{purpose} {kind}")
             if len(self._codes) >= _MAX_CODES:
                 self._codes.clear()
             self._codes[purpose, kind] = known

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 
+from dl.engine.code_cache import Compiler
 from dl.engine.protocol import (
     CompiledModule,
     Engine,
@@ -17,7 +18,6 @@ from dl.errors import EngineError, LinkerUsageError, ResourceLimitError
 from dl.glue.base import base_module
 from dl.glue.names import BASE_NAMESPACE
 from dl.glue.placement import PlacedFunction, placement_module
-from dl.modules.image import compiled
 from dl.options import SideMemorySource
 from dl.program.host_symbols import ATOMICS, HostSymbols
 from dl.program.main_module import MainPlan
@@ -56,6 +56,7 @@ class Program:
         thread_stack_size: bytes of shadow stack of a thread that the host attaches.
 
     Attributes:
+        compiler: turns its modules into code.
         wasi: its WASI, for host code; None until a main module that defines the memory is there.
         wasi_options: what WASI shows it.
         side_memory: hands out linear memory; None when the program's memory cannot be reached.
@@ -74,6 +75,7 @@ class Program:
     ) -> None:
         self.plan = plan
         self.engine = engine
+        self.compiler = Compiler(engine)
         self._functions = functions
         self._host = host
         self.wasi_options = wasi
@@ -128,7 +130,7 @@ class Program:
                 assert kind is not None
                 memory = store.new_memory(kind)
                 store.define_memory(BASE_NAMESPACE, "memory", memory)
-                self.wasi = add_forwarder(self.engine, store, kind)
+                self.wasi = add_forwarder(self.compiler, store, kind)
                 self._use(memory)
         except BaseException:
             store.close()
@@ -143,7 +145,7 @@ class Program:
         except EngineError as error:
             raise ResourceLimitError("the program", f"the engine cannot make its {kind}: {error}") from error
         self._shared_wasi = SharedWasi(
-            self.engine, self.engine.host_functions(_Unbounded()), self.wasi_options, self._memory, kind
+            self.compiler, self.engine.host_functions(_Unbounded()), self.wasi_options, self._memory, kind
         )
         self._shared_wasi.install(self._host)
         self.wasi = self._shared_wasi.calls
@@ -172,7 +174,7 @@ class Program:
             self._use(memory)
             return
         store.define_memory(BASE_NAMESPACE, "memory", memory)
-        self.wasi = add_forwarder(self.engine, store, kind)
+        self.wasi = add_forwarder(self.compiler, store, kind)
         if self._memory is None:
             self._use(memory)
             # Modules from here on need not export their memory: they go through the forwarder.
@@ -185,8 +187,13 @@ class Program:
             ResourceLimitError: there is no memory for the side modules' stack.
         """
         if self._base_code is None:
-            wasm = base_module(self.plan.places, self.plan.table_length, self._first_stack_pointer())
-            self._base_code = compiled(self.engine, ("generated", wasm), "base", lambda: wasm)
+            wasm = base_module(
+                self.plan.places,
+                self.plan.table_length,
+                self._first_stack_pointer(),
+                exceptions=self.engine.capabilities.exceptions,
+            )
+            self._base_code = self.compiler.compile(wasm, "base")
         return self._base_code
 
     def waits_code(self) -> CompiledModule | None:
@@ -199,7 +206,7 @@ class Program:
                 assert binding is not None
                 placed.append(PlacedFunction(binding.namespace, binding.name, kind, address))
             wasm = placement_module(placed, (), (), self.plan.places)
-            self._waits_code = compiled(self.engine, ("generated", wasm), "waits", lambda: wasm)
+            self._waits_code = self.compiler.compile(wasm, "waits")
         return self._waits_code
 
     def _first_stack_pointer(self) -> int:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
@@ -10,7 +9,7 @@ from dl.engine.preview1 import PREVIEW1, UNSTABLE, WASIX
 from dl.program.host_symbols import SystemFunction
 from dl.wasix.abi import NAMESPACES, PROCESS, Errno
 from dl.wasix.files.descriptors import DescriptorError
-from dl.wasix.files.files import LOOKED_UP, SLOT
+from dl.wasix.files.files import LOOKED_UP
 from dl.wasix.files.poll import PREVIEW1_LAYOUT, SNAPSHOT0_LAYOUT, Poll
 from dl.wasix.files.snapshot0 import snapshot0_functions
 from dl.wasix.files.transfers import Transfers
@@ -18,7 +17,7 @@ from dl.wasix.process import Process
 from memory import InvalidStringError, OutOfBoundsError
 
 if TYPE_CHECKING:
-    from dl.engine.protocol import RawCall
+    from dl.engine.protocol import RawFunction, Slots
 
 _CLOEXEC = 1
 _MASKS = {"i32": 0xFFFFFFFF, "i64": 0xFFFFFFFFFFFFFFFF}
@@ -65,14 +64,13 @@ def process_functions(process: Process) -> Functions:
     return {PREVIEW1: common, WASIX: common | wasix, UNSTABLE: unstable}
 
 
-def _path_open2(process: Process) -> RawCall:
+def _path_open2(process: Process) -> RawFunction:
     """`path_open2`: `path_open` with the descriptor's flags before the pointer to the new descriptor."""
 
-    def call(area: int, _slots: int) -> None:
-        flags = ctypes.c_uint32.from_address(area + 8 * SLOT)
-        cloexec = bool(flags.value & _CLOEXEC)
-        flags.value = ctypes.c_uint32.from_address(area + 9 * SLOT).value
-        process.files.path_open(area, 9, cloexec=cloexec)
+    def call(slots: Slots) -> None:
+        cloexec = bool(slots.u32(8) & _CLOEXEC)
+        slots.set_32(8, slots.u32(9))
+        process.files.path_open(slots, cloexec=cloexec)
 
     return call
 

@@ -57,6 +57,7 @@ _NAMES = {
 }
 
 _HEADER_BYTES = 8
+_COPY_SECTION = "dl.copy"
 
 _Parts: TypeAlias = "list[bytes | memoryview]"
 
@@ -89,6 +90,21 @@ def rename_imports(module: WasmModule, names: Sequence[tuple[str, str]]) -> byte
             prefix = prefixes[outer] = encode.name_bytes(outer)
         parts += (prefix, encode.name_bytes(inner), data[entry.type_start : entry.type_end])
     return _with_sections(module, {SECTION_IMPORT: parts})
+
+
+def numbered_copy(wasm: bytes, number: int) -> bytes:
+    """Copy a module so that its content differs from that of other copies, and nothing else does.
+
+    Code is known by its content, also in stack traces. A program that holds two modules of the same content, and wants to tell
+    them apart there, numbers the second one.
+
+    Args:
+        wasm: the module.
+        number: which copy; 0 is the module itself, others get a custom section with their number at the end.
+    """
+    if not number:
+        return wasm
+    return wasm + encode.section(SECTION_CUSTOM, encode.name_bytes(_COPY_SECTION) + encode.unsigned(number))
 
 
 def import_tags(module: WasmModule, names: Collection[str], kind: TagType) -> bytes:

@@ -8,7 +8,6 @@ waited for outside, and pipes and events are not WASI's at all.
 
 from __future__ import annotations
 
-import ctypes
 from typing import TYPE_CHECKING
 
 from dl.program.side_memory import Block, GrownMemory
@@ -23,14 +22,10 @@ from memory import LinearMemory, OutOfBoundsError
 from threads import Waits
 
 if TYPE_CHECKING:
-    from dl.engine.protocol import RawCall, WasiOptions
+    from dl.engine.protocol import RawFunction, Slots, WasiOptions
     from dl.linker import Linker
 
-SLOT = 16
-"""Bytes of one slot of a raw call's arguments."""
-
 _NONBLOCK = 4
-_FDSTAT_BYTES, _FILESTAT_BYTES = 24, 64
 _FILETYPE_UNKNOWN = 0
 _RIGHT_READ, _RIGHT_SET_FLAGS, _RIGHT_WRITE, _RIGHT_FILESTAT, _RIGHT_POLL = (
     1 << 1,
@@ -129,64 +124,65 @@ class Files:
             raise DescriptorError(Errno.NOTSUP)
         return calls
 
-    # calls on raw slots
+    # calls on slots
 
-    def raw(self, name: str) -> RawCall:
+    def raw(self, name: str) -> RawFunction:
         """Return a function of preview 1 that looks up its descriptors and paths and leaves the rest to WASI."""
         if name in _PATHS:
             answer, places = Errno.NOTDIR, _PATHS[name]
         else:
             answer, places = _STREAM_ANSWERS[name], ((0, None),)
 
-        def call(area: int, slots: int) -> None:
-            self._forward(name, area, slots, places, answer)
+        def call(slots: Slots) -> None:
+            self._forward(name, slots, places, answer)
 
         return self.answering(call)
 
-    def answering(self, function: RawCall) -> RawCall:
+    def answering(self, function: RawFunction) -> RawFunction:
         """Let a function answer with the errno of a `DescriptorError`, and handle signals at its end."""
 
-        def call(area: int, slots: int) -> None:
+        def call(slots: Slots) -> None:
             try:
-                function(area, slots)
+                function(slots)
             except DescriptorError as error:
-                ctypes.c_uint32.from_address(area).value = error.errno
+                slots.set_32(0, error.errno)
             except OutOfBoundsError:
-                ctypes.c_uint32.from_address(area).value = Errno.MEMVIOLATION
+                slots.set_32(0, Errno.MEMVIOLATION)
             self.signals.deliver_if_pending()
 
         return call
 
     def _forward(
-        self, name: str, area: int, slots: int, places: tuple[tuple[int, int | None], ...], answer: Errno
+        self, name: str, slots: Slots, places: tuple[tuple[int, int | None], ...], answer: Errno
     ) -> None:
         wasi = self.wasi
         with wasi.lock:
             for descriptor, path in places:
-                cell = ctypes.c_int32.from_address(area + descriptor * SLOT)
-                file = self.table.file(cell.value)
+                file = self.table.file(slots.s32(descriptor))
                 if path is not None:
-                    file = self._place_path(file, area + path * SLOT)
+                    file = self._place_path(file, slots, path)
                 if file.wasi is None:
                     raise DescriptorError(answer)
-                cell.value = file.wasi
-            wasi.raw(name)(area, slots)
+                slots.set_32(descriptor, file.wasi)
+            wasi.raw(name)(slots)
 
-    def _place_path(self, file: OpenFile, at: int) -> OpenFile:
+    def _place_path(self, file: OpenFile, slots: Slots, position: int) -> OpenFile:
         """Let an absolute path, which WASI refuses, begin at the open directory that it leads into."""
-        address, size = ctypes.c_uint32.from_address(at), ctypes.c_uint32.from_address(at + SLOT)
-        if not size.value or self.memory.read_u8(address.value) != ord("/"):
+        address, size = slots.u32(position), slots.u32(position + 1)
+        if not size or self.memory.read_u8(address) != ord("/"):
             return file
-        path = self.memory.read(address.value, size.value)
+        path = self.memory.read(address, size)
         open_now = (entry.file for entry in self.table.entries.values() if entry.file.preopen is not None)
         found = below_preopen(path, open_now)
         if found is None:
             raise DescriptorError(Errno.NOENT)
         file, skipped = found
-        address.value += skipped
-        size.value -= skipped
-        if not size.value:
-            address.value, size.value = self._dot(), 1
+        if skipped == size:
+            slots.set_32(position, self._dot())
+            slots.set_32(position + 1, 1)
+        else:
+            slots.set_32(position, address + skipped)
+            slots.set_32(position + 1, size - skipped)
         return file
 
     def _dot(self) -> int:
@@ -199,21 +195,18 @@ class Files:
             self.memory.write(self._dot_block.address, b".")
         return self._dot_block.address
 
-    def path_open(self, area: int, slots: int, *, out: int = 8, cloexec: bool = False) -> None:
+    def path_open(self, slots: Slots, *, cloexec: bool = False) -> None:
         """`path_open`: WASI's, and its number replaced by ours.
 
         Args:
-            area: the arguments, of preview 1's `path_open`.
-            slots: how many.
-            out: position of the pointer to the new descriptor.
+            slots: the arguments of preview 1's `path_open`.
             cloexec: the new descriptor's flag.
         """
-        result = ctypes.c_uint32.from_address(area)
-        place = ctypes.c_uint32.from_address(area + out * SLOT).value
+        place = slots.u32(8)
         self.memory.read(place, 4)
         wasi = self.wasi
-        self._forward("path_open", area, slots, _PATHS["path_open"], Errno.NOTDIR)
-        if result.value:
+        self._forward("path_open", slots, _PATHS["path_open"], Errno.NOTDIR)
+        if slots.u32(0):
             return
         with wasi.lock:
             opened = self.memory.read_u32(place)
