@@ -331,7 +331,13 @@ class InstanceGroup:
 
         Without the null elements at its end: a group that has undone a load of its own, or missed one that was undone,
         may have more of them or fewer.
+
+        Raises:
+            LinkerUsageError: the engine cannot look into tables.
         """
+        engine = self._program.engine
+        if not engine.capabilities.table_reflection:
+            raise LinkerUsageError(f"engine {engine.name} lacks table reflection")
         self.synchronize()
         assert self._base is not None
         entries = [self._store.table_entry(self._base, TABLE_NAME, i) for i in range(self.table_length())]

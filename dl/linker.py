@@ -9,13 +9,13 @@ import threading
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from typing_extensions import Self
 
 from dl.callbacks import Callback, Callbacks
 from dl.dlfcn import MAIN_HANDLE, RTLD_DEFAULT, DlFlags, ModuleHandle
-from dl.engine import default_engine
+from dl.engine import chosen_engine
 from dl.engine.protocol import Engine, WasiOptions
 from dl.errors import (
     InvalidHandleError,
@@ -68,8 +68,6 @@ from threads import DETACHED, Rendezvous
 
 log = logging.getLogger("dl.link")
 
-T = TypeVar("T", bound="Linker")
-
 
 class Linker:
     """A WebAssembly program that libraries can be linked into while it runs.
@@ -93,7 +91,7 @@ class Linker:
         side_memory: where side modules' data goes.
         interrupts: whether guest code can be interrupted (costs about 11 % on tight loops); None for what the
             program needs: on with shared memory. Without, a thread that computes stalls links.
-        engine: the engine; None for the default one.
+        engine: the engine, or its name, such as "wasmtime"; None for the default one.
 
     Attributes:
         engine: the engine.
@@ -126,7 +124,7 @@ class Linker:
         thread_stack_size: int = DEFAULT_STACK_BYTES // 4,
         side_memory: SideMemorySource = "auto",
         interrupts: bool | None = None,
-        engine: Engine | None = None,
+        engine: str | Engine | None = None,
     ) -> None:
         self._closed = False
         self._ended: BaseException | None = None
@@ -141,7 +139,7 @@ class Linker:
         self._name = image.name if image else "libraries only"
         plan = plan_main(image.wasm if image else None, memory=memory, stack_size=stack_size)
         shared = plan.memory_type is not None and plan.memory_type.limits.shared
-        self.engine = engine or default_engine(interrupts=shared if interrupts is None else interrupts)
+        self.engine = chosen_engine(engine, self._name, interrupts=interrupts, shared=shared)
         self.rendezvous: Rendezvous[DlOperation] = Rendezvous(self.engine.interrupt)
         self.threads = ThreadGroups(self)
         functions = self.engine.host_functions(self.threads)

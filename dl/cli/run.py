@@ -10,7 +10,7 @@ import click
 
 from dl.cli.endings import program_code
 from dl.cli.interrupt import ending_on_interrupt
-from dl.cli.params import PAGE_BYTES, directories, preopen, size, variable
+from dl.cli.params import PAGE_BYTES, directories, engine_option, preopen, size, variable
 from dl.cli.tracing import tracing
 from dl.linker import Linker
 from dl.modules.image import image_from_file
@@ -91,6 +91,7 @@ library_path_option = click.option(
     default=None,
     help="Whether code that computes can be interrupted, for links and Ctrl-C. Default: on for programs with shared memory.",
 )
+@engine_option
 @click.option("--trace", is_flag=True, help="Write every link step to standard error.")
 @click.argument("program", metavar="APP.WASM")
 @click.argument("arguments", metavar="[ARGS]...", nargs=-1, type=click.UNPROCESSED)
@@ -105,6 +106,7 @@ def run(
     memory_max: int | None,
     side_memory: Any,
     interrupts: bool | None,
+    engine: str | None,
     trace: bool,
 ) -> int:
     """Link a program and run it.
@@ -126,6 +128,7 @@ def run(
             stack_size=stack_size + -stack_size % _STACK_STEP,
             side_memory=side_memory,
             interrupts=interrupts,
+            engine=engine,
             memory=memory,
         ) as linker,
     ):

@@ -10,7 +10,7 @@ import threading
 from collections.abc import Callable
 
 from dl.engine.protocol import Capabilities, Engine
-from dl.errors import EngineNotFoundError
+from dl.errors import EngineNotFoundError, LinkerUsageError
 
 ENTRY_POINTS = "wasix_dl.engines"
 DEFAULT_ENGINE = "wasmtime"
@@ -76,6 +76,29 @@ def _factory(name: str) -> Callable[..., Engine]:
     )
 
 
+def chosen_engine(
+    engine: str | Engine | None, program: str, *, interrupts: bool | None, shared: bool
+) -> Engine:
+    """Return the engine that a program shall run on.
+
+    Args:
+        engine: a name, an engine, or None for the default.
+        program: what messages call the program.
+        interrupts: whether guest code must be interruptible; None for: if the program has threads and the engine can.
+        shared: whether the program shares its memory, and so can have threads.
+
+    Raises:
+        EngineNotFoundError: no engine has that name.
+        LinkerUsageError: the engine lacks what was asked for.
+    """
+    if engine is None or isinstance(engine, str):
+        wanted = shared if interrupts is None else interrupts
+        engine = engine_named(engine or DEFAULT_ENGINE, interrupts=wanted)
+    if interrupts and not engine.capabilities.interrupts:
+        raise LinkerUsageError(f"{program} asks for interrupts, which engine {engine.name} lacks")
+    return engine
+
+
 def default_engine(*, interrupts: bool = True) -> Engine:
     """Return the process's engine of the default name; see `engine_named`."""
     return engine_named(DEFAULT_ENGINE, interrupts=interrupts)
@@ -85,6 +108,7 @@ __all__ = [
     "DEFAULT_ENGINE",
     "Capabilities",
     "Engine",
+    "chosen_engine",
     "default_engine",
     "engine_named",
     "known_engines",

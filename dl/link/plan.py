@@ -24,6 +24,7 @@ from functools import partial
 from dl.dlfcn import MAIN_HANDLE, DlFlags, ModuleHandle
 from dl.engine.code_cache import Compiler
 from dl.engine.protocol import CompiledModule
+from dl.engine.requirements import check_capabilities
 from dl.errors import (
     InvalidModuleError,
     LinkError,
@@ -356,6 +357,8 @@ class Load(Tree):
         )
 
     def _compiled(self, module: LinkedModule) -> CompiledModule:
+        check_capabilities(self.compiler.engine, module.wasm)
+
         def make(number: int) -> bytes:
             renamed = rename_imports(module.wasm, import_places(module.wasm.imports))
             return numbered_copy(renamed, number)

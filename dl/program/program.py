@@ -89,7 +89,7 @@ class Program:
         self.side_memory: SideMemory | None = None
         self.linear: LinearMemory | None = None
         if self.shares_memory and not engine.capabilities.shared_memory:
-            raise LinkerUsageError(f"the program shares memory, which engine {engine.name} cannot")
+            raise LinkerUsageError(f"the program uses shared memory, which engine {engine.name} lacks")
         if self.shares_memory:
             self._share_memory()
         else:

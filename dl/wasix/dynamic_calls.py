@@ -51,6 +51,8 @@ def dynamic_call_functions(linker: Linker) -> dict[str, SystemFunction]:
 
 def reaches_table(linker: Linker) -> bool:
     """Whether the table that the guest's pointers mean is one that the linker can look into."""
+    if not linker.engine.capabilities.table_reflection:
+        return False
     plan, main = linker.program.plan, linker.main_module
     if plan.kind is not MainKind.STATIC or plan.places.table.namespace != BASE_NAMESPACE:
         return True
@@ -127,6 +129,8 @@ class Invokers:
 
     def find(self, function: int) -> int:
         """Return the table index of the invoker for the function at a table index, or minus an errno."""
+        if not self._linker.engine.capabilities.table_reflection:
+            return -NOT_SUPPORTED
         kind = self._linker.threads.current().function_type(function & _MASK)
         if kind is None:
             return -INVALID if reaches_table(self._linker) else -NOT_SUPPORTED
