@@ -16,6 +16,7 @@ from typing_extensions import Self
 from dl.callbacks import Callback, Callbacks
 from dl.dlfcn import MAIN_HANDLE, RTLD_DEFAULT, DlFlags, ModuleHandle
 from dl.engine import chosen_engine
+from dl.engine.disk_cache import open_cache
 from dl.engine.protocol import Engine, WasiOptions
 from dl.errors import (
     InvalidHandleError,
@@ -82,8 +83,7 @@ class Linker:
         env: its environment variables.
         preopens: directories it sees: guest path to host path.
         stdin: None for the host's own, bytes, or the path of a file.
-        stdout: None for the host's own, the path of a file, or a callable that gets chunks of bytes.
-        stderr: like stdout.
+        stdout, stderr: None for the host's own, the path of a file, or a callable that gets chunks of bytes.
         memory: the memory to provide, without a main module, or with one that imports it (then only a larger minimum or a
             smaller maximum than its own).
         stack_size: bytes of the main thread's shadow stack, a multiple of 1024.
@@ -92,6 +92,7 @@ class Linker:
         interrupts: whether guest code can be interrupted (costs about 11 % on tight loops); None for what the
             program needs: on with shared memory. Without, a thread that computes stalls links.
         engine: the engine, or its name, such as "wasmtime"; None for the default one.
+        cache: the directory where compiled code is kept; True for the user's (or that in DLRUN_CACHE), False for none.
 
     Attributes:
         engine: the engine.
@@ -125,6 +126,7 @@ class Linker:
         side_memory: SideMemorySource = "auto",
         interrupts: bool | None = None,
         engine: str | Engine | None = None,
+        cache: bool | str | os.PathLike[str] = True,
     ) -> None:
         self._closed = False
         self._ended: BaseException | None = None
@@ -159,6 +161,7 @@ class Linker:
             ),
             checked_side_memory(side_memory),
             thread_stack_size,
+            open_cache(cache, self._preopens.values()),
         )
         self._state = LinkerState(
             table=TableSpace(plan.table_length),
@@ -271,12 +274,12 @@ class Linker:
             InvalidHandleError: no module has this handle.
         """
         self._check_open()
+        module = self._state.modules.get(ModuleHandle(handle))
         if handle == RTLD_DEFAULT:
             scope = self._state.global_scope
+        elif module is None:
+            raise InvalidHandleError(handle)
         else:
-            module = self._state.modules.get(ModuleHandle(handle))
-            if module is None:
-                raise InvalidHandleError(handle)
             scope = breadth_first([module]) if tree else [module]
         symbol = find_symbol(name, scope)
         if symbol is None:
@@ -319,8 +322,6 @@ class Linker:
         # Every group asks once and gets the same answer, whichever thread came first.
         return module.late.setdefault(position, symbol.address)
 
-    # threads
-
     def attach(self, name: str | None = None) -> AbstractContextManager[InstanceGroup]:
         """Give the calling thread an instance group of its own, for a `with`.
 
@@ -347,8 +348,6 @@ class Linker:
         """
         self._check_open()
         return self.threads.spawn(function, args, name)
-
-    # function pointers
 
     def callback(self, signature: FuncType | str, function: Callable[..., Any]) -> Callback:
         """Make a Python function a function pointer of the guest, valid in every instance group, also in later ones.
@@ -381,7 +380,7 @@ class Linker:
     @property
     def main_module(self) -> LinkedModule | None:
         """The main module; None without one."""
-        return self._state.modules.get(MAIN_HANDLE) or self._state.arriving.get(MAIN_HANDLE)
+        return self._state.module(MAIN_HANDLE)
 
     @property
     def main_group(self) -> InstanceGroup:

@@ -92,6 +92,11 @@ library_path_option = click.option(
     help="Whether code that computes can be interrupted, for links and Ctrl-C. Default: on for programs with shared memory.",
 )
 @engine_option
+@click.option(
+    "--no-cache",
+    is_flag=True,
+    help="Neither use compiled code that is kept on disk nor keep it; see dlrun cache.",
+)
 @click.option("--trace", is_flag=True, help="Write every link step to standard error.")
 @click.argument("program", metavar="APP.WASM")
 @click.argument("arguments", metavar="[ARGS]...", nargs=-1, type=click.UNPROCESSED)
@@ -107,6 +112,7 @@ def run(
     side_memory: Any,
     interrupts: bool | None,
     engine: str | None,
+    no_cache: bool,
     trace: bool,
 ) -> int:
     """Link a program and run it.
@@ -129,6 +135,7 @@ def run(
             side_memory=side_memory,
             interrupts=interrupts,
             engine=engine,
+            cache=not no_cache,
             memory=memory,
         ) as linker,
     ):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 
-from dl.engine.code_cache import Compiler
+from dl.engine.code_cache import CodeStore, Compiler
 from dl.engine.protocol import (
     CompiledModule,
     Engine,
@@ -54,6 +54,7 @@ class Program:
         wasi: what WASI shows the program.
         side_memory: where side modules' data goes.
         thread_stack_size: bytes of shadow stack of a thread that the host attaches.
+        store: compiled code that outlives the process; None for none.
 
     Attributes:
         compiler: turns its modules into code.
@@ -72,10 +73,11 @@ class Program:
         wasi: WasiOptions,
         side_memory: SideMemorySource,
         thread_stack_size: int,
+        store: CodeStore | None = None,
     ) -> None:
         self.plan = plan
         self.engine = engine
-        self.compiler = Compiler(engine)
+        self.compiler = Compiler(engine, store)
         self._functions = functions
         self._host = host
         self.wasi_options = wasi
