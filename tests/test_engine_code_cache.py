@@ -101,7 +101,7 @@ def test_clearing_keeps_what_is_in_use(engine: CountingEngine) -> None:
     compiler = Compiler(engine, memory=memory)
     used = compiler.compile(module(1), "used")
     compiler.compile(module(2), "unused")
-    memory.clear()
+    memory.of(engine).clear()
     gc.collect()
 
     assert compiler.find(content_digest(module(1))) is used
@@ -160,15 +160,15 @@ def test_a_thread_that_is_interrupted_leaves_the_work_to_the_next() -> None:
     def second() -> CompiledModule:
         assert compiling.wait(30)
         waiting.set()
-        return memory.get(engine, digest, lambda: engine.compile(module(1)))
+        return memory.of(engine).get(digest, lambda: engine.compile(module(1)))
 
     with ThreadPoolExecutor(2) as pool:
         other = pool.submit(second)
         with pytest.raises(KeyboardInterrupt):
-            memory.get(engine, digest, interrupted)
+            memory.of(engine).get(digest, interrupted)
 
         assert other.result(30).code_bytes > 0
-    assert memory.get(engine, digest, interrupted) is other.result()
+    assert memory.of(engine).get(digest, interrupted) is other.result()
 
 
 def test_a_thread_does_not_wait_for_itself() -> None:
@@ -178,10 +178,10 @@ def test_a_thread_does_not_wait_for_itself() -> None:
 
     def make() -> CompiledModule:
         if not engine.compiled:
-            return memory.get(engine, digest, lambda: engine.compile(module(1)))
+            return memory.of(engine).get(digest, lambda: engine.compile(module(1)))
         return engine.compile(module(1))
 
-    assert memory.get(engine, digest, make).code_bytes > 0
+    assert memory.of(engine).get(digest, make).code_bytes > 0
 
 
 def test_generated_modules_are_found_by_their_inputs(engine: CountingEngine) -> None:
@@ -198,7 +198,7 @@ def test_generated_modules_are_found_by_their_inputs(engine: CountingEngine) -> 
     assert generated(compiler, inputs, "g", make) is first
     assert len(runs) == 1
     del first
-    memory.clear()
+    memory.of(engine).clear()
     gc.collect()
     generated(compiler, inputs, "g", make)
     assert len(runs) == 2

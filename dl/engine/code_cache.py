@@ -4,9 +4,9 @@ Code is known by the engine that made it and by the SHA-256 digest of the bytes 
 name, no path, no module handle. So a library that is opened again, under another name or by another program of the process, is
 compiled once, and what a digest stands for never changes.
 
-Two layers hold it. `CodeCache` is the process's memory: all code that is in use (weak references find it), and beyond that
-the code used last, up to a number of bytes. Behind it there may be a `CodeStore` that outlives the process. `Compiler` is what
-a program holds: its engine, and the layers it uses.
+Two layers hold it. `EngineCode` is the memory of the process: all code that is in use (weak references find it), and beyond
+that the code used last, up to a number of bytes. Under it there may be a `CodeStore` that outlives the process. `Compiler` is
+what a program holds: its engine, and the layers it uses.
 """
 
 from __future__ import annotations
@@ -40,16 +40,6 @@ class CodeStore(Protocol):
         """Keep the code of the module with a digest, unless it is known to be kept already."""
 
 
-class _EngineCode:
-    """The code of one engine. Guarded by the cache's lock, which nothing is called under."""
-
-    def __init__(self) -> None:
-        self.in_use: weakref.WeakValueDictionary[bytes, CompiledModule] = weakref.WeakValueDictionary()
-        self.recent: OrderedDict[bytes, CompiledModule] = OrderedDict()
-        self.recent_bytes = 0
-        self.under_way: dict[bytes, _Making] = {}
-
-
 class _Making:
     """Code that one thread is making and others may wait for."""
 
@@ -60,11 +50,101 @@ class _Making:
         self.error: EngineError | None = None
 
 
-class CodeCache:
-    """Code in memory, by engine and digest.
+class EngineCode:
+    """The code of one engine in memory, by digest.
 
     Concurrency: any thread. Threads that ask for the same code at the same time make it once: one makes it, the others wait
-    without holding the lock. `_lock` is a leaf.
+    without holding the lock. `_lock` guards the other fields and is a leaf.
+
+    Args:
+        most_bytes: bytes of code to keep although nobody uses it.
+    """
+
+    def __init__(self, most_bytes: int) -> None:
+        self._most_bytes = most_bytes
+        self._lock = threading.Lock()
+        self._in_use: weakref.WeakValueDictionary[bytes, CompiledModule] = weakref.WeakValueDictionary()
+        self._recent: OrderedDict[bytes, CompiledModule] = OrderedDict()
+        self._recent_bytes = 0
+        self._under_way: dict[bytes, _Making] = {}
+
+    def find(self, digest: bytes) -> CompiledModule | None:
+        """Return the code of the module with a digest, if it is in memory."""
+        with self._lock:
+            return self._find(digest)
+
+    def get(self, digest: bytes, make: Callable[[], CompiledModule]) -> CompiledModule:
+        """Return the code of the module with a digest; if there is none, make it.
+
+        Raises:
+            EngineError: `make` raised it, here or in the thread that this one waited for. Other exceptions of `make` are raised
+                in its thread only: a thread that waited tries by itself.
+        """
+        own = _Making()
+        while True:
+            try:
+                with self._lock:
+                    known = self._find(digest)
+                    if known is not None:
+                        return known
+                    making = self._under_way.setdefault(digest, own)
+                # A signal handler may want the code that its own thread is compiling; it cannot wait for that.
+                if making is own or making.thread == own.thread:
+                    return self._make(digest, make, own)
+            finally:
+                self._end(digest, own)
+            making.done.wait()
+            if making.module is not None:
+                return making.module
+            if making.error is not None:
+                raise EngineError(*making.error.args) from making.error
+
+    def _find(self, digest: bytes) -> CompiledModule | None:
+        module = self._recent.get(digest)
+        if module is not None:
+            self._recent.move_to_end(digest)
+            return module
+        module = self._in_use.get(digest)
+        if module is not None:
+            self._keep(digest, module)
+        return module
+
+    def _keep(self, digest: bytes, module: CompiledModule) -> None:
+        self._in_use[digest] = module
+        if digest in self._recent:
+            return
+        self._recent[digest] = module
+        self._recent_bytes += module.code_bytes
+        while self._recent_bytes > self._most_bytes:
+            _, dropped = self._recent.popitem(last=False)
+            self._recent_bytes -= dropped.code_bytes
+
+    def _make(self, digest: bytes, make: Callable[[], CompiledModule], own: _Making) -> CompiledModule:
+        try:
+            module = make()
+        except EngineError as error:
+            own.error = error
+            raise
+        with self._lock:
+            self._keep(digest, module)
+        own.module = module
+        return module
+
+    def _end(self, digest: bytes, own: _Making) -> None:
+        with self._lock:
+            if self._under_way.get(digest) is own:
+                del self._under_way[digest]
+                own.done.set()
+
+    def clear(self) -> None:
+        """Forget all code that nobody uses."""
+        with self._lock:
+            self._recent.clear()
+            self._recent_bytes = 0
+
+
+class CodeCache:
+    """Code in memory, of any number of engines; that of an engine goes with it. `_lock` guards `_engines`; a leaf.
 
     Args:
         most_bytes: bytes of code to keep, for each engine, although nobody uses it.
@@ -73,92 +153,15 @@ class CodeCache:
     def __init__(self, most_bytes: int = MOST_BYTES) -> None:
         self._most_bytes = most_bytes
         self._lock = threading.Lock()
-        self._engines: weakref.WeakKeyDictionary[Engine, _EngineCode] = weakref.WeakKeyDictionary()
+        self._engines: weakref.WeakKeyDictionary[Engine, EngineCode] = weakref.WeakKeyDictionary()
 
-    def get(self, engine: Engine, digest: bytes, make: Callable[[], CompiledModule]) -> CompiledModule:
-        """Return the code of the module with a digest; if there is none, make it.
-
-        Raises:
-            EngineError: `make` raised it, here or in the thread that this one waited for. Other exceptions of `make` are raised
-                here only: a thread that waited tries by itself.
-        """
-        own = _Making()
-        while True:
-            try:
-                with self._lock:
-                    code = self._code(engine)
-                    known = self._find(code, digest)
-                    if known is not None:
-                        return known
-                    making = code.under_way.setdefault(digest, own)
-                if making is own or making.thread == own.thread:
-                    # Its own: a signal handler that runs while this thread compiles, and wants the same.
-                    return self._make(engine, digest, make, own)
-            finally:
-                self._end(engine, digest, own)
-            making.done.wait()
-            if making.module is not None:
-                return making.module
-            if making.error is not None:
-                raise EngineError(*making.error.args) from making.error
-
-    def find(self, engine: Engine, digest: bytes) -> CompiledModule | None:
-        """Return the code of the module with a digest, if it is in memory."""
+    def of(self, engine: Engine) -> EngineCode:
+        """Return the code of an engine."""
         with self._lock:
-            return self._find(self._code(engine), digest)
-
-    def _code(self, engine: Engine) -> _EngineCode:
-        code = self._engines.get(engine)
-        if code is None:
-            code = self._engines[engine] = _EngineCode()
-        return code
-
-    def _find(self, code: _EngineCode, digest: bytes) -> CompiledModule | None:
-        module = code.recent.get(digest)
-        if module is not None:
-            code.recent.move_to_end(digest)
-            return module
-        module = code.in_use.get(digest)
-        if module is not None:
-            self._keep(code, digest, module)
-        return module
-
-    def _keep(self, code: _EngineCode, digest: bytes, module: CompiledModule) -> None:
-        code.in_use[digest] = module
-        if digest in code.recent:
-            return
-        code.recent[digest] = module
-        code.recent_bytes += module.code_bytes
-        while code.recent_bytes > self._most_bytes:
-            _, dropped = code.recent.popitem(last=False)
-            code.recent_bytes -= dropped.code_bytes
-
-    def _make(
-        self, engine: Engine, digest: bytes, make: Callable[[], CompiledModule], own: _Making
-    ) -> CompiledModule:
-        try:
-            module = make()
-        except EngineError as error:
-            own.error = error
-            raise
-        with self._lock:
-            self._keep(self._code(engine), digest, module)
-        own.module = module
-        return module
-
-    def _end(self, engine: Engine, digest: bytes, own: _Making) -> None:
-        with self._lock:
-            under_way = self._code(engine).under_way
-            if under_way.get(digest) is own:
-                del under_way[digest]
-                own.done.set()
-
-    def clear(self) -> None:
-        """Forget all code that nobody uses."""
-        with self._lock:
-            for code in self._engines.values():
-                code.recent.clear()
-                code.recent_bytes = 0
+            code = self._engines.get(engine)
+            if code is None:
+                code = self._engines[engine] = EngineCode(self._most_bytes)
+            return code
 
 
 PROCESS_CODE = CodeCache()
@@ -179,7 +182,7 @@ class Compiler:
     ) -> None:
         self.engine = engine
         self._store = store if engine.capabilities.serialization else None
-        self._memory = memory
+        self._memory = memory.of(engine)
 
     def compile(self, wasm: bytes, name: str, digest: bytes | None = None) -> CompiledModule:
         """Return the code of a module.
@@ -199,7 +202,7 @@ class Compiler:
             return stored if stored is not None else self.engine.compile(wasm)
 
         try:
-            module = self._memory.get(self.engine, digest, make)
+            module = self._memory.get(digest, make)
         except EngineError as error:
             raise InvalidModuleError(name, str(error)) from error
         if self._store is not None:
@@ -208,10 +211,11 @@ class Compiler:
 
     def find(self, digest: bytes) -> CompiledModule | None:
         """Return the code of the module with a digest, if it is known without the module's bytes."""
-        known = self._memory.find(self.engine, digest)
-        if known is not None or self._store is None:
-            if known is not None and self._store is not None:
-                self._store.save(self.engine, digest, known)
+        known = self._memory.find(digest)
+        if self._store is None:
             return known
-        stored = self._store.load(self.engine, digest)
-        return None if stored is None else self._memory.get(self.engine, digest, lambda: stored)
+        if known is None:
+            stored = self._store.load(self.engine, digest)
+            return None if stored is None else self._memory.get(digest, lambda: stored)
+        self._store.save(self.engine, digest, known)
+        return known
