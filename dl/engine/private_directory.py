@@ -176,6 +176,6 @@ TEMPORARY = ".tmp"
 
 def _check_process() -> None:
     if not hasattr(os, "geteuid") or os.open not in os.supports_dir_fd or not hasattr(os, "O_NOFOLLOW"):
-        raise NotPrivateError("this system does not tell who may write to a directory")
+        raise NotPrivateError("this system does not say who may write to a directory")
     if os.getuid() != os.geteuid() or os.getgid() != os.getegid():
         raise NotPrivateError("the process runs with the rights of another user than the one that started it")

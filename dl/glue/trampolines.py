@@ -1,8 +1,8 @@
 """Small modules whose one function goes into a table index at run time: closures, callbacks of the host, dynamic calls.
 
-Each is compiled once per signature. What tells two closures of a signature apart (backing function, environment) are
-mutable globals of the instance, set by its export `place`, which also puts the function into the table. So a new closure
-costs an instance and a call, not a compilation, and re-preparing one with the same signature a call alone.
+Each is compiled once per signature. Two closures of a signature differ in their backing function and environment only. These
+are mutable globals of the instance, set by its export `place`, which also puts the function into the table. So a new closure
+costs an instance and a call, not a compilation, and preparing one again with the same signature costs a call alone.
 
 Values lie packed in memory, little-endian and without padding (WASIX ABI, `call_dynamic` and `closure_prepare`).
 """

@@ -1,7 +1,7 @@
 """The instructions that generated code uses, by the names of the specification.
 
 Source: WebAssembly core specification, chapter 5.4 "Instructions". Instructions with immediates that vary are functions of
-`dl.wasm.encode`; what stands here is complete, or takes its immediates right after it.
+`dl.wasm.encode`; those here are complete, or are followed by their immediates.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Make changed copies of modules: other import names, shared tags, waits that the linker can interrupt.
 
 A copy shares nothing with the module it was made from, and all that is not changed is byte-identical. Nothing
-is ever renumbered: new types, functions and tables go behind those that exist.
+is ever renumbered: new types, functions and tables are appended to those that exist.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ _Parts: TypeAlias = "list[bytes | memoryview]"
 def rename_imports(module: WasmModule, names: Sequence[tuple[str, str]]) -> bytes:
     """Copy a module with other names on its imports; their types and order stay.
 
-    A dylink section goes on speaking of the old names.
+    A dylink section keeps the old names.
 
     Args:
         module: what to copy.
@@ -303,7 +303,7 @@ def _helper_body(number: int, offset: int, memory: int, call: bytes, unless_fill
     """Encode the body of one appended function.
 
     It loads atomically from the same effective address first: that traps exactly where the instruction would.
-    So the addition behind it cannot wrap, since the address is inside a memory of at most 4 GiB.
+    So the addition that follows cannot wrap, since the address is inside a memory of at most 4 GiB.
     """
     load, align = (op.I64_ATOMIC_LOAD, 3) if number == ATOMIC_WAIT64 else (op.I32_ATOMIC_LOAD, 2)
     address = encode.local_get(0)
@@ -344,7 +344,7 @@ def _code(
 
 
 def _appended(module: WasmModule, number: int, items: Sequence[bytes]) -> _Parts:
-    """Give a section's contents, a vector, with more items behind the ones it has."""
+    """Give a section's contents, a vector, with more items after the ones it has."""
     section = module.section(number)
     if section is None:
         return [encode.unsigned(len(items)), *items]
@@ -365,7 +365,7 @@ def _with_sections(module: WasmModule, contents: Mapping[int, _Parts]) -> bytes:
         else:
             parts += (bytes([section.id]), encode.unsigned(_size(new)), *new)
         if section.id == SECTION_TYPE and SECTION_IMPORT in missing:
-            # Imports stand right behind the types, which every module with code has.
+            # Imports come right after the types, which every module with code has.
             new = contents[SECTION_IMPORT]
             parts += (bytes([SECTION_IMPORT]), encode.unsigned(_size(new)), *new)
     return b"".join(parts)

@@ -68,7 +68,7 @@ class WasmtimeStore:
         self._linker, self._host_known = host.clone()
         self._store: int = c.store_new(engine.pointer, None, None)
         self._context: int = c.store_context(self._store)
-        # A store refuses the 10,001st instance unless told otherwise, and never frees one by itself.
+        # By default a store refuses the 10,001st instance, and it never frees one by itself.
         c.store_limiter(self._store, _UNLIMITED, _UNLIMITED, 1 << 31, 1 << 31, 1 << 31)
         self.thread = get_ident()
         self.running = 0
