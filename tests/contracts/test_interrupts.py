@@ -9,10 +9,10 @@ import time
 from collections.abc import Callable
 
 import pytest
-from support.engines import NoBoundary, compiled
 
 from dl.engine import Engine, engine_named
 from dl.wasm.types import FuncType
+from tests.support.engines import NoBoundary, compiled
 
 SPIN = """
 (module

@@ -12,12 +12,12 @@ import weakref
 from pathlib import Path
 
 import pytest
-from support.engines import NoBoundary, compiled
 
 from dl.engine import Engine
 from dl.engine.protocol import CompiledModule, EngineInstance, HostFunctions, Store, WasiOptions
 from dl.errors import EngineError, TrapError
 from dl.wasm.types import FuncType, Limits, MemoryType
+from tests.support.engines import NoBoundary, compiled
 
 MODULE = """
 (module

@@ -6,11 +6,11 @@ import ctypes
 import threading
 
 import pytest
-from support.engines import NoBoundary, compiled, instantiated
 
 from dl.engine import Engine
 from dl.errors import EngineError, InstantiationError, TrapError
 from dl.wasm.types import FuncType, Limits, MemoryType
+from tests.support.engines import NoBoundary, compiled, instantiated
 
 PAGE = 65536
 LOAD, STORE = FuncType(("i32",), ("i32",)), FuncType(("i32", "i32"), ())

@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 import wasmtime
-from support.engines import NoBoundary, compiled, instantiated
 
 from dl.engine import Engine
 from dl.errors import EngineError, InstantiationError, TrapError, UncaughtExceptionError
 from dl.wasm.types import FuncType
+from tests.support.engines import NoBoundary, compiled, instantiated
 
 NOTHING, NUMBER, UNARY = FuncType((), ()), FuncType((), ("i32",)), FuncType(("i32",), ("i32",))
 TRAP = '(module (func $inner unreachable) (func (export "trap") (call $inner)))'

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import pytest
-from support.engines import NoBoundary, instantiated
 
 from dl.engine import Engine
 from dl.engine.protocol import EngineInstance
 from dl.errors import EngineError, InstantiationError, TrapError
 from dl.wasm.types import FuncType
+from tests.support.engines import NoBoundary, instantiated
 
 NOTHING = FuncType((), ())
 NUMBER = FuncType((), ("i32",))

@@ -11,11 +11,11 @@ import pytest
 import wasmtime
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from support.engines import NoBoundary
 
 from dl.engine import Engine
 from dl.errors import ValueConversionError
 from dl.wasm.types import FuncType
+from tests.support.engines import NoBoundary
 
 ECHO = """
 (module

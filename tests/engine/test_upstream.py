@@ -124,7 +124,7 @@ except Exception as error:
 
 def test_a_shared_memory_imported_twice_ends_the_process() -> None:
     """A bad address in a memory with two importers aborts; if it traps, `owned_memory` and its probe can go."""
-    root = str(Path(__file__).resolve().parents[1])
+    root = str(Path(__file__).resolve().parents[2])
     done = subprocess.run(
         [sys.executable, "-c", TWO_OWNERS.format(root=root)], capture_output=True, timeout=60, check=False
     )

@@ -12,15 +12,15 @@ from typing import Any
 
 import pytest
 import wasmtime
-from support.modules import MEMORY, TABLE, library, returns
 
 import dl
 import dl.engine
 from dl.engine import Engine, engine_named, known_engines
 from dl.engine.protocol import Capabilities
 from dl.engine.wasmtime.engine import WasmtimeEngine
+from tests.support.modules import MEMORY, TABLE, library, returns
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 UNSHARED, SHARED = dl.MemoryType(32, 256), dl.MemoryType(32, 256, shared=True)
 
 

@@ -9,8 +9,6 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import wasmtime
-from support.engines import NoBoundary
-from support.modules import MEMORY, TABLE, library, returns
 
 import dl
 from dl.engine.code_cache import CodeCache, Compiler, content_digest
@@ -19,6 +17,8 @@ from dl.engine.wasmtime.engine import WasmtimeEngine, WasmtimeModule
 from dl.glue.generated import generated
 from dl.wasm.rewrite import numbered_copy
 from dl.wasm.types import FuncType
+from tests.support.engines import NoBoundary
+from tests.support.modules import MEMORY, TABLE, library, returns
 
 
 class CountingEngine(WasmtimeEngine):

@@ -9,12 +9,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from support.engines import instantiated
 
 from dl.engine import default_engine
 from dl.engine.wasmtime.engine import WasmtimeEngine
 from dl.errors import EngineError, TrapError
 from dl.wasm.types import FuncType
+from tests.support.engines import instantiated
 
 NOTHING, NUMBER = FuncType((), ()), FuncType((), ("i32",))
 
@@ -125,7 +125,7 @@ thread.join()
 @pytest.mark.parametrize("stack_bytes", [1280 << 10, 8 << 20])
 def test_deep_mixed_recursion_does_not_crash_a_thread(stack_bytes: int) -> None:
     """Guest recursion that passes through the host now and then ends in a trap before the thread's stack does."""
-    root = str(Path(__file__).resolve().parents[1])
+    root = str(Path(__file__).resolve().parents[2])
     done = subprocess.run(
         [sys.executable, "-c", DEEP.format(root=root, stack=stack_bytes)],
         capture_output=True,

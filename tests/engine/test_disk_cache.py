@@ -16,7 +16,6 @@ from pathlib import Path
 
 import pytest
 import wasmtime
-from support.modules import MEMORY, TABLE, library, returns
 
 import dl
 from dl.engine import default_engine
@@ -25,8 +24,9 @@ from dl.engine.disk_cache import DiskCache, cache_path, open_cache
 from dl.engine.private_directory import NotPrivateError, PrivateDirectory
 from dl.engine.protocol import CompiledModule
 from dl.engine.wasmtime.engine import WasmtimeEngine, WasmtimeModule
+from tests.support.modules import MEMORY, TABLE, library, returns
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 HELLO = ROOT / "fixtures/hello/unshared/main.wasm"
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can make files of other users")
 
