@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import json
+import os
 import platform
 import statistics
 import sys
@@ -18,6 +19,7 @@ from rich.table import Table
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
+os.environ["DLRUN_CACHE"] = "off"  # what is cold must not be found on disk
 
 from dl.wasm.encode import ModuleBuilder, i32_const, local_get, name_bytes, section, unsigned  # noqa: E402
 from dl.wasm.types import FuncType, Limits, MemoryType  # noqa: E402

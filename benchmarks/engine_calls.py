@@ -85,8 +85,8 @@ def seam_ways(wasm: bytes, *, blocking: bool) -> tuple[Callable[..., Any], Calla
     engine = default_engine()
     functions = engine.host_functions(NoBoundary())
     functions.define("env", "host", UNARY, same, blocking=blocking)
-    code: CompiledModule = engine.compile(wasm, "subject")
-    instance = engine.new_store(functions).instantiate(code)
+    code: CompiledModule = engine.compile(wasm)
+    instance = engine.new_store(functions).instantiate(code, "subject")
     return instance.function("add", BINARY), instance.function("repeat", REPEAT)
 
 

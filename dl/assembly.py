@@ -7,7 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from dl.callbacks import Callbacks
-from dl.engine import default_engine
+from dl.engine import chosen_engine
+from dl.engine.disk_cache import open_cache
 from dl.engine.protocol import Engine
 from dl.errors import LinkerClosedError
 from dl.glue.base import FIND_INVOKER, FIND_INVOKER_TYPE
@@ -62,9 +63,10 @@ class Options:
     thread_stack_size: int = 1 << 18
     side_memory: SideMemorySource = "auto"
     interrupts: bool | None = None
-    engine: Engine | None = None
+    engine: str | Engine | None = None
     default_files: bool = True
     limits: Limits = field(default_factory=Limits)
+    cache: bool | str | os.PathLike[str] = True
 
 
 @dataclass(frozen=True)
@@ -137,9 +139,8 @@ def assemble(image: ModuleImage | None, locator: Locator, options: Options) -> P
     default_files = DefaultFiles(options.preopens or {}, wasm, wanted=options.default_files)
     main = describe_main(wasm, memory=options.memory, stack_size=options.stack_size)
     shared = main.memory_type is not None and main.memory_type.limits.shared
-    engine = options.engine or default_engine(
-        interrupts=shared if options.interrupts is None else options.interrupts
-    )
+    name = image.name if image else "libraries only"
+    engine = chosen_engine(options.engine, name, interrupts=options.interrupts, shared=shared)
     rendezvous: Rendezvous[DlOperation] = Rendezvous(engine.interrupt)
     boundary = GuestBoundary(rendezvous)
     functions = engine.host_functions(boundary)
@@ -152,7 +153,7 @@ def assemble(image: ModuleImage | None, locator: Locator, options: Options) -> P
         host,
         locator,
         ProgramOptions(
-            image.name if image else "libraries only",
+            name,
             wasi_options(
                 listed("args", options.args) or ((image.base_name,) if image else ()),
                 options.env,
@@ -165,11 +166,12 @@ def assemble(image: ModuleImage | None, locator: Locator, options: Options) -> P
             options.thread_stack_size,
             options.default_files,
             options.limits,
+            open_cache(options.cache, default_files.preopens.values()),
         ),
     )
     groups = Groups(program, boundary)
     libc = LibcThreads(groups)
-    slots = SlotOperations(groups, ClosureSlots(engine, main))
+    slots = SlotOperations(groups, ClosureSlots(program.compiler, main))
     callbacks = Callbacks(program, slots)
     guest_threads = GuestThreads(groups, libc)
     system = System(groups, guest_threads, slots)

@@ -27,7 +27,8 @@
     ├── GroupEndedError                the instance group can run no more guest code
     │   └── ReplayFailedError          it could not make a link operation that all others have made
     ├── ValueConversionError           a Python value does not fit a WebAssembly signature
-    ├── EngineError                    the engine failed, or refuses a configuration
+    ├── EngineError                    the engine failed, or refuses a configuration or a module
+    ├── EngineNotFoundError            no engine of this name is installed
     ├── InternalError                  a fault of the linker itself, to be reported
     └── LinkerUsageError               the API was used in a way it cannot serve
         └── LinkerClosedError          the linker or group was closed
@@ -442,6 +443,25 @@ class EngineError(DlError):
 
 class InternalError(DlError):
     """The linker broke a rule of its own: a fault in it, to be reported with the whole traceback."""
+
+
+class EngineNotFoundError(DlError):
+    """No engine of this name can be used.
+
+    Attributes:
+        name: the engine that was asked for.
+        known: names of those that are installed.
+        reason: why not, or what to do.
+    """
+
+    def __init__(self, name: str, known: Sequence[str], reason: str) -> None:
+        super().__init__(name, known, reason)
+        self.name = name
+        self.known = tuple(known)
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return f"no engine {self.name!r}: {shown(self.reason)} (installed: {', '.join(self.known)})"
 
 
 class LinkerUsageError(DlError):

@@ -52,8 +52,7 @@ class Linker:
         env: its environment variables.
         preopens: directories it sees: guest path to host path.
         stdin: None for the host's own, bytes, or the path of a file.
-        stdout: None for the host's own, the path of a file, or a callable that gets chunks of bytes.
-        stderr: like stdout.
+        stdout, stderr: None for the host's own, the path of a file, or a callable that gets chunks of bytes.
         memory: the memory to provide, without a main module, or with one that imports it (then only a larger minimum or a
             smaller maximum than its own).
         stack_size: bytes of the main thread's shadow stack, a multiple of 1024.
@@ -62,7 +61,8 @@ class Linker:
         interrupts: whether guest code can be interrupted (costs about 11 % on tight loops); None for what the
             program needs: on with shared memory. Without, a thread that computes stalls links.
         default_files: whether a program of WASIX finds `/dev/null` and the like, and a `/tmp` of its own (docs/wasix.md).
-        engine: the engine; None for the default one.
+        engine: the engine, or its name, such as "wasmtime"; None for the default one.
+        cache: the directory where compiled code is kept; True for the user's (or that in DLRUN_CACHE), False for none.
         limits: what the program may take of the host; None for the defaults.
 
     Attributes:
@@ -94,7 +94,8 @@ class Linker:
         side_memory: SideMemorySource = "auto",
         interrupts: bool | None = None,
         default_files: bool = True,
-        engine: Engine | None = None,
+        engine: str | Engine | None = None,
+        cache: bool | str | os.PathLike[str] = True,
         limits: Limits | None = None,
     ) -> None:
         self._closed = False
@@ -119,6 +120,7 @@ class Linker:
                 engine,
                 default_files,
                 limits or Limits(),
+                cache,
             ),
         )
         self.program = self.parts.program
@@ -184,8 +186,6 @@ class Linker:
         """The instance group of the thread that made the linker."""
         self._check_open()
         return self.view(self._main_group)
-
-    # function pointers
 
     def callback(self, signature: FuncType | str, function: Callable[..., Any]) -> Callback:
         """Make a Python function a function pointer of the guest, valid in every instance group, also in later ones.

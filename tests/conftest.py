@@ -9,6 +9,8 @@ Without the second, half of the suite would see an edit and half of it would not
 Python then installs no handler, and every process that a test starts inherits that.
 Tests that interrupt a process would fail, or wait for ever.
 
+**Compiled code.** DLRUN_CACHE is off, so that no test depends on what a former run has left on disk.
+
 **Stack dumps.** `faulthandler_timeout` shows the stacks of a test that hangs.
 A test with a time-out of its own may be slow on purpose, and its time-out shows the stacks as well.
 """
@@ -29,6 +31,7 @@ def pytest_configure() -> None:
     inherited = os.environ.get("PYTHONPATH", "").split(os.pathsep)
     others = [entry for entry in inherited if entry and entry != str(ROOT)]
     os.environ["PYTHONPATH"] = os.pathsep.join([str(ROOT), *others])
+    os.environ["DLRUN_CACHE"] = "off"
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 

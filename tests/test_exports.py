@@ -118,6 +118,7 @@ PUBLIC = [
     "DlFlags",
     "DylinkError",
     "EngineError",
+    "EngineNotFoundError",
     "GroupEndedError",
     "GuestData",
     "GuestFunction",

@@ -9,6 +9,7 @@ from importlib.metadata import PackageNotFoundError, version
 
 import click
 
+from dl.cli.cache import cache
 from dl.cli.deps import deps
 from dl.cli.endings import report
 from dl.cli.inspection import inspect
@@ -26,6 +27,7 @@ Examples:
   dlrun inspect --json libfoo.so    the same for programs
   dlrun deps app.wasm               the tree of libraries, like ldd
   dlrun stress --threads 64         try the linker on this machine
+  dlrun cache info                  where compiled code is kept, and how much
 
 \b
 Exit codes: the program's own; 2 for a wrong command line, 127 if the program
@@ -79,6 +81,7 @@ dlrun.add_command(run)
 dlrun.add_command(inspect)
 dlrun.add_command(deps)
 dlrun.add_command(stress)
+dlrun.add_command(cache)
 
 
 def _is_open(descriptor: int) -> bool:

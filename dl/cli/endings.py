@@ -21,7 +21,14 @@ import traceback
 import click
 
 from dl.cli.console import print_error, print_note
-from dl.errors import DlError, LinkError, ProgramDeadlockedError, ProgramExited, TrapError
+from dl.errors import (
+    DlError,
+    EngineNotFoundError,
+    LinkError,
+    ProgramDeadlockedError,
+    ProgramExited,
+    TrapError,
+)
 
 USAGE, NOT_LINKED, INTERRUPTED, TRAPPED = 2, 127, 130, 134
 INPUT_OUTPUT = 74
@@ -65,6 +72,9 @@ def _report(error: BaseException) -> int:
         return program_code(error.code)
     if isinstance(error, click.ClickException):
         _report_usage(error)
+        return USAGE
+    if isinstance(error, EngineNotFoundError):
+        print_error(error)
         return USAGE
     if isinstance(error, (KeyboardInterrupt, click.Abort)):
         print_error("interrupted")

@@ -31,6 +31,13 @@ def size(text: str) -> int:
     return value
 
 
+engine_option = click.option(
+    "--engine",
+    metavar="NAME",
+    help="Run on this engine. Default: wasmtime.",
+)
+
+
 def directories(text: str) -> list[Path]:
     """Return the directories of a colon-separated list; empty entries are left out."""
     return split_path(text)

@@ -10,7 +10,7 @@ import click
 
 from dl.cli.endings import program_code
 from dl.cli.interrupt import ending_on_interrupt
-from dl.cli.params import PAGE_BYTES, directories, preopen, size, variable
+from dl.cli.params import PAGE_BYTES, directories, engine_option, preopen, size, variable
 from dl.cli.tracing import tracing
 from dl.linker import Linker
 from dl.modules.image import image_from_file
@@ -91,6 +91,12 @@ library_path_option = click.option(
     default=None,
     help="Whether code that computes can be interrupted, for links and Ctrl-C. Default: on for programs with shared memory.",
 )
+@engine_option
+@click.option(
+    "--no-cache",
+    is_flag=True,
+    help="Neither use compiled code that is kept on disk nor keep it; see dlrun cache.",
+)
 @click.option("--trace", is_flag=True, help="Write every link step to standard error.")
 @click.argument("program", metavar="APP.WASM")
 @click.argument("arguments", metavar="[ARGS]...", nargs=-1, type=click.UNPROCESSED)
@@ -105,6 +111,8 @@ def run(
     memory_max: int | None,
     side_memory: Any,
     interrupts: bool | None,
+    engine: str | None,
+    no_cache: bool,
     trace: bool,
 ) -> int:
     """Link a program and run it.
@@ -126,6 +134,8 @@ def run(
             stack_size=stack_size + -stack_size % _STACK_STEP,
             side_memory=side_memory,
             interrupts=interrupts,
+            engine=engine,
+            cache=not no_cache,
             memory=memory,
         ) as linker,
         ctrl_c.to(linker.parts.process),

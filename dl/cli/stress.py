@@ -11,6 +11,7 @@ import click
 from rich.text import Text
 
 from dl.cli.console import messages, output, print_error, print_note
+from dl.cli.params import engine_option
 from dl.stress.run import StressProgress, StressReport, run_stress
 
 FOUND_FAILURES = 1
@@ -36,8 +37,9 @@ FOUND_FAILURES = 1
 @click.option(
     "--seed", type=int, metavar="SEED", help="Do what a former run did: each thread, not how they interleave."
 )
+@engine_option
 @click.option("--json", "as_json", is_flag=True, help="Print JSON; its keys are documented and stable.")
-def stress(threads: int, seconds: float, seed: int | None, as_json: bool) -> int:
+def stress(threads: int, seconds: float, seed: int | None, engine: str | None, as_json: bool) -> int:
     """Try the linker on this machine.
 
     Threads open libraries, good ones and bad ones, look up, call, wait, compute without end, trap, and end in every way;
@@ -47,7 +49,7 @@ def stress(threads: int, seconds: float, seed: int | None, as_json: bool) -> int
     if not math.isfinite(seconds):
         raise click.UsageError("--seconds must be a finite number")
     try:
-        report = run_stress(threads, seconds, seed, _tell)
+        report = run_stress(threads, seconds, seed, _tell, engine=engine)
     except ValueError as error:
         raise click.UsageError(str(error)) from error
     if as_json:

@@ -1,30 +1,115 @@
-"""The seam to a WebAssembly engine: `protocol` says what the linker asks, the adapters answer."""
+"""The seam to a WebAssembly engine: `protocol` says what the linker asks, the adapters answer.
+
+Engines are chosen by name. An adapter from another distribution announces itself by an entry point of the group
+`wasix_dl.engines`: its name is the engine's, its object a function `make(*, interrupts: bool) -> Engine`.
+"""
 
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 
 from dl.engine.protocol import Capabilities, Engine
+from dl.errors import EngineNotFoundError, LinkerUsageError
+
+ENTRY_POINTS = "wasix_dl.engines"
+DEFAULT_ENGINE = "wasmtime"
+
+_DISTRIBUTIONS = {"wasmer": "wasix-dl-wasmer"}
+"""What to install for engines that are known and not ours to bring."""
 
 _lock = threading.Lock()
-_engines: dict[bool, Engine] = {}
+_engines: dict[tuple[str, bool], Engine] = {}
 """The process's engines, with and without interrupts: code is compiled per engine, so programs share them.
 Guarded by `_lock`."""
 
 
-def default_engine(*, interrupts: bool = True) -> Engine:
-    """Return the process's wasmtime engine.
-
-    Args:
-        interrupts: whether guest code can be interrupted.
-    """
+def _wasmtime(*, interrupts: bool) -> Engine:
     from dl.engine.wasmtime.engine import WasmtimeEngine  # noqa: PLC0415  loaded when first needed
 
+    return WasmtimeEngine(interrupts=interrupts)
+
+
+_BUILT_IN: dict[str, Callable[..., Engine]] = {DEFAULT_ENGINE: _wasmtime}
+
+
+def known_engines() -> list[str]:
+    """Return the names of the engines that are installed, the default one first."""
+    from importlib.metadata import entry_points  # noqa: PLC0415  slow, and seldom needed
+
+    others = {point.name for point in entry_points(group=ENTRY_POINTS)} - _BUILT_IN.keys()
+    return [*_BUILT_IN, *sorted(others)]
+
+
+def engine_named(name: str, *, interrupts: bool = True) -> Engine:
+    """Return the process's engine of a name.
+
+    Args:
+        name: such as `wasmtime`; see `known_engines`.
+        interrupts: whether guest code can be interrupted, if the engine can do that at all.
+
+    Raises:
+        EngineNotFoundError: there is no such engine, or it cannot be loaded.
+    """
     with _lock:
-        engine = _engines.get(interrupts)
+        engine = _engines.get((name, interrupts))
         if engine is None:
-            engine = _engines[interrupts] = WasmtimeEngine(interrupts=interrupts)
+            engine = _engines[name, interrupts] = _factory(name)(interrupts=interrupts)
         return engine
 
 
-__all__ = ["Capabilities", "Engine", "default_engine"]
+def _factory(name: str) -> Callable[..., Engine]:
+    built_in = _BUILT_IN.get(name)
+    if built_in is not None:
+        return built_in
+    from importlib.metadata import entry_points  # noqa: PLC0415
+
+    for point in entry_points(group=ENTRY_POINTS, name=name):
+        try:
+            factory: Callable[..., Engine] = point.load()
+        except Exception as error:
+            raise EngineNotFoundError(name, known_engines(), f"it cannot be loaded: {error}") from error
+        return factory
+    distribution = _DISTRIBUTIONS.get(name)
+    raise EngineNotFoundError(
+        name, known_engines(), f"pip install {distribution}" if distribution else "there is none of that name"
+    )
+
+
+def chosen_engine(
+    engine: str | Engine | None, program: str, *, interrupts: bool | None, shared: bool
+) -> Engine:
+    """Return the engine that a program shall run on.
+
+    Args:
+        engine: a name, an engine, or None for the default.
+        program: what messages call the program.
+        interrupts: whether guest code must be interruptible; None for: if the program has threads and the engine can.
+        shared: whether the program shares its memory, and so can have threads.
+
+    Raises:
+        EngineNotFoundError: no engine has that name.
+        LinkerUsageError: the engine lacks what was asked for.
+    """
+    if engine is None or isinstance(engine, str):
+        wanted = shared if interrupts is None else interrupts
+        engine = engine_named(engine or DEFAULT_ENGINE, interrupts=wanted)
+    if interrupts and not engine.capabilities.interrupts:
+        raise LinkerUsageError(f"{program} asks for interrupts, which engine {engine.name} lacks")
+    return engine
+
+
+def default_engine(*, interrupts: bool = True) -> Engine:
+    """Return the process's engine of the default name; see `engine_named`."""
+    return engine_named(DEFAULT_ENGINE, interrupts=interrupts)
+
+
+__all__ = [
+    "DEFAULT_ENGINE",
+    "Capabilities",
+    "Engine",
+    "chosen_engine",
+    "default_engine",
+    "engine_named",
+    "known_engines",
+]

@@ -5,6 +5,8 @@ instantiate with namespaces, call, and lend its memory; tables and globals are r
 
 Words: an *engine* compiles; a *store* is one thread's world of instances; *host functions* are Python callables that
 every store of a program can import by namespace and name.
+
+What must hold for every adapter is tested in `tests/contracts/`.
 """
 
 from __future__ import annotations
@@ -15,8 +17,34 @@ from typing import Any, Protocol
 
 from dl.wasm.types import FuncType, MemoryType
 
-RawCall = Callable[[int, int], None]
-"""Call with the address of the argument area and the number of 16-byte slots in it; results replace the arguments."""
+
+class Slots(Protocol):
+    """The arguments of a raw call, by position; results replace them from position 0 on. Valid during the call.
+
+    Each is read and written with the width of its type; a number that is written may be signed or unsigned.
+    """
+
+    def u32(self, position: int) -> int:
+        """Return an i32, unsigned."""
+
+    def s32(self, position: int) -> int:
+        """Return an i32, signed."""
+
+    def u64(self, position: int) -> int:
+        """Return an i64, unsigned."""
+
+    def s64(self, position: int) -> int:
+        """Return an i64, signed."""
+
+    def set_32(self, position: int, value: int) -> None:
+        """Set an i32."""
+
+    def set_64(self, position: int, value: int) -> None:
+        """Set an i64."""
+
+
+RawFunction = Callable[[Slots], None]
+"""A function that works on its slots in place. The slots of one call may be passed on to another function of the engine."""
 
 
 @dataclass(frozen=True)
@@ -27,17 +55,27 @@ class Capabilities:
         shared_memory: memories shared by threads, and atomic instructions.
         interrupts: guest code can be interrupted from another thread.
         exceptions: exception handling instructions and tags.
+        tail_calls: `return_call_indirect`.
+        table_reflection: `Store.table_entry` and `Store.function_type`.
+        serialization: `Engine.serialize` and `Engine.deserialize`.
+        simd: vector instructions and values of type v128.
     """
 
     shared_memory: bool
     interrupts: bool
     exceptions: bool
+    tail_calls: bool
+    table_reflection: bool
+    serialization: bool
+    simd: bool
 
 
 class CompiledModule(Protocol):
-    """Compiled code: immutable, shared by all stores and threads of its engine."""
+    """Compiled code: immutable, shared by all stores and threads of its engine. It can be referred to weakly."""
 
-    name: str
+    @property
+    def code_bytes(self) -> int:
+        """Size of the code in bytes, about."""
 
 
 class EngineInstance(Protocol):
@@ -53,8 +91,12 @@ class EngineInstance(Protocol):
             KeyError: no function of that name is exported.
         """
 
-    def raw_function(self, name: str) -> RawCall:
-        """Return an exported function as a callable on raw 16-byte slots, without conversion of values."""
+    def raw_function(self, name: str) -> RawFunction:
+        """Return an exported function as a callable on slots, without conversion of values.
+
+        Raises:
+            KeyError: no function of that name is exported.
+        """
 
     def memory(self, name: str) -> EngineMemory:
         """Return an exported memory.
@@ -108,8 +150,8 @@ class HostFunctions(Protocol):
                 that return at once, which then save the two safe points.
         """
 
-    def define_raw(self, namespace: str, name: str, kind: FuncType, function: RawCall) -> None:
-        """Define a function that works on raw 16-byte slots in place."""
+    def define_raw(self, namespace: str, name: str, kind: FuncType, function: RawFunction) -> None:
+        """Define a function that works on its slots in place; it may block."""
 
 
 class Store(Protocol):
@@ -128,8 +170,14 @@ class Store(Protocol):
             KeyError: no tag of that name is exported.
         """
 
-    def instantiate(self, module: CompiledModule) -> EngineInstance:
+    def instantiate(self, module: CompiledModule, name: str) -> EngineInstance:
         """Instantiate a module, importing by name, and run its start function.
+
+        Args:
+            module: the module's code, which has no name of its own.
+            name: what stack traces and errors of this store call it from now on. All instances of the same content in a store
+                have one name, the last one given. For two names, give the second module a content of its own: see
+                `dl.wasm.rewrite.numbered_copy`.
 
         Raises:
             InstantiationError: an import is missing or of another type, or a limit was reached.
@@ -143,21 +191,20 @@ class Store(Protocol):
             EngineError: the engine refuses the type or the size.
         """
 
-    def table_size(self, instance: EngineInstance, name: str) -> int:
-        """Number of elements of a table that an instance exports."""
-
     def table_entry(self, instance: EngineInstance, name: str, index: int) -> object:
-        """What a table holds at an index, None or a value that is equal for the same function in every store."""
+        """Return what an exported table holds at an index: None, or a value that is equal for the same function in every store.
 
-    def function_at(
-        self, instance: EngineInstance, name: str, index: int, kind: FuncType
-    ) -> Callable[..., Any] | None:
-        """Return the function a table holds at an index as a Python callable; None for a null entry."""
+        Raises:
+            EngineError: the engine has no table reflection.
+        """
 
     def function_type(self, instance: EngineInstance, name: str, index: int) -> FuncType | None:
-        """Return the signature of the function a table holds at an index; None for a null entry or none at all.
+        """Return the signature of the function an exported table holds at an index; None for a null entry or none at all.
 
         A value type that is not a number or vector is named by some text in parentheses.
+
+        Raises:
+            EngineError: the engine has no table reflection.
         """
 
     def enable_wasi(self, wasi: WasiOptions) -> None:
@@ -195,17 +242,47 @@ class WasiOptions:
 
 
 class Engine(Protocol):
-    """Compiles modules and makes stores. All methods may be called from any thread."""
+    """Compiles modules and makes stores. All methods may be called from any thread.
+
+    Attributes:
+        name: by which users choose it.
+        capabilities: what it can do.
+    """
 
     name: str
     capabilities: Capabilities
 
-    def compile(self, wasm: bytes, name: str) -> CompiledModule:
-        """Compile a module.
+    @property
+    def fingerprint(self) -> str:
+        """Everything but a module's content that its serialized code depends on: engine, version, settings, machine."""
+
+    def compile(self, wasm: bytes) -> CompiledModule:
+        """Compile a module. Only `dl.engine.code_cache` calls this for programs.
+
+        The code depends on nothing but the bytes: `Store.instantiate` names the module.
 
         Raises:
-            InvalidModuleError: the engine refuses the module; the text says why.
+            EngineError: the engine refuses the module; the text says why.
         """
+
+    def serialize(self, module: CompiledModule) -> bytes:
+        """Return code as bytes that an engine with the same `fingerprint` can load, in this process or another.
+
+        Raises:
+            EngineError: the engine has no serialization.
+        """
+
+    def deserialize(self, code: bytes) -> CompiledModule:
+        """Load code that `serialize` returned.
+
+        Loading code is running it: an engine may crash, or do whatever the bytes say, if they are anything else.
+
+        Raises:
+            EngineError: the engine notices that the bytes are not such code, or has no serialization.
+        """
+
+    def slots(self, count: int) -> Slots:
+        """Make slots for calls of raw functions, all zeros; they may be used again, for one call at a time."""
 
     def shared_memory(self, kind: MemoryType) -> EngineMemory:
         """Create a shared memory.

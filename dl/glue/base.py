@@ -42,7 +42,8 @@ from dl.wasm.opcodes import (
 )
 from dl.wasm.types import FuncType, Limits, TableType
 
-ENSURE_TABLE, CLEAR_TABLE, SET_STACK_POINTER, GET_STACK_POINTER = (
+GET_TABLE_SIZE, ENSURE_TABLE, CLEAR_TABLE, SET_STACK_POINTER, GET_STACK_POINTER = (
+    "table_size",
     "ensure_table",
     "clear_table",
     "set_stack_pointer",
@@ -52,22 +53,27 @@ CALL_DYNAMIC, FIND_INVOKER = "call_dynamic", "find_invoker"
 CALL_DYNAMIC_TYPE = FuncType(("i32",) * 6, ("i32",))
 FIND_INVOKER_TYPE = FuncType(("i32",), ("i32",))
 """Table index of a function, to that of the invoker for its signature, or minus an errno."""
+GET_TABLE_SIZE_TYPE = FuncType((), ("i32",))
 ENSURE_TABLE_TYPE = FuncType(("i32",), ("i32",))
 CLEAR_TABLE_TYPE = FuncType(("i32", "i32"), ())
 SET_STACK_POINTER_TYPE = ADDRESS_TO_NOTHING
 GET_STACK_POINTER_TYPE = FuncType((), ("i32",))
 
 
-def base_module(places: TableAndStack, table_length: int, stack_pointer: int) -> bytes:
+def base_module(
+    places: TableAndStack, table_length: int, stack_pointer: int, *, exceptions: bool = True
+) -> bytes:
     """Generate the module that defines what the main module does not, and the functions that work on the table.
 
-    `ensure_table` grows the table to a length in elements and returns 0, or 1 if the engine refuses; `clear_table`
-    sets a run of elements to null; `call_dynamic` passes its arguments on to the invoker for the function it shall call.
+    `table_size` returns the table's length in elements; `ensure_table` grows it to a length and returns 0, or 1 if the engine
+    refuses; `clear_table` sets a run of elements to null; `call_dynamic` calls the invoker for the function that its first
+    argument points to.
 
     Args:
         places: what names the base namespace is defined here; the rest is imported from there.
         table_length: elements of the table, if it is defined here.
         stack_pointer: initial value of the stack pointer, if it is defined here.
+        exceptions: whether the engine has exception tags, which are defined here.
     """
     build = ModuleBuilder()
     find_invoker = build.import_(HOST_NAMESPACE, FIND_INVOKER, FIND_INVOKER_TYPE)
@@ -84,9 +90,10 @@ def base_module(places: TableAndStack, table_length: int, stack_pointer: int) ->
         build.export(TABLE_NAME, "table", 0)
     pointer = build.global_(STACK_POINTER_TYPE, stack_pointer) if own_pointer else 0
     build.export(STACK_POINTER_NAME, "global", pointer)
-    for name in EXCEPTION_TAG_NAMES:
+    for name in EXCEPTION_TAG_NAMES if exceptions else ():
         build.export(name, "tag", build.tag(EXCEPTION_TAG))
     table_index = unsigned(0)
+    size = build.function(GET_TABLE_SIZE_TYPE, TABLE_SIZE + table_index)
     ensure = build.function(
         ENSURE_TABLE_TYPE,
         local_get(0)
@@ -99,6 +106,7 @@ def base_module(places: TableAndStack, table_length: int, stack_pointer: int) ->
     clear = build.function(
         CLEAR_TABLE_TYPE, local_get(0) + REF_NULL_FUNC + local_get(1) + TABLE_FILL + table_index
     )
+    build.export(GET_TABLE_SIZE, "func", size)
     build.export(ENSURE_TABLE, "func", ensure)
     build.export(CLEAR_TABLE, "func", clear)
     arguments = b"".join(local_get(i) for i in range(len(CALL_DYNAMIC_TYPE.params)))

@@ -1,4 +1,4 @@
-"""Forwarders: modules through which an engine's functions see the program's memory as their caller's."""
+"""Forwarders: modules that export the program's memory and call an engine's functions, which work on their caller's memory."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The words that generated modules and the linker share: namespaces, names of exports, exception tags."""
+"""The names that generated modules and the linker share: namespaces, exports, exception tags."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ BASE_NAMESPACE = "base"
 """The base module's exports: memory, table, stack pointer, tags."""
 
 HOST_NAMESPACE = "host"
-"""Host functions, named by `host_key`."""
+"""Host functions; a name is made of the import's namespace, name and signature."""
 
 LINK_NAMESPACE = "link"
 """What the glue module made for the module under instantiation exports: exactly that module's imports."""

@@ -1,8 +1,8 @@
 """Small modules whose one function goes into a table index at run time: closures, callbacks of the host, dynamic calls.
 
-Each is compiled once per signature. What tells two closures of a signature apart (backing function, environment) are
-mutable globals of the instance, set by its export `place`, which also puts the function into the table. So a new closure
-costs an instance and a call, not a compilation, and re-preparing one with the same signature a call alone.
+Each is compiled once per signature. Two closures of a signature differ in their backing function and environment only. These
+are mutable globals of the instance, set by its export `place`, which also puts the function into the table. So a new closure
+costs an instance and a call, not a compilation, and preparing one again with the same signature costs a call alone.
 
 Values lie packed in memory, little-endian and without padding (WASIX ABI, `call_dynamic` and `closure_prepare`).
 """
@@ -20,9 +20,37 @@ from dl.wasm.encode import (
     i64_const,
     local_get,
     local_set,
-    unsigned,
+    local_tee,
+    memory_access,
+    ref_func,
+    table_set,
 )
+from dl.wasm.opcodes import (
+    ELSE,
+    END,
+    I32_AND,
+    I32_NE,
+    I32_OR,
+    I32_SUB,
+    I32_WRAP_I64,
+    I64_ADD,
+    I64_EQ,
+    I64_EXTEND_I32_U,
+    I64_GT_U,
+    I64_LE_U,
+    I64_NE,
+    I64_SHL,
+    IF_VOID,
+    LOADS,
+    MEMORY_SIZE,
+    RETURN,
+    STORES,
+)  # fmt: skip
 from dl.wasm.types import FuncType, GlobalType, MemoryType
+from memory import PAGE_BYTES
+
+TRAMPOLINE = "trampoline"
+"""What stack traces call these modules."""
 
 PLACE = "place"
 PLACE_TYPE = FuncType(("i32", "i32", "i32"), ())
@@ -42,14 +70,9 @@ VALUE_BYTES = {"i32": 4, "i64": 8, "f32": 4, "f64": 8, "v128": 16}
 
 SUCCESS, INVALID, MEMORY_VIOLATION = 0, 28, 78
 
-_LOADS = {"i32": b"\x28", "i64": b"\x29", "f32": b"\x2a", "f64": b"\x2b", "v128": b"\xfd\x00"}
-_STORES = {"i32": b"\x36", "i64": b"\x37", "f32": b"\x38", "f64": b"\x39", "v128": b"\xfd\x0b"}
-_MUTABLE = GlobalType("i32", mutable=True)
+_PAGE_BYTES_LOG2 = PAGE_BYTES.bit_length() - 1
 
-_IF, _ELSE, _END, _RETURN = b"\x04\x40", b"\x05", b"\x0b", b"\x0f"
-_SUB, _AND, _OR, _NE = b"\x6b", b"\x71", b"\x72", b"\x47"
-_ADD_64, _GT_64, _LE_64, _NE_64, _EQ_64 = b"\x7c", b"\x56", b"\x58", b"\x52", b"\x51"
-_WIDEN, _WRAP = b"\xad", b"\xa7"
+_MUTABLE = GlobalType("i32", mutable=True)
 
 
 def packed_bytes(types: tuple[str, ...]) -> int:
@@ -63,11 +86,11 @@ def is_packable(kind: FuncType) -> bool:
 
 
 def _load(kind: str, offset: int) -> bytes:
-    return _LOADS[kind] + b"\0" + unsigned(offset)
+    return memory_access(LOADS[kind], 0, offset)
 
 
 def _store(kind: str, offset: int) -> bytes:
-    return _STORES[kind] + b"\0" + unsigned(offset)
+    return memory_access(STORES[kind], 0, offset)
 
 
 def _offsets(types: tuple[str, ...]) -> list[int]:
@@ -110,7 +133,7 @@ class _Trampoline:
             local_get(1)
             + global_set(first)
             + (local_get(2) + global_set(second))
-            + (local_get(0) + b"\xd2" + unsigned(function) + b"\x26\x00"),  # ref.func, table.set
+            + (local_get(0) + ref_func(function) + table_set()),
         )
         self.build.export(FUNCTION, "func", function)
         self.build.export(PLACE, "func", place)
@@ -132,9 +155,9 @@ def closure_module(kind: FuncType, memory: MemoryType, places: TableAndStack) ->
     count = len(kind.params)
     former, results, values = count, count + 1, count + 2
     body = (
-        (global_get(pointer) + _tee(former) + i32_const(_round16(packed_bytes(kind.results))) + _SUB)
-        + (_tee(results) + i32_const(_round16(packed_bytes(kind.params))) + _SUB)
-        + (_tee(values) + global_set(pointer))
+        (global_get(pointer) + local_tee(former) + i32_const(_round16(packed_bytes(kind.results))) + I32_SUB)
+        + (local_tee(results) + i32_const(_round16(packed_bytes(kind.params))) + I32_SUB)
+        + (local_tee(values) + global_set(pointer))
     )
     for position, (value, offset) in enumerate(zip(kind.params, _offsets(kind.params), strict=True)):
         body += local_get(values) + local_get(position) + _store(value, offset)
@@ -180,34 +203,30 @@ def invoker_module(kind: FuncType, memory: MemoryType, places: TableAndStack) ->
     cursor = _Cursor(at, end, memory_end, short, strict)
 
     body = cursor.begin(values, values_size)
-    body += cursor.fits(packed_bytes(kind.params)) + _IF
+    body += cursor.fits(packed_bytes(kind.params)) + IF_VOID
     for position, (value, offset) in enumerate(zip(kind.params, _offsets(kind.params), strict=True)):
         body += local_get(values) + _load(value, offset) + local_set(6 + position)
-    body += _ELSE
+    body += ELSE
     for position, value in enumerate(kind.params):
-        read = local_get(at) + _WRAP + _load(value, 0) + local_set(6 + position)
+        read = local_get(at) + I32_WRAP_I64 + _load(value, 0) + local_set(6 + position)
         body += cursor.step(VALUE_BYTES[value], read, demand=True)
-    body += cursor.done() + _END
+    body += cursor.done() + END
     body += b"".join(local_get(6 + i) for i in range(count))
     body += local_get(function) + call_indirect(module.build.type_index(kind))
     body += b"".join(local_set(first_result + i) for i in reversed(range(len(kind.results))))
     body += cursor.begin(results, results_size)
-    body += cursor.fits(packed_bytes(kind.results)) + _IF
+    body += cursor.fits(packed_bytes(kind.results)) + IF_VOID
     for position, (value, offset) in enumerate(zip(kind.results, _offsets(kind.results), strict=True)):
         body += local_get(results) + local_get(first_result + position) + _store(value, offset)
-    body += _ELSE
+    body += ELSE
     for position, value in enumerate(kind.results):
         body += cursor.step(
             VALUE_BYTES[value],
-            local_get(at) + _WRAP + local_get(first_result + position) + _store(value, 0),
+            local_get(at) + I32_WRAP_I64 + local_get(first_result + position) + _store(value, 0),
         )
-    body += cursor.done() + _END + i32_const(SUCCESS)
+    body += cursor.done() + END + i32_const(SUCCESS)
     local_types = (*kind.params, *kind.results, "i64", "i64", "i64", "i32")
     return module.finish(module.build.function(INVOKER_TYPE, body, local_types), numbers)
-
-
-def _tee(index: int) -> bytes:
-    return b"\x22" + unsigned(index)
 
 
 class _Cursor:
@@ -235,32 +254,32 @@ class _Cursor:
     def begin(self, address: int, size: int) -> bytes:
         """Code that goes to the start of a buffer."""
         return (
-            (local_get(address) + _WIDEN + self._set_at)
-            + (self._at + local_get(size) + _WIDEN + _ADD_64 + self._set_end)
-            + (b"\x3f\x00" + _WIDEN + b"\x42\x10\x86" + self._set_memory_end)  # memory.size << 16
+            (local_get(address) + I64_EXTEND_I32_U + self._set_at)
+            + (self._at + local_get(size) + I64_EXTEND_I32_U + I64_ADD + self._set_end)
+            + (MEMORY_SIZE + I64_EXTEND_I32_U + i64_const(_PAGE_BYTES_LOG2) + I64_SHL + self._set_memory_end)
             + (i32_const(0) + self._set_short)
         )
 
     def fits(self, size: int) -> bytes:
         """Code for whether the buffer has exactly a size in bytes and lies inside memory."""
-        exact = self._at + i64_const(size) + _ADD_64 + self._end + _EQ_64
-        return exact + self._end + self._memory_end + _LE_64 + _AND
+        exact = self._at + i64_const(size) + I64_ADD + self._end + I64_EQ
+        return exact + self._end + self._memory_end + I64_LE_U + I32_AND
 
     def step(self, size: int, access: bytes, *, demand: bool = False) -> bytes:
         """Code that does one access if the buffer has room for it; if not, strictness may demand it at once."""
-        after = self._at + i64_const(size) + _ADD_64
+        after = self._at + i64_const(size) + I64_ADD
         return (
-            (after + self._end + _LE_64 + _IF)
-            + (after + self._memory_end + _GT_64 + _IF + i32_const(MEMORY_VIOLATION) + _RETURN + _END)
+            (after + self._end + I64_LE_U + IF_VOID)
+            + (after + self._memory_end + I64_GT_U + IF_VOID + i32_const(MEMORY_VIOLATION) + RETURN + END)
             + (access + after + self._set_at)
-            + (_ELSE + (self._demand() if demand else i32_const(1) + self._set_short) + _END)
+            + (ELSE + (self._demand() if demand else i32_const(1) + self._set_short) + END)
         )
 
     def _demand(self) -> bytes:
-        return self._strict + _IF + i32_const(INVALID) + _RETURN + _END
+        return self._strict + IF_VOID + i32_const(INVALID) + RETURN + END
 
     def done(self) -> bytes:
         """Code that returns an error if strictness asks for one."""
-        inexact = self._short + self._at + self._end + _NE_64 + _OR
-        strict = self._strict + i32_const(0) + _NE
-        return inexact + strict + _AND + _IF + i32_const(INVALID) + _RETURN + _END
+        inexact = self._short + self._at + self._end + I64_NE + I32_OR
+        strict = self._strict + i32_const(0) + I32_NE
+        return inexact + strict + I32_AND + IF_VOID + i32_const(INVALID) + RETURN + END

@@ -21,6 +21,8 @@ from dl.glue.base import (
     ENSURE_TABLE_TYPE,
     GET_STACK_POINTER,
     GET_STACK_POINTER_TYPE,
+    GET_TABLE_SIZE,
+    GET_TABLE_SIZE_TYPE,
     SET_STACK_POINTER,
     SET_STACK_POINTER_TYPE,
 )
@@ -114,7 +116,8 @@ class Instances:
                 self._main_instantiated(operation)
         checkpoint("place", self._name)
         if operation.placement is not None:
-            self._set_up_thread_locals(operation, self._store.instantiate(operation.placement))
+            name = f"{operation.modules[-1].name} (placement)"
+            self._set_up_thread_locals(operation, self._store.instantiate(operation.placement, name))
 
     def unload(self, operation: UnloadModules) -> None:
         """Clear modules' table elements and forget their instances."""
@@ -151,11 +154,12 @@ class Instances:
 
     def _define_base(self) -> None:
         """Instantiate the base module; the table and memory that it needs exist."""
-        self._base = self._store.instantiate(self._program.base_code())
+        self._base = self._store.instantiate(self._program.base_code(), "base")
         self._store.define_instance(BASE_NAMESPACE, self._base)
-        for name in EXCEPTION_TAG_NAMES:
+        for name in EXCEPTION_TAG_NAMES if self._program.engine.capabilities.exceptions else ():
             self._store.name_tag(self._base, name)
         self._ensure_table = self._base.function(ENSURE_TABLE, ENSURE_TABLE_TYPE)
+        self._table_size = self._base.function(GET_TABLE_SIZE, GET_TABLE_SIZE_TYPE)
         self._set_stack_pointer = self._base.function(SET_STACK_POINTER, SET_STACK_POINTER_TYPE)
         self._get_stack_pointer = self._base.function(GET_STACK_POINTER, GET_STACK_POINTER_TYPE)
         if self.stack_top is None:
@@ -165,16 +169,16 @@ class Instances:
         waits = self._program.waits_code()
         if waits is not None:
             self.grow_table(self._program.main.table_length)
-            self._store.instantiate(waits)
+            self._store.instantiate(waits, "waits")
 
     def _instantiate(self, module: LinkedModule, *, keep_glue: bool) -> None:
         assert module.code is not None
         if module.import_code is not None:
-            glue = self._store.instantiate(module.import_code)
+            glue = self._store.instantiate(module.import_code, f"{module.name} (imports)")
             self._store.define_instance(LINK_NAMESPACE, glue)
             if keep_glue:
                 self._store.define_instance(glue_namespace(module.handle), glue)
-        instance = self._store.instantiate(module.code)
+        instance = self._store.instantiate(module.code, module.name)
         self._store.define_instance(module_namespace(module.handle), instance)
         for name, symbol in module.symbols.items() if module.wasm.tags else ():
             if isinstance(symbol, TagSymbol):
@@ -258,7 +262,7 @@ class Instances:
     def table_length(self) -> int:
         """Elements of this group's table."""
         assert self._base is not None
-        return self._store.table_size(self._base, TABLE_NAME)
+        return int(self._table_size())
 
     def function_type(self, address: int) -> FuncType | None:
         """Return the signature of the function that a table index holds now; None for null and beyond the table.

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from dl.engine.protocol import CompiledModule, Store
-from dl.glue.trampolines import FUNCTION, INVOKER_TYPE, PLACE, PLACE_TYPE
+from dl.glue.trampolines import FUNCTION, INVOKER_TYPE, PLACE, PLACE_TYPE, TRAMPOLINE
 from dl.program.operations import SetSlot
 
 
@@ -42,13 +42,15 @@ class SlotFunctions:
         self._placed[address] = code, place
 
     def _instantiate(self, code: CompiledModule) -> Callable[..., object]:
-        return self._store.instantiate(code).function(PLACE, PLACE_TYPE)
+        return self._store.instantiate(code, TRAMPOLINE).function(PLACE, PLACE_TYPE)
 
     def invoker(self, code: CompiledModule) -> Callable[..., int]:
         """Return the function of an invoker's instance that is in no table index."""
         known = self._invokers.get(code)
         if known is None:
-            known = self._invokers[code] = self._store.instantiate(code).function(FUNCTION, INVOKER_TYPE)
+            known = self._invokers[code] = self._store.instantiate(code, TRAMPOLINE).function(
+                FUNCTION, INVOKER_TYPE
+            )
         return known
 
     def forget(self, address: int) -> None:

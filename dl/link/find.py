@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from functools import partial
 
-from dl.engine.protocol import CompiledModule, Engine
+from dl.engine.code_cache import Compiler
+from dl.engine.protocol import CompiledModule
+from dl.engine.requirements import check_capabilities
 from dl.errors import (
     InvalidModuleError,
     LibraryNotFoundError,
@@ -15,13 +17,14 @@ from dl.errors import (
     NotDynamicError,
     UnsupportedModuleError,
 )
+from dl.glue.generated import generated
 from dl.glue.imports import import_places
 from dl.link.plan import LoadRequest
-from dl.modules.image import ModuleImage, compiled, with_interruptible_waits, with_shared_tags
+from dl.modules.image import ModuleImage, with_interruptible_waits, with_shared_tags
 from dl.modules.linked_module import LinkedModule
 from dl.modules.locate import Requester, requester_of
 from dl.program.program import Program
-from dl.wasm.rewrite import rename_imports, uses_legacy_exceptions
+from dl.wasm.rewrite import numbered_copy, rename_imports, uses_legacy_exceptions
 from memory import Block
 
 log = logging.getLogger("dl.link")
@@ -31,6 +34,10 @@ _LEGACY_EXCEPTIONS = (
     "-sWASM_LEGACY_EXCEPTIONS=0), or convert with wasm-opt --translate-to-exnref"
 )
 """Short, with the remedy in front: a guest's buffer for dlerror holds some 250 bytes."""
+
+
+_MOST_COPIES = 64
+"""Modules of equal content that have code of their own; beyond, traps show the last one's name."""
 
 
 @dataclass(eq=False)
@@ -43,6 +50,7 @@ class FoundModule:
         loaded: the module of the program that it is; None when it is new. As it was when the tree was found: the plan checks
             it again under the link lock.
         needed: the modules in its needed list, in that order; only of new modules.
+        copy: which of the modules of equal content it is, from 0; only of new modules.
         code: its compiled code; only of new modules.
         block: linear memory reserved for its data; None while there is none.
     """
@@ -51,6 +59,7 @@ class FoundModule:
     main: bool = False
     loaded: LinkedModule | None = None
     needed: list[FoundModule] = field(default_factory=list)
+    copy: int = 0
     code: CompiledModule | None = None
     block: Block | None = None
 
@@ -164,19 +173,37 @@ def compile_modules(program: Program, tree: FoundTree) -> None:
         InvalidModuleError: the engine refuses one.
         UnsupportedModuleError: it does so for exceptions in their former encoding.
     """
+    taken: dict[bytes, set[int]] = {}
+    for loaded in program.state.modules.copy().values():
+        taken.setdefault(loaded.image.digest, set()).add(loaded.copy)
     for module in tree.new:
-        module.code = _compiled(program.engine, module.image)
+        copies = taken.setdefault(module.image.digest, set())
+        # The least number that no module of the program has: another run of it compiles the same.
+        module.copy = next(n for n in itertools.count() if n not in copies or n >= _MOST_COPIES)
+        copies.add(module.copy)
+        module.code = compile_module(program.compiler, module.image, module.copy)
 
 
-def _compiled(engine: Engine, image: ModuleImage) -> CompiledModule:
+def compile_module(compiler: Compiler, image: ModuleImage, copy: int) -> CompiledModule:
+    """Compile a module, or return the code that was compiled before.
+
+    Args:
+        compiler: the program's.
+        image: the module.
+        copy: which of several modules with the same content it is; each has code of its own, so that traps name the right one.
+
+    Raises:
+        InvalidModuleError: the engine refuses it.
+        UnsupportedModuleError: it needs what the engine lacks, or exceptions in their former encoding.
+    """
     wasm = image.wasm
+    check_capabilities(compiler.engine, wasm)
+
+    def make() -> bytes:
+        return numbered_copy(rename_imports(wasm, import_places(wasm.imports)), copy)
+
     try:
-        return compiled(
-            engine,
-            ("module", image.digest),
-            image.name,
-            partial(rename_imports, wasm, import_places(wasm.imports)),
-        )
+        return generated(compiler, ("module", image.digest, copy), image.name, make)
     except InvalidModuleError as refused:
         try:
             legacy = uses_legacy_exceptions(wasm)

@@ -7,13 +7,13 @@ from functools import partial
 
 from dl.dlfcn import ModuleHandle
 from dl.errors import ResourceLimitError
+from dl.glue.generated import generated
 from dl.glue.imports import import_module, link_names, onward_calls
 from dl.glue.names import module_namespace
 from dl.glue.placement import PlacedFunction, placement_module
 from dl.glue.resolution import ThreadLocalAddress
 from dl.link.place import functions_without_index
 from dl.link.plan import LinkPlan
-from dl.modules.image import compiled
 from dl.modules.linked_module import LinkedModule
 from dl.modules.symbols import FunctionSymbol, exported_functions
 from dl.program.operations import LoadModules
@@ -46,6 +46,7 @@ def generate_glue(plan: LinkPlan) -> LoadModules:
     """
     program = plan.program
     anchors = program.main.anchors
+    tail_calls = program.engine.capabilities.tail_calls
     keeps_glue: set[ModuleHandle] = set()
     thread_addresses: list[tuple[ModuleHandle, str, GlobalType, ThreadLocalAddress]] = []
     placed = list(plan.host_functions)
@@ -53,11 +54,14 @@ def generate_glue(plan: LinkPlan) -> LoadModules:
     for module in plan.new:
         imports = module.wasm.imports
         if imports:
-            module.import_code = compiled(
-                program.engine,
-                ("imports", module.handle, module.image.digest, module.bindings, anchors),
+            module.import_code = generated(
+                program.compiler,
+                ("imports", module.handle, module.image.digest, module.bindings, anchors, tail_calls),
                 f"{module.name} (imports)",
-                partial(import_module, module.handle, imports, module.bindings, anchors),
+                partial(
+                    import_module, module.handle, imports, module.bindings, anchors, tail_calls=tail_calls
+                ),
+                weight=1 + 2 * len(imports),
             )
         for entry, name, binding in zip(imports, link_names(imports), module.bindings, strict=True):
             if isinstance(binding, ThreadLocalAddress):
@@ -73,14 +77,15 @@ def generate_glue(plan: LinkPlan) -> LoadModules:
     placement = None
     if any((placed, thread_local, thread_addresses, onward)):
         # Keyed by what it is generated from: generating costs more than looking it up.
-        placement = compiled(
-            program.engine,
+        placement = generated(
+            program.compiler,
             (
                 "placement",
                 (tuple(placed), thread_local, tuple(thread_addresses), anchors, tuple(onward.items())),
             ),
             f"{plan.new[-1].name} (placement)",
             partial(placement_module, placed, thread_local, thread_addresses, anchors, onward),
+            weight=1 + 4 * len(placed),
         )
     return LoadModules(
         tuple(plan.new),

@@ -74,7 +74,7 @@ def number_modules(plan: LinkPlan, tree: FoundTree) -> None:
         log.debug("%s: handle %d", module.name, handle)
     for found in fresh:
         module = linked[found.image.identity]
-        module.code = found.code
+        module.code, module.copy = found.code, found.copy
         module.block, found.block = found.block, None
         block, side_memory = module.block, plan.program.side_memory
         if block is not None and side_memory is not None:

@@ -1,7 +1,7 @@
-"""Module images: the bytes of a module, parsed once, and its code, compiled once per engine.
+"""Module images: the bytes of a module, parsed once.
 
-Both are kept by content, so a library that is opened again, by another program of the process, or under another name costs
-neither a second parse nor a second compilation.
+What was parsed is kept by content and name, so a library that is opened again, also by another program of the process, costs no
+second parse. Its code is kept by `dl.engine.code_cache`.
 """
 
 from __future__ import annotations
@@ -9,52 +9,21 @@ from __future__ import annotations
 import hashlib
 import os
 import stat
-import threading
-from collections import OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Generic, TypeVar
 
-from dl.engine.protocol import CompiledModule, Engine
 from dl.errors import LinkError, ResourceLimitError
 from dl.glue.names import EXCEPTION_TAG, EXCEPTION_TAG_NAMES
+from dl.recent import Recent
 from dl.wasm.module import WasmModule, parse_module
 from dl.wasm.rewrite import contains_wait_instructions, import_tags, rewrite_waits
 
 MAX_IMAGE_BYTES = 1 << 30
 """Largest module that is read, 1 GiB: the limit that engines and toolchains set on a binary."""
 
-Value = TypeVar("Value")
-
-
-class _Recent(Generic[Value]):
-    """A bounded cache by key, safe for threads; a value may be made twice by two threads, never handed out half-made.
-
-    `_lock` guards `_kept`; nothing is called while holding it.
-    """
-
-    def __init__(self, most: int) -> None:
-        self._lock = threading.Lock()
-        self._most = most
-        self._kept: OrderedDict[object, Value] = OrderedDict()
-
-    def get(self, key: object, make: Callable[[], Value]) -> Value:
-        with self._lock:
-            value = self._kept.get(key)
-            if value is not None:
-                self._kept.move_to_end(key)
-                return value
-        value = make()
-        with self._lock:
-            value = self._kept.setdefault(key, value)
-            while len(self._kept) > self._most:
-                self._kept.popitem(last=False)
-        return value
-
-
-_PARSED: _Recent[WasmModule] = _Recent(256)
-_COMPILED: _Recent[CompiledModule] = _Recent(512)
+_PARSED: Recent[WasmModule] = Recent(64 << 20)
+"""Parsed modules, weighed by the bytes they were parsed from."""
 
 
 @dataclass(frozen=True)
@@ -90,9 +59,8 @@ def image_from_bytes(data: bytes, name: str, identity: str, path: Path | None = 
     """
     data = bytes(data)
     digest = hashlib.sha256(data).digest()
-    return ModuleImage(
-        name, identity, path, digest, _PARSED.get((digest, name), lambda: parse_module(data, name))
-    )
+    wasm = _PARSED.get((digest, name), lambda: parse_module(data, name), len(data))
+    return ModuleImage(name, identity, path, digest, wasm)
 
 
 def image_from_file(path: Path, name: str) -> ModuleImage:
@@ -143,6 +111,7 @@ def with_interruptible_waits(image: ModuleImage, slots: Mapping[str, int]) -> Mo
             ),
             image.name,
         ),
+        len(image.wasm.data),
     )
     return replace(image, wasm=wasm, digest=hashlib.sha256(image.digest + repr(key).encode()).digest())
 
@@ -160,20 +129,5 @@ def with_shared_tags(image: ModuleImage) -> ModuleImage:
     if changed is wasm.data:
         return image
     digest = hashlib.sha256(changed).digest()
-    parsed = _PARSED.get((digest, image.name), lambda: parse_module(changed, image.name))
+    parsed = _PARSED.get((digest, image.name), lambda: parse_module(changed, image.name), len(changed))
     return replace(image, wasm=parsed, digest=digest)
-
-
-def compiled(engine: Engine, key: object, name: str, make: Callable[[], bytes]) -> CompiledModule:
-    """Compile a module, or return the code that was compiled for the same key.
-
-    Args:
-        engine: what compiles.
-        key: stands for the bytes that `make` returns.
-        name: for messages.
-        make: returns the bytes; called only when they are not known yet.
-
-    Raises:
-        InvalidModuleError: the engine refuses the module.
-    """
-    return _COMPILED.get((engine, key), lambda: engine.compile(make(), name))

@@ -52,7 +52,9 @@ class LinkedModule:
         providers: who provides what its imports are bound to, beside its stubs (set once).
         stub_targets: what its stubs were bound to at their first call, by import position (guarded by the linker state's
             `stub_lock`); every group gets these.
+        copy: which of the modules of equal content it is, from 0 (set once).
         code: its code with renamed imports, and that of its import module.
+        copy: which copy of its content it is in the program, so that stack traces name the right one.
         thread_local: its thread-local storage; None for none.
         residence: whether groups may instantiate it.
     """
@@ -72,6 +74,7 @@ class LinkedModule:
     bindings: tuple[Binding, ...] = ()
     providers: frozenset[ModuleHandle] = frozenset()
     stub_targets: dict[int, StubTarget] = field(default_factory=dict)
+    copy: int = 0
     code: CompiledModule | None = None
     import_code: CompiledModule | None = None
     thread_local: ThreadLocalModule | None = None

@@ -5,18 +5,17 @@ The indices come from a pool that grows in steps.
 
 from __future__ import annotations
 
-import hashlib
 import threading
 from collections import deque
 from collections.abc import Callable
 
-from dl.engine.protocol import CompiledModule, Engine
+from dl.engine.code_cache import Compiler
+from dl.engine.protocol import CompiledModule
 from dl.glue.trampolines import (
     callback_module,
     closure_module,
     invoker_module,
 )
-from dl.modules.image import compiled
 from dl.program.main_module import MainModule
 from dl.program.operations import SetSlot
 from dl.wasm.types import FuncType
@@ -39,8 +38,8 @@ class ClosureSlots:
         contents: the operation that set what an index holds.
     """
 
-    def __init__(self, engine: Engine, main: MainModule) -> None:
-        self._engine = engine
+    def __init__(self, compiler: Compiler, main: MainModule) -> None:
+        self._compiler = compiler
         self._main = main
         self._pool: set[int] = set()
         self.free: deque[int] = deque()
@@ -107,9 +106,7 @@ class ClosureSlots:
         with self._code_lock:
             known = self._codes.get((purpose, kind))
         if known is None:
-            wasm = make()
-            key = ("generated", hashlib.sha256(wasm).digest())
-            known = compiled(self._engine, key, f"{purpose} {kind}", lambda: wasm)
+            known = self._compiler.compile(make(), f"{purpose} {kind}")
             with self._code_lock:
                 if len(self._codes) >= _MAX_CODES:
                     self._codes.clear()

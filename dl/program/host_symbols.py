@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from dl.engine.protocol import HostFunctions, RawCall
+from dl.engine.protocol import HostFunctions, RawFunction
 from dl.errors import ImportTypeError, LinkerUsageError, UnsupportedModuleError, ValueConversionError
 from dl.glue.names import HOST_NAMESPACE
 from dl.glue.resolution import HOST, FromNamespace
@@ -31,7 +31,7 @@ class SystemFunction:
         type: its signature.
         binding: how modules reach it, when it is not a Python function.
         function: the Python function that gets typed values.
-        raw: the Python function that works on raw slots.
+        raw: the Python function that works on slots.
         blocking: whether it may wait, link or call back into the guest.
         alternatives: the same function with other signatures, for programs whose tools lower it otherwise.
     """
@@ -39,7 +39,7 @@ class SystemFunction:
     type: FuncType
     binding: FromNamespace | None = None
     function: Callable[..., Any] | None = None
-    raw: RawCall | None = None
+    raw: RawFunction | None = None
     blocking: bool = True
     alternatives: tuple[SystemFunction, ...] = ()
 

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from dl.dlfcn import MAIN_HANDLE
+from dl.engine.code_cache import CodeStore, Compiler
 from dl.engine.protocol import (
     CompiledModule,
     Engine,
@@ -26,7 +27,6 @@ from dl.glue.base import base_module
 from dl.glue.names import BASE_NAMESPACE
 from dl.glue.placement import PlacedFunction, placement_module
 from dl.limits import Limits
-from dl.modules.image import compiled
 from dl.modules.linked_module import LinkedModule
 from dl.modules.locate import Locator
 from dl.options import SideMemorySource
@@ -65,6 +65,7 @@ class ProgramOptions:
         thread_stack_size: bytes of shadow stack of a thread that the host attaches.
         default_files: whether the guest finds `/dev/null` and the like.
         limits: what it may take of the host.
+        code_store: compiled code that outlives the process; None for none.
     """
 
     name: str
@@ -73,6 +74,7 @@ class ProgramOptions:
     thread_stack_size: int
     default_files: bool = True
     limits: Limits = field(default_factory=Limits)
+    code_store: CodeStore | None = None
 
 
 class Program:
@@ -85,7 +87,8 @@ class Program:
 
     Attributes:
         main: what the kind of the main module means.
-        engine: compiles and makes stores.
+        engine: makes stores.
+        compiler: turns modules into code.
         functions: the program's host functions.
         host: its host symbols, those of the system interface included.
         options: what it was made with.
@@ -114,6 +117,7 @@ class Program:
     ) -> None:
         self.main = main
         self.engine = engine
+        self.compiler = Compiler(engine, options.code_store)
         self.functions = functions
         self.host = host
         self.locator = locator
@@ -136,7 +140,7 @@ class Program:
         self._waits_code: CompiledModule | None = None
         if main.shares_memory:
             if not engine.capabilities.shared_memory:
-                raise LinkerUsageError(f"the program shares memory, which engine {engine.name} cannot")
+                raise LinkerUsageError(f"the program uses shared memory, which engine {engine.name} lacks")
             self._share_memory()
         else:
             (forwarded_wasi if main.makes_memory else direct_wasi)(host)
@@ -207,7 +211,7 @@ class Program:
                 assert kind is not None
                 memory = store.new_memory(kind)
                 store.define_memory(BASE_NAMESPACE, "memory", memory)
-                self.wasi = add_forwarder(self.engine, store, kind)
+                self.wasi = add_forwarder(self.compiler, store, kind)
                 self._use(memory)
         except BaseException:
             store.close()
@@ -222,7 +226,7 @@ class Program:
         except EngineError as error:
             raise ResourceLimitError("the program", f"the engine cannot make its {kind}: {error}") from error
         self._shared_wasi = SharedWasi(
-            self.engine, self.engine.host_functions(_Unbounded()), self.options.wasi, self._memory, kind
+            self.compiler, self.engine.host_functions(_Unbounded()), self.options.wasi, self._memory, kind
         )
         self._shared_wasi.install(self.host)
         self.wasi = self._shared_wasi.calls
@@ -256,7 +260,7 @@ class Program:
             self._use(memory)
             return True
         store.define_memory(BASE_NAMESPACE, "memory", memory)
-        self.wasi = add_forwarder(self.engine, store, kind)
+        self.wasi = add_forwarder(self.compiler, store, kind)
         self._use(memory)
         # Modules from here on need not export their memory: they go through the forwarder.
         forwarded_wasi(self.host)
@@ -274,8 +278,13 @@ class Program:
             pointer = self.main.stack_pointer
             if pointer is None:
                 pointer = self.side_stack_pointer()
-            wasm = base_module(self.main.anchors, self.main.table_length, pointer)
-            self._base_code = compiled(self.engine, ("generated", wasm), "base", lambda: wasm)
+            wasm = base_module(
+                self.main.anchors,
+                self.main.table_length,
+                pointer,
+                exceptions=self.engine.capabilities.exceptions,
+            )
+            self._base_code = self.compiler.compile(wasm, "base")
         return self._base_code
 
     def waits_code(self) -> CompiledModule | None:
@@ -288,7 +297,7 @@ class Program:
                 assert binding is not None
                 placed.append(PlacedFunction(binding.namespace, binding.name, kind, address))
             wasm = placement_module(placed, (), (), self.main.anchors)
-            self._waits_code = compiled(self.engine, ("generated", wasm), "waits", lambda: wasm)
+            self._waits_code = self.compiler.compile(wasm, "waits")
         return self._waits_code
 
     def side_stack_pointer(self) -> int:

@@ -14,10 +14,10 @@ through the descriptors of `dl.wasix.files.files`, which call `WasiCalls`.
 
 from __future__ import annotations
 
-import ctypes
 import threading
 from typing import TYPE_CHECKING
 
+from dl.engine.code_cache import Compiler
 from dl.engine.preview1 import FUNCTIONS, PREVIEW1, UNSTABLE, WASIX
 from dl.engine.protocol import (
     CompiledModule,
@@ -25,15 +25,16 @@ from dl.engine.protocol import (
     EngineInstance,
     EngineMemory,
     HostFunctions,
-    RawCall,
+    RawFunction,
+    Slots,
     Store,
     WasiOptions,
 )
 from dl.errors import LinkerUsageError, TrapError
 from dl.glue.forwarder import forwarder_module
+from dl.glue.generated import generated
 from dl.glue.names import BASE_NAMESPACE
 from dl.glue.resolution import FromNamespace
-from dl.modules.image import compiled
 from dl.program.host_symbols import SystemFunction
 from dl.wasm.records import Import
 from dl.wasm.types import MemoryType
@@ -42,7 +43,6 @@ if TYPE_CHECKING:
     from dl.program.host_symbols import HostSymbols
 
 _FORWARDED = "wasi"
-_SLOT_BYTES = 16
 _MOST_SLOTS = max(len(kind.params) for kind in FUNCTIONS.values())
 
 NATIVE = (
@@ -89,17 +89,17 @@ _TRAPS = {
 """Errnos for traps by which the engine's WASI refuses arguments, by how their text begins (wiggle's `GuestError`)."""
 
 
-def _answering(function: RawCall) -> RawCall:
+def _answering(function: RawFunction) -> RawFunction:
     """Make a function of the engine's answer with an errno where it traps because of its arguments."""
 
-    def call(area: int, slots: int) -> None:
+    def call(slots: Slots) -> None:
         try:
-            function(area, slots)
+            function(slots)
         except TrapError as trap:
             errno = next((errno for text, errno in _TRAPS.items() if trap.reason.startswith(text)), None)
             if errno is None:
                 raise
-            ctypes.c_uint32.from_address(area).value = errno
+            slots.set_32(0, errno)
 
     return call
 
@@ -112,15 +112,15 @@ class WasiCalls:
             user, which must not call into the program. Nothing is waited for under it.
     """
 
-    def __init__(self, forwarder: EngineInstance) -> None:
+    def __init__(self, engine: Engine, forwarder: EngineInstance) -> None:
         self.lock = WasiLock()
-        self._functions: dict[str, RawCall] = {
+        self._functions: dict[str, RawFunction] = {
             name: _answering(forwarder.raw_function(name)) for name in FUNCTIONS
         }
-        self._area = ctypes.create_string_buffer(_MOST_SLOTS * _SLOT_BYTES)
+        self._slots = engine.slots(_MOST_SLOTS)
 
-    def raw(self, name: str) -> RawCall:
-        """Return a function that works on raw slots; call it under `lock`."""
+    def raw(self, name: str) -> RawFunction:
+        """Return a function that works on slots; call it under `lock`."""
         return self._functions[name]
 
     def call(self, name: str, *arguments: int) -> int:
@@ -130,11 +130,14 @@ class WasiCalls:
             name: its name.
             arguments: unsigned, each as wide as its signature says.
         """
-        start = ctypes.addressof(self._area)
-        for position, value in enumerate(arguments):
-            ctypes.c_uint64.from_address(start + position * _SLOT_BYTES).value = value
-        self._functions[name](start, len(arguments))
-        return ctypes.c_uint32.from_address(start).value
+        slots = self._slots
+        for position, (kind, value) in enumerate(zip(FUNCTIONS[name].params, arguments, strict=True)):
+            if kind == "i32":
+                slots.set_32(position, value)
+            else:
+                slots.set_64(position, value)
+        self._functions[name](slots)
+        return slots.u32(0)
 
 
 def direct_wasi(host: HostSymbols) -> None:
@@ -160,19 +163,19 @@ def _add(host: HostSymbols, functions: dict[str, SystemFunction]) -> None:
         host.system[namespace] = known | functions
 
 
-def add_forwarder(engine: Engine, store: Store, memory: MemoryType) -> WasiCalls:
+def add_forwarder(compiler: Compiler, store: Store, memory: MemoryType) -> WasiCalls:
     """Instantiate the forwarder in a store that has a WASI context and whose memory is defined."""
-    forwarder = store.instantiate(_forwarder(engine, memory))
+    forwarder = store.instantiate(_forwarder(compiler, memory), _FORWARDED)
     store.define_instance(_FORWARDED, forwarder)
-    return WasiCalls(forwarder)
+    return WasiCalls(compiler.engine, forwarder)
 
 
-def _forwarder(engine: Engine, memory: MemoryType) -> CompiledModule:
+def _forwarder(compiler: Compiler, memory: MemoryType) -> CompiledModule:
     entry = Import(BASE_NAMESPACE, "memory", "memory", memory, 0)
-    return compiled(
-        engine,
+    return generated(
+        compiler,
         ("wasi forwarder", memory),
-        "wasi",
+        _FORWARDED,
         lambda: forwarder_module(FUNCTIONS.items(), entry, PREVIEW1),
     )
 
@@ -186,16 +189,17 @@ class SharedWasi:
 
     def __init__(
         self,
-        engine: Engine,
+        compiler: Compiler,
         functions: HostFunctions,
         options: WasiOptions,
         memory: EngineMemory,
         kind: MemoryType,
     ) -> None:
-        self._store = engine.new_store(functions)
+        self._store = compiler.engine.new_store(functions)
         self._store.enable_wasi(options)
         self._store.define_memory(BASE_NAMESPACE, "memory", memory)
-        self.calls = WasiCalls(self._store.instantiate(_forwarder(engine, kind)))
+        forwarder = self._store.instantiate(_forwarder(compiler, kind), _FORWARDED)
+        self.calls = WasiCalls(compiler.engine, forwarder)
 
     def install(self, host: HostSymbols) -> None:
         """Let modules call what concerns no descriptor in this context."""
@@ -207,12 +211,12 @@ class SharedWasi:
             },
         )
 
-    def _locked(self, function: RawCall) -> RawCall:
+    def _locked(self, function: RawFunction) -> RawFunction:
         lock = self.calls.lock
 
-        def call(area: int, slots: int) -> None:
+        def call(slots: Slots) -> None:
             with lock:
-                function(area, slots)
+                function(slots)
 
         return call
 

@@ -18,11 +18,27 @@ from dl.wasm.encode import (
     i32_const,
     local_get,
     local_set,
+    local_tee,
+    memory_access,
     name_bytes,
     section,
     unsigned,
     vector,
 )
+from dl.wasm.opcodes import (
+    BR_IF,
+    END,
+    I32_ADD,
+    I32_ATOMIC_LOAD,
+    I32_ATOMIC_RMW_ADD,
+    I32_EQZ,
+    LOADS,
+    LOOP_VOID,
+    MEMORY_ATOMIC_NOTIFY,
+    MEMORY_ATOMIC_WAIT32,
+    STORES,
+    UNREACHABLE,
+)  # fmt: skip
 from dl.wasm.types import FuncType, GlobalType, Limits, MemoryType, TableType
 
 _MAGIC_BYTES = 8
@@ -40,11 +56,10 @@ WHERE = FuncType((), ("i32",) * 4)
 WHERE_AT = FuncType(("i32",), WHERE.results)
 WAIT = FuncType(("i32", "i32", "i64"), ("i32",))
 
-_LOOP, _BLOCK, _IF, _END = b"\x03\x40", b"\x02\x40", b"\x04\x40", b"\x0b"
-_BR_IF_0, _EQZ, _ADD, _DROP, _UNREACHABLE = b"\x0d\x00", b"\x45", b"\x6a", b"\x1a", b"\x00"
-_LOAD, _STORE = b"\x28\x02\x00", b"\x36\x02\x00"
-_ATOMIC_LOAD, _ATOMIC_ADD = b"\xfe\x10\x02\x00", b"\xfe\x1e\x02\x00"
-_NOTIFY, _WAIT32 = b"\xfe\x00\x02\x00", b"\xfe\x01\x02\x00"
+_LOAD, _STORE = memory_access(LOADS["i32"], 2), memory_access(STORES["i32"], 2)
+_ATOMIC_LOAD, _ATOMIC_ADD = memory_access(I32_ATOMIC_LOAD, 2), memory_access(I32_ATOMIC_RMW_ADD, 2)
+_NOTIFY, _WAIT32 = memory_access(MEMORY_ATOMIC_NOTIFY, 2), memory_access(MEMORY_ATOMIC_WAIT32, 2)
+_REPEAT = BR_IF + unsigned(0)
 
 WORDS_BYTES = 1 << 14
 """Bytes of the program's data that threads wait, spin and write at; the rest is stacks of the guest's threads."""
@@ -94,9 +109,9 @@ def program_module() -> bytes:
     one = build.type_index(ONE_TO_ONE)
     found = local_get(1)
     spin = (
-        _LOOP
-        + (local_get(0) + _ATOMIC_LOAD + b"\x22\x01" + _EQZ + _BR_IF_0)  # local.tee 1
-        + _END
+        LOOP_VOID
+        + (local_get(0) + _ATOMIC_LOAD + local_tee(1) + I32_EQZ + _REPEAT)
+        + END
         + (i32_const(1) + found + call_indirect(one))
     )
     functions = {
@@ -106,8 +121,10 @@ def program_module() -> bytes:
         "count": build.function(ONE_TO_ONE, local_get(0) + i32_const(1) + _ATOMIC_ADD),
         "call": build.function(TWO_TO_ONE, local_get(1) + local_get(0) + call_indirect(one)),
         "where_at": build.function(WHERE_AT, local_get(0) + call_indirect(build.type_index(WHERE))),
-        "trap": build.function(NOTHING, _UNREACHABLE),
-        "start": build.function(ONE_TO_ONE, local_get(0) + local_get(0) + i32_const(8) + _ADD + call(spawn)),
+        "trap": build.function(NOTHING, UNREACHABLE),
+        "start": build.function(
+            ONE_TO_ONE, local_get(0) + local_get(0) + i32_const(8) + I32_ADD + call(spawn)
+        ),
         "wasi_thread_start": build.function(
             PAIR_TO_NOTHING,
             (local_get(1) + _LOAD + global_set(stack_pointer))
@@ -156,12 +173,12 @@ def library_module(kind: LibraryKind) -> bytes:
     words = build.import_("GOT.mem", "words", VARIABLE)
     count = build.import_("GOT.func", "count", VARIABLE)
     own = build.import_("GOT.func", "value", VARIABLE)
-    value = build.function(ONE_TO_ONE, local_get(0) + i32_const(kind.addend) + _ADD)
+    value = build.function(ONE_TO_ONE, local_get(0) + i32_const(kind.addend) + I32_ADD)
     build.export("value", "func", value)
     told = global_get(memory_base) + global_get(table_base) + global_get(words) + global_get(count)
     build.export("where", "func", build.function(WHERE, told))
     build.export("own_value", "func", build.function(FuncType((), ("i32",)), global_get(own)))
-    cell = global_get(memory_base) + i32_const(16) + _ADD
+    cell = global_get(memory_base) + i32_const(16) + I32_ADD
     build.export("bump", "func", build.function(FuncType((), ("i32",)), cell + i32_const(1) + _ATOMIC_ADD))
     build.export("cell", "global", build.global_(BASE, 16))
     if kind.thread_local:
@@ -169,7 +186,7 @@ def library_module(kind: LibraryKind) -> bytes:
     if kind.constructor or kind.traps or kind.undefined:
         body = i32_const(kind.addend) + call(on_construct) if kind.constructor else b""
         body += call(missing) if kind.undefined else b""
-        body += _UNREACHABLE if kind.traps else b""
+        body += UNREACHABLE if kind.traps else b""
         build.export("__wasm_call_ctors", "func", build.function(NOTHING, body))
     return with_dylink(build, dylink_section(32, kind.needed))
 
@@ -182,7 +199,7 @@ def _add_thread_local(build: ModuleBuilder, initial: int) -> None:
     init = local_get(0) + global_set(base) + local_get(0) + i32_const(initial) + _STORE
     build.export("__wasm_init_tls", "func", build.function(TO_NOTHING, init))
     add = (
-        (global_get(base) + _LOAD + local_get(0) + _ADD + local_set(0))
+        (global_get(base) + _LOAD + local_get(0) + I32_ADD + local_set(0))
         + (global_get(base) + local_get(0) + _STORE)
         + local_get(0)
     )

@@ -125,6 +125,8 @@ def run_stress(
     seconds: float,
     seed: int | None = None,
     progress: Callable[[StressProgress], object] | None = None,
+    *,
+    engine: str | None = None,
 ) -> StressReport:
     """Run one stress run.
 
@@ -133,21 +135,23 @@ def run_stress(
         seconds: how long they act; the comparison comes after.
         seed: what decides what they do; None for a random one, which the report tells.
         progress: called about once a second.
+        engine: name of the engine; None for the default.
 
     Raises:
+        EngineNotFoundError: there is no such engine.
         ValueError: the number of threads is out of range.
     """
     if not 1 <= threads <= STACKS * 3 // 4:
         raise ValueError(f"{threads} threads; 1 to {STACKS * 3 // 4} can be run")
-    return _Run(threads, seconds, random.SystemRandom().getrandbits(32) if seed is None else seed).run(
-        progress
-    )
+    if seed is None:
+        seed = random.SystemRandom().getrandbits(32)
+    return _Run(threads, seconds, seed, engine).run(progress)
 
 
 class _Run:
     """One run."""
 
-    def __init__(self, threads: int, seconds: float, seed: int) -> None:
+    def __init__(self, threads: int, seconds: float, seed: int, engine: str | None) -> None:
         self.seconds = seconds
         self.seed = seed
         self.random = random.Random(f"{seed}")  # noqa: S311  it only has to differ
@@ -162,11 +166,16 @@ class _Run:
             name="stress",
             libraries={"lib0.so": self.libraries[0]},
             imports={"env": {"on_thread": self._on_guest_thread, "on_construct": self._on_construct}},
+            engine=engine,
         )
         self.words = self._program_address("words")
         self.slots = [Slot(i, self.words + 64 + 16 * i) for i in range(threads)]
         self.records: dict[int, Worker] = {}
         self.compared = 0
+
+    def _table(self, group: InstanceGroup) -> list[object]:
+        """Return what a group's table holds, as far as the engine can tell."""
+        return group.table() if self.linker.engine.capabilities.table_reflection else []
 
     def _program_address(self, name: str) -> int:
         return self.linker.main_group.dlsym(self.linker.main, name).address
@@ -395,7 +404,7 @@ class _Run:
     def state_of(self, group: InstanceGroup) -> None:
         """Note everything that must be equal in all groups."""
         modules = self.linker.modules()
-        told_of = {f"table index {i}": repr(entry) for i, entry in enumerate(group.table())}
+        told_of = {f"table index {i}": repr(entry) for i, entry in enumerate(self._table(group))}
         where_at = function(group, self.linker.main, "where_at")
         for module in modules:
             for name, symbol in module.symbols.items():

@@ -28,7 +28,7 @@ def system_interface(system: System, host: HostSymbols) -> Process:
     process = system.process = Process(system)
     adapter = Adapter(process.signals)
     for table in (
-        process_functions(process, adapter),
+        process_functions(process, adapter, system.make_slots),
         {WASIX: absent_functions(system.end)},
         {WASIX: linking_functions(system, adapter)},
         {WASIX: closure_functions(system, adapter)},

@@ -18,26 +18,23 @@ types that come out of that code, for instance from a host function of a user's,
 from __future__ import annotations
 
 import contextlib
-import ctypes
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from dl.engine.protocol import RawFunction, Slots
 from dl.program.host_symbols import SystemFunction
 from dl.wasix.abi import SIGNATURES, Errno, ErrnoError
 from dl.wasm.types import FuncType
 from memory import InvalidStringError, OutOfBoundsError
 
 if TYPE_CHECKING:
-    from dl.engine.protocol import RawCall
     from dl.glue.resolution import FromNamespace
     from dl.wasix.signals import Signals
 
 _MASKS = {"i32": 0xFFFFFFFF, "i64": 0xFFFFFFFFFFFFFFFF}
 _I32 = _MASKS["i32"]
 
-SLOT = 16
-"""Bytes of one slot of a raw call's arguments."""
 
 Functions = dict[str, SystemFunction]
 """Functions of one namespace, by name."""
@@ -145,25 +142,29 @@ class Adapter:
             for name, function in table.items()
         }
 
-    def raw(self, namespace: str, name: str, function: RawCall) -> SystemFunction:
-        """Adapt a function that works on raw slots, whose first is its errno afterwards."""
+    def raw(self, namespace: str, name: str, function: RawFunction) -> SystemFunction:
+        """Adapt a function that works on slots, whose first is its errno afterwards."""
         signals = self._signals
 
-        def call(area: int, slots: int) -> None:
+        def call(slots: Slots) -> None:
             try:
-                function(area, slots)
+                function(slots)
             except (ErrnoError, OutOfBoundsError, InvalidStringError) as error:
-                ctypes.c_uint32.from_address(area).value = errno_of(error)
+                slots.set_32(0, errno_of(error))
             signals.deliver_if_pending()
 
         return SystemFunction(SIGNATURES[namespace][name], raw=call)
 
 
-def with_split_arguments(function: SystemFunction) -> SystemFunction:
+def with_split_arguments(function: SystemFunction, make_slots: Callable[[int], Slots]) -> SystemFunction:
     """Return a function that can also be imported with each 64-bit argument as two of 32 bits, the lower half first.
 
     Emscripten lowers functions in this way with `-sWASM_BIGINT=0`. A function without 64-bit arguments, or that is not
     implemented in Python, is returned unchanged.
+
+    Args:
+        function: the function.
+        make_slots: makes slots for a number of arguments.
     """
     kind = function.type
     if "i64" not in kind.params or (function.function is None and function.raw is None):
@@ -186,13 +187,15 @@ def with_split_arguments(function: SystemFunction) -> SystemFunction:
     else:
         assert raw is not None
 
-        def call(area: int, _slots: int) -> None:
-            halves = (ctypes.c_uint32.from_address(area + i * SLOT).value for i in range(len(split.params)))
-            slots = (ctypes.c_uint64 * (2 * len(kind.params)))()  # of 16 bytes each
-            for position, value in enumerate(joined(halves)):
-                slots[2 * position] = value
-            raw(ctypes.addressof(slots), len(kind.params))
-            ctypes.c_uint32.from_address(area).value = slots[0] & _I32
+        def call(slots: Slots) -> None:
+            whole = make_slots(
+                len(kind.params)
+            )  # of this call alone: other threads make theirs at the same time
+            values = joined(slots.u32(position) for position in range(len(split.params)))
+            for position, (value, param) in enumerate(zip(values, kind.params, strict=True)):
+                (whole.set_64 if param == "i64" else whole.set_32)(position, value)
+            raw(whole)
+            slots.set_32(0, whole.u32(0))
 
         alternative = SystemFunction(split, raw=call)
     return replace(function, alternatives=(*function.alternatives, alternative))

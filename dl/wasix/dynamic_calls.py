@@ -108,9 +108,11 @@ class Invokers:
         Args:
             function: signed or not: generated code calls this, not the guest.
         """
+        if not self._system.reaches_table:
+            return -Errno.NOTSUP
         kind = self._system.current_group().instances.function_type(function & 0xFFFFFFFF)
         if kind is None:
-            return -Errno.INVAL if self._system.reaches_table else -Errno.NOTSUP
+            return -Errno.INVAL
         return self._addresses.get(kind) or self._place(kind)
 
     def _place(self, kind: FuncType) -> int:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dl.dlfcn import DlFlags, ModuleHandle
-from dl.engine.protocol import WasiOptions
+from dl.engine.protocol import Slots, WasiOptions
 from dl.errors import LibraryNotFoundError
 from dl.groups.entry import Group
 from dl.groups.guest_threads import GuestThread, GuestThreads
@@ -200,6 +200,10 @@ class System:
         """
         return bool(group.replica.replaying) or group.applying
 
+    def make_slots(self, count: int) -> Slots:
+        """Make an argument area for a raw call, of a number of slots."""
+        return self._program.engine.slots(count)
+
     # interruption
 
     @property
@@ -282,4 +286,4 @@ class System:
     @property
     def reaches_table(self) -> bool:
         """Whether the table that the guest's pointers mean is one that the host can look into."""
-        return self._program.main.reaches_table
+        return self._program.engine.capabilities.table_reflection and self._program.main.reaches_table

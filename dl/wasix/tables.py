@@ -2,28 +2,29 @@
 
 from __future__ import annotations
 
-import ctypes
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from dl.engine.preview1 import PREVIEW1, UNSTABLE, WASIX
+from dl.engine.protocol import RawFunction, Slots
 from dl.wasix.abi import NAMESPACES, PROCESS
-from dl.wasix.adapter import SLOT, with_split_arguments
+from dl.wasix.adapter import with_split_arguments
 from dl.wasix.files.files import LOOKED_UP
 from dl.wasix.files.poll import PREVIEW1_LAYOUT, SNAPSHOT0_LAYOUT, Poll
 from dl.wasix.files.snapshot0 import snapshot0_functions
 from dl.wasix.files.transfers import Transfers
 
 if TYPE_CHECKING:
-    from dl.engine.protocol import RawCall
     from dl.wasix.adapter import Adapter, Functions
     from dl.wasix.process import Process
 
 _CLOEXEC = 1
 
 
-def process_functions(process: Process, adapter: Adapter) -> dict[str, Functions]:
-    """Return the functions of a process, by namespace."""
+def process_functions(
+    process: Process, adapter: Adapter, make_slots: Callable[[int], Slots]
+) -> dict[str, Functions]:
+    """Return the functions of a process, by namespace; `make_slots` makes an argument area of a number of slots."""
     files = process.files
     transfers = Transfers(files)
 
@@ -57,17 +58,16 @@ def process_functions(process: Process, adapter: Adapter) -> dict[str, Functions
     unstable = {name: function for name, function in common.items() if name in NAMESPACES[UNSTABLE]}
     unstable |= adapter.functions(UNSTABLE, snapshot0_functions(files))
     unstable["poll_oneoff"] = adapter.function(UNSTABLE, "poll_oneoff", Poll(files, SNAPSHOT0_LAYOUT))
-    split = {name: with_split_arguments(function) for name, function in common.items()}
+    split = {name: with_split_arguments(function, make_slots) for name, function in common.items()}
     return {PREVIEW1: split, WASIX: common | wasix, UNSTABLE: unstable}
 
 
-def _path_open2(process: Process) -> RawCall:
+def _path_open2(process: Process) -> RawFunction:
     """`path_open2`: `path_open` with the descriptor's flags before the pointer to the new descriptor."""
 
-    def call(area: int, _slots: int) -> None:
-        flags = ctypes.c_uint32.from_address(area + 8 * SLOT)
-        cloexec = bool(flags.value & _CLOEXEC)
-        flags.value = ctypes.c_uint32.from_address(area + 9 * SLOT).value
-        process.files.path_open(area, 9, cloexec=cloexec)
+    def call(slots: Slots) -> None:
+        cloexec = bool(slots.u32(8) & _CLOEXEC)
+        slots.set_32(8, slots.u32(9))
+        process.files.path_open(slots, cloexec=cloexec)
 
     return call

@@ -10,9 +10,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 
+from dl.wasm.opcodes import END, REF_FUNC, TABLE_SET
 from dl.wasm.types import ExternType, FuncType, GlobalType, Limits, MemoryType, TableType, TagType
-
-I32, I64 = "i32", "i64"
 
 _VALUE_TYPES = {
     "i32": b"\x7f",
@@ -89,6 +88,11 @@ def local_set(index: int) -> bytes:
     return b"\x21" + unsigned(index)
 
 
+def local_tee(index: int) -> bytes:
+    """Encode ``local.tee``."""
+    return b"\x22" + unsigned(index)
+
+
 def global_get(index: int) -> bytes:
     """Encode ``global.get``."""
     return b"\x23" + unsigned(index)
@@ -112,6 +116,35 @@ def call_indirect(type_index: int, table: int = 0) -> bytes:
 def return_call_indirect(type_index: int, table: int = 0) -> bytes:
     """Encode ``return_call_indirect``: the called function takes the place of the caller."""
     return b"\x13" + unsigned(type_index) + unsigned(table)
+
+
+def ref_func(index: int) -> bytes:
+    """Encode ``ref.func``."""
+    return REF_FUNC + unsigned(index)
+
+
+def table_set(table: int = 0) -> bytes:
+    """Encode ``table.set``."""
+    return TABLE_SET + unsigned(table)
+
+
+def memory_access(opcode: bytes, align_log2: int, offset: int = 0, memory: int = 0) -> bytes:
+    """Encode a load, a store or an atomic instruction on a memory.
+
+    Args:
+        opcode: one of `dl.wasm.opcodes`.
+        align_log2: exponent of the alignment in bytes; of an atomic instruction, exactly its width.
+        offset: bytes added to the address.
+        memory: index of the memory.
+    """
+    place = bytes([align_log2 | 0x40]) + unsigned(memory) if memory else bytes([align_log2])
+    return opcode + place + unsigned(offset)
+
+
+def function_type(kind: FuncType) -> bytes:
+    """Encode a function type, as in the type section."""
+    params, results = ([_VALUE_TYPES[one] for one in types] for types in (kind.params, kind.results))
+    return b"\x60" + vector(params) + vector(results)
 
 
 def _limits(limits: Limits) -> bytes:
@@ -179,7 +212,7 @@ class ModuleBuilder:
         """Define a function; ``body`` is its instructions without the final ``end``."""
         self._functions.append(unsigned(self.type_index(kind)))
         declared = vector([unsigned(1) + _VALUE_TYPES[t] for t in local_types])
-        code = declared + body + b"\x0b"
+        code = declared + body + END
         self._bodies.append(unsigned(len(code)) + code)
         return self._imported["func"] + len(self._functions) - 1
 
@@ -200,14 +233,14 @@ class ModuleBuilder:
 
     def global_(self, kind: GlobalType, value: int) -> int:
         """Define a global of type i32 or i64 with a constant value."""
-        constant = i32_const(value) if kind.value == I32 else i64_const(value)
-        self._globals.append(_global_type(kind) + constant + b"\x0b")
+        constant = i32_const(value) if kind.value == "i32" else i64_const(value)
+        self._globals.append(_global_type(kind) + constant + END)
         return self._imported["global"] + len(self._globals) - 1
 
     def float_global(self, kind: GlobalType, raw: bytes) -> int:
         """Define a global of type f32 or f64 whose value is given as its little-endian bytes."""
         opcode = b"\x43" if kind.value == "f32" else b"\x44"
-        self._globals.append(_global_type(kind) + opcode + raw + b"\x0b")
+        self._globals.append(_global_type(kind) + opcode + raw + END)
         return self._imported["global"] + len(self._globals) - 1
 
     def export(self, name: str, space: str, index: int) -> None:
@@ -218,7 +251,7 @@ class ModuleBuilder:
         """Place functions into a table from a constant index on, when the module is instantiated."""
         indices = vector([unsigned(index) for index in functions])
         place, kind = (b"\x02" + unsigned(table), b"\x00") if table else (b"\x00", b"")
-        self._elements.append(place + i32_const(offset) + b"\x0b" + kind + indices)
+        self._elements.append(place + i32_const(offset) + END + kind + indices)
 
     def start(self, function: int) -> None:
         """Run a function when the module is instantiated, after its active segments."""
@@ -226,12 +259,7 @@ class ModuleBuilder:
 
     def build(self) -> bytes:
         """Return the module's bytes."""
-        types = [
-            b"\x60"
-            + vector([_VALUE_TYPES[p] for p in kind.params])
-            + vector([_VALUE_TYPES[r] for r in kind.results])
-            for kind in self._types
-        ]
+        types = [function_type(kind) for kind in self._types]
         contents: list[tuple[int, list[bytes]]] = [
             (1, types),
             (2, self._imports),

@@ -117,10 +117,14 @@ class BodyScan:
     Attributes:
         atomics: its waits and notifies in order.
         legacy_at: file offset of the first instruction of legacy exception handling, None without one.
+        try_table_at: file offset of the last `try_table`, None without one.
+        vector_at: file offset of the last vector instruction, None without one.
     """
 
     atomics: tuple[AtomicSite, ...]
     legacy_at: int | None
+    try_table_at: int | None
+    vector_at: int | None
 
 
 class Body(NamedTuple):
@@ -162,6 +166,8 @@ def scan_body(module: WasmModule, body: Body) -> BodyScan:
     data, end = module.data, body.end
     atomics: list[AtomicSite] = []
     legacy_at: int | None = None
+    try_table_at: int | None = None
+    vector_at: int | None = None
     kinds = _KINDS
     start = body.code
     try:
@@ -190,6 +196,7 @@ def scan_body(module: WasmModule, body: Body) -> BodyScan:
                 number, pos = _number(data, pos)
                 pos = _skip_indices(data, pos, _FC_INDICES[number])
             elif kind == _PREFIX_FD:
+                vector_at = start
                 pos = _skip_vector(data, pos)
             elif kind == _PREFIX_FB:
                 pos = _skip_gc(data, pos)
@@ -208,6 +215,7 @@ def scan_body(module: WasmModule, body: Body) -> BodyScan:
                 count, pos = _number(data, pos)
                 pos = _skip_indices(data, pos, count + 1)
             elif kind == _TRY_TABLE:
+                try_table_at = start
                 pos = _skip_try_table(data, pos)
             elif kind == _SELECT:
                 count, pos = _number(data, pos)
@@ -235,7 +243,7 @@ def scan_body(module: WasmModule, body: Body) -> BodyScan:
         raise MalformedModuleError(
             module.name, start, f"instructions of {label} do not end where its body does"
         )
-    return BodyScan(tuple(atomics), legacy_at)
+    return BodyScan(tuple(atomics), legacy_at, try_table_at, vector_at)
 
 
 def function_label(module: WasmModule, function: int) -> str:

@@ -1,7 +1,7 @@
 """The instructions that generated code uses, by the names of the specification.
 
 Source: WebAssembly core specification, chapter 5.4 "Instructions". Instructions with immediates that vary are functions of
-`dl.wasm.encode`; what stands here is complete, or takes its immediates right after it.
+`dl.wasm.encode`; those here are complete, or are followed by their immediates.
 """
 
 from __future__ import annotations
@@ -21,3 +21,12 @@ REF_NULL_FUNC, REF_IS_NULL, REF_FUNC = b"\xd0\x70", b"\xd1", b"\xd2"
 TABLE_GET, TABLE_SET = b"\x25", b"\x26"
 TABLE_COPY, TABLE_GROW, TABLE_SIZE, TABLE_FILL = b"\xfc\x0e", b"\xfc\x0f", b"\xfc\x10", b"\xfc\x11"
 MEMORY_SIZE = b"\x3f\x00"
+
+ATOMIC_PREFIX = b"\xfe"
+I32_ATOMIC_LOAD, I64_ATOMIC_LOAD, I32_ATOMIC_RMW_ADD = b"\xfe\x10", b"\xfe\x11", b"\xfe\x1e"
+MEMORY_ATOMIC_NOTIFY, MEMORY_ATOMIC_WAIT32, MEMORY_ATOMIC_WAIT64 = b"\xfe\x00", b"\xfe\x01", b"\xfe\x02"
+"""Threads proposal. Each takes an alignment exponent and an offset, as loads and stores do."""
+
+LOADS = {"i32": b"\x28", "i64": b"\x29", "f32": b"\x2a", "f64": b"\x2b", "v128": b"\xfd\x00"}
+STORES = {"i32": b"\x36", "i64": b"\x37", "f32": b"\x38", "f64": b"\x39", "v128": b"\xfd\x0b"}
+"""Loads and stores of whole values, by type."""

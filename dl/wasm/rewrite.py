@@ -1,7 +1,7 @@
 """Make changed copies of modules: other import names, shared tags, waits that the linker can interrupt.
 
 A copy shares nothing with the module it was made from, and all that is not changed is byte-identical. Nothing
-is ever renumbered: new types, functions and tables go behind those that exist.
+is ever renumbered: new types, functions and tables are appended to those that exist.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from typing import TypeAlias
 
 from dl.errors import UnsupportedModuleError
 from dl.wasm import encode
+from dl.wasm import opcodes as op
 from dl.wasm.instructions import (
     ATOMIC_NOTIFY,
     ATOMIC_WAIT32,
@@ -33,7 +34,7 @@ from dl.wasm.records import (
     SECTION_TYPE,
 )
 from dl.wasm.sections import tag_type, walk_imports
-from dl.wasm.types import TagType
+from dl.wasm.types import FuncType, TagType
 
 # The three instructions as they can be encoded, padded numbers included: prefix, number, and the alignment,
 # which must be exactly 4 or 8 bytes, perhaps with the bit that announces a memory index. What matches may
@@ -43,13 +44,11 @@ _MAYBE_WAIT = re.compile(
     rb"\xfe(?:[\x00-\x02]|[\x80-\x82]\x80{0,3}\x00)[\x02\x03\x42\x43\x82\x83\xc2\xc3]", re.DOTALL
 )
 
-_I32, _I64 = b"\x7f", b"\x7e"
-_FUTEX_TYPE_BYTES = {
-    ATOMIC_NOTIFY: b"\x60\x02" + _I32 + _I32 + b"\x01" + _I32,
-    ATOMIC_WAIT32: b"\x60\x03" + _I32 + _I32 + _I64 + b"\x01" + _I32,
-    ATOMIC_WAIT64: b"\x60\x03" + _I32 + _I64 + _I64 + b"\x01" + _I32,
+_FUTEX_TYPES = {
+    ATOMIC_NOTIFY: FuncType(("i32", "i32"), ("i32",)),
+    ATOMIC_WAIT32: FuncType(("i32", "i32", "i64"), ("i32",)),
+    ATOMIC_WAIT64: FuncType(("i32", "i64", "i64"), ("i32",)),
 }
-_FUTEX_PARAMS = {ATOMIC_NOTIFY: 2, ATOMIC_WAIT32: 3, ATOMIC_WAIT64: 3}
 _NAMES = {
     ATOMIC_NOTIFY: "memory.atomic.notify",
     ATOMIC_WAIT32: "memory.atomic.wait32",
@@ -57,6 +56,7 @@ _NAMES = {
 }
 
 _HEADER_BYTES = 8
+_COPY_SECTION = "dl.copy"
 
 _Parts: TypeAlias = "list[bytes | memoryview]"
 
@@ -64,7 +64,7 @@ _Parts: TypeAlias = "list[bytes | memoryview]"
 def rename_imports(module: WasmModule, names: Sequence[tuple[str, str]]) -> bytes:
     """Copy a module with other names on its imports; their types and order stay.
 
-    A dylink section goes on speaking of the old names.
+    A dylink section keeps the old names.
 
     Args:
         module: what to copy.
@@ -89,6 +89,21 @@ def rename_imports(module: WasmModule, names: Sequence[tuple[str, str]]) -> byte
             prefix = prefixes[outer] = encode.name_bytes(outer)
         parts += (prefix, encode.name_bytes(inner), data[entry.type_start : entry.type_end])
     return _with_sections(module, {SECTION_IMPORT: parts})
+
+
+def numbered_copy(wasm: bytes, number: int) -> bytes:
+    """Copy a module so that its content differs from that of other copies, and nothing else does.
+
+    Code is known by its content, also in stack traces. A program that holds two modules of the same content, and wants to tell
+    them apart there, numbers the second one.
+
+    Args:
+        wasm: the module.
+        number: which copy; 0 is the module itself, others get a custom section with their number at the end.
+    """
+    if not number:
+        return wasm
+    return wasm + encode.section(SECTION_CUSTOM, encode.name_bytes(_COPY_SECTION) + encode.unsigned(number))
 
 
 def import_tags(module: WasmModule, names: Collection[str], kind: TagType) -> bytes:
@@ -222,7 +237,9 @@ def rewrite_waits(
         unless_filled = _branch_if_empty(slot, is64=is64) if own_table else None
         bodies.append(_helper_body(number, offset, memory, call, unless_filled))
     changes: dict[int, _Parts] = {
-        SECTION_TYPE: _appended(module, SECTION_TYPE, [_FUTEX_TYPE_BYTES[number] for number in numbers]),
+        SECTION_TYPE: _appended(
+            module, SECTION_TYPE, [encode.function_type(_FUTEX_TYPES[number]) for number in numbers]
+        ),
         SECTION_FUNCTION: _appended(
             module, SECTION_FUNCTION, [encode.unsigned(types[n]) for n, _ in helpers]
         ),
@@ -276,28 +293,30 @@ def _check_rewritable(module: WasmModule, sites: Mapping[Body, list[AtomicSite]]
 
 def _branch_if_empty(slot: bytes, *, is64: bool) -> bytes:
     """Encode a branch out of the enclosing block, taken if table 0 ends before that element or it is null."""
-    size, greater_or_equal, get, is_null = b"\xfc\x10\x00", b"\x5a" if is64 else b"\x4f", b"\x25\x00", b"\xd1"
-    branch = b"\x0d\x00"
-    return slot + size + greater_or_equal + branch + slot + get + is_null + branch
+    table, label = encode.unsigned(0), encode.unsigned(0)
+    beyond = slot + op.TABLE_SIZE + table + (op.I64_GE_U if is64 else op.I32_GE_U)
+    empty = slot + op.TABLE_GET + table + op.REF_IS_NULL
+    return beyond + op.BR_IF + label + empty + op.BR_IF + label
 
 
 def _helper_body(number: int, offset: int, memory: int, call: bytes, unless_filled: bytes | None) -> bytes:
     """Encode the body of one appended function.
 
     It loads atomically from the same effective address first: that traps exactly where the instruction would.
-    So the addition behind it cannot wrap, since the address is inside a memory of at most 4 GiB.
+    So the addition that follows cannot wrap, since the address is inside a memory of at most 4 GiB.
     """
-    load, align = (b"\xfe\x11", 3) if number == ATOMIC_WAIT64 else (b"\xfe\x10", 2)
-    place = bytes([align | 0x40]) + encode.unsigned(memory) if memory else bytes([align])
-    place += encode.unsigned(offset)
+    load, align = (op.I64_ATOMIC_LOAD, 3) if number == ATOMIC_WAIT64 else (op.I32_ATOMIC_LOAD, 2)
     address = encode.local_get(0)
-    operands = b"".join(encode.local_get(parameter) for parameter in range(1, _FUTEX_PARAMS[number]))
-    add = encode.i32_const(offset) + b"\x6a" if offset else b""
-    code = address + load + place + b"\x1a" + address + add + operands + call
+    operands = b"".join(
+        encode.local_get(parameter) for parameter in range(1, len(_FUTEX_TYPES[number].params))
+    )
+    add = encode.i32_const(offset) + op.I32_ADD if offset else b""
+    check = address + encode.memory_access(load, align, offset, memory) + op.DROP
+    code = check + address + add + operands + call
     if unless_filled is not None:
-        instruction = address + operands + bytes([0xFE, number]) + place
-        code = b"\x02\x40" + unless_filled + code + b"\x0f\x0b" + instruction
-    code = b"\0" + code + b"\x0b"
+        instruction = encode.memory_access(op.ATOMIC_PREFIX + bytes([number]), align, offset, memory)
+        code = op.BLOCK_VOID + unless_filled + code + op.RETURN + op.END + address + operands + instruction
+    code = encode.vector([]) + code + op.END
     return encode.unsigned(len(code)) + code
 
 
@@ -325,7 +344,7 @@ def _code(
 
 
 def _appended(module: WasmModule, number: int, items: Sequence[bytes]) -> _Parts:
-    """Give a section's contents, a vector, with more items behind the ones it has."""
+    """Give a section's contents, a vector, with more items after the ones it has."""
     section = module.section(number)
     if section is None:
         return [encode.unsigned(len(items)), *items]
@@ -346,7 +365,7 @@ def _with_sections(module: WasmModule, contents: Mapping[int, _Parts]) -> bytes:
         else:
             parts += (bytes([section.id]), encode.unsigned(_size(new)), *new)
         if section.id == SECTION_TYPE and SECTION_IMPORT in missing:
-            # Imports stand right behind the types, which every module with code has.
+            # Imports come right after the types, which every module with code has.
             new = contents[SECTION_IMPORT]
             parts += (bytes([SECTION_IMPORT]), encode.unsigned(_size(new)), *new)
     return b"".join(parts)

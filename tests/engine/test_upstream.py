@@ -34,7 +34,7 @@ class NoBoundary:
 def instantiate(text: str, engine: WasmtimeEngine | None = None) -> EngineInstance:
     engine = engine or default_engine()
     store = engine.new_store(engine.host_functions(NoBoundary()))
-    return store.instantiate(engine.compile(bytes(wasmtime.wat2wasm(text)), "upstream"))
+    return store.instantiate(engine.compile(bytes(wasmtime.wat2wasm(text))), "upstream")
 
 
 def test_the_binding_keeps_exceptions_in_one_variable() -> None:
@@ -67,9 +67,9 @@ def test_a_store_refuses_many_instances_unless_told() -> None:
 
     ours = default_engine()
     many = ours.new_store(ours.host_functions(NoBoundary()))
-    code = ours.compile(bytes(wasmtime.wat2wasm("(module)")), "empty")
+    code = ours.compile(bytes(wasmtime.wat2wasm("(module)")))
     for _ in range(10_010):
-        many.instantiate(code)
+        many.instantiate(code, "empty")
 
 
 @pytest.mark.timeout(60)
@@ -77,12 +77,12 @@ def test_a_start_function_in_an_epoch_callback_is_interrupted() -> None:
     """With the deadline still past, a handler's start functions trap; if not, `on_interrupt` need not push it out."""
     engine = WasmtimeEngine()
     instance = instantiate('(module (func (export "spin") (loop $again (br $again))))', engine)
-    start = engine.compile(bytes(wasmtime.wat2wasm("(module (func $f) (start $f))")), "start")
+    start = engine.compile(bytes(wasmtime.wat2wasm("(module (func $f) (start $f))")))
     seen: list[object] = []
 
     def reached(*_: int) -> int:
         try:
-            instance.store.instantiate(start)
+            instance.store.instantiate(start, "start")
         except Exception as error:  # noqa: BLE001
             seen.append(error)
         return c.error_new(b"done")
@@ -113,8 +113,8 @@ store = engine.new_store(engine.host_functions(NoBoundary()))
 memory = engine.shared_memory(MemoryType(Limits(1, 2, shared=True, is64=False)))
 store._define("env", "memory", memory.extern())
 code = engine.compile(bytes(wasmtime.wat2wasm('''(module (import "env" "memory" (memory 1 2 shared))
-  (func (export "load") (result i32) (i32.load (i32.const 0x7fffffff))))''')), "two owners")
-instances = [store.instantiate(code) for _ in range(2)]
+  (func (export "load") (result i32) (i32.load (i32.const 0x7fffffff))))''')))
+instances = [store.instantiate(code, "two owners") for _ in range(2)]
 try:
     instances[0].function("load", FuncType((), ("i32",)))()
 except Exception as error:
@@ -137,11 +137,11 @@ def test_functions_of_a_table_are_comparable_between_stores() -> None:
     text = """(module (table (export "t") 3 funcref) (elem (i32.const 0) $f $g)
       (func $f (result i32) (i32.const 1)) (func $g (result i32) (i32.const 2)))"""
     engine = default_engine()
-    code = engine.compile(bytes(wasmtime.wat2wasm(text)), "table")
+    code = engine.compile(bytes(wasmtime.wat2wasm(text)))
     entries = []
     for _ in range(2):
         store = engine.new_store(engine.host_functions(NoBoundary()))
-        instance = store.instantiate(code)
+        instance = store.instantiate(code, "table")
         entries.append([store.table_entry(instance, "t", index) for index in range(4)])
 
     assert entries[0] == entries[1]

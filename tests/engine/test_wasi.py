@@ -67,7 +67,7 @@ class Stop(BaseException):
 
 
 CODE = {
-    interrupts: default_engine(interrupts=interrupts).compile(bytes(wasmtime.wat2wasm(PROGRAM)), "wasi")
+    interrupts: default_engine(interrupts=interrupts).compile(bytes(wasmtime.wat2wasm(PROGRAM)))
     for interrupts in (True, False)
 }
 
@@ -76,7 +76,7 @@ def program(options: WasiOptions, *, interrupts: bool = True) -> EngineInstance:
     engine = default_engine(interrupts=interrupts)
     store = engine.new_store(engine.host_functions(NoBoundary()))
     store.enable_wasi(options)
-    return store.instantiate(CODE[interrupts])
+    return store.instantiate(CODE[interrupts], "wasi")
 
 
 def text_at(instance: EngineInstance, address: int, size: int) -> bytes:
@@ -157,7 +157,7 @@ def test_bad_options_are_refused(options: WasiOptions, text: str) -> None:
         store.enable_wasi(options)
 
     store.enable_wasi(WasiOptions(args=("again",)))
-    assert store.instantiate(CODE[True]).function("arguments", NUMBER)() == len("again\0")
+    assert store.instantiate(CODE[True], "wasi").function("arguments", NUMBER)() == len("again\0")
 
 
 @pytest.mark.parametrize("code", [0, 1, 42, 125])

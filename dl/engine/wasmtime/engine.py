@@ -16,16 +16,20 @@ A call into the library releases the GIL, so guest code of several threads runs 
 from __future__ import annotations
 
 import ctypes
-import os
+import hashlib
+from functools import cached_property
+from importlib.metadata import version
 from typing import Any
 
-from dl.engine.protocol import Boundary, Capabilities
+from dl.engine.machine import machine_fingerprint
+from dl.engine.protocol import Boundary, Capabilities, Slots
 from dl.engine.wasmtime import c, stacks
-from dl.engine.wasmtime.errors import error_text
+from dl.engine.wasmtime.errors import check, error_text, take_bytes
 from dl.engine.wasmtime.host import WasmtimeHostFunctions
 from dl.engine.wasmtime.memory import WasmtimeSharedMemory, new_shared_memory, probe_module
+from dl.engine.wasmtime.slots import new_slots
 from dl.engine.wasmtime.store import WasmtimeStore
-from dl.errors import InvalidModuleError
+from dl.errors import EngineError
 from dl.wasm.encode import name_bytes, section, unsigned
 from dl.wasm.types import MemoryType
 
@@ -33,12 +37,25 @@ _MOST_STACK = 1 << 20
 _LEAST_STACK = 64 << 10
 
 
+_NAME_BYTES = 16
+"""Bytes of the digest of a module's content that its code carries as its name, in hexadecimal."""
+
+
 class WasmtimeModule:
-    """Compiled code."""
+    """Compiled code.
+
+    Attributes:
+        pointer: the native module.
+        name: what the code calls itself in stack traces: the beginning of the digest of its content.
+        code_bytes: size of the code.
+    """
 
     def __init__(self, pointer: int, name: str) -> None:
         self.pointer = pointer
         self.name = name
+        start, end = ctypes.c_void_p(), ctypes.c_void_p()
+        c.module_image_range(pointer, ctypes.addressof(start), ctypes.addressof(end))
+        self.code_bytes = (end.value or 0) - (start.value or 0)
 
     def __del__(self, _delete: Any = c.module_delete) -> None:  # globals may be gone at the interpreter's end
         _delete(self.pointer)
@@ -49,6 +66,8 @@ class WasmtimeEngine:
 
     Args:
         interrupts: check for interruption at each loop and function entry (about 11 % on tight loops).
+        shared_memory, exceptions, tail_calls, table_reflection, serialization, simd: False switches the capability off; the
+            engine can do all of them. See `Capabilities`.
         max_stack: bytes of native stack that guest code may use in a thread, counted from its outermost call into the guest;
             None for 1 MiB, or what the stacks of new threads have room for if that is less.
 
@@ -58,34 +77,86 @@ class WasmtimeEngine:
 
     name = "wasmtime"
 
-    def __init__(self, *, interrupts: bool = True, max_stack: int | None = None) -> None:
+    def __init__(
+        self,
+        *,
+        interrupts: bool = True,
+        shared_memory: bool = True,
+        exceptions: bool = True,
+        tail_calls: bool = True,
+        table_reflection: bool = True,
+        serialization: bool = True,
+        simd: bool = True,
+        max_stack: int | None = None,
+    ) -> None:
         self.max_stack = max_stack or _fitting_stack()
-        self.capabilities = Capabilities(shared_memory=True, interrupts=interrupts, exceptions=True)
+        self.capabilities = Capabilities(
+            shared_memory=shared_memory,
+            interrupts=interrupts,
+            exceptions=exceptions,
+            tail_calls=tail_calls,
+            table_reflection=table_reflection,
+            serialization=serialization,
+            simd=simd,
+        )
         config = c.config_new()
         c.config_epochs(config, interrupts)
-        c.config_threads(config, True)
-        c.config_shared_memory(config, True)
-        c.config_exceptions(config, True)
+        c.config_threads(config, shared_memory)
+        c.config_shared_memory(config, shared_memory)
+        c.config_exceptions(config, exceptions)
+        c.config_tail_calls(config, tail_calls)
+        c.config_simd(config, simd)
+        c.config_relaxed_simd(config, simd)
         c.config_max_stack(config, self.max_stack)
         self.pointer: int = c.engine_new(config)
         self._probe: WasmtimeModule | None = None
 
-    def compile(self, wasm: bytes, name: str) -> WasmtimeModule:
+    @cached_property
+    def fingerprint(self) -> str:
+        # The stack's size is no property of the code: functions compare with a limit that the store holds.
+        settings = ",".join(name for name, able in vars(self.capabilities).items() if able)
+        return f"wasmtime {version('wasmtime')}; {settings}; {machine_fingerprint()}"
+
+    def compile(self, wasm: bytes) -> WasmtimeModule:
         pointer = ctypes.c_void_p()
+        name = hashlib.sha256(wasm).hexdigest()[: 2 * _NAME_BYTES]
         named = _named(wasm, name)
         error = c.module_new(self.pointer, named, len(named), ctypes.addressof(pointer))
         if error and named is not wasm:
-            # The text should tell of the module as it was given.
+            # The text should describe the module as it was given.
             c.error_delete(error)
             error = c.module_new(self.pointer, wasm, len(wasm), ctypes.addressof(pointer))
         if error:
-            raise InvalidModuleError(name, error_text(error))
+            raise EngineError(error_text(error))
         assert pointer.value
         return WasmtimeModule(pointer.value, name)
 
+    def serialize(self, module: Any) -> bytes:
+        self._check_serialization()
+
+        def fill(out: int) -> None:
+            check(c.module_serialize(module.pointer, out))
+
+        return bytes.fromhex(module.name) + take_bytes(fill)
+
+    def deserialize(self, code: bytes) -> WasmtimeModule:
+        self._check_serialization()
+        pointer = ctypes.c_void_p()
+        native = code[_NAME_BYTES:]
+        check(c.module_deserialize(self.pointer, native, len(native), ctypes.addressof(pointer)))
+        assert pointer.value
+        return WasmtimeModule(pointer.value, code[:_NAME_BYTES].hex())
+
+    def _check_serialization(self) -> None:
+        if not self.capabilities.serialization:
+            raise EngineError("this engine cannot serialize code: it was made without serialization")
+
+    def slots(self, count: int) -> Slots:
+        return new_slots(count)
+
     def shared_memory(self, kind: MemoryType) -> WasmtimeSharedMemory:
         if self._probe is None:
-            self._probe = self.compile(probe_module(), "probe")
+            self._probe = self.compile(probe_module())
         return new_shared_memory(self.pointer, kind, self._probe)
 
     def host_functions(self, boundary: Boundary) -> WasmtimeHostFunctions:
@@ -109,13 +180,13 @@ def _fitting_stack() -> int:
 
 
 def _named(wasm: bytes, name: str) -> bytes:
-    """Give a module the name that stack traces show: the linker's, whatever its own name section calls it.
+    """Give a module the name that stack traces show, whatever its own name section calls it.
 
     Core specification, appendix "Custom Sections": section `name`, subsection 0. A module may have several such sections,
     and the engine takes the last.
     """
     if not wasm.startswith(b"\0asm\1\0\0\0"):
         return wasm
-    text = (os.path.basename(name) or name).encode(errors="replace")
+    text = name.encode()
     module_name = unsigned(len(text)) + text
     return wasm + section(0, name_bytes("name") + b"\0" + unsigned(len(module_name)) + module_name)

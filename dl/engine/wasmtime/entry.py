@@ -5,9 +5,9 @@ an engine that reads the result as a pointer to a trap this is fatal. So all cal
 body into one `try` and return a value from each branch. Two things can still fail outside of it, and do so in practice:
 
 * CPython delivers signals and asynchronous exceptions at the *start* of a Python function. While guest code runs, no
-  Python does, so Ctrl-C arrives in the first instruction of the next callback, nearly always: `entry` moves it behind.
-* The start of a function fails when the limit of recursion is reached. There is no way to catch that in the callback, so
-  a call into the guest makes sure that a callback from it will have room: `need_room`.
+  Python does, so Ctrl-C arrives in the first instruction of the next callback, nearly always: `entry` moves it past that point.
+* The start of a function fails when the limit of recursion is reached. The callback cannot catch that, so
+  each call into the guest first checks that a callback from it will have room: `need_room`.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _AFTER_YIELD_FROM = 2
 
 
 def entry(function: Function) -> Function:
-    """Have a function that begins with `try` handle pending signals inside of that `try`, not before.
+    """Make a function that begins with `try` handle pending signals inside of that `try`, not before.
 
     CPython 3.10 does this by itself: there, a function that begins by setting up a handler is not interrupted before. Since
     3.11 a function begins with the instruction RESUME, whose argument says what is resumed; for the start of a function

@@ -9,15 +9,27 @@ from __future__ import annotations
 
 import ctypes
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from threading import get_ident
 
 from dl.engine.wasmtime import c
 from dl.engine.wasmtime.entry import entry
 from dl.errors import EngineError, InstantiationError, ProgramExited, TrapError, UncaughtExceptionError
 
-Tags = Sequence[tuple[str, c.Extern]]
-"""Tags of a store with their names; the first name of a tag counts."""
+
+@dataclass(slots=True)
+class Names:
+    """What the linker calls the contents of a store.
+
+    Attributes:
+        modules: names of modules, by the names that their code carries.
+        tags: exception tags with their names; the first name of a tag counts.
+    """
+
+    modules: dict[str, str] = field(default_factory=dict)
+    tags: list[tuple[str, c.Extern]] = field(default_factory=list)
+
 
 _PENDING: dict[int, BaseException] = {}
 """Exception of a host function on its way to the caller it interrupts, by thread identity.
@@ -62,7 +74,7 @@ def check(error: int | None) -> None:
 
 def error_text(error: int) -> str:
     """Return an error's message in one line, each cause after what it caused, and free the error."""
-    text = _take_bytes(lambda out: c.error_message(error, out)).decode(errors="replace")
+    text = take_bytes(lambda out: c.error_message(error, out)).decode(errors="replace")
     c.error_delete(error)
     return ": ".join(_lines(text)) or "the engine gives no reason"
 
@@ -82,14 +94,14 @@ def discard_ending(error: int | None, trap: int | None) -> BaseException | None:
     return _PENDING.pop(get_ident(), None)
 
 
-def raise_ending(context: int, error: int | None, trap: int | None, tags: Tags = ()) -> None:
+def raise_ending(context: int, error: int | None, trap: int | None, names: Names) -> None:
     """Turn the end of a guest call into the exception that its caller gets, and free the native objects.
 
     Args:
         context: the store's.
         error: what the call left.
         trap: the other thing that it may have left.
-        tags: names of the store's tags.
+        names: what the linker calls the store's modules and tags.
 
     Raises:
         BaseException: what the host function that interrupted the call raised.
@@ -102,23 +114,23 @@ def raise_ending(context: int, error: int | None, trap: int | None, tags: Tags =
         assert pending is not None
         raise pending
     if trap:
-        raise _trap(context, trap, tags)
+        raise _trap(context, trap, names)
     assert error
     status = ctypes.c_int()
     if c.error_exit_status(error, ctypes.addressof(status)):
         c.error_delete(error)
         raise ProgramExited(status.value)
-    frames = _frames(lambda out: c.error_trace(error, out))
+    frames = _frames(lambda out: c.error_trace(error, out), names)
     if c.context_has_exception(context):
         c.error_delete(error)
-        raise _take_exception(context, tags, frames)
-    reason = _last_cause(_take_bytes(lambda out: c.error_message(error, out)))
+        raise _take_exception(context, names, frames)
+    reason = _last_cause(take_bytes(lambda out: c.error_message(error, out)))
     c.error_delete(error)
     raise TrapError(reason, None, frames)
 
 
 def raise_instantiation_ending(
-    module: str, context: int, error: int | None, trap: int | None, tags: Tags = ()
+    module: str, context: int, error: int | None, trap: int | None, names: Names
 ) -> None:
     """Like `raise_ending`, for an instantiation, which can also fail before any guest code runs.
 
@@ -127,25 +139,25 @@ def raise_instantiation_ending(
     """
     if error and get_ident() not in _PENDING and not _ran_guest_code(error):
         raise InstantiationError(module, error_text(error))
-    raise_ending(context, error, trap, tags)
+    raise_ending(context, error, trap, names)
 
 
 def _ran_guest_code(error: int) -> bool:
     status = ctypes.c_int()
     return bool(c.error_exit_status(error, ctypes.addressof(status))) or bool(
-        _frames(lambda out: c.error_trace(error, out))
+        _frames(lambda out: c.error_trace(error, out), Names())
     )
 
 
-def _trap(context: int, trap: int, tags: Tags) -> TrapError:
+def _trap(context: int, trap: int, names: Names) -> TrapError:
     number = ctypes.c_uint8()
     code = number.value if c.trap_code(trap, ctypes.addressof(number)) else None
-    frames = _frames(lambda out: c.trap_trace(trap, out))
+    frames = _frames(lambda out: c.trap_trace(trap, out), names)
     if c.context_has_exception(context):
         c.trap_delete(trap)
-        return _take_exception(context, tags, frames)
+        return _take_exception(context, names, frames)
     if code is None or code not in c.TRAP_CODES:
-        reason = _last_cause(_take_bytes(lambda out: c.trap_message(trap, out)))
+        reason = _last_cause(take_bytes(lambda out: c.trap_message(trap, out)))
     else:
         reason = c.TRAP_CODES[code]
     c.trap_delete(trap)
@@ -158,11 +170,11 @@ def _last_cause(message: bytes) -> str:
     return lines[-1].removeprefix(_TRAP_PREFIX) if lines else "trap"
 
 
-def _take_exception(context: int, tags: Tags, frames: tuple[str, ...]) -> UncaughtExceptionError:
+def _take_exception(context: int, names: Names, frames: tuple[str, ...]) -> UncaughtExceptionError:
     """Take the exception that no guest code caught out of the store, where it would stay; describe it.
 
     What a tag means is between the program's modules. Where it carries a pointer first, as those of C++ exceptions and
-    `longjmp` do, that is told.
+    `longjmp` do, the error has it.
     """
     exception, value = c.Exception_(), c.Val()
     if not c.context_take_exception(context, ctypes.addressof(exception)):
@@ -176,24 +188,24 @@ def _take_exception(context: int, tags: Tags, frames: tuple[str, ...]) -> Uncaug
             first = value.of.i32 & 0xFFFFFFFF
         else:
             c.val_unroot(ctypes.addressof(value))
-    tag = _tag_name(context, exception, tags)
+    tag = _tag_name(context, exception, names)
     c.exception_unroot(ctypes.addressof(exception))
     return UncaughtExceptionError(tag, first, _UNCAUGHT_CODE, frames)
 
 
-def _tag_name(context: int, exception: c.Exception_, tags: Tags) -> str | None:
+def _tag_name(context: int, exception: c.Exception_, names: Names) -> str | None:
     thrown = c.Memory()
     error = c.exception_tag(context, ctypes.addressof(exception), ctypes.addressof(thrown))
     if error:
         c.error_delete(error)
         return None
-    for name, known in tags:
+    for name, known in names.tags:
         if c.tag_equal(context, ctypes.addressof(thrown), ctypes.addressof(known.of.tag)):
             return name
     return None
 
 
-def _frames(collect: Callable[[int], object]) -> tuple[str, ...]:
+def _frames(collect: Callable[[int], object], names: Names) -> tuple[str, ...]:
     vec = c.ByteVec()
     collect(ctypes.addressof(vec))
     pointers = ctypes.cast(vec.data, ctypes.POINTER(ctypes.c_void_p)) if vec.size else ()
@@ -201,12 +213,14 @@ def _frames(collect: Callable[[int], object]) -> tuple[str, ...]:
     for i in range(vec.size):
         frame = pointers[i]
         function = _text_at(c.frame_function_name(frame)) or f"function {c.frame_function_index(frame)}"
-        frames.append(f"{_text_at(c.frame_module_name(frame)) or '?'}!{function}")
+        module = _text_at(c.frame_module_name(frame))
+        frames.append(f"{names.modules.get(module, module) or '?'}!{function}")
     c.frame_vec_delete(ctypes.addressof(vec))
     return tuple(frames)
 
 
-def _take_bytes(fill: Callable[[int], object]) -> bytes:
+def take_bytes(fill: Callable[[int], object]) -> bytes:
+    """Return what a function of the engine puts into a byte vector, given its address; free the vector."""
     vec = c.ByteVec()
     fill(ctypes.addressof(vec))
     data = ctypes.string_at(vec.data, vec.size) if vec.size else b""

@@ -9,10 +9,11 @@ from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from dl.engine.protocol import Boundary, RawCall
+from dl.engine.protocol import Boundary, RawFunction
 from dl.engine.wasmtime import c
 from dl.engine.wasmtime.entry import entry
 from dl.engine.wasmtime.errors import check, interrupt_guest
+from dl.engine.wasmtime.slots import views
 from dl.engine.wasmtime.values import SLOT_BYTES, marshaller
 from dl.wasm.types import FuncType
 
@@ -82,15 +83,16 @@ class WasmtimeHostFunctions:
 
         self._add(namespace, name, kind, called)
 
-    def define_raw(self, namespace: str, name: str, kind: FuncType, function: RawCall) -> None:
+    def define_raw(self, namespace: str, name: str, kind: FuncType, function: RawFunction) -> None:
         enter, leave = self._boundary.enter_host, self._boundary.exit_host
         make_trap = _trap_maker(namespace, name)
+        view = views(max(len(kind.params), len(kind.results), 1))
 
         @entry
-        def called(_env: int, _caller: int, arguments: int, slots: int) -> int | None:
+        def called(_env: int, _caller: int, arguments: int, _slots: int) -> int | None:
             try:
                 token = enter()
-                function(arguments, slots)
+                function(view(arguments))
                 leave(token)
             except BaseException as error:  # noqa: BLE001  carried to the caller whose guest call it interrupts
                 return interrupt_guest(error, make_trap)

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from threading import get_ident
 from typing import TYPE_CHECKING, Any
 
-from dl.engine.protocol import RawCall
+from dl.engine.protocol import RawFunction
 from dl.engine.wasmtime import c
 from dl.engine.wasmtime.entry import need_room
 from dl.engine.wasmtime.memory import WasmtimeMemory, WasmtimeSharedMemory
@@ -55,7 +55,7 @@ class WasmtimeInstance:
     def function(self, name: str, kind: FuncType) -> Callable[..., Any]:
         return callable_function(self.store, self._export(name, c.EXTERN_FUNC).of.func, kind)
 
-    def raw_function(self, name: str) -> RawCall:
+    def raw_function(self, name: str) -> RawFunction:
         return raw_callable(self.store, self._export(name, c.EXTERN_FUNC).of.func)
 
     def memory(self, name: str) -> WasmtimeMemory | WasmtimeSharedMemory:
@@ -132,8 +132,8 @@ def callable_function(store: WasmtimeStore, func: c.Func, kind: FuncType) -> Cal
     return invoke
 
 
-def raw_callable(store: WasmtimeStore, func: c.Func) -> RawCall:
-    """Return a callable on raw slots for a function of a store.
+def raw_callable(store: WasmtimeStore, func: c.Func) -> RawFunction:
+    """Return a callable on slots for a function of a store.
 
     What surrounds the call is written out here as above: one more Python call would make each a tenth slower.
     """
@@ -141,13 +141,13 @@ def raw_callable(store: WasmtimeStore, func: c.Func) -> RawCall:
     call, context, trap, trap_address = c.function_call, store.context(), store.trap, store.trap_address
     func_address = ctypes.addressof(func)
 
-    def invoke(area: int, slots: int, _keep: object = func) -> None:
+    def invoke(slots: Any, _keep: object = func) -> None:
         need_room()
         if get_ident() != store.thread:
             store.enter_thread()
         store.running += 1
         try:
-            error = call(context, func_address, area, slots, trap_address)
+            error = call(context, func_address, slots.address, slots.count, trap_address)
         except BaseException as interruption:
             store.discard_ending(interruption)
             raise

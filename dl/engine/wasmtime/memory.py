@@ -12,12 +12,15 @@ from dl.engine.wasmtime.errors import check
 from dl.errors import EngineError
 from dl.wasm.encode import ModuleBuilder
 from dl.wasm.types import Limits, MemoryType, TableType
+from memory import ADDRESS_SPACE_BYTES, PAGE_BYTES
 
 if TYPE_CHECKING:
     from dl.engine.wasmtime.store import WasmtimeStore
 
 
 PROBE_NAMESPACE = "probe"
+
+_MOST_PAGES = ADDRESS_SPACE_BYTES // PAGE_BYTES
 
 
 class WasmtimeSharedMemory:
@@ -113,7 +116,7 @@ def _memory_type(kind: MemoryType) -> Iterator[int]:
 def probe_module() -> bytes:
     """Generate a module that imports any shared memory, and exports a table of its own; see `owned_memory`."""
     build = ModuleBuilder()
-    build.import_(PROBE_NAMESPACE, "memory", MemoryType(Limits(0, 65536, shared=True, is64=False)))
+    build.import_(PROBE_NAMESPACE, "memory", MemoryType(Limits(0, _MOST_PAGES, shared=True, is64=False)))
     table = build.table(TableType("funcref", Limits(0, 0, shared=False, is64=False)))
     build.export("table", "table", table)
     return build.build()

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import ctypes
+import os
 import struct
 from collections.abc import Callable
+from functools import lru_cache
 from threading import get_ident
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +14,7 @@ from dl.engine.protocol import WasiOptions
 from dl.engine.wasmtime import c, stacks
 from dl.engine.wasmtime.entry import entry, need_room
 from dl.engine.wasmtime.errors import (
+    Names,
     check,
     discard_ending,
     interrupt_guest,
@@ -19,7 +22,7 @@ from dl.engine.wasmtime.errors import (
     raise_instantiation_ending,
 )
 from dl.engine.wasmtime.host import WasmtimeHostFunctions, define_function, described_type
-from dl.engine.wasmtime.instance import WasmtimeInstance, callable_function
+from dl.engine.wasmtime.instance import WasmtimeInstance
 from dl.engine.wasmtime.memory import (
     PROBE_NAMESPACE,
     WasmtimeMemory,
@@ -65,14 +68,14 @@ class WasmtimeStore:
         self._linker, self._host_known = host.clone()
         self._store: int = c.store_new(engine.pointer, None, None)
         self._context: int = c.store_context(self._store)
-        # A store refuses the 10,001st instance unless told otherwise, and never frees one by itself.
+        # By default a store refuses the 10,001st instance, and it never frees one by itself.
         c.store_limiter(self._store, _UNLIMITED, _UNLIMITED, 1 << 31, 1 << 31, 1 << 31)
         self.thread = get_ident()
         self.running = 0
         self.trap = ctypes.c_void_p()
         self.trap_address = ctypes.addressof(self.trap)
         self._deferred: list[BaseException] = []
-        self._tags: list[tuple[str, c.Extern]] = []
+        self._names = Names()
         self._interrupt_callback: Any = None
         self._kept: list[Any] = []
         self._function_types: dict[int, FuncType] = {}
@@ -99,7 +102,9 @@ class WasmtimeStore:
                     "--import-memory)"
                 )
             self._define(PROBE_NAMESPACE, "memory", extern)
-            extern = owned_memory(self.context(), self.instantiate(memory.probe).table("table"), memory)
+            extern = owned_memory(
+                self.context(), self.instantiate(memory.probe, PROBE_NAMESPACE).table("table"), memory
+            )
         self._define(namespace, name, extern)
 
     def _define(self, namespace: str, name: str, extern: c.Extern) -> None:
@@ -125,10 +130,11 @@ class WasmtimeStore:
         )
 
     def name_tag(self, instance: Any, name: str) -> None:
-        self._tags.append((name, instance.tag(name)))
+        self._names.tags.append((name, instance.tag(name)))
 
-    def instantiate(self, module: Any) -> WasmtimeInstance:
+    def instantiate(self, module: Any, name: str) -> WasmtimeInstance:
         context = self.context()
+        self._names.modules[module.name] = _frame_name(name)
         for definition in self._host.definitions[self._host_known :]:
             define_function(self._linker, definition)
             self._host_known += 1
@@ -149,7 +155,7 @@ class WasmtimeStore:
         if error is not None or self.trap.value is not None:
             trap = self._take_trap(error)
             if error or trap:
-                raise_instantiation_ending(module.name, context, error, trap, self._tags)
+                raise_instantiation_ending(name, context, error, trap, self._names)
         return WasmtimeInstance(self, raw)
 
     def enter_thread(self) -> None:
@@ -168,7 +174,7 @@ class WasmtimeStore:
         """Raise what a guest call ended with; see `dl.engine.wasmtime.errors.raise_ending`."""
         trap = self._take_trap(error)
         if error or trap:
-            raise_ending(self._context, error, trap, self._tags)
+            raise_ending(self._context, error, trap, self._names)
 
     def discard_ending(self, interruption: BaseException) -> None:
         """Forget what a guest call ended with, because Python code was interrupted as the call returned."""
@@ -201,12 +207,9 @@ class WasmtimeStore:
     def new_memory(self, kind: MemoryType) -> WasmtimeMemory:
         return new_memory(self, kind)
 
-    def table_size(self, instance: Any, name: str) -> int:
-        extern = instance.table(name)
-        size: int = c.table_size(self.context(), ctypes.addressof(extern.of.table))
-        return size
-
     def _table_function(self, instance: Any, name: str, index: int) -> c.Func | None:
+        if not self._engine.capabilities.table_reflection:
+            raise EngineError("this engine cannot look into tables: it was made without table reflection")
         extern = instance.table(name)
         value = c.Val()
         found = c.table_get(self.context(), ctypes.addressof(extern.of.table), index, ctypes.addressof(value))
@@ -221,10 +224,6 @@ class WasmtimeStore:
         # VMFuncRef: the address of the array-call entry, then that of the native entry, the type's index and the
         # instance. Compiled code is shared by all stores, so the first three are equal for the same function.
         return struct.unpack("<QQI", ctypes.string_at(func.private, 20))
-
-    def function_at(self, instance: Any, name: str, index: int, kind: FuncType) -> Callable[..., Any] | None:
-        func = self._table_function(instance, name, index)
-        return None if func is None else callable_function(self, func, kind)
 
     def function_type(self, instance: Any, name: str, index: int) -> FuncType | None:
         func = self._table_function(instance, name, index)
@@ -295,6 +294,12 @@ class WasmtimeStore:
         # Nothing can run in the store: each call into the guest holds a reference.
         if self.__dict__.get("_store"):
             self._free()
+
+
+@lru_cache(maxsize=4096)
+def _frame_name(name: str) -> str:
+    """Return how a module's name appears in a stack trace: without directories, and printable."""
+    return (os.path.basename(name) or name).encode(errors="replace").decode()
 
 
 def _check_stack(max_stack: int) -> None:

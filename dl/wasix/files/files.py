@@ -8,14 +8,12 @@ and pipes and events are not WASI's at all.
 
 from __future__ import annotations
 
-import ctypes
 import os
 import posixpath
 from typing import TYPE_CHECKING
 
 from dl.program.wasi import WasiCalls
 from dl.wasix.abi import Errno, ErrnoError
-from dl.wasix.adapter import SLOT
 from dl.wasix.clocks import Clocks
 from dl.wasix.files.descriptors import FIRST_PREOPEN, DescriptorTable, OpenFile
 from dl.wasix.files.devices import CHARACTER_DEVICE, DEVICES, TERMINAL, TerminalDevice, terminal_output
@@ -29,7 +27,7 @@ from memory import LinearMemory
 from threads import Waits
 
 if TYPE_CHECKING:
-    from dl.engine.protocol import RawCall, WasiOptions
+    from dl.engine.protocol import RawFunction, Slots, WasiOptions
     from dl.wasix.system import System
 
 _NONBLOCK = 4
@@ -139,52 +137,49 @@ class Files:
             raise ErrnoError(Errno.NOTSUP)
         return calls
 
-    # calls on raw slots
+    # calls on slots
 
-    def raw(self, name: str) -> RawCall:
+    def raw(self, name: str) -> RawFunction:
         """Return a function of preview 1 that looks up its descriptors and paths and leaves the rest to WASI."""
         if name in _PATHS:
             answer, places = Errno.NOTDIR, _PATHS[name]
         else:
             answer, places = _STREAM_ANSWERS[name], ((0, None),)
 
-        def call(area: int, slots: int) -> None:
-            self._forward(name, area, slots, places, answer)
+        def call(slots: Slots) -> None:
+            self._forward(name, slots, places, answer)
 
-        def status(area: int, slots: int) -> None:
-            number, address, size, out = (
-                ctypes.c_uint32.from_address(area + slot * SLOT).value for slot in (0, 2, 3, 4)
-            )
+        def status(slots: Slots) -> None:
+            number, address, size, out = (slots.u32(position) for position in (0, 2, 3, 4))
             device = self.device(number, address, size)
             if device is None:
-                call(area, slots)
+                call(slots)
             else:
-                ctypes.c_uint32.from_address(area).value = self._device_stat(device, out)
+                slots.set_32(0, self._device_stat(device, out))
 
         return status if name == "path_filestat_get" else call
 
     def _forward(
-        self, name: str, area: int, slots: int, places: tuple[tuple[int, int | None], ...], answer: Errno
+        self, name: str, slots: Slots, places: tuple[tuple[int, int | None], ...], answer: Errno
     ) -> None:
         wasi = self.wasi
         with wasi.lock:
             for descriptor, path in places:
-                cell = ctypes.c_int32.from_address(area + descriptor * SLOT)
-                file = self.table.file(cell.value)
+                file = self.table.file(slots.s32(descriptor))
                 if path is not None:
-                    file = self._place_path(file, area + path * SLOT)
+                    file = self._place_path(file, slots, path)
                 if file.wasi is None:
                     if name in _POSITIONS and file.stream is not None and file.stream.seeks:
-                        self._tell_0(area, _POSITIONS[name])
+                        self._tell_0(slots, _POSITIONS[name])
                         return
                     raise ErrnoError(answer)
-                cell.value = file.wasi
-            wasi.raw(name)(area, slots)
+                slots.set_32(descriptor, file.wasi)
+            wasi.raw(name)(slots)
 
-    def _tell_0(self, area: int, out: int) -> None:
+    def _tell_0(self, slots: Slots, out: int) -> None:
         """Return 0 as the position."""
-        self.memory.write_u64(ctypes.c_uint32.from_address(area + out * SLOT).value, 0)
-        ctypes.c_uint32.from_address(area).value = Errno.SUCCESS
+        self.memory.write_u64(slots.u32(out), 0)
+        slots.set_32(0, Errno.SUCCESS)
 
     # devices
 
@@ -231,21 +226,23 @@ class Files:
         self.memory.write_struct("QQB7xQQQQQ", out, 0, inode, CHARACTER_DEVICE, 1, 0, 0, 0, 0)
         return Errno.SUCCESS
 
-    def _place_path(self, file: OpenFile, at: int) -> OpenFile:
+    def _place_path(self, file: OpenFile, slots: Slots, position: int) -> OpenFile:
         """Make an absolute path, which WASI refuses, relative to the open directory that contains it; return that directory."""
-        address, size = ctypes.c_uint32.from_address(at), ctypes.c_uint32.from_address(at + SLOT)
-        if not size.value or self.memory.read_u8(address.value) != ord("/"):
+        address, size = slots.u32(position), slots.u32(position + 1)
+        if not size or self.memory.read_u8(address) != ord("/"):
             return file
-        path = self.memory.read(address.value, size.value)
+        path = self.memory.read(address, size)
         open_now = (entry.file for entry in self.table.entries.values() if entry.file.preopen is not None)
         found = below_preopen(path, open_now)
         if found is None:
             raise ErrnoError(Errno.NOENT)
         file, skipped = found
-        address.value += skipped
-        size.value -= skipped
-        if not size.value:
-            address.value, size.value = self._dot(), 1
+        if skipped == size:
+            slots.set_32(position, self._dot())
+            slots.set_32(position + 1, 1)
+        else:
+            slots.set_32(position, address + skipped)
+            slots.set_32(position + 1, size - skipped)
         return file
 
     def _dot(self) -> int:
@@ -259,28 +256,23 @@ class Files:
             self._dot_block = address
         return self._dot_block
 
-    def path_open(self, area: int, slots: int, *, out: int = 8, cloexec: bool = False) -> None:
+    def path_open(self, slots: Slots, *, cloexec: bool = False) -> None:
         """`path_open`: WASI's, and its number replaced by ours.
 
         Args:
-            area: the arguments, of preview 1's `path_open`.
-            slots: how many.
-            out: position of the pointer to the new descriptor.
+            slots: the arguments of preview 1's `path_open`.
             cloexec: the new descriptor's flag.
         """
-        result = ctypes.c_uint32.from_address(area)
-        place, number, address, size, oflags = (
-            ctypes.c_uint32.from_address(area + slot * SLOT).value for slot in (out, 0, 2, 3, 4)
-        )
+        place, number, address, size, oflags = (slots.u32(position) for position in (8, 0, 2, 3, 4))
         self.memory.read(place, 4)
         device = self.device(number, address, size)
         if device is not None:
             self.memory.write_u32(place, self.open_device(device, oflags, cloexec=cloexec))
-            result.value = Errno.SUCCESS
+            slots.set_32(0, Errno.SUCCESS)
             return
         wasi = self.wasi
-        self._forward("path_open", area, slots, _PATHS["path_open"], Errno.NOTDIR)
-        if result.value:
+        self._forward("path_open", slots, _PATHS["path_open"], Errno.NOTDIR)
+        if slots.u32(0):
             return
         with wasi.lock:
             opened = self.memory.read_u32(place)

@@ -9,12 +9,13 @@ from typing import Any
 
 import pytest
 import wasmtime
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from dl.engine import default_engine
+from dl.engine import Engine
 from dl.errors import ValueConversionError
 from dl.wasm.types import FuncType
+from tests.support.engines import NoBoundary
 
 ECHO = """
 (module
@@ -40,19 +41,10 @@ ALL = ("i32", "i64", "f32", "f64", "v128")
 MANY = FuncType(ALL, tuple(reversed(ALL)))
 
 
-class NoBoundary:
-    def enter_host(self) -> None:
-        return None
-
-    def exit_host(self, token: None) -> None:
-        pass
-
-
 class Guest:
     """A guest that gives each host function what it gets, and the host functions that the test sets."""
 
-    def __init__(self) -> None:
-        engine = default_engine()
+    def __init__(self, engine: Engine) -> None:
         host = engine.host_functions(NoBoundary())
         self.does: dict[str, Callable[..., Any]] = {}
         self.got: dict[str, tuple[Any, ...]] = {}
@@ -61,7 +53,7 @@ class Guest:
         for name, kind in self.types.items():
             host.define("host", name, kind, self._host(name))
         store = engine.new_store(host)
-        instance = store.instantiate(engine.compile(bytes(wasmtime.wat2wasm(ECHO)), "echo"))
+        instance = store.instantiate(engine.compile(bytes(wasmtime.wat2wasm(ECHO))), "echo")
         self.call = {name: instance.function(name, kind) for name, kind in self.types.items()}
 
     def _host(self, name: str) -> Callable[..., Any]:
@@ -72,14 +64,16 @@ class Guest:
         return called
 
 
-GUEST = Guest()
+@pytest.fixture(name="shared_guest", scope="module")
+def _shared_guest(engine: Engine) -> Guest:
+    return Guest(engine)
 
 
 @pytest.fixture(name="guest")
-def _guest() -> Guest:
-    GUEST.does = {name: lambda value: value for name in ALL}
-    GUEST.does |= {"many": lambda *values: tuple(reversed(values)), "none": lambda: None}
-    return GUEST
+def _guest(shared_guest: Guest) -> Guest:
+    shared_guest.does = {name: lambda value: value for name in ALL}
+    shared_guest.does |= {"many": lambda *values: tuple(reversed(values)), "none": lambda: None}
+    return shared_guest
 
 
 @pytest.mark.parametrize(
@@ -121,6 +115,7 @@ def test_nan_and_negative_zero_survive(guest: Guest, kind: str) -> None:
     assert math.copysign(1.0, guest.call[kind](-0.0)) == -1.0
 
 
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     i32=st.integers(-(2**31), 2**31 - 1),
     i64=st.integers(-(2**63), 2**63 - 1),
@@ -128,11 +123,11 @@ def test_nan_and_negative_zero_survive(guest: Guest, kind: str) -> None:
     f64=st.floats(allow_nan=False),
     v128=st.binary(min_size=16, max_size=16),
 )
-def test_several_values_keep_their_places(i32: int, i64: int, f32: float, f64: float, v128: bytes) -> None:
+def test_several_values_keep_their_places(
+    guest: Guest, i32: int, i64: int, f32: float, f64: float, v128: bytes
+) -> None:
     """Five arguments of five types come back as five results in the opposite order."""
-    GUEST.does["many"] = lambda *values: tuple(reversed(values))
-
-    assert GUEST.call["many"](i32, i64, f32, f64, v128) == (v128, f64, f32, i64, i32)
+    assert guest.call["many"](i32, i64, f32, f64, v128) == (v128, f64, f32, i64, i32)
 
 
 def test_several_results_may_be_a_list(guest: Guest) -> None:
@@ -212,12 +207,10 @@ def test_objects_that_are_integers_pass(guest: Guest) -> None:
     assert guest.call["i32"](Address()) == -(2**31)
 
 
-def test_references_cannot_cross(guest: Guest) -> None:
+def test_references_cannot_cross(engine: Engine) -> None:
     """A signature with a reference is refused when the function is asked for, not when it is called."""
     with pytest.raises(ValueConversionError, match="a value of type externref cannot cross into Python"):
-        default_engine().host_functions(NoBoundary()).define(
-            "host", "f", FuncType(("externref",), ()), lambda _: None
-        )
+        engine.host_functions(NoBoundary()).define("host", "f", FuncType(("externref",), ()), lambda _: None)
 
 
 def test_recursive_calls_of_one_function_keep_their_values(guest: Guest) -> None:

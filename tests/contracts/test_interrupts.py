@@ -9,18 +9,18 @@ import time
 from collections.abc import Callable
 
 import pytest
-import wasmtime
 
-from dl.engine import default_engine
-from dl.engine.protocol import CompiledModule
-from dl.engine.wasmtime.engine import WasmtimeEngine
+from dl.engine import Engine, engine_named
 from dl.wasm.types import FuncType
+from tests.support.engines import NoBoundary, compiled
 
 SPIN = """
 (module
   (import "host" "running" (func $running))
   (global $rounds (export "rounds") (mut i64) (i64.const 0))
   (table (export "table") 1 funcref)
+  (func (export "size") (result i32) (table.size 0))
+  (func (export "call") (param i32) (result i32) (call_indirect (result i32) (local.get 0)))
   (func (export "spin")
     (call $running)
     (loop $again (global.set $rounds (i64.add (global.get $rounds) (i64.const 1))) (br $again)))
@@ -37,42 +37,31 @@ GROWER = """
   (elem declare func $f)
   (start $grow))
 """
-NOTHING = FuncType((), ())
-
-
-class NoBoundary:
-    def enter_host(self) -> None:
-        return None
-
-    def exit_host(self, token: None) -> None:
-        pass
+NOTHING, NUMBER = FuncType((), ()), FuncType((), ("i32",))
 
 
 class Stop(BaseException):
     """What a handler raises."""
 
 
-def compiled(engine: WasmtimeEngine, text: str, name: str) -> CompiledModule:
-    return engine.compile(bytes(wasmtime.wat2wasm(text)), name)
-
-
 class Spinner:
     """A guest that spins, in the thread that makes it, and its store."""
 
-    def __init__(self, engine: WasmtimeEngine) -> None:
+    def __init__(self, engine: Engine) -> None:
         self.engine = engine
         self.spinning = threading.Event()
         host = engine.host_functions(NoBoundary())
         host.define("host", "running", NOTHING, self.spinning.set, blocking=False)
         self.store = engine.new_store(host)
-        self.instance = self.store.instantiate(compiled(engine, SPIN, "spin"))
+        self.instance = self.store.instantiate(compiled(engine, SPIN), "spin")
         self.spin = self.instance.function("spin", NOTHING)
         self.spin_until = self.instance.function("spin_until", FuncType(("i32",), ()))
 
 
-@pytest.fixture(name="engine")
-def _engine() -> WasmtimeEngine:
-    return WasmtimeEngine()
+@pytest.fixture(autouse=True)
+def _needs_interrupts(engine: Engine) -> None:
+    if not engine.capabilities.interrupts:
+        pytest.skip("the engine has no interrupts")
 
 
 def interrupting(spinner: Spinner, done: Callable[[], bool]) -> threading.Thread:
@@ -90,7 +79,7 @@ def interrupting(spinner: Spinner, done: Callable[[], bool]) -> threading.Thread
 
 
 @pytest.mark.timeout(60)
-def test_a_spinning_guest_is_interrupted_within_milliseconds(engine: WasmtimeEngine) -> None:
+def test_a_spinning_guest_is_interrupted_within_milliseconds(engine: Engine) -> None:
     """The handler runs inside guest code that calls no host function, and what it raises reaches the caller."""
     spinner = Spinner(engine)
     heard: list[float] = []
@@ -120,16 +109,17 @@ def test_a_spinning_guest_is_interrupted_within_milliseconds(engine: WasmtimeEng
 
 
 @pytest.mark.timeout(60)
-def test_a_handler_links_and_the_guest_goes_on(engine: WasmtimeEngine) -> None:
+def test_a_handler_links_and_the_guest_goes_on(engine: Engine) -> None:
     """A handler may instantiate modules whose start functions grow the table, and the guest sees it and goes on."""
     spinner = Spinner(engine)
-    grower = compiled(engine, GROWER, "grower")
+    grower = compiled(engine, GROWER)
     spinner.store.define_instance("main", spinner.instance)
     calls: list[int] = []
+    size = spinner.instance.function("size", NUMBER)
 
     def handler() -> None:
-        calls.append(spinner.store.table_size(spinner.instance, "table"))
-        spinner.store.instantiate(grower)
+        calls.append(size())
+        spinner.store.instantiate(grower, "grower")
 
     spinner.store.on_interrupt(handler)
     thread = interrupting(spinner, lambda: len(calls) >= 4)
@@ -137,13 +127,11 @@ def test_a_handler_links_and_the_guest_goes_on(engine: WasmtimeEngine) -> None:
     thread.join()
 
     assert calls[:4] == [1, 2, 3, 4]
-    function = spinner.store.function_at(spinner.instance, "table", 4, FuncType((), ("i32",)))
-    assert function is not None
-    assert function() == 7
+    assert spinner.instance.function("call", FuncType(("i32",), ("i32",)))(4) == 7
 
 
 @pytest.mark.timeout(60)
-def test_a_handler_may_call_the_guest(engine: WasmtimeEngine) -> None:
+def test_a_handler_may_call_the_guest(engine: Engine) -> None:
     """A handler may call a function of the interrupted store, interrupts during which wait until it has returned."""
     spinner = Spinner(engine)
     results: list[None] = []
@@ -164,7 +152,7 @@ def test_a_handler_may_call_the_guest(engine: WasmtimeEngine) -> None:
 
 
 @pytest.mark.timeout(60)
-def test_every_store_that_runs_hears_an_interrupt(engine: WasmtimeEngine) -> None:
+def test_every_store_that_runs_hears_an_interrupt(engine: Engine) -> None:
     """One engine, four threads: each thread's own handler raises in its own thread."""
     results: list[object] = []
     ready = threading.Barrier(5)
@@ -194,7 +182,7 @@ def test_every_store_that_runs_hears_an_interrupt(engine: WasmtimeEngine) -> Non
 
 
 @pytest.mark.timeout(60)
-def test_an_interrupt_that_nobody_handles_does_nothing(engine: WasmtimeEngine) -> None:
+def test_an_interrupt_that_nobody_handles_does_nothing(engine: Engine) -> None:
     """A store without a handler goes on, and one that is not running does not run its handler later than needed."""
     spinner = Spinner(engine)
     for _ in range(100):
@@ -208,7 +196,7 @@ def test_an_interrupt_that_nobody_handles_does_nothing(engine: WasmtimeEngine) -
 
 
 @pytest.mark.timeout(60)
-def test_ctrl_c_reaches_a_spinning_guest(engine: WasmtimeEngine) -> None:
+def test_ctrl_c_reaches_a_spinning_guest(engine: Engine) -> None:
     """A signal waits for Python code to run; an interrupt makes some run, and the guest call raises KeyboardInterrupt."""
     spinner = Spinner(engine)
     former = signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -234,10 +222,10 @@ def test_ctrl_c_reaches_a_spinning_guest(engine: WasmtimeEngine) -> None:
     spinner.spin_until(1)
 
 
-def test_an_engine_without_interrupts_says_so() -> None:
+def test_an_engine_without_interrupts_says_so(engine: Engine) -> None:
     """Without interrupts the code has no checks, the capability is off, and asking for one is harmless."""
-    engine = default_engine(interrupts=False)
-    engine.interrupt()
+    without = engine_named(engine.name, interrupts=False)
+    without.interrupt()
 
-    assert not engine.capabilities.interrupts
-    assert default_engine().capabilities.interrupts
+    assert not without.capabilities.interrupts
+    assert engine.capabilities.interrupts

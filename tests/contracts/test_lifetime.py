@@ -12,13 +12,12 @@ import weakref
 from pathlib import Path
 
 import pytest
-import wasmtime
 
-from dl.engine import default_engine
-from dl.engine.protocol import EngineInstance, HostFunctions, WasiOptions
-from dl.engine.wasmtime.store import WasmtimeStore
+from dl.engine import Engine
+from dl.engine.protocol import CompiledModule, EngineInstance, HostFunctions, Store, WasiOptions
 from dl.errors import EngineError, TrapError
 from dl.wasm.types import FuncType, Limits, MemoryType
+from tests.support.engines import NoBoundary, compiled
 
 MODULE = """
 (module
@@ -35,56 +34,53 @@ UNARY = FuncType(("i32",), ("i32",))
 NOTHING = FuncType((), ())
 
 
-class NoBoundary:
-    def enter_host(self) -> None:
-        return None
+class World:
+    """An engine with the code of the test module."""
 
-    def exit_host(self, token: None) -> None:
-        pass
+    def __init__(self, engine: Engine) -> None:
+        self.engine = engine
+        self.code: CompiledModule = compiled(engine, MODULE)
 
+    def host(self, function: object = None) -> HostFunctions:
+        host = self.engine.host_functions(NoBoundary())
+        host.define("host", "f", UNARY, function or (lambda n: n + 1))  # type: ignore[arg-type]
+        return host
 
-def host_functions(function: object = None) -> HostFunctions:
-    host = default_engine().host_functions(NoBoundary())
-    host.define("host", "f", UNARY, function or (lambda n: n + 1))
-    return host
-
-
-CODE = default_engine().compile(bytes(wasmtime.wat2wasm(MODULE)), "lifetime")
-
-
-def instance_of(host: HostFunctions) -> EngineInstance:
-    return default_engine().new_store(host).instantiate(CODE)
+    def instance(self, host: HostFunctions) -> EngineInstance:
+        return self.engine.new_store(host).instantiate(self.code, "lifetime")
 
 
-def test_a_closed_store_answers_with_an_error() -> None:
+@pytest.fixture(name="world", scope="module")
+def _world(engine: Engine) -> World:
+    return World(engine)
+
+
+def test_a_closed_store_answers_with_an_error(world: World) -> None:
     """Everything that was made in a store says that it is closed; closing again does nothing."""
-    host = host_functions()
-    store = default_engine().new_store(host)
-    instance = store.instantiate(CODE)
+    host = world.host()
+    store = world.engine.new_store(host)
+    instance = store.instantiate(world.code, "lifetime")
     call, raw, memory = instance.function("g", UNARY), instance.raw_function("g"), instance.memory("memory")
-    entry = store.function_at(instance, "table", 1, UNARY)
-    assert entry is not None
-    assert entry(1) == call(1) == 2
+    assert call(1) == 2
+    slots = world.engine.slots(1)
     store.close()
     store.close()
 
     for use in (
         lambda: call(1),
-        lambda: raw(0, 1),
-        lambda: entry(1),
+        lambda: raw(slots),
         lambda: instance.function("g", UNARY),
         lambda: instance.memory("memory"),
         lambda: instance.global_value("global"),
         memory.data_address,
         memory.data_size,
         lambda: memory.grow(1),
-        lambda: store.instantiate(CODE),
+        lambda: store.instantiate(world.code, "lifetime"),
         lambda: store.define_instance("x", instance),
         lambda: store.define_memory("x", "memory", memory),
         lambda: store.new_memory(MemoryType(Limits(1, 1, shared=False, is64=False))),
-        lambda: store.table_size(instance, "table"),
         lambda: store.table_entry(instance, "table", 1),
-        lambda: store.function_at(instance, "table", 1, UNARY),
+        lambda: store.function_type(instance, "table", 1),
         lambda: store.enable_wasi(WasiOptions()),
         lambda: store.on_interrupt(lambda: None),
     ):
@@ -92,24 +88,24 @@ def test_a_closed_store_answers_with_an_error() -> None:
             use()
 
 
-def test_a_store_cannot_be_closed_under_its_own_guest_code() -> None:
+def test_a_store_cannot_be_closed_under_its_own_guest_code(world: World) -> None:
     """A host function that closes the store it is called from gets an error, and the program goes on."""
-    stores: list[WasmtimeStore] = []
+    stores: list[Store] = []
 
     def close(n: int) -> int:
         with pytest.raises(EngineError, match="the store runs guest code"):
             stores[0].close()
         return n * 2
 
-    host = host_functions(close)
-    stores.append(default_engine().new_store(host))
-    call = stores[0].instantiate(CODE).function("g", UNARY)
+    host = world.host(close)
+    stores.append(world.engine.new_store(host))
+    call = stores[0].instantiate(world.code, "lifetime").function("g", UNARY)
 
     assert call(21) == 42
     stores[0].close()
 
 
-def test_a_store_serves_one_thread_at_a_time() -> None:
+def test_a_store_serves_one_thread_at_a_time(world: World) -> None:
     """A second thread that calls into a store whose guest code runs gets an error; afterwards it may take over."""
     inside, go_on = threading.Event(), threading.Event()
 
@@ -118,7 +114,7 @@ def test_a_store_serves_one_thread_at_a_time() -> None:
         assert go_on.wait(30)
         return n
 
-    instance = instance_of(host_functions(wait))
+    instance = world.instance(world.host(wait))
     call = instance.function("g", UNARY)
     results: list[int] = []
     thread = threading.Thread(target=lambda: results.append(call(5)))
@@ -133,23 +129,23 @@ def test_a_store_serves_one_thread_at_a_time() -> None:
     assert call(6) == 6
 
 
-def test_functions_keep_their_store_alive() -> None:
+def test_functions_keep_their_store_alive(world: World) -> None:
     """A guest function is callable as long as somebody holds it, without holding the instance or the store."""
-    call = instance_of(host_functions()).function("g", UNARY)
+    call = world.instance(world.host()).function("g", UNARY)
     gc.collect()
 
     assert call(1) == 2
 
 
-def test_a_store_in_a_cycle_is_collected() -> None:
+def test_a_store_in_a_cycle_is_collected(world: World) -> None:
     """A host function that refers to its own program's store makes no leak."""
 
     class Program:
         def __init__(self) -> None:
-            self.host = host_functions(self.f)
-            self.store = default_engine().new_store(self.host)
+            self.host = world.host(self.f)
+            self.store = world.engine.new_store(self.host)
             self.store.on_interrupt(self.interrupted)
-            self.call = self.store.instantiate(CODE).function("g", UNARY)
+            self.call = self.store.instantiate(world.code, "lifetime").function("g", UNARY)
 
         def f(self, n: int) -> int:
             return n
@@ -166,9 +162,9 @@ def test_a_store_in_a_cycle_is_collected() -> None:
     assert gone() is None
 
 
-def test_memory_of_another_kind_is_no_function() -> None:
+def test_memory_of_another_kind_is_no_function(world: World) -> None:
     """Asking for an export under a wrong kind or name is a KeyError, and frees what the engine handed out."""
-    instance = instance_of(host_functions())
+    instance = world.instance(world.host())
     for ask in (
         lambda: instance.function("memory", UNARY),
         lambda: instance.function("missing", UNARY),
@@ -179,11 +175,11 @@ def test_memory_of_another_kind_is_no_function() -> None:
             ask()
 
 
-def test_refused_memories_raise() -> None:
+def test_refused_memories_raise(world: World) -> None:
     """A memory that the engine cannot make is an EngineError with its reason; growth that is refused is None."""
-    engine = default_engine()
-    store = engine.new_store(host_functions())
-    with pytest.raises(EngineError, match="shared memories must have a maximum size"):
+    engine = world.engine
+    store = engine.new_store(world.host())
+    with pytest.raises(EngineError, match="maximum"):
         engine.shared_memory(MemoryType(Limits(1, None, shared=True, is64=False)))
     with pytest.raises(EngineError):
         store.new_memory(MemoryType(Limits(2, 1, shared=False, is64=False)))
@@ -199,9 +195,9 @@ def _resident_bytes() -> int:
 
 @pytest.mark.skipif(not os.path.exists("/proc/self/statm"), reason="reads the resident size from /proc")
 @pytest.mark.timeout(120)
-def test_programs_that_end_give_their_memory_back() -> None:
+def test_programs_that_end_give_their_memory_back(world: World) -> None:
     """Opening and closing programs, with every kind of ending and error in between, does not grow the process."""
-    engine = default_engine()
+    engine = world.engine
     shared = MemoryType(Limits(2, 4, shared=True, is64=False))
 
     def fail(n: int) -> int:
@@ -210,12 +206,12 @@ def test_programs_that_end_give_their_memory_back() -> None:
         return n
 
     def one_program() -> None:
-        host = host_functions(fail)
+        host = world.host(fail)
         store = engine.new_store(host)
         memory = engine.shared_memory(shared)
         store.define_memory("env", "memory", memory)
         assert memory.grow(10) is None
-        instance = store.instantiate(CODE)
+        instance = store.instantiate(world.code, "lifetime")
         call = instance.function("g", UNARY)
         call(0)
         for _ in range(20):
@@ -246,7 +242,7 @@ AT_EXIT = """
 import sys
 sys.path.insert(0, {root!r})
 import wasmtime
-from dl.engine import default_engine
+from dl.engine import engine_named
 from dl.engine.protocol import WasiOptions
 from dl.wasm.types import FuncType, Limits, MemoryType
 
@@ -254,15 +250,15 @@ class NoBoundary:
     def enter_host(self): pass
     def exit_host(self, token): pass
 
-engine, unary = default_engine(), FuncType(("i32",), ("i32",))
+engine, unary = engine_named({engine!r}), FuncType(("i32",), ("i32",))
 host = engine.host_functions(NoBoundary())
 host.define("host", "f", unary, lambda n: n + len(kept))
 store = engine.new_store(host)
 store.enable_wasi(WasiOptions(stdout=lambda chunk: None))
 memory = engine.shared_memory(MemoryType(Limits(1, 2, shared=True, is64=False)))
 store.define_memory("env", "memory", memory)
-code = engine.compile(bytes(wasmtime.wat2wasm({text!r})), "m")
-instance = store.instantiate(code)
+code = engine.compile(bytes(wasmtime.wat2wasm({text!r})))
+instance = store.instantiate(code, "m")
 call = instance.function("g", unary)
 kept = [engine, host, store, memory, code, instance, call, store.new_memory(MemoryType(Limits(1, 2, shared=False, is64=False)))]
 kept.append(kept)
@@ -272,11 +268,19 @@ print("end")
 """
 
 
-def test_the_interpreter_ends_quietly_with_programs_open() -> None:
+def test_the_interpreter_ends_quietly_with_programs_open(world: World) -> None:
     """A process that ends with everything still open, in cycles, neither crashes nor complains."""
     root = str(Path(__file__).resolve().parents[2])
     done = subprocess.run(
-        [sys.executable, "-X", "dev", "-W", "error", "-c", AT_EXIT.format(root=root, text=MODULE)],
+        [
+            sys.executable,
+            "-X",
+            "dev",
+            "-W",
+            "error",
+            "-c",
+            AT_EXIT.format(root=root, text=MODULE, engine=world.engine.name),
+        ],
         capture_output=True,
         text=True,
         timeout=60,

@@ -10,12 +10,14 @@ import sys
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import pytest
 import wasmtime
 
-from dl.engine import default_engine
+from dl.engine import Engine
+from dl.engine.protocol import Slots
 from dl.errors import TrapError
 from dl.wasm.types import FuncType
 
@@ -55,22 +57,24 @@ class CountingBoundary:
 class Program:
     """A guest in a store of its own, whose host functions call what the test sets."""
 
-    def __init__(self) -> None:
-        engine = default_engine()
+    def __init__(self, engine: Engine) -> None:
         self.boundary = CountingBoundary()
         host = engine.host_functions(self.boundary)
         self.does: Callable[[int], Any] = lambda n: n
         host.define("host", "plain", UNARY, self._do, blocking=False)
         host.define("host", "blocking", UNARY, self._do)
-        host.define_raw("host", "raw", UNARY, lambda area, slots: self._do(area))
-        code = engine.compile(bytes(wasmtime.wat2wasm(CALLER)), "caller")
-        self.instance = engine.new_store(host).instantiate(code)
+        host.define_raw("host", "raw", UNARY, self._raw)
+        code = engine.compile(bytes(wasmtime.wat2wasm(CALLER)))
+        self.instance = engine.new_store(host).instantiate(code, "caller")
         self.call = {name: self.instance.function(name, UNARY) for name in ("plain", "blocking", "raw")}
         self.unreachable = self.instance.function("unreachable", FuncType((), ()))
         self.loop = self.instance.function("loop", FuncType(("i32",), ()))
 
     def _do(self, value: int) -> Any:
         return self.does(value)
+
+    def _raw(self, slots: Slots) -> None:
+        slots.set_32(0, self.does(slots.s32(0)))
 
 
 class Custom(Exception):
@@ -89,8 +93,8 @@ KINDS = [
 
 
 @pytest.fixture(name="program")
-def _program() -> Program:
-    return Program()
+def _program(engine: Engine) -> Program:
+    return Program(engine)
 
 
 @pytest.mark.parametrize("function", ["plain", "blocking", "raw"])
@@ -193,13 +197,13 @@ def test_a_trap_crosses_host_functions(program: Program) -> None:
 
 @pytest.mark.timeout(120)
 @pytest.mark.parametrize("function", ["plain", "blocking", "raw"])
-def test_threads_get_their_own_exceptions(function: str) -> None:
+def test_threads_get_their_own_exceptions(engine: Engine, function: str) -> None:
     """On six threads that raise 2,000 exceptions each at once, each exception reaches exactly its caller."""
     threads, rounds = 6, 2000
     start = threading.Barrier(threads)
 
     def work(number: int) -> int:
-        program, right = Program(), 0
+        program, right = Program(engine), 0
         kinds: list[type[BaseException]] = [Custom, KeyboardInterrupt, SystemExit]
         current: list[BaseException] = []
 
@@ -222,13 +226,13 @@ def test_threads_get_their_own_exceptions(function: str) -> None:
 
 
 @pytest.mark.timeout(120)
-def test_threads_nest_exceptions_independently() -> None:
+def test_threads_nest_exceptions_independently(engine: Engine) -> None:
     """On four threads, exceptions that pass three levels of guest and host stay with their thread."""
     threads, rounds = 4, 500
     start = threading.Barrier(threads)
 
     def work(number: int) -> int:
-        program, right = Program(), 0
+        program, right = Program(engine), 0
 
         def step(n: int) -> int:
             if n == 0:
@@ -334,7 +338,7 @@ import sys
 sys.setrecursionlimit(10**6)
 sys.path.insert(0, {root!r})
 import wasmtime
-from dl.engine import default_engine
+from dl.engine import engine_named
 from dl.errors import TrapError
 from dl.wasm.types import FuncType
 
@@ -342,12 +346,12 @@ class NoBoundary:
     def enter_host(self): pass
     def exit_host(self, token): pass
 
-engine, unary = default_engine(), FuncType(("i32",), ("i32",))
+engine, unary = engine_named({engine!r}), FuncType(("i32",), ("i32",))
 host = engine.host_functions(NoBoundary())
 host.define("host", "f", unary, lambda n: call(n + 1))
 wasm = wasmtime.wat2wasm('''(module (import "host" "f" (func $f (param i32) (result i32)))
   (func (export "g") (param i32) (result i32) (call $f (local.get 0))))''')
-call = engine.new_store(host).instantiate(engine.compile(bytes(wasm), "m")).function("g", unary)
+call = engine.new_store(host).instantiate(engine.compile(bytes(wasm)), "m").function("g", unary)
 try:
     call(0)
 except TrapError as error:
@@ -355,11 +359,11 @@ except TrapError as error:
 """
 
 
-def test_recursion_through_the_host_ends_on_the_guest_stack() -> None:
+def test_recursion_through_the_host_ends_on_the_guest_stack(engine: Engine) -> None:
     """With Python's limit of recursion out of the way, guest and host calling each other end in a stack overflow trap."""
-    root = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+    root = str(Path(__file__).resolve().parents[2])
     done = subprocess.run(
-        [sys.executable, "-c", ENDLESS.format(root=root)],
+        [sys.executable, "-c", ENDLESS.format(root=root, engine=engine.name)],
         capture_output=True,
         text=True,
         timeout=60,

@@ -1,0 +1,221 @@
+"""Compiled code by content: the one place where modules are compiled.
+
+Code is known by the engine that made it and by the SHA-256 digest of the bytes that were compiled. Nothing else takes part: no
+name, no path, no module handle. So a library that is opened again, under another name or by another program of the process, is
+compiled once, and what a digest stands for never changes.
+
+Two layers hold it. `EngineCode` is the memory of the process: all code that is in use (weak references find it), and beyond
+that the code used last, up to a number of bytes. Under it there may be a `CodeStore` that outlives the process. `Compiler` is
+what a program holds: its engine, and the layers it uses.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+import weakref
+from collections import OrderedDict
+from collections.abc import Callable
+from typing import Protocol
+
+from dl.engine.protocol import CompiledModule, Engine
+from dl.errors import EngineError, InvalidModuleError
+
+MOST_BYTES = 128 << 20
+"""Bytes of code that the process keeps for each engine although no program uses it: some thousand small libraries."""
+
+
+def content_digest(wasm: bytes) -> bytes:
+    """Return the digest by which a module's compiled code is known: SHA-256 of its bytes, 32 bytes."""
+    return hashlib.sha256(wasm).digest()
+
+
+class CodeStore(Protocol):
+    """Compiled code that outlives the process. Never fails: what it cannot read or write is not there."""
+
+    def load(self, engine: Engine, digest: bytes) -> CompiledModule | None:
+        """Return the code of the module with a digest, or None."""
+
+    def save(self, engine: Engine, digest: bytes, module: CompiledModule) -> None:
+        """Keep the code of the module with a digest, unless it is known to be kept already."""
+
+
+class _Making:
+    """Code that one thread is making and others may wait for."""
+
+    def __init__(self) -> None:
+        self.thread = threading.get_ident()
+        self.done = threading.Event()
+        self.module: CompiledModule | None = None
+        self.error: EngineError | None = None
+
+
+class EngineCode:
+    """The code of one engine in memory, by digest.
+
+    Concurrency: any thread. Threads that ask for the same code at the same time make it once: one makes it, the others wait
+    without holding the lock. `_lock` guards the other fields and is a leaf.
+
+    Args:
+        most_bytes: bytes of code to keep although nobody uses it.
+    """
+
+    def __init__(self, most_bytes: int) -> None:
+        self._most_bytes = most_bytes
+        self._lock = threading.Lock()
+        self._in_use: weakref.WeakValueDictionary[bytes, CompiledModule] = weakref.WeakValueDictionary()
+        self._recent: OrderedDict[bytes, CompiledModule] = OrderedDict()
+        self._recent_bytes = 0
+        self._under_way: dict[bytes, _Making] = {}
+
+    def find(self, digest: bytes) -> CompiledModule | None:
+        """Return the code of the module with a digest, if it is in memory."""
+        with self._lock:
+            return self._find(digest)
+
+    def get(self, digest: bytes, make: Callable[[], CompiledModule]) -> CompiledModule:
+        """Return the code of the module with a digest; if there is none, make it.
+
+        Raises:
+            EngineError: `make` raised it, here or in the thread that this one waited for. Other exceptions of `make` are raised
+                in its thread only: a thread that waited tries by itself.
+        """
+        own = _Making()
+        while True:
+            try:
+                with self._lock:
+                    known = self._find(digest)
+                    if known is not None:
+                        return known
+                    making = self._under_way.setdefault(digest, own)
+                # A signal handler may want the code that its own thread is compiling; it cannot wait for that.
+                if making is own or making.thread == own.thread:
+                    return self._make(digest, make, own)
+            finally:
+                self._end(digest, own)
+            making.done.wait()
+            if making.module is not None:
+                return making.module
+            if making.error is not None:
+                raise EngineError(*making.error.args) from making.error
+
+    def _find(self, digest: bytes) -> CompiledModule | None:
+        module = self._recent.get(digest)
+        if module is not None:
+            self._recent.move_to_end(digest)
+            return module
+        module = self._in_use.get(digest)
+        if module is not None:
+            self._keep(digest, module)
+        return module
+
+    def _keep(self, digest: bytes, module: CompiledModule) -> None:
+        self._in_use[digest] = module
+        if digest in self._recent:
+            return
+        self._recent[digest] = module
+        self._recent_bytes += module.code_bytes
+        while self._recent_bytes > self._most_bytes:
+            _, dropped = self._recent.popitem(last=False)
+            self._recent_bytes -= dropped.code_bytes
+
+    def _make(self, digest: bytes, make: Callable[[], CompiledModule], own: _Making) -> CompiledModule:
+        try:
+            module = make()
+        except EngineError as error:
+            own.error = error
+            raise
+        with self._lock:
+            self._keep(digest, module)
+        own.module = module
+        return module
+
+    def _end(self, digest: bytes, own: _Making) -> None:
+        with self._lock:
+            if self._under_way.get(digest) is own:
+                del self._under_way[digest]
+                own.done.set()
+
+    def clear(self) -> None:
+        """Forget all code that nobody uses."""
+        with self._lock:
+            self._recent.clear()
+            self._recent_bytes = 0
+
+
+class CodeCache:
+    """Code in memory, of any number of engines; that of an engine goes with it. `_lock` guards `_engines`; a leaf.
+
+    Args:
+        most_bytes: bytes of code to keep, for each engine, although nobody uses it.
+    """
+
+    def __init__(self, most_bytes: int = MOST_BYTES) -> None:
+        self._most_bytes = most_bytes
+        self._lock = threading.Lock()
+        self._engines: weakref.WeakKeyDictionary[Engine, EngineCode] = weakref.WeakKeyDictionary()
+
+    def of(self, engine: Engine) -> EngineCode:
+        """Return the code of an engine."""
+        with self._lock:
+            code = self._engines.get(engine)
+            if code is None:
+                code = self._engines[engine] = EngineCode(self._most_bytes)
+            return code
+
+
+PROCESS_CODE = CodeCache()
+"""The process's code: programs share it."""
+
+
+class Compiler:
+    """What turns modules into code for one program.
+
+    Args:
+        engine: the engine.
+        store: code that outlives the process; None for none. An engine that cannot serialize code has no use for it.
+        memory: the code in memory.
+    """
+
+    def __init__(
+        self, engine: Engine, store: CodeStore | None = None, memory: CodeCache = PROCESS_CODE
+    ) -> None:
+        self.engine = engine
+        self._store = store if engine.capabilities.serialization else None
+        self._memory = memory.of(engine)
+
+    def compile(self, wasm: bytes, name: str, digest: bytes | None = None) -> CompiledModule:
+        """Return the code of a module.
+
+        Args:
+            wasm: the module's bytes.
+            name: what to call it if the engine refuses it.
+            digest: that of the bytes, if the caller has it already.
+
+        Raises:
+            InvalidModuleError: the engine refuses the module; the text says why.
+        """
+        digest = digest or content_digest(wasm)
+
+        def make() -> CompiledModule:
+            stored = None if self._store is None else self._store.load(self.engine, digest)
+            return stored if stored is not None else self.engine.compile(wasm)
+
+        try:
+            module = self._memory.get(digest, make)
+        except EngineError as error:
+            raise InvalidModuleError(name, str(error)) from error
+        if self._store is not None:
+            self._store.save(self.engine, digest, module)
+        return module
+
+    def find(self, digest: bytes) -> CompiledModule | None:
+        """Return the code of the module with a digest, if it is known without the module's bytes."""
+        known = self._memory.find(digest)
+        if self._store is None:
+            return known
+        if known is None:
+            stored = self._store.load(self.engine, digest)
+            return None if stored is None else self._memory.get(digest, lambda: stored)
+        self._store.save(self.engine, digest, known)
+        return known

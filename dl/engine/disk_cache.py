@@ -1,0 +1,307 @@
+"""Compiled code on disk, by content: a second process compiles nothing.
+
+A file holds the code of one module for one engine. Its name is the digest of the module's bytes and that of the engine's
+fingerprint (version, settings, machine). A header repeats both, with the length and the SHA-256 digest of the code, and all of
+it is checked before the engine sees a byte: a file that is damaged, cut off, older, or of another engine counts as absent. The
+digest guards against accidents. Against people, only files that the user alone can have written are read; see
+`dl.engine.private_directory`.
+
+Nothing here fails a link. What cannot be read is compiled, what cannot be written is compiled again next time, and a directory
+that is not private is not used; the log says why.
+
+Files are written aside and renamed, so any number of processes and threads may use one directory. When it holds too many
+bytes, the files that were used longest ago are removed; when a file was read is recorded to the hour.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+import struct
+import threading
+import time
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import NamedTuple
+
+from dl.engine.private_directory import TEMPORARY, NotPrivateError, PrivateDirectory
+from dl.engine.protocol import CompiledModule, Engine
+from dl.errors import EngineError
+
+log = logging.getLogger("dl.cache")
+
+VARIABLE = "DLRUN_CACHE"
+"""Environment variable: the cache's directory, or `off`."""
+
+MOST_BYTES = 1 << 30
+"""Bytes that the directory may hold: some hundred programs with their C library."""
+
+_MOST_FILE_BYTES = 1 << 30
+_MOST_KNOWN = 1 << 16
+_TOUCH_SECONDS = 3600
+_STALE_SECONDS = 3600
+"""Age at which a file that was being written is taken for the remains of a process that died."""
+
+_SUFFIX = ".code"
+_MAGIC = b"dl-code\n"
+_VERSION = 1
+_HEADER = struct.Struct("<8sI32s32sQ32s")
+"""Magic, version, digest of the module, digest of the fingerprint, bytes of code, digest of the code."""
+
+
+class Usage(NamedTuple):
+    """What is in the cache.
+
+    Attributes:
+        files: number of files with code.
+        bytes: their size.
+    """
+
+    files: int
+    bytes: int
+
+
+@dataclass(frozen=True)
+class Verified:
+    """What `DiskCache.verify` found.
+
+    Attributes:
+        good: number of files that are whole.
+        removed: names of those that were not, and are gone now.
+    """
+
+    good: int
+    removed: tuple[str, ...]
+
+
+class DiskCache:
+    """A `dl.engine.code_cache.CodeStore` in a directory.
+
+    Concurrency: any thread and any process. `_lock` guards `_known` and `_bytes`; a leaf.
+
+    Args:
+        path: the directory.
+        most_bytes: how much it may hold.
+
+    Raises:
+        NotPrivateError: others could have put files there.
+        OSError: it cannot be opened or created.
+    """
+
+    def __init__(self, path: Path, most_bytes: int = MOST_BYTES) -> None:
+        self.path = path
+        self._most_bytes = most_bytes
+        self._directory = PrivateDirectory(path)
+        self._lock = threading.Lock()
+        self._known: set[tuple[str, bytes]] = set()
+        self._bytes: int | None = None
+
+    def load(self, engine: Engine, digest: bytes) -> CompiledModule | None:
+        """Return the code of the module with a digest, or None."""
+        fingerprint = _fingerprint(engine.fingerprint)
+        name = _name(digest, fingerprint)
+        try:
+            fd = self._directory.open(name)
+        except FileNotFoundError:
+            return None
+        except (OSError, NotPrivateError) as error:
+            log.info("cache: %s not used: %s", name, error)
+            return None
+        try:
+            with open(fd, "rb") as file:
+                code = _read(file.read(_MOST_FILE_BYTES), digest, fingerprint)
+                if code is None:
+                    log.info("cache: %s not used: damaged or of another version", name)
+                    return None
+                self._touch(file.fileno())
+            module = engine.deserialize(code)
+        except (OSError, EngineError) as error:
+            log.info("cache: %s not used: %s", name, error)
+            return None
+        self._note(engine, digest)
+        return module
+
+    def save(self, engine: Engine, digest: bytes, module: CompiledModule) -> None:
+        """Keep the code of the module with a digest, unless this process has read or written it already."""
+        if (engine.fingerprint, digest) in self._known:
+            return
+        fingerprint = _fingerprint(engine.fingerprint)
+        name = _name(digest, fingerprint)
+        try:
+            code = engine.serialize(module)
+            header = _HEADER.pack(
+                _MAGIC, _VERSION, digest, fingerprint, len(code), hashlib.sha256(code).digest()
+            )
+            self._directory.write(name, (header, code))
+            self._grown(len(header) + len(code))
+        except (OSError, NotPrivateError, EngineError) as error:
+            log.info("cache: %s not kept: %s", name, error)
+        self._note(engine, digest)  # also if it failed: this process does not try again
+
+    def _note(self, engine: Engine, digest: bytes) -> None:
+        with self._lock:
+            if len(self._known) >= _MOST_KNOWN:
+                self._known.clear()
+            self._known.add((engine.fingerprint, digest))
+
+    def _touch(self, fd: int) -> None:
+        if time.time() - os.fstat(fd).st_mtime > _TOUCH_SECONDS:
+            os.utime(fd)
+
+    def _grown(self, count: int) -> None:
+        """Count what was written, and make room when it is too much; other processes' files are counted at the first time."""
+        with self._lock:
+            first = self._bytes is None
+            self._bytes = (self._bytes or 0) + count
+            full = first or self._bytes > self._most_bytes
+        if full:
+            left = self._trim()
+            with self._lock:
+                self._bytes = left
+
+    def _trim(self) -> int:
+        """Remove what was used longest ago until a tenth is free, if there is too much; return the bytes that are left."""
+        entries = self._directory.entries()
+        for name, found in entries:
+            if name.endswith(TEMPORARY) and time.time() - found.st_mtime > _STALE_SECONDS:
+                self._directory.remove(name)
+        code = sorted(
+            (found.st_mtime_ns, name, found.st_size) for name, found in entries if name.endswith(_SUFFIX)
+        )
+        total = sum(size for _, _, size in code)
+        if total <= self._most_bytes:
+            return total
+        for _, name, size in code:
+            if total <= self._most_bytes * 9 // 10:
+                break
+            self._directory.remove(name)
+            total -= size
+        return total
+
+    # for people
+
+    def usage(self) -> Usage:
+        """Return how much code is in the cache, of all engines."""
+        sizes = [found.st_size for name, found in self._directory.entries() if name.endswith(_SUFFIX)]
+        return Usage(len(sizes), sum(sizes))
+
+    def clear(self) -> Usage:
+        """Remove all code; return how much that was. What else is in the directory stays."""
+        count = size = 0
+        for name, found in self._directory.entries():
+            if name.endswith((_SUFFIX, TEMPORARY)) and self._directory.remove(name):
+                count, size = count + name.endswith(_SUFFIX), size + found.st_size
+        with self._lock:
+            self._known.clear()
+            self._bytes = None
+        return Usage(count, size)
+
+    def verify(self) -> Verified:
+        """Check every file as a program would, but for the engine; remove those that no program would use."""
+        good, removed = 0, []
+        for name, problem in self._problems():
+            if problem is None:
+                good += 1
+            elif self._directory.remove(name):
+                log.info("cache: %s removed: %s", name, problem)
+                removed.append(name)
+        return Verified(good, tuple(removed))
+
+    def _problems(self) -> Iterator[tuple[str, str | None]]:
+        for name in sorted(name for name, _ in self._directory.entries() if name.endswith(_SUFFIX)):
+            try:
+                with open(self._directory.open(name), "rb") as file:
+                    data = file.read(_MOST_FILE_BYTES)
+            except (OSError, NotPrivateError) as error:
+                yield name, str(error)
+                continue
+            yield name, None if _matches_name(name, data) else "damaged or of another version"
+
+
+@lru_cache(maxsize=64)
+def _fingerprint(text: str) -> bytes:
+    return hashlib.sha256(text.encode()).digest()
+
+
+def _name(digest: bytes, fingerprint: bytes) -> str:
+    return f"{digest.hex()}-{fingerprint[:8].hex()}{_SUFFIX}"
+
+
+def _read(data: bytes, digest: bytes, fingerprint: bytes) -> bytes | None:
+    """Return the code in a file's contents; None if they are not whole, or for something else."""
+    if len(data) < _HEADER.size:
+        return None
+    magic, version, of_module, of_engine, length, of_code = _HEADER.unpack_from(data)
+    if (magic, version, of_module, of_engine) != (_MAGIC, _VERSION, digest, fingerprint):
+        return None
+    code = data[_HEADER.size :]
+    if len(code) != length or hashlib.sha256(code).digest() != of_code:
+        return None
+    return code
+
+
+def _matches_name(name: str, data: bytes) -> bool:
+    if len(data) < _HEADER.size:
+        return False
+    _, _, digest, fingerprint, _, _ = _HEADER.unpack_from(data)
+    return _name(digest, fingerprint) == name and _read(data, digest, fingerprint) is not None
+
+
+_lock = threading.Lock()
+_open: dict[Path, DiskCache] = {}
+"""The caches that this process has open, by their absolute path. Guarded by `_lock`."""
+
+
+def cache_path(choice: bool | str | os.PathLike[str] = True) -> Path | None:
+    """Return the directory that a choice means; None for no cache.
+
+    Args:
+        choice: a directory; False for none; True for what `DLRUN_CACHE` says, or else the user's cache directory.
+    """
+    if choice is False:
+        return None
+    if choice is True:
+        said = os.environ.get(VARIABLE, "")
+        if said == "off":
+            return None
+        if not said:
+            from platformdirs import user_cache_path  # noqa: PLC0415  not needed with a path, nor without a cache
+
+            return user_cache_path("wasix-dl", appauthor=False)
+        choice = said
+    return Path(os.path.abspath(os.path.expanduser(choice)))
+
+
+def open_cache(
+    choice: bool | str | os.PathLike[str] = True, guest_directories: Iterable[str] = ()
+) -> DiskCache | None:
+    """Return the cache that a choice means, see `cache_path`; None for none, or if it cannot be trusted: the log says why.
+
+    A guest writes as the user. So a program that can reach the cache's directory gets no cache: it could leave code there for
+    the next library it opens. It can also leave code for other programs, as it could in any file that the user runs; so a
+    directory that holds the cache should not be given to a guest that is not trusted.
+
+    Args:
+        choice: see `cache_path`.
+        guest_directories: directories of the host that the program can reach.
+    """
+    path = cache_path(choice)
+    if path is None:
+        return None
+    place = os.path.realpath(path)
+    for directory in guest_directories:
+        reached = os.path.realpath(directory)
+        if os.path.commonpath((place, reached)) in (place, reached):
+            log.info("cache: off: the program can reach %s by its directory %s", path, directory)
+            return None
+    with _lock:
+        known = _open.get(path)
+        if known is None:
+            try:
+                known = _open[path] = DiskCache(path)
+            except (OSError, NotPrivateError) as error:
+                log.info("cache: off: %s", error)
+        return known

@@ -1,0 +1,46 @@
+"""Generated modules, compiled: what was generated before is found by what it was generated from.
+
+A generator is a function of plain values, so these values stand for its result, and looking them up costs less than
+generating again. What is remembered is only the digest of the bytes, by which `Compiler` knows the code.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable
+
+from dl.engine.code_cache import Compiler, content_digest
+from dl.engine.protocol import CompiledModule
+from dl.recent import Recent
+
+_MOST_VALUES = 1 << 19
+"""Values in all that the remembered inputs may consist of; one is about 100 bytes."""
+
+_DIGESTS: Recent[bytes] = Recent(_MOST_VALUES)
+
+
+def generated(
+    compiler: Compiler, inputs: Hashable, name: str, make: Callable[[], bytes], *, weight: int = 1
+) -> CompiledModule:
+    """Return the code of a generated module.
+
+    Args:
+        compiler: what compiles it.
+        inputs: all that the bytes depend on, plain values that are equal if they generate the same: what generates,
+            and its arguments.
+        name: what to call the module if the engine refuses it.
+        make: generates the bytes.
+        weight: of how many values the inputs consist, about.
+
+    Raises:
+        InvalidModuleError: the engine refuses the module.
+    """
+    digest = _DIGESTS.find(inputs)
+    if digest is not None:
+        known = compiler.find(digest)
+        if known is not None:
+            return known
+    wasm = make()
+    digest = content_digest(wasm)
+    code = compiler.compile(wasm, name, digest)
+    _DIGESTS.keep(inputs, digest, weight)
+    return code
