@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from dl.callbacks import Callbacks
 from dl.engine import chosen_engine
 from dl.engine.disk_cache import open_cache
-from dl.engine.protocol import Engine
+from dl.engine.protocol import Engine, WasiOptions
 from dl.errors import LinkerClosedError
 from dl.glue.base import FIND_INVOKER, FIND_INVOKER_TYPE
 from dl.glue.names import HOST_NAMESPACE, RESOLVE_STUB, RESOLVE_STUB_TYPE
@@ -33,7 +33,6 @@ from dl.options import (
     SideMemorySource,
     checked_side_memory,
     listed,
-    wasi_options,
 )
 from dl.program.closure_slots import ClosureSlots
 from dl.program.host_symbols import HostSymbols
@@ -154,7 +153,7 @@ def assemble(image: ModuleImage | None, locator: Locator, options: Options) -> P
         locator,
         ProgramOptions(
             name,
-            wasi_options(
+            _wasi_options(
                 listed("args", options.args) or ((image.base_name,) if image else ()),
                 options.env,
                 default_files.preopens,
@@ -187,3 +186,22 @@ def assemble(image: ModuleImage | None, locator: Locator, options: Options) -> P
     functions.define(HOST_NAMESPACE, FIND_INVOKER, FIND_INVOKER_TYPE, process.invokers.find)
     host_threads = HostThreads(groups, libc)
     return Parts(program, groups, host_threads, guest_threads, slots, callbacks, process, libc, default_files)
+
+
+def _wasi_options(
+    args: Sequence[str],
+    env: Mapping[str, str] | None,
+    preopens: Mapping[str, str],
+    stdin: bytes | str | os.PathLike[str] | None,
+    stdout: Output,
+    stderr: Output,
+) -> WasiOptions:
+    """Return what WASI shows a program, from the options of the same names; paths become texts."""
+    return WasiOptions(
+        args=tuple(args),
+        env=tuple((env or {}).items()),
+        preopens=tuple(preopens.items()),
+        stdin=stdin if stdin is None or isinstance(stdin, bytes) else os.fspath(stdin),
+        stdout=stdout if stdout is None or callable(stdout) else os.fspath(stdout),
+        stderr=stderr if stderr is None or callable(stderr) else os.fspath(stderr),
+    )

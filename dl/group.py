@@ -8,6 +8,7 @@ from threading import get_ident
 from typing import TYPE_CHECKING, Any
 
 from dl.dlfcn import DlFlags, ModuleHandle
+from dl.errors import LinkerUsageError
 from dl.groups.entry import Group
 from dl.groups.errors import dl_error, raises_dl_errors
 from dl.modules.symbols import FunctionSymbol
@@ -120,7 +121,13 @@ class InstanceGroup:
         """Return what the table holds: None, or a value that is equal for the same function in every group.
 
         Without the null elements at its end.
+
+        Raises:
+            LinkerUsageError: the engine cannot look into tables.
         """
+        engine = self.linker.engine
+        if not engine.capabilities.table_reflection:
+            raise LinkerUsageError(f"engine {engine.name} lacks table reflection")
         self.own.synchronize()
         return self.own.instances.table()
 

@@ -101,33 +101,14 @@ class Linker:
         self._closed = False
         locator = Locator([Path(p) for p in listed("library_path", library_path)], dict(libraries or {}))
         image = None if main is None else module_image(locator, main, name)
-        self.parts = assemble(
-            image,
-            locator,
-            Options(
-                imports,
-                args,
-                env,
-                preopens,
-                stdin,
-                stdout,
-                stderr,
-                memory,
-                stack_size,
-                thread_stack_size,
-                side_memory,
-                interrupts,
-                engine,
-                default_files,
-                limits or Limits(),
-                cache,
-            ),
-        )
+        # In the order of the fields of `Options`.
+        self.parts = assemble(image, locator, Options(
+            imports, args, env, preopens, stdin, stdout, stderr, memory, stack_size, thread_stack_size, side_memory, interrupts,
+            engine, default_files, limits or Limits(), cache,
+        ))  # fmt: skip
         self.program = self.parts.program
         self.engine = self.program.engine
         self._main_group = self.parts.start(image)
-
-    # loading and looking up
 
     def open(self, group: Group, library: ModuleSource, flags: DlFlags, **options: Any) -> ModuleHandle:
         """Load a library for a group; see `InstanceGroup.dlopen`."""
@@ -138,8 +119,6 @@ class Linker:
         """Find a symbol; see `InstanceGroup.dlsym`."""
         self._check_open()
         return look_up(self.program.state, handle, name)
-
-    # threads
 
     @contextmanager
     def attach(self, name: str | None = None) -> Iterator[InstanceGroup]:
@@ -208,8 +187,6 @@ class Linker:
         self._check_open()
         return self.parts.callbacks.make(signature, function)
 
-    # the program
-
     @property
     def main(self) -> ModuleHandle:
         """Handle of the main module."""
@@ -242,8 +219,6 @@ class Linker:
         """Run the program in a group; see `InstanceGroup.run`."""
         self._check_open()
         return run_program(self.program, self.parts.guest_threads, group)
-
-    # the end
 
     def _check_open(self) -> None:
         if self._closed:
