@@ -136,19 +136,8 @@ class Group:
         self._forget_functions(operation)
 
     def _replay(self, _sequence: int, operation: DlOperation) -> None:
-        if operation.obsolete:
-            return
-        if not isinstance(operation, LoadModules):
-            operation.apply(self.instances)
-            self._forget_functions(operation)
-            return
-        residence = operation.modules[0].residence
-        if not residence.enter():
-            return  # unloaded since; its unload follows in the log
-        try:
-            operation.apply(self.instances)
-        finally:
-            residence.leave()
+        operation.apply(self.instances)
+        self._forget_functions(operation)
 
     def take_back(self, operation: LoadModules) -> None:
         """Undo a load that this group has applied, completely or in part, and no other group has seen."""

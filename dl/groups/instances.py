@@ -116,7 +116,7 @@ class Instances:
                 self._main_instantiated(operation)
         checkpoint("place", self._name)
         if operation.placement is not None:
-            name = f"{operation.modules[-1].name} (placement)"
+            name = f"{operation.modules[-1].name if operation.modules else 'host'} (placement)"
             self._set_up_thread_locals(operation, self._store.instantiate(operation.placement, name))
 
     def unload(self, operation: UnloadModules) -> None:

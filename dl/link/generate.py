@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import partial
 
 from dl.dlfcn import ModuleHandle
@@ -17,6 +17,7 @@ from dl.link.plan import LinkPlan
 from dl.modules.linked_module import LinkedModule
 from dl.modules.symbols import FunctionSymbol, exported_functions
 from dl.program.operations import LoadModules
+from dl.program.program import Program
 from dl.wasm.types import FuncType, GlobalType, MemoryType
 
 
@@ -47,10 +48,6 @@ def generate_glue(plan: LinkPlan) -> LoadModules:
     program = plan.program
     anchors = program.main.anchors
     tail_calls = program.engine.capabilities.tail_calls
-    keeps_glue: set[ModuleHandle] = set()
-    thread_addresses: list[tuple[ModuleHandle, str, GlobalType, ThreadLocalAddress]] = []
-    placed = list(plan.host_functions)
-    onward: dict[ModuleHandle, tuple[FuncType, ...]] = {}
     for module in plan.new:
         imports = module.wasm.imports
         if imports:
@@ -63,6 +60,33 @@ def generate_glue(plan: LinkPlan) -> LoadModules:
                 ),
                 weight=1 + 2 * len(imports),
             )
+    return load_operation(program, plan.new, plan.host_functions, plan.table_length)
+
+
+def load_operation(
+    program: Program,
+    modules: Sequence[LinkedModule],
+    host_functions: Sequence[PlacedFunction],
+    table_length: int,
+) -> LoadModules:
+    """Compile the placement module of some modules, and return the operation that loads them.
+
+    Args:
+        program: the program.
+        modules: in handle order; their import modules are compiled.
+        host_functions: functions of the host that get their table indices with them.
+        table_length: elements that the table needs.
+
+    Raises:
+        InvalidModuleError: the engine refuses what was generated.
+    """
+    anchors = program.main.anchors
+    keeps_glue: set[ModuleHandle] = set()
+    thread_addresses: list[tuple[ModuleHandle, str, GlobalType, ThreadLocalAddress]] = []
+    placed = list(host_functions)
+    onward: dict[ModuleHandle, tuple[FuncType, ...]] = {}
+    for module in modules:
+        imports = module.wasm.imports
         for entry, name, binding in zip(imports, link_names(imports), module.bindings, strict=True):
             if isinstance(binding, ThreadLocalAddress):
                 assert isinstance(entry.type, GlobalType)
@@ -73,7 +97,7 @@ def generate_glue(plan: LinkPlan) -> LoadModules:
         if calls:
             keeps_glue.add(module.handle)
             onward[module.handle] = tuple(calls)
-    thread_local = tuple(m.thread_local for m in plan.new if m.thread_local is not None)
+    thread_local = tuple(m.thread_local for m in modules if m.thread_local is not None)
     placement = None
     if any((placed, thread_local, thread_addresses, onward)):
         # Keyed by what it is generated from: generating costs more than looking it up.
@@ -83,17 +107,18 @@ def generate_glue(plan: LinkPlan) -> LoadModules:
                 "placement",
                 (tuple(placed), thread_local, tuple(thread_addresses), anchors, tuple(onward.items())),
             ),
-            f"{plan.new[-1].name} (placement)",
+            f"{modules[-1].name if modules else 'host'} (placement)",
             partial(placement_module, placed, thread_local, thread_addresses, anchors, onward),
             weight=1 + 4 * len(placed),
         )
     return LoadModules(
-        tuple(plan.new),
-        plan.table_length,
+        tuple(modules),
+        table_length,
         placement,
         thread_local,
         frozenset(keeps_glue),
         bool(thread_addresses),
+        tuple(host_functions),
     )
 
 

@@ -70,6 +70,8 @@ def number_modules(plan: LinkPlan, tree: FoundTree) -> None:
         linked[found.image.identity] = module
         state.arriving[handle] = module
         plan.new.append(module)
+        # A thread that waits for this load looks again when it is undone.
+        plan.change.give_back(partial(module.construction.finished, TreeOutdatedError()))
         plan.change.on_failure(lambda handle=handle: state.arriving.pop(handle, None))  # type: ignore[misc]
         log.debug("%s: handle %d", module.name, handle)
     for found in fresh:

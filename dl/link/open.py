@@ -35,6 +35,7 @@ from dl.link.plan import LinkPlan, LoadRequest
 from dl.link.resolve import resolve_imports
 from dl.link.unload import unload_failed
 from dl.modules.image import ModuleImage
+from dl.program.operations import LoadModules
 
 log = logging.getLogger("dl.link")
 
@@ -146,7 +147,7 @@ def _link(group: Group, tree: FoundTree, plan: LinkPlan) -> None:
                 checkpoint("resolve", None)
                 resolve_imports(plan)
                 if not plan.new:
-                    _publish(plan)
+                    _publish(plan, None, 0)
                     return
             # The plan is complete, and belongs to this thread alone.
             checkpoint("generate", None)
@@ -156,7 +157,7 @@ def _link(group: Group, tree: FoundTree, plan: LinkPlan) -> None:
             change.apply(operation, lambda own: own.take_back(operation))
             # Everything that can fail has happened.
             with lock(group.replica):
-                change.commit(operation, lambda: _publish(plan))
+                change.commit(operation, lambda number: _publish(plan, operation, number))
             # The point of no return: every group has the modules before its next guest instruction.
     finally:
         release_memory(program, tree)
@@ -164,8 +165,13 @@ def _link(group: Group, tree: FoundTree, plan: LinkPlan) -> None:
         log.info("loaded %s as %d at %#x", module.name, module.handle, module.memory_base)
 
 
-def _publish(plan: LinkPlan) -> None:
+def _publish(plan: LinkPlan, operation: LoadModules | None, number: int) -> None:
     """Enter the outcome into the linker state. Cannot fail; the second call does nothing."""
-    if not plan.published:
-        plan.program.state.publish(plan.new, plan.promoted)
-        plan.published = True
+    if plan.published:
+        return
+    if operation is not None:
+        plan.program.state.loads[number] = operation
+        for module in plan.new:
+            module.load_number = number
+    plan.program.state.publish(plan.new, plan.promoted)
+    plan.published = True

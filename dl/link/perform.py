@@ -12,7 +12,7 @@ Loads, unloads and table slots all go this way:
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from typing_extensions import Self
 
@@ -72,22 +72,36 @@ class Change:
         self._applied.on_failure(lambda: take_back(group))
         group.apply_first(operation)
 
-    def commit(self, operation: DlOperation, done: Callable[[], object]) -> None:
+    def commit(
+        self,
+        operation: DlOperation,
+        done: Callable[[int], object],
+        *,
+        replaces: Mapping[int, DlOperation | None] | None = None,
+        only_after: int | None = None,
+    ) -> None:
         """Commit an operation that was applied; called under the link lock.
 
         Args:
             operation: the operation.
-            done: enters its outcome into the linker state. Cannot fail, and may be called twice.
+            done: enters its outcome into the linker state; gets its number. Cannot fail, and may be called twice.
+            replaces: earlier operations that it makes obsolete; see `threads.Rendezvous.commit`.
+            only_after: the earliest operation that it undoes; likewise.
         """
         rendezvous, group = self._program.rendezvous, self._group
         self._program.checkpoint("commit", None)
         before = rendezvous.committed
         try:
-            rendezvous.commit(None if group is None else group.replica, operation)
+            rendezvous.commit(
+                None if group is None else group.replica,
+                operation,
+                replaces=replaces or {},
+                only_after=only_after,
+            )
         finally:
             if rendezvous.committed != before:
                 self.committed = True
-                done()
+                done(rendezvous.committed)
 
     def _take_back(self) -> None:
         group, program = self._group, self._program

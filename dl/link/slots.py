@@ -53,7 +53,17 @@ class SlotOperations:
         operation = GrowTable(table.reach())
         self._program.checkpoint("apply", None)
         change.apply(operation, lambda _group: None)
-        change.commit(operation, lambda: self.pool.add(range(region.address, region.end)))
+
+        def done(number: int) -> None:
+            self.pool.add(range(region.address, region.end))
+            self.pool.growths = (*growths[:1], number)
+
+        # The first of them grows the table for all that follows it in the log, so the ones in between are not needed.
+        growths = self.pool.growths
+        replaces: dict[int, DlOperation | None] = dict.fromkeys(growths[1:])
+        if growths:
+            replaces[growths[0]] = operation
+        change.commit(operation, done, replaces=replaces)
         log.debug("closures: table indices %d to %d", region.address, region.end - 1)
 
     def place(self, address: int, code: CompiledModule, first: int, second: int = 0) -> bool:
@@ -87,11 +97,18 @@ class SlotOperations:
         with Change(self._program, group) as change, self._program.rendezvous.instigate(_replica(group)):
             if address not in pool.used:
                 return False
-            former = pool.contents.get(address) or SetSlot(address)
+            record = pool.records.get(address)
+            former = SetSlot(address) if record is None else record.operation
             if former.code is not None or operation.code is not None:
                 self._program.checkpoint("apply", None)
                 change.apply(operation, lambda own: own.set_back(former))
-                change.commit(operation, lambda: pool.replace(former, operation))
+                change.commit(
+                    operation,
+                    lambda number: pool.note(operation, number),
+                    replaces={} if record is None else {record.last: None},
+                    # Only groups that may hold a function there have to clear it.
+                    only_after=None if operation.code is not None or record is None else record.first,
+                )
             if release:
                 pool.release(address)
         return True

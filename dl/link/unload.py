@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from functools import partial
 
 from dl.errors import DlError, InitializationError
 from dl.groups.entry import Group
+from dl.link.generate import load_operation
 from dl.link.perform import Change
 from dl.link.plan import LinkPlan
 from dl.modules.linked_module import LinkedModule
 from dl.program.main_module import CONSTRUCTORS
-from dl.program.operations import UnloadModules
+from dl.program.operations import DlOperation, LoadModules, UnloadModules
 from dl.program.program import Program
 
 log = logging.getLogger("dl.link")
@@ -69,25 +71,45 @@ def remove_modules(
         present = tuple(m for m in modules if program.state.modules.get(m.handle) is m)
         users = program.state.remove_unused(present)
         if present and not users:
-            operation = UnloadModules.of(present)
-            made.apply(operation, lambda _group: None)
-            made.commit(operation, lambda: None)
-    if not users:
-        _give_back(program, present)
+            _unload(program, made, present)
     return users
 
 
-def _give_back(program: Program, modules: Sequence[LinkedModule]) -> None:
-    """Give back memory and table indices, once no group is instantiating the modules; with no lock held."""
+def _unload(program: Program, made: Change, modules: tuple[LinkedModule, ...]) -> None:
+    """Make the operation that removes modules; under the link lock, and nothing can find them any longer."""
+    operation = UnloadModules.of(modules)
+    loads = program.state.loads
+    replaces: dict[int, DlOperation | None] = {}
+    for number in sorted({module.load_number for module in modules}):
+        load = loads[number]
+        replaces[number] = None if load.is_obsolete_after(operation) else _rest_of(program, load, modules)
+
+    def done(_number: int) -> None:
+        for number, rest in replaces.items():
+            if isinstance(rest, LoadModules):
+                loads[number] = rest
+            else:
+                loads.pop(number, None)
+
+    made.apply(operation, lambda _group: None)
+    made.commit(operation, done, replaces=replaces, only_after=min(replaces))
+    # A group may be in the middle of loading them; its thread gives everything back then.
+    program.rendezvous.after_replays(partial(_give_back, program, modules))
+
+
+def _rest_of(program: Program, load: LoadModules, gone: tuple[LinkedModule, ...]) -> LoadModules:
+    """Return what new groups make in the place of a load some of whose modules are gone."""
+    rest = [module for module in load.modules if module not in gone]
+    return load_operation(program, rest, load.host_functions, load.table_length)
+
+
+def _give_back(program: Program, modules: tuple[LinkedModule, ...]) -> None:
+    """Give back table indices and memory; from any thread, with or without the link lock."""
     for module in modules:
-        module.residence.end()
-    with program.rendezvous.instigate(None):
-        for module in modules:
-            if module.elements is not None:
-                program.state.table.free(module.elements)
-    for module in modules:
+        if module.elements is not None:
+            program.state.table.free(module.elements)
         if module.block is not None and program.side_memory is not None:
-            program.side_memory.free(module.block)
+            program.side_memory.free_later(module.block)
 
 
 def _remove_failed_earlier(program: Program, group: Group) -> None:

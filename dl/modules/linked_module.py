@@ -9,7 +9,7 @@ from dl.dlfcn import RTLD_DEFAULT, ModuleHandle
 from dl.engine.protocol import CompiledModule
 from dl.glue.placement import ThreadLocalModule
 from dl.glue.resolution import Binding
-from dl.modules.construction import Construction, Residence
+from dl.modules.construction import Construction
 from dl.modules.image import ModuleImage
 from dl.modules.symbols import Symbol
 from dl.wasm.dylink import DylinkInfo
@@ -56,7 +56,7 @@ class LinkedModule:
         code: its code with renamed imports, and that of its import module.
         copy: which copy of its content it is in the program, so that stack traces name the right one.
         thread_local: its thread-local storage; None for none.
-        residence: whether groups may instantiate it.
+        load_number: number of the operation that loads it, in the operation log; 0 before it is committed.
     """
 
     image: ModuleImage
@@ -78,7 +78,7 @@ class LinkedModule:
     code: CompiledModule | None = None
     import_code: CompiledModule | None = None
     thread_local: ThreadLocalModule | None = None
-    residence: Residence = field(default_factory=Residence)
+    load_number: int = 0
 
     def __repr__(self) -> str:
         return f"<LinkedModule {self.name}, handle {int(self.handle)}>"

@@ -8,6 +8,7 @@ from __future__ import annotations
 import threading
 from collections import deque
 from collections.abc import Callable
+from dataclasses import dataclass
 
 from dl.engine.code_cache import Compiler
 from dl.engine.protocol import CompiledModule
@@ -27,6 +28,21 @@ _MAX_CODES = 1024
 """Compiled trampolines that a linker keeps: signatures come from the guest, so their number must be bounded."""
 
 
+@dataclass
+class SlotRecord:
+    """How an index came to hold what it holds.
+
+    Attributes:
+        operation: the last operation on it.
+        first: number of the first operation on it that a group may still be at: one that has made it may hold a function there.
+        last: number of the last.
+    """
+
+    operation: SetSlot
+    first: int
+    last: int
+
+
 class ClosureSlots:
     """The pool of table indices, and the code of the trampolines that they hold.
 
@@ -35,7 +51,8 @@ class ClosureSlots:
     Attributes:
         free: indices that are in the pool and not handed out, the next to hand out first.
         used: indices handed out.
-        contents: the operation that set what an index holds.
+        records: how the indices came to hold what they hold.
+        growths: numbers of the operations in the log that grow the table for the pool: the first and the last.
     """
 
     def __init__(self, compiler: Compiler, main: MainModule) -> None:
@@ -44,7 +61,8 @@ class ClosureSlots:
         self._pool: set[int] = set()
         self.free: deque[int] = deque()
         self.used: set[int] = set()
-        self.contents: dict[int, SetSlot] = {}
+        self.records: dict[int, SlotRecord] = {}
+        self.growths: tuple[int, ...] = ()
         self._code_lock = threading.Lock()
         self._codes: dict[tuple[str, FuncType], CompiledModule] = {}
 
@@ -73,13 +91,13 @@ class ClosureSlots:
         self.used.remove(address)
         self.free.append(address)
 
-    def replace(self, former: SetSlot, operation: SetSlot) -> None:
-        """Note what an index holds from now on."""
-        former.superseded = True
-        if operation.code is None:
-            self.contents.pop(operation.address, None)
-        else:
-            self.contents[operation.address] = operation
+    def note(self, operation: SetSlot, number: int) -> None:
+        """Note what an index holds from now on, by an operation and its number in the log; the second time does nothing."""
+        record = self.records.get(operation.address)
+        if record is None:
+            self.records[operation.address] = SlotRecord(operation, number, number)
+        elif record.last != number:
+            record.operation, record.last = operation, number
 
     def closure_code(self, kind: FuncType) -> CompiledModule:
         """Return the trampoline of a closure; its numbers are the backing function's table index and the environment.

@@ -1,7 +1,8 @@
 """Link operations: the changes that every instance group makes, in the order of the operation log.
 
-An operation knows how to apply itself to a group's instances. `obsolete` says that a later operation, which is committed, makes
-it unnecessary: a group that replays the log from before both skips it, since nothing of the program runs in between.
+An operation knows how to apply itself to a group's instances, and whether a later one makes it obsolete. The log then drops it
+(`threads.log`): nothing of the program runs in between, so a group that has not made it yet need not, and a new group makes
+only what is still in effect.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from typing import Protocol
 
 from dl.dlfcn import ModuleHandle
 from dl.engine.protocol import CompiledModule
-from dl.glue.placement import ThreadLocalModule
+from dl.glue.placement import PlacedFunction, ThreadLocalModule
 from dl.modules.linked_module import LinkedModule
 
 
@@ -43,10 +44,9 @@ class DlOperation(ABC):
             DlError: it cannot be made.
         """
 
-    @property
-    def obsolete(self) -> bool:
-        """Whether a group that has not applied it may skip it. Once true it stays so."""
-        return False
+    @abstractmethod
+    def is_obsolete_after(self, later: DlOperation) -> bool:
+        """Whether a group that makes a later operation, or needs not make it, need not make this one."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,6 +60,7 @@ class LoadModules(DlOperation):
         thread_local: modules whose thread-local storage a new thread sets up with it, in parameter order.
         keeps_glue: modules whose import module stays reachable by name.
         binds_thread_locals: whether import modules have addresses that depend on the thread.
+        host_functions: functions of the host that it places; they keep their table indices when the modules go.
     """
 
     modules: tuple[LinkedModule, ...]
@@ -68,10 +69,19 @@ class LoadModules(DlOperation):
     thread_local: tuple[ThreadLocalModule, ...]
     keeps_glue: frozenset[ModuleHandle]
     binds_thread_locals: bool
+    host_functions: tuple[PlacedFunction, ...] = ()
 
     def apply(self, instances: OperatedInstances) -> None:
         """Instantiate the modules and place their functions."""
         instances.load(self)
+
+    def is_obsolete_after(self, later: DlOperation) -> bool:
+        """Whether all its modules go with a later operation, and it places nothing else."""
+        return (
+            isinstance(later, UnloadModules)
+            and not self.host_functions
+            and all(module in later.modules for module in self.modules)
+        )
 
 
 @dataclass(frozen=True, eq=False)
@@ -96,6 +106,10 @@ class UnloadModules(DlOperation):
         """Clear the table elements and forget the instances."""
         instances.unload(self)
 
+    def is_obsolete_after(self, later: DlOperation) -> bool:  # noqa: ARG002  handles are never reused
+        """Never: the log drops it when every group that has loaded the modules has made it."""
+        return False
+
 
 @dataclass(frozen=True, eq=False)
 class GrowTable(DlOperation):
@@ -107,8 +121,12 @@ class GrowTable(DlOperation):
         """Grow the table."""
         instances.grow_table(self.table_length)
 
+    def is_obsolete_after(self, later: DlOperation) -> bool:
+        """Whether a later operation makes the table at least as long."""
+        return isinstance(later, GrowTable) and later.table_length >= self.table_length
 
-@dataclass(eq=False)
+
+@dataclass(frozen=True, eq=False)
 class SetSlot(DlOperation):
     """What a table index holds from now on.
 
@@ -117,20 +135,17 @@ class SetSlot(DlOperation):
         code: the trampoline's compiled module; None for null.
         first: the first number that the trampoline keeps, 32 bits.
         second: the second.
-        superseded: whether a later operation on the index is committed. Set once, under the link lock.
     """
 
     address: int
     code: CompiledModule | None = None
     first: int = 0
     second: int = 0
-    superseded: bool = False
 
     def apply(self, instances: OperatedInstances) -> None:
         """Place the trampoline, or null."""
         instances.set_slot(self)
 
-    @property
-    def obsolete(self) -> bool:
-        """Whether a later operation on the index is committed."""
-        return self.superseded
+    def is_obsolete_after(self, later: DlOperation) -> bool:
+        """Whether a later operation sets the same index."""
+        return isinstance(later, SetSlot) and later.address == self.address

@@ -47,6 +47,9 @@ class SideMemory(Protocol):
     def free(self, block: Block) -> None:
         """Give a block back."""
 
+    def free_later(self, block: Block) -> None:
+        """Give a block back from a thread that may not enter guest code; takes no lock but its own."""
+
     def start(self, malloc: Callable[[int], int], free: Callable[[int], object]) -> None:
         """The main module is initialized: its allocator works from now on."""
 
@@ -92,6 +95,8 @@ class GrownMemory:
         with self._lock:
             self._allocator.free(block.owner)
 
+    free_later = free
+
     def start(self, malloc: Callable[[int], int], free: Callable[[int], object]) -> None:
         """Nothing changes: these blocks are not the main module's."""
 
@@ -117,7 +122,7 @@ class GuestAllocator:
         heap_base: address from which blocks are taken before `start`, bytes.
         ensure_size: makes the memory reach an address, or returns False.
 
-    `_lock` guards the figures; a leaf.
+    `_lock` guards the figures and the blocks to be freed; a leaf.
     """
 
     calls_guest = True
@@ -128,6 +133,7 @@ class GuestAllocator:
         self.heap_base = heap_base
         self._lock = threading.Lock()
         self._bytes = self._regions = 0
+        self._to_free: list[Block] = []
         self._malloc: Callable[[int], int] | None = None
         self._free: Callable[[int], object] | None = None
 
@@ -140,7 +146,11 @@ class GuestAllocator:
         return {"__heap_base": self.heap_base}
 
     def allocate(self, size: int, align_log2: int, purpose: str) -> Block:
-        """Reserve a zeroed block; see `SideMemory`. May call the guest's `malloc`."""
+        """Reserve a zeroed block; see `SideMemory`. May call the guest's `malloc`, and `free` for what was given back later."""
+        with self._lock:
+            to_free, self._to_free = self._to_free, []
+        for block in to_free:
+            self.free(block)
         alignment = 1 << min(align_log2, _MAX_ALIGN_LOG2)
         if size + alignment > _ADDRESS_SPACE or align_log2 > _MAX_ALIGN_LOG2:
             raise ResourceLimitError(purpose, f"{size} bytes at 2**{align_log2} do not fit a 32-bit memory")
@@ -169,6 +179,11 @@ class GuestAllocator:
         with self._lock:
             self._bytes -= block.size
             self._regions -= 1
+
+    def free_later(self, block: Block) -> None:
+        """Give a block back with the next `allocate`."""
+        with self._lock:
+            self._to_free.append(block)
 
     def _handed_out(self, block: Block) -> Block:
         with self._lock:

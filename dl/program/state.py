@@ -11,6 +11,7 @@ from dl.errors import ResourceLimitError
 from dl.modules.construction import Constructions
 from dl.modules.image import ModuleImage
 from dl.modules.linked_module import LinkedModule, StubTarget
+from dl.program.operations import LoadModules
 from dl.program.table import TableSpace
 from dl.wasm.types import FuncType
 
@@ -36,6 +37,7 @@ class LinkerState:
         table: table indices.
         linker_addresses: addresses the linker defines itself, by symbol name, bytes.
         host_addresses: table indices of host functions whose address was taken.
+        loads: the operation that loads modules, by its number in the log; without those whose modules are gone.
         arriving: modules of the loads under way: planned, and not yet committed.
         constructions: which thread constructs which module.
     """
@@ -47,6 +49,7 @@ class LinkerState:
     global_scope: list[LinkedModule] = field(default_factory=list)
     linker_addresses: dict[str, int] = field(default_factory=dict)
     host_addresses: dict[tuple[str, str, FuncType], int] = field(default_factory=dict)
+    loads: dict[int, LoadModules] = field(default_factory=dict)
     arriving: dict[ModuleHandle, LinkedModule] = field(default_factory=dict)
     constructions: Constructions = field(default_factory=Constructions)
     stub_lock: threading.Lock = field(default_factory=threading.Lock, repr=False)

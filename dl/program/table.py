@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+
 from dl.errors import ResourceLimitError
 from memory import Allocator, LayoutExhaustedError, Region
 
@@ -13,7 +15,10 @@ MAX_TABLE_LENGTH = 10_000_000
 
 
 class TableSpace:
-    """Which table indices are taken. Unit: table elements. Guarded by the link lock.
+    """Which table indices are taken. Unit: table elements. From any thread.
+
+    `_lock` guards all fields; a leaf. Indices are reserved under the link lock too, but given back by whichever thread is the
+    last that may use them.
 
     The table never shrinks, so indices given back are reused, lowest fitting run first.
 
@@ -23,6 +28,7 @@ class TableSpace:
     """
 
     def __init__(self, length: int) -> None:
+        self._lock = threading.Lock()
         self.length = self._initial = length
         self._ends: dict[int, int] = {}
         self._allocator = Allocator(self._grow, page_size=1, limit_pages=MAX_TABLE_LENGTH)
@@ -41,13 +47,14 @@ class TableSpace:
             ResourceLimitError: the table would exceed `MAX_TABLE_LENGTH`.
         """
         try:
-            region = self._allocator.allocate(elements, align_log2)
+            with self._lock:
+                region = self._allocator.allocate(elements, align_log2)
+                self._ends[region.address] = region.end
         except LayoutExhaustedError as error:
             raise ResourceLimitError(
                 purpose,
                 f"{elements} table elements at 2**{align_log2} do not fit a table of at most {MAX_TABLE_LENGTH}",
             ) from error
-        self._ends[region.address] = region.end
         return region
 
     def reach(self) -> int:
@@ -55,13 +62,16 @@ class TableSpace:
 
         Not `length`, which a failed load has raised for good: a table with a maximum could then never serve again.
         """
-        return max(self._initial, *self._ends.values(), 0)
+        with self._lock:
+            return max(self._initial, *self._ends.values(), 0)
 
     def free(self, region: Region) -> None:
         """Give a run of indices back."""
-        self._ends.pop(region.address, None)
-        self._allocator.free(region)
+        with self._lock:
+            self._allocator.free(region)
+            self._ends.pop(region.address, None)
 
     def in_use(self) -> int:
         """Elements handed out and not given back."""
-        return self._allocator.statistics().bytes_in_use
+        with self._lock:
+            return self._allocator.statistics().bytes_in_use

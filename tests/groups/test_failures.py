@@ -178,7 +178,7 @@ class TestInstigator:
 
 
 class TestFollower:
-    @pytest.mark.parametrize("step", [*GROUP_STEPS, "clear"])
+    @pytest.mark.parametrize("step", GROUP_STEPS)
     @pytest.mark.parametrize("way", ["spin", "wait", "detached"])
     def test_that_cannot_follow_ends_alone(self, p: Program, step: str, way: str) -> None:
         """A thread whose group cannot make an operation ends with an error that names it and the cause; others go on."""
@@ -205,11 +205,7 @@ class TestFollower:
         witness = p.linker.spawn(lambda g: (p.call(g, "wait", p.word(1), 0, -1), state_of(g)))
         p.until_waiting("futex", 2 if way == "wait" else 1)
         armed.set()
-        if step == "clear":
-            with pytest.raises(dl.InitializationError):
-                p.main.dlopen(library(4, traps=True), name="traps.so")
-        else:
-            p.main.dlopen("top.so")
+        p.main.dlopen("top.so")
         p.memory.write_u32(p.word(0), 1)
         p.call(p.main, "notify", p.word(0), -1)
         go.set()
@@ -226,9 +222,35 @@ class TestFollower:
         assert witness.join(SECONDS)[1] == expected
         assert states(p) == [expected] * 3
         until(p.is_alone)
-        if step == "clear":
-            assert held(p.linker) == before
         assert p.linker.statistics().protocol.replay_failures == 1
+
+    def test_that_cannot_forget_a_library_ends_alone(self, p: Program) -> None:
+        """A thread that has loaded a library and cannot unload it ends with an error; a thread that has not is not asked."""
+
+        def fail_the_victim(group: str, step: str) -> None:
+            if group == "victim" and step == "clear":
+                raise Fault("injected")
+
+        def follow(group: dl.InstanceGroup) -> None:
+            assert constructing.wait(SECONDS)
+            group.synchronize()
+            followed.set()
+            assert failed.wait(SECONDS)
+            p.call(group, "count", p.word(5))
+
+        constructing, followed, failed = threading.Event(), threading.Event(), threading.Event()
+        p.on_construct = lambda _addend: (constructing.set(), followed.wait(SECONDS), 1 // 0)
+        at_group_steps(p.linker, fail_the_victim)
+        before = held(p.linker)
+        victim = p.linker.spawn(follow, name="victim")
+        with pytest.raises(ZeroDivisionError):
+            p.main.dlopen(library(4, constructor=True), name="fails.so")
+        failed.set()
+        with pytest.raises(dl.ReplayFailedError, match="victim.*injected"):
+            victim.join(SECONDS)
+
+        until(lambda: groups_of(p.linker) == [p.main])
+        assert held(p.linker) == before
 
     def test_without_memory_ends_alone(self) -> None:
         """A thread for whose thread-local block there is no memory left ends with an error that says so."""
