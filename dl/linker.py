@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import logging
 import os
@@ -18,6 +19,7 @@ from dl.dlfcn import MAIN_HANDLE, RTLD_DEFAULT, DlFlags, ModuleHandle
 from dl.engine import default_engine
 from dl.engine.protocol import Engine, WasiOptions
 from dl.errors import (
+    DlError,
     InvalidHandleError,
     LibraryNotFoundError,
     LinkerClosedError,
@@ -36,10 +38,10 @@ from dl.groups.registry import ThreadGroups
 from dl.groups.threads import HostThread
 from dl.link.open import START, Loader
 from dl.link.resolve import find_symbol, scope_of
-from dl.modules.guest_paths import GuestPaths
+from dl.modules.guest_paths import paths_of_program
 from dl.modules.image import ModuleImage, image_from_bytes, image_from_file
 from dl.modules.linked_module import LinkedModule, breadth_first
-from dl.modules.locate import Locator, Requester, split_path
+from dl.modules.locate import Locator, Requester, SearchPolicy, loaded_by_base_name
 from dl.modules.symbols import FunctionSymbol, Symbol
 from dl.options import (
     DEFAULT_STACK_BYTES,
@@ -133,11 +135,14 @@ class Linker:
         self._end_lock = threading.Lock()  # guards `_ended` against a second ending; a leaf
         self._group: InstanceGroup | None = None
         self._anonymous = itertools.count(1)
-        self._preopens = {guest: os.fspath(host) for guest, host in (preopens or {}).items()}
+        opened_for_guest = {guest: os.fspath(host) for guest, host in (preopens or {}).items()}
         self._locator = Locator(
             [Path(p) for p in listed("library_path", library_path)], dict(libraries or {})
         )
         image = None if main is None else self._image(main, name)
+        self._paths = paths_of_program(
+            opened_for_guest, self._locator.library_path, image.path if image else None
+        )
         self._name = image.name if image else "libraries only"
         plan = plan_main(image.wasm if image else None, memory=memory, stack_size=stack_size)
         shared = plan.memory_type is not None and plan.memory_type.limits.shared
@@ -154,7 +159,7 @@ class Linker:
             WasiOptions(
                 args=listed("args", args) or ((image.base_name,) if image else ()),
                 env=tuple((env or {}).items()),
-                preopens=tuple(self._preopens.items()),
+                preopens=tuple(opened_for_guest.items()),
                 stdin=stdin if stdin is None or isinstance(stdin, bytes) else os.fspath(stdin),
                 stdout=stdout if stdout is None or callable(stdout) else os.fspath(stdout),
                 stderr=stderr if stderr is None or callable(stderr) else os.fspath(stderr),
@@ -183,7 +188,7 @@ class Linker:
             self.threads.enter(group)
             self.rendezvous.join(group.replica)
             if image is not None:
-                self._loader.load_main(group, image)
+                self._loader.load_main(group, image, SearchPolicy.of_host((), self._paths))
         except BaseException:
             self.close()
             raise
@@ -196,7 +201,7 @@ class Linker:
             return image_from_bytes(bytes(source), known_as, f"<memory>/{known_as}")
         if "\0" in os.fspath(source):
             raise LibraryNotFoundError(os.fspath(source), [(repr(source), "not a path")])
-        return image_from_file(Path(source), name or os.fspath(source))
+        return image_from_file(Path(source), name or os.fspath(source), self._locator.budget)
 
     def open(
         self,
@@ -210,17 +215,17 @@ class Linker:
         """Load a library for a group; see `InstanceGroup.dlopen`."""
         self._check_open()
         flags = checked_flags(flags)
-        first = [Path(p) for p in listed("library_path", library_path or ())]
+        policy = SearchPolicy.of_host(listed("library_path", library_path or ()), self._paths)
         named: str | None = None
         if isinstance(library, (bytes, bytearray, memoryview)):
             image = self._image(bytes(library), name)
             if name is not None and self._locator.add(name, bytes(library)):
                 named = name
         else:
-            image = self._locator.find(os.fspath(library), Requester(), first)
+            image = self._locator.find(os.fspath(library), Requester(), policy, self._known)
         try:
             self.check_dynamic(image.name)
-            return self._loader.open(group, image, flags, lenient=False, first=first)
+            return self._loader.open(group, image, flags, lenient=False, policy=policy)
         except BaseException:
             if named is not None:
                 self._locator.remove(named)
@@ -236,27 +241,20 @@ class Linker:
         Raises:
             DlError: it could not be loaded.
         """
-        paths = self._guest_paths()
-        first = [host for part in split_path(search) if (host := paths.to_host(str(part))) is not None]
-        wanted = name
-        if "/" in name and name not in self._locator.libraries:
-            host = paths.to_host(name)
-            if host is None:
-                raise LibraryNotFoundError(
-                    name, [(name, "outside the directories that the program may load from")]
-                )
-            wanted = str(host) if host.is_absolute() else os.path.join(".", host)
+        paths = dataclasses.replace(self._paths, current=self.process.directory)
+        policy = SearchPolicy.of_guest(search, paths, name)
         # No run path: the call does not say which module's code made it (nor does WASIX ask).
-        image = self._locator.find(wanted, Requester(), first, paths.admits)
+        image = self._locator.find(name, Requester(), policy, self._known)
         flags = DlFlags.LAZY | DlFlags.GLOBAL
-        return self._loader.open(self.threads.current(), image, flags, lenient=True, first=first, guest=paths)
+        return self._loader.open(self.threads.current(), image, flags, lenient=True, policy=policy)
 
-    def _guest_paths(self) -> GuestPaths:
-        trusted = [Path(p) for p in self._locator.library_path]
-        main = self.main_module
-        if main is not None and main.image.path is not None:
-            trusted.append(main.image.path.parent)
-        return GuestPaths(self._preopens, trusted, self.process.directory)
+    def text_for_guest(self, error: DlError) -> str:
+        """Return an error's message as the guest may read it: paths as the guest sees them, no others of the host."""
+        text = error.for_guest if isinstance(error, LibraryNotFoundError) else str(error)
+        return self._paths.as_guest_sees(text, self._state.base_names())
+
+    def _known(self, name: str) -> ModuleImage | None:
+        return loaded_by_base_name(name, self._state.named_images())
 
     # looking up
 

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 
 from dl.dlfcn import MAIN_HANDLE, ModuleHandle
-from dl.errors import LibraryNotFoundError, NotDynamicError
-from dl.modules.guest_paths import GuestPaths
+from dl.errors import NotDynamicError
 from dl.modules.image import ModuleImage, with_interruptible_waits, with_shared_tags
 from dl.modules.linked_module import LinkedModule
-from dl.modules.locate import Locator
+from dl.modules.locate import Locator, SearchPolicy, loaded_by_base_name
 from dl.program.state import LinkerState, Undo
 
 log = logging.getLogger("dl.link")
@@ -25,18 +23,16 @@ class Tree:
     Attributes:
         state: the program's linker state.
         locator: finds needed libraries.
-        search_first: directories searched before the library path (the guest's LD_LIBRARY_PATH).
+        policy: who asks for the load, and which files may be opened for it.
         wait_slots: table indices of what stands in for atomic waits.
-        guest: the paths of the guest that asks for the load; None when the host does.
         undo: takes the load back.
         new: the modules that this load adds, in handle order.
     """
 
     state: LinkerState
     locator: Locator
-    search_first: Sequence[Path] = ()
+    policy: SearchPolicy = field(default_factory=SearchPolicy)
     wait_slots: Mapping[str, int] = field(default_factory=dict)
-    guest: GuestPaths | None = None
     undo: Undo = field(default_factory=Undo)
     new: list[LinkedModule] = field(default_factory=list)
 
@@ -78,7 +74,7 @@ class Tree:
                 if not module.handle:
                     self._number(module, self.state.take_handle(module.name, len(self.new)))
                 continue
-            image = self._find(name, module)
+            image = self._find(name, module, pending.values())
             needed = pending.get(image.identity) or self._module_for(image)
             module.needed.append(needed)
             if not needed.handle and image.identity not in pending:
@@ -86,19 +82,12 @@ class Tree:
                 open_.append((needed, _needed(needed)))
         self.new.sort(key=lambda m: m.handle)
 
-    def _find(self, name: str, module: LinkedModule) -> ModuleImage:
-        requester = module.requester()
-        try:
-            path, guest = module.image.path, self.guest
-            if guest is not None and path is not None and guest.may_have_written(path):
-                return self.locator.find(name, requester, self.search_first, guest.admits)
-            return self.locator.find(name, requester, self.search_first)
-        except LibraryNotFoundError:
-            # Something loaded earlier by its path serves a bare name too, as a matching soname does for ld.so.
-            for known in (*self.state.modules.values(), *self.new):
-                if "/" not in name and known.image.base_name == name and known.handle != MAIN_HANDLE:
-                    return known.image
-            raise
+    def _find(self, name: str, module: LinkedModule, pending: Iterable[LinkedModule]) -> ModuleImage:
+        def known(name: str) -> ModuleImage | None:
+            coming = (m.image for m in pending if m.handle != MAIN_HANDLE)
+            return loaded_by_base_name(name, (*self.state.named_images(), *coming))
+
+        return self.locator.find(name, module.requester(), self.policy, known)
 
     def _module_for(self, image: ModuleImage, *, main: bool = False) -> LinkedModule:
         handle = self.state.by_identity.get(image.identity)

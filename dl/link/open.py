@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
-from pathlib import Path
 
 from dl.dlfcn import MAIN_HANDLE, DlFlags, ModuleHandle
 from dl.errors import (
@@ -26,10 +25,9 @@ from dl.errors import (
 from dl.group import InstanceGroup
 from dl.groups.libc_threads import INIT_FIRST, has_threads
 from dl.link.plan import Load
-from dl.modules.guest_paths import GuestPaths
 from dl.modules.image import ModuleImage
 from dl.modules.linked_module import LinkedModule, breadth_first
-from dl.modules.locate import Locator
+from dl.modules.locate import Locator, SearchPolicy
 from dl.program.host_symbols import HostSymbols
 from dl.program.main_module import MainKind
 from dl.program.operations import DlOperation, UnloadModules
@@ -88,8 +86,13 @@ class Loader:
         locator.loaded = state.image
         self.checkpoint: Callable[[str], None] = lambda _step: None
 
-    def load_main(self, group: InstanceGroup, image: ModuleImage) -> None:
+    def load_main(self, group: InstanceGroup, image: ModuleImage, policy: SearchPolicy) -> None:
         """Load the main module and all it needs, and initialize them.
+
+        Args:
+            group: the main group.
+            image: the main module.
+            policy: which files may be opened for it.
 
         Raises:
             DlError: it cannot be linked or initialized.
@@ -98,7 +101,7 @@ class Loader:
         needed = image.wasm.dylink is not None and bool(image.wasm.dylink.needed)
         if needed and plan.no_libraries:
             raise NotDynamicError(image.name, f"needs libraries, but can take none: {plan.no_libraries}")
-        load = self._new_load(DlFlags.LAZY | DlFlags.GLOBAL, lenient=True)
+        load = self._new_load(DlFlags.LAZY | DlFlags.GLOBAL, lenient=True, policy=policy)
         with self._rendezvous.instigate(group.replica):
             alone = self._program.memory_comes_from_main
             root = load.find_main(image) if alone else load.find_tree(image, main=True)
@@ -112,7 +115,7 @@ class Loader:
             self._link(group, load, root)
             new = load.new
             if alone and needed:
-                load = self._new_load(DlFlags.LAZY | DlFlags.GLOBAL, lenient=True)
+                load = self._new_load(DlFlags.LAZY | DlFlags.GLOBAL, lenient=True, policy=policy)
                 load.find_needed(root)
                 load.place()
                 self._link(group, load, root)
@@ -126,8 +129,7 @@ class Loader:
         flags: DlFlags,
         *,
         lenient: bool,
-        first: Sequence[Path] = (),
-        guest: GuestPaths | None = None,
+        policy: SearchPolicy,
     ) -> ModuleHandle:
         """Load a library and all it needs, or find it loaded.
 
@@ -136,8 +138,7 @@ class Loader:
             image: the library.
             flags: those of dlopen.
             lenient: whether functions that nothing defines become stubs whatever the flags say.
-            first: directories to search before the library path.
-            guest: the guest's paths, when it is the guest that asks.
+            policy: who asks, and which files may be opened for it.
 
         Raises:
             DlError: it cannot be loaded; the program is as before.
@@ -145,7 +146,7 @@ class Loader:
         """
         while True:
             try:
-                return self._open(group, image, flags, lenient=lenient, first=first, guest=guest)
+                return self._open(group, image, flags, lenient=lenient, policy=policy)
             except _CutOffError:  # noqa: PERF203  it is what the loop is for
                 # Another thread was loading the same, and was interrupted: nothing is wrong with the library.
                 log.debug("%s: its load was cut off in another thread; loading it here", image.name)
@@ -162,11 +163,9 @@ class Loader:
         flags: DlFlags,
         *,
         lenient: bool,
-        first: Sequence[Path],
-        guest: GuestPaths | None,
+        policy: SearchPolicy,
     ) -> ModuleHandle:
-        load = self._new_load(flags, lenient=lenient, first=first)
-        load.guest = guest
+        load = self._new_load(flags, lenient=lenient, policy=policy)
         with self._rendezvous.instigate(group.replica):
             committed = self._rendezvous.committed
             if flags & DlFlags.NOLOAD and image.identity not in self._state.by_identity:
@@ -191,7 +190,7 @@ class Loader:
         self._initialize(group, load.new, root)
         return root.handle
 
-    def _new_load(self, flags: DlFlags, *, lenient: bool, first: Sequence[Path] = ()) -> Load:
+    def _new_load(self, flags: DlFlags, *, lenient: bool, policy: SearchPolicy) -> Load:
         self._state.side_memory = self._program.side_memory
         return Load(
             state=self._state,
@@ -200,7 +199,7 @@ class Loader:
             locator=self._locator,
             flags=flags,
             lenient=lenient,
-            search_first=first,
+            policy=policy,
             grow_memory_to=self._program.grow_memory_to,
             wait_slots=self._program.plan.wait_slots,
         )

@@ -114,7 +114,8 @@ class LinkedModule:
     def requester(self) -> Requester:
         """Who asks when this module's needed libraries, or its dlopen, look for files."""
         origin: Path | None = self.image.path.parent if self.image.path else None
-        return Requester(self.name, origin, self.dylink.runtime_path if self.dylink else ())
+        run_path = self.dylink.runtime_path if self.dylink else ()
+        return Requester(self.name, origin, run_path, self.image.guest_written)
 
 
 def breadth_first(roots: Iterable[LinkedModule]) -> list[LinkedModule]:

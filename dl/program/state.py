@@ -90,6 +90,15 @@ class LinkerState:
         module = None if handle is None else self.modules.get(handle)
         return None if module is None else module.image
 
+    def named_images(self) -> list[ModuleImage]:
+        """Return the images of the libraries that can be found by name, in the order they were loaded."""
+        modules = (self.modules.get(h) for h in list(self.by_identity.values()) if h != MAIN_HANDLE)
+        return [module.image for module in modules if module is not None]
+
+    def base_names(self) -> list[tuple[str, str]]:
+        """Return the name and the base name of every module."""
+        return [(m.name, m.image.base_name) for m in list(self.modules.values())]
+
     def names(self, modules: Sequence[LinkedModule]) -> list[str]:
         """Return what messages call some modules."""
         return [module.name for module in modules]

@@ -29,15 +29,27 @@ class Alarms:
         self._closed = False
 
     def set(self, signal: int, nanoseconds: int, *, repeat: bool) -> None:
-        """Send a signal after a time, or each time that has passed; 0 ns takes the signal's timer away."""
+        """Send a signal after a time, or each time that has passed; 0 ns takes the signal's timer away.
+
+        Raises:
+            RuntimeError: the host has no thread for it; the signal's timer is as before.
+        """
         with self._lock:
-            former = self._timers.pop(signal, None)
+            timer: _Timer | None = None
             if nanoseconds and not self._closed:
                 seconds = min(nanoseconds / 1e9, _LONGEST_SECONDS)
-                timer = self._timers[signal] = _Timer(self, signal, seconds, repeat)
+                timer = _Timer(self, signal, seconds, repeat)
                 # From here on, not only once the thread runs: the caller may wait right after.
                 timer.outsider.enter_context(self._waits.outsider())
-                timer.thread.start()
+                try:
+                    # It takes the lock before it looks at the timers.
+                    timer.thread.start()
+                except BaseException:
+                    timer.outsider.close()
+                    raise
+            former = self._timers.pop(signal, None)
+            if timer is not None:
+                self._timers[signal] = timer
         if former is not None:
             former.cancelled.set()
 

@@ -16,12 +16,14 @@ from dl.engine.preview1 import signature
 from dl.errors import (
     DlError,
     GuestThreadError,
-    LibraryNotFoundError,
     LinkerClosedError,
     ProgramDeadlockedError,
     ProgramExited,
+    ResourceLimitError,
     ThreadExited,
 )
+from dl.modules.beneath import MAX_PATH_BYTES
+from dl.modules.guest_paths import MAX_SEARCH_BYTES
 from dl.program.host_symbols import SystemFunction
 from memory import InvalidStringError, OutOfBoundsError
 
@@ -71,8 +73,14 @@ class _Guest:
         """Check that a result of 4 bytes can be written."""
         self._reading(lambda: self._linker.memory.read(address, 4))
 
-    def text(self, address: int, size: int) -> str:
-        """Read a string."""
+    def text(self, address: int, size: int, most: int | None = None) -> str:
+        """Read a string.
+
+        Raises:
+            ResourceLimitError: it has more bytes than are allowed; it is not read then.
+        """
+        if most is not None and most < size <= self._linker.memory.size - address:
+            raise ResourceLimitError("a library", f"a name or search path of more than {most} bytes")
         return self._reading(lambda: self._linker.memory.read_string(address, size))
 
     def put(self, address: int, value: int) -> None:
@@ -116,14 +124,6 @@ def write_error(linker: Linker, text: str, buffer: int, size: int) -> None:
         linker.memory.write(buffer, raw + b"\0")
 
 
-def _as_asked(name: str, failure: DlError) -> str:
-    """Return the text of an error; a path that the guest gave stands in it as given, not as it is on the host."""
-    text = str(failure)
-    if isinstance(failure, LibraryNotFoundError) and "/" in name and failure.needed_by is None:
-        text = text.replace(failure.module.removesuffix(".so"), name.removesuffix(".so"))
-    return text
-
-
 class _DlOpen:
     def __init__(self, linker: Linker) -> None:
         self._linker = linker
@@ -142,20 +142,19 @@ class _DlOpen:
     ) -> int:
         linker, guest = self._linker, self._guest
         guest.check_result(out)
-        name = ""
         try:
             linker.check_dynamic()
             if not path:
                 handle = MAIN_HANDLE
             else:
-                name = guest.text(path, path_size)
-                first = guest.text(search, search_size) if search_size else ""
+                name = guest.text(path, path_size, MAX_PATH_BYTES)
+                first = guest.text(search, search_size, MAX_SEARCH_BYTES) if search_size else ""
                 log.debug("guest: dlopen(%r, %s)", name, DlFlags(flags & ALL_FLAGS))
                 handle = linker.open_for_guest(name, first)
         except ENDINGS:
             raise
         except DlError as failure:
-            return guest.error(f"failed to load module: {_as_asked(name, failure)}", error, error_size)
+            return guest.error(f"failed to load module: {linker.text_for_guest(failure)}", error, error_size)
         guest.put(out, handle)
         return SUCCESS
 
@@ -174,7 +173,9 @@ class _DlSym:
         except ENDINGS:
             raise
         except DlError as failure:
-            return guest.error(f"failed to resolve symbol: {failure}", error, error_size)
+            return guest.error(
+                f"failed to resolve symbol: {self._linker.text_for_guest(failure)}", error, error_size
+            )
         log.debug("guest: dlsym(%d, %r) = %#x", handle, symbol, address)
         guest.put(out, address)
         return SUCCESS
