@@ -7,8 +7,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 from dl.dlfcn import MAIN_HANDLE, ModuleHandle
-from dl.errors import NotDynamicError
 from dl.modules.image import ModuleImage, with_interruptible_waits, with_shared_tags
+from dl.modules.kind import check_side_module
 from dl.modules.linked_module import LinkedModule
 from dl.modules.locate import Locator, SearchPolicy, loaded_by_base_name
 from dl.program.state import LinkerState, Undo
@@ -96,12 +96,8 @@ class Tree:
         for module in self.new:
             if module.image.identity == image.identity:
                 return module
-        if image.wasm.dylink is None and not main:
-            raise NotDynamicError(
-                image.name,
-                "not a shared library: it has no dylink.0 section (link it with wasm-ld -shared --experimental-pic)",
-            )
         if not main:
+            check_side_module(image.wasm)
             image = with_shared_tags(image)  # a main module's are the program's
         return LinkedModule(with_interruptible_waits(image, self.wait_slots))
 
