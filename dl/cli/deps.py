@@ -16,7 +16,8 @@ from dl.cli.endings import NOT_LINKED
 from dl.cli.run import library_path_option, search_path
 from dl.errors import DlError, LibraryNotFoundError
 from dl.modules.image import ModuleImage, image_from_file
-from dl.modules.locate import Locator, Requester
+from dl.modules.kind import ModuleKind, kind_of
+from dl.modules.locate import Locator, Requester, loaded_by_base_name
 
 CYCLE, REPEATED = "cycle", "repeated"
 
@@ -93,17 +94,18 @@ class _Walk:
             info.runtime_path if info else (),
         )
         try:
-            return self._locator.find(name, requester)
+            return self._locator.find(name, requester, known=self._known_as)
         except LibraryNotFoundError as error:
-            for known in self._known.values():
-                # What was found by another path serves a bare name too, as in a load.
-                if "/" not in name and known.base_name == name:
-                    return known
             node.tried, node.error = error.tried, "not found"
         except DlError as error:
             node.error = str(error)
         self.complete = False
         return None
+
+    def _known_as(self, name: str) -> ModuleImage | None:
+        """Return what was found earlier under a base name, as a load does."""
+        libraries = (i for i in self._known.values() if kind_of(i.wasm) is ModuleKind.SIDE)
+        return loaded_by_base_name(name, libraries)
 
     def _enter(self, image: ModuleImage, node: Node) -> bool:
         node.path = image.name

@@ -11,7 +11,7 @@ import contextlib
 import os
 import threading
 from collections.abc import Iterator
-from dataclasses import dataclass
+from weakref import WeakValueDictionary
 
 from dl.errors import LinkError, ResourceLimitError
 from dl.modules.beneath import OpenedFile
@@ -20,22 +20,21 @@ MAX_MODULE_BYTES = 1 << 30
 """Largest module that is read unless the host says otherwise, 1 GiB: the limit that engines and toolchains set on a binary."""
 
 _HEAD_BYTES = 64
+_LOOK_AGAIN_SECONDS = 1.0
 _MAGIC = b"\0asm"
 
 
-@dataclass
 class _Reading:
-    """One file while it is read and parsed.
+    """One file while it is read and parsed: alive as long as a thread uses it.
 
     Attributes:
         size: bytes that count against the budget.
         data: what was read; None while it is being read.
-        users: threads that have, or wait for, the data.
     """
 
-    size: int
-    data: bytes | None = None
-    users: int = 1
+    def __init__(self, size: int) -> None:
+        self.size = size
+        self.data: bytes | None = None
 
 
 class ReadBudget:
@@ -48,7 +47,8 @@ class ReadBudget:
         module_bytes: most bytes of one module; at least 1.
         total_bytes: most bytes of all files that are being read and parsed at one time; at least 1.
 
-    `_lock` guards `_readings` and `_in_use`; nothing is read or parsed while holding it.
+    `_lock` guards `_readings`; nothing is read or parsed while holding it. Only the threads that use a reading refer to it, so
+    that however one is interrupted, what it had taken is free again, and another thread reads in its place.
     """
 
     def __init__(self, module_bytes: int = MAX_MODULE_BYTES, total_bytes: int = MAX_MODULE_BYTES) -> None:
@@ -57,13 +57,12 @@ class ReadBudget:
         self.module_bytes = module_bytes
         self.total_bytes = total_bytes
         self._lock = threading.Condition()
-        self._readings: dict[tuple[int, ...], _Reading] = {}
-        self._in_use = 0
+        self._readings: WeakValueDictionary[tuple[int, ...], _Reading] = WeakValueDictionary()
 
     @property
     def in_use(self) -> int:
         """Bytes that are being read and parsed."""
-        return self._in_use
+        return sum(reading.size for reading in self._readings.values())
 
     @contextlib.contextmanager
     def reading(self, file: OpenedFile, name: str) -> Iterator[bytes]:
@@ -88,15 +87,17 @@ class ReadBudget:
                 raise ResourceLimitError(
                     name, f"a file of {file.size} bytes; at most {limit} are read (limit {what})"
                 )
-        reading = self._join(file)
+        held = [self._join(file)]
         try:
-            if reading.data is None:
-                reading.data = _read(file, file.size, name)
+            if held[0].data is None:
+                held[0].data = _read(file, file.size, name)
                 with self._lock:
                     self._lock.notify_all()
-            yield reading.data
+            yield held[0].data
         finally:
-            self._leave(file, reading)
+            held.clear()  # an exception's traceback must not keep it
+            with self._lock:
+                self._lock.notify_all()
 
     def _join(self, file: OpenedFile) -> _Reading:
         """Return the reading of a file: with its bytes, or without for the one thread that must read them."""
@@ -104,21 +105,13 @@ class ReadBudget:
             while True:
                 reading = self._readings.get(file.version)
                 if reading is not None and reading.data is not None:
-                    reading.users += 1
                     return reading
-                if reading is None and self._in_use + file.size <= self.total_bytes:
-                    self._in_use += file.size
+                if reading is None and self.in_use + file.size <= self.total_bytes:
                     reading = self._readings[file.version] = _Reading(file.size)
                     return reading
-                self._lock.wait()
-
-    def _leave(self, file: OpenedFile, reading: _Reading) -> None:
-        with self._lock:
-            reading.users -= 1
-            if not reading.users:
-                del self._readings[file.version]
-                self._in_use -= reading.size
-                self._lock.notify_all()
+                del reading
+                # With a limit only because a thread that is interrupted twice may end without a notification.
+                self._lock.wait(_LOOK_AGAIN_SECONDS)
 
 
 def _read(file: OpenedFile, size: int, name: str) -> bytes:
