@@ -257,7 +257,7 @@ class _Walk:
             if too_long(text):
                 raise NotOpenedError(errno.ENAMETOOLONG)
         self._here = self._floor = os.open("/", _STEP)
-        self._look_at_directory()
+        self._look_at(os.fstat(self._here))
         is_file = self._walk(absolute(place.base))
         if place.inside is not None:
             if is_file:
@@ -298,15 +298,15 @@ class _Walk:
                 raise NotOpenedError(errno.ELOOP)
             fd = os.open(name, _STEP, dir_fd=self._here)
             self._pending.pop()
-            mode = os.fstat(fd).st_mode
-            if stat.S_ISLNK(mode):
+            status = os.fstat(fd)
+            if stat.S_ISLNK(status.st_mode):
                 try:
                     text = os.readlink("", dir_fd=fd)
                 finally:
                     os.close(fd)
                 self._follow(text)
-            elif stat.S_ISDIR(mode):
-                self._enter(name, fd)
+            elif stat.S_ISDIR(status.st_mode):
+                self._enter(name, fd, status)
             else:
                 self._last = fd
                 self._names.append(name)
@@ -315,16 +315,15 @@ class _Walk:
                 return True
         return False
 
-    def _enter(self, name: str, fd: int) -> None:
+    def _enter(self, name: str, fd: int, status: os.stat_result) -> None:
         if self._here != self._floor:
             os.close(self._here)
         self._here = fd
         self._names.append(name)
-        self._look_at_directory()
+        self._look_at(status)
 
-    def _look_at_directory(self) -> None:
+    def _look_at(self, status: os.stat_result) -> None:
         """Note whether the guest can write to the directory that was entered, and confine the walk if it can."""
-        status = os.fstat(self._here)
         if (status.st_dev, status.st_ino) in self._guest_directories:
             self.guest_written = True
             if self._confines_to_guest and not self._in_guest:
