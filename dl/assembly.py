@@ -5,10 +5,11 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from dl.callbacks import Callbacks
 from dl.engine import default_engine
-from dl.engine.protocol import Engine
+from dl.engine.protocol import Engine, WasiOptions
 from dl.errors import LinkerClosedError
 from dl.glue.base import FIND_INVOKER, FIND_INVOKER_TYPE
 from dl.glue.names import HOST_NAMESPACE, RESOLVE_STUB, RESOLVE_STUB_TYPE
@@ -23,8 +24,10 @@ from dl.limits import Limits
 from dl.link.open import load_main
 from dl.link.resolve import resolve_stub
 from dl.link.slots import SlotOperations
+from dl.modules.guest_paths import paths_of_program
 from dl.modules.image import ModuleImage
 from dl.modules.locate import Locator
+from dl.modules.reading import ReadBudget
 from dl.options import (
     HostImports,
     MemoryType,
@@ -32,7 +35,6 @@ from dl.options import (
     SideMemorySource,
     checked_side_memory,
     listed,
-    wasi_options,
 )
 from dl.program.closure_slots import ClosureSlots
 from dl.program.host_symbols import HostSymbols
@@ -127,6 +129,16 @@ class Parts:
         wakeup_bell.BELL.remove(self.program.engine.interrupt)
 
 
+def new_locator(
+    library_path: Sequence[str | os.PathLike[str]], libraries: Mapping[str, bytes] | None, limits: Limits
+) -> Locator:
+    """Make what finds a program's libraries, from the options of the same names."""
+    directories = [Path(directory) for directory in listed("library_path", library_path)]
+    return Locator(
+        directories, dict(libraries or {}), budget=ReadBudget(limits.module_bytes, limits.load_bytes)
+    )
+
+
 def assemble(image: ModuleImage | None, locator: Locator, options: Options) -> Parts:
     """Make the parts of a program; nothing of it runs yet.
 
@@ -153,7 +165,7 @@ def assemble(image: ModuleImage | None, locator: Locator, options: Options) -> P
         locator,
         ProgramOptions(
             image.name if image else "libraries only",
-            wasi_options(
+            _wasi_options(
                 listed("args", options.args) or ((image.base_name,) if image else ()),
                 options.env,
                 default_files.preopens,
@@ -165,6 +177,7 @@ def assemble(image: ModuleImage | None, locator: Locator, options: Options) -> P
             options.thread_stack_size,
             options.default_files,
             options.limits,
+            paths_of_program(default_files.preopens, locator.library_path, image.path if image else None),
         ),
     )
     groups = Groups(program, boundary)
@@ -185,3 +198,22 @@ def assemble(image: ModuleImage | None, locator: Locator, options: Options) -> P
     functions.define(HOST_NAMESPACE, FIND_INVOKER, FIND_INVOKER_TYPE, process.invokers.find)
     host_threads = HostThreads(groups, libc)
     return Parts(program, groups, host_threads, guest_threads, slots, callbacks, process, libc, default_files)
+
+
+def _wasi_options(
+    args: Sequence[str],
+    env: Mapping[str, str] | None,
+    preopens: Mapping[str, str],
+    stdin: bytes | str | os.PathLike[str] | None,
+    stdout: Output,
+    stderr: Output,
+) -> WasiOptions:
+    """Return what WASI shows a program, from the options of the same names; paths become texts."""
+    return WasiOptions(
+        args=tuple(args),
+        env=tuple((env or {}).items()),
+        preopens=tuple(preopens.items()),
+        stdin=stdin if stdin is None or isinstance(stdin, bytes) else os.fspath(stdin),
+        stdout=stdout if stdout is None or callable(stdout) else os.fspath(stdout),
+        stderr=stderr if stderr is None or callable(stderr) else os.fspath(stderr),
+    )

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from typing import Any, Literal, TypeVar, get_args
 
 from dl.dlfcn import ALL_FLAGS, DlFlags
-from dl.engine.protocol import WasiOptions
 from dl.errors import LinkerUsageError
 from dl.wasm.types import FuncType, Limits
 from dl.wasm.types import MemoryType as WasmMemoryType
@@ -67,25 +66,6 @@ def listed(option: str, value: Sequence[T]) -> tuple[T, ...]:
     if isinstance(value, (str, bytes, os.PathLike)):
         raise LinkerUsageError(f"{option} must be a list, not {value!r} alone")
     return tuple(value)
-
-
-def wasi_options(
-    args: Sequence[str],
-    env: Mapping[str, str] | None,
-    preopens: Mapping[str, str],
-    stdin: bytes | str | os.PathLike[str] | None,
-    stdout: Output,
-    stderr: Output,
-) -> WasiOptions:
-    """Return what WASI shows a program, from the options of the same names; paths become texts."""
-    return WasiOptions(
-        args=tuple(args),
-        env=tuple((env or {}).items()),
-        preopens=tuple(preopens.items()),
-        stdin=stdin if stdin is None or isinstance(stdin, bytes) else os.fspath(stdin),
-        stdout=stdout if stdout is None or callable(stdout) else os.fspath(stdout),
-        stderr=stderr if stderr is None or callable(stderr) else os.fspath(stderr),
-    )
 
 
 @dataclass(frozen=True)

@@ -26,10 +26,12 @@ from dl.glue.base import base_module
 from dl.glue.names import BASE_NAMESPACE
 from dl.glue.placement import PlacedFunction, placement_module
 from dl.limits import Limits
+from dl.modules.guest_paths import GuestPaths
 from dl.modules.image import compiled
 from dl.modules.linked_module import LinkedModule
 from dl.modules.locate import Locator
 from dl.options import SideMemorySource
+from dl.program.compiling import Compiling
 from dl.program.host_symbols import ATOMICS, HostSymbols
 from dl.program.main_module import MainModule
 from dl.program.operations import DlOperation
@@ -65,6 +67,7 @@ class ProgramOptions:
         thread_stack_size: bytes of shadow stack of a thread that the host attaches.
         default_files: whether the guest finds `/dev/null` and the like.
         limits: what it may take of the host.
+        paths: the directories it may load from, as they were before any of its code ran.
     """
 
     name: str
@@ -73,6 +76,7 @@ class ProgramOptions:
     thread_stack_size: int
     default_files: bool = True
     limits: Limits = field(default_factory=Limits)
+    paths: GuestPaths = field(default_factory=GuestPaths)
 
 
 class Program:
@@ -90,6 +94,7 @@ class Program:
         host: its host symbols, those of the system interface included.
         options: what it was made with.
         locator: finds its libraries.
+        compiling: keeps its threads from compiling the same at once.
         rendezvous: the link lock, the operation log and the barrier.
         waits: every wait of the program.
         futexes: waits at addresses of the shared memory.
@@ -117,6 +122,7 @@ class Program:
         self.functions = functions
         self.host = host
         self.locator = locator
+        self.compiling = Compiling()
         self.options = options
         self.rendezvous = rendezvous
         self.waits = Waits(_report_deadlock)
