@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from dl.callbacks import Callbacks
 from dl.engine import chosen_engine
@@ -24,8 +25,10 @@ from dl.limits import Limits
 from dl.link.open import load_main
 from dl.link.resolve import resolve_stub
 from dl.link.slots import SlotOperations
+from dl.modules.guest_paths import paths_of_program
 from dl.modules.image import ModuleImage
 from dl.modules.locate import Locator
+from dl.modules.reading import ReadBudget
 from dl.options import (
     HostImports,
     MemoryType,
@@ -128,6 +131,16 @@ class Parts:
         wakeup_bell.BELL.remove(self.program.engine.interrupt)
 
 
+def new_locator(
+    library_path: Sequence[str | os.PathLike[str]], libraries: Mapping[str, bytes] | None, limits: Limits
+) -> Locator:
+    """Make what finds a program's libraries, from the options of the same names."""
+    directories = [Path(directory) for directory in listed("library_path", library_path)]
+    return Locator(
+        directories, dict(libraries or {}), budget=ReadBudget(limits.module_bytes, limits.load_bytes)
+    )
+
+
 def assemble(image: ModuleImage | None, locator: Locator, options: Options) -> Parts:
     """Make the parts of a program; nothing of it runs yet.
 
@@ -166,6 +179,7 @@ def assemble(image: ModuleImage | None, locator: Locator, options: Options) -> P
             options.default_files,
             options.limits,
             open_cache(options.cache, default_files.preopens.values()),
+            paths_of_program(default_files.preopens, locator.library_path, image.path if image else None),
         ),
     )
     groups = Groups(program, boundary)

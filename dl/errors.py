@@ -126,14 +126,32 @@ class LibraryNotFoundError(LinkError):
 
     Attributes:
         needed_by: the module whose needed list or dlopen asked for it; None when the host asked.
-        tried: every path that was tried, with what was wrong with it, in order.
+        tried: every path that was tried, with what was wrong with it, in order (the message lists the first 100).
+        guest_tried: the same paths, as a guest may learn of them.
     """
 
-    def __init__(self, module: str, tried: Sequence[tuple[str, str]], needed_by: str | None = None) -> None:
+    def __init__(
+        self,
+        module: str,
+        tried: Sequence[tuple[str, str]],
+        needed_by: str | None = None,
+        *,
+        guest_tried: Sequence[tuple[str, str]] | None = None,
+    ) -> None:
         self.tried = tuple(tried)
+        self.guest_tried = self.tried if guest_tried is None else tuple(guest_tried)
         self.needed_by = needed_by
-        where = "; ".join(f"{path}: {why}" for path, why in self.tried) or "no directory to search"
-        super().__init__(module, f"not found ({where})" + (f" (needed by {needed_by})" if needed_by else ""))
+        super().__init__(module, self._reason(self.tried))
+
+    @property
+    def for_guest(self) -> str:
+        """The message with the paths as a guest may learn of them; it may still name modules as the host does."""
+        return f"cannot link {shown(self.module) or repr('')}: {self._reason(self.guest_tried)}"
+
+    def _reason(self, tried: Sequence[tuple[str, str]]) -> str:
+        where = "; ".join(f"{path}: {why}" for path, why in tried[:_MOST_LISTED]) or "no directory to search"
+        more = f"; and {len(tried) - _MOST_LISTED} more" if len(tried) > _MOST_LISTED else ""
+        return f"not found ({where}{more})" + (f" (needed by {self.needed_by})" if self.needed_by else "")
 
 
 class NotDynamicError(LinkError):

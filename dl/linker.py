@@ -5,12 +5,11 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 from typing_extensions import Self
 
-from dl.assembly import Options, assemble
+from dl.assembly import Options, assemble, new_locator
 from dl.callbacks import Callback
 from dl.dlfcn import MAIN_HANDLE, DlFlags, ModuleHandle
 from dl.engine.protocol import Engine
@@ -23,7 +22,6 @@ from dl.limits import Limits
 from dl.link.host_libraries import module_image, open_for_host
 from dl.link.lookup import look_up
 from dl.modules.linked_module import LinkedModule
-from dl.modules.locate import Locator
 from dl.modules.symbols import Symbol
 from dl.options import (
     DEFAULT_STACK_BYTES,
@@ -32,7 +30,6 @@ from dl.options import (
     ModuleSource,
     Output,
     SideMemorySource,
-    listed,
 )
 from dl.program.statistics import LinkerStatistics, linker_statistics
 from dl.wasm.types import FuncType
@@ -99,12 +96,13 @@ class Linker:
         limits: Limits | None = None,
     ) -> None:
         self._closed = False
-        locator = Locator([Path(p) for p in listed("library_path", library_path)], dict(libraries or {}))
+        limits = limits or Limits()
+        locator = new_locator(library_path, libraries, limits)
         image = None if main is None else module_image(locator, main, name)
         # In the order of the fields of `Options`.
         self.parts = assemble(image, locator, Options(
             imports, args, env, preopens, stdin, stdout, stderr, memory, stack_size, thread_stack_size, side_memory, interrupts,
-            engine, default_files, limits or Limits(), cache,
+            engine, default_files, limits, cache,
         ))  # fmt: skip
         self.program = self.parts.program
         self.engine = self.program.engine

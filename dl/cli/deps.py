@@ -16,7 +16,8 @@ from dl.cli.endings import NOT_LINKED
 from dl.cli.run import library_path_option, search_path
 from dl.errors import DlError, LibraryNotFoundError
 from dl.modules.image import ModuleImage, image_from_file
-from dl.modules.locate import Locator, Requester
+from dl.modules.kind import ModuleKind, kind_of
+from dl.modules.locate import Locator, requester_of
 
 CYCLE, REPEATED = "cycle", "repeated"
 
@@ -61,15 +62,15 @@ class _Walk:
 
     def __init__(self, locator: Locator) -> None:
         self._locator = locator
-        self._known: dict[str, ModuleImage] = {}
+        self._known: set[str] = set()
+        self._by_base_name: dict[str, ModuleImage] = {}
         self._above: set[str] = set()
         self.complete = True
 
     def tree(self, root: ModuleImage) -> Node:
         """Return the tree below a module."""
         top = Node(root.name, root.name)
-        self._known[root.identity] = root
-        self._above.add(root.identity)
+        self._remember(root)
         pending = [(root, top, iter(_needed(root)))]
         while pending:
             image, node, names = pending[-1]
@@ -86,19 +87,9 @@ class _Walk:
         return top
 
     def _find(self, name: str, needed_by: ModuleImage, node: Node) -> ModuleImage | None:
-        info = needed_by.wasm.dylink
-        requester = Requester(
-            needed_by.name,
-            needed_by.path.parent if needed_by.path else None,
-            info.runtime_path if info else (),
-        )
         try:
-            return self._locator.find(name, requester)
+            return self._locator.find(name, requester_of(needed_by), known=self._by_base_name.get)
         except LibraryNotFoundError as error:
-            for known in self._known.values():
-                # What was found by another path serves a bare name too, as in a load.
-                if "/" not in name and known.base_name == name:
-                    return known
             node.tried, node.error = error.tried, "not found"
         except DlError as error:
             node.error = str(error)
@@ -113,9 +104,15 @@ class _Walk:
         if image.wasm.dylink is None:
             node.error = "not a shared library: it has no dylink.0 section"
             self.complete = False
-        self._known[image.identity] = image
-        self._above.add(image.identity)
+        self._remember(image)
         return True
+
+    def _remember(self, image: ModuleImage) -> None:
+        self._known.add(image.identity)
+        self._above.add(image.identity)
+        if kind_of(image.wasm) is ModuleKind.SIDE:
+            # As a load does, it serves its base name from now on.
+            self._by_base_name.setdefault(image.base_name, image)
 
 
 def _needed(image: ModuleImage) -> tuple[str, ...]:

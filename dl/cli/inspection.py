@@ -13,12 +13,12 @@ from rich.console import Console
 from rich.text import Text
 
 from dl.cli.console import output, shown
-from dl.cli.report import PIE, SIDE, describe
+from dl.cli.report import describe
 from dl.modules.image import image_from_file
 
 _KINDS = {
-    PIE: "position-independent main module",
-    SIDE: "side module (shared library)",
+    "pie": "position-independent main module",
+    "side": "side module (shared library)",
     "static": "ordinary module, without a dylink section",
 }
 _GAP = "  "
@@ -74,6 +74,10 @@ def _summary(report: dict[str, Any]) -> Iterator[tuple[str, str]]:
         yield "table", f"{_elements(report['table_size'])}, aligned to {_elements(report['table_alignment'])}"
         yield "needed", ", ".join(report["needed"]) or "nothing"
         yield "run path", ":".join(report["runtime_path"]) or "none"
+        if report["target_architecture"] is not None:
+            yield "architecture", report["target_architecture"]
+        for note in report["notes"]:
+            yield "note", note
     yield "start function", "none" if report["start"] is None else f"function {report['start']}"
     yield "functions", f"{report['functions']}"
     yield "data segments", f"{report['data_segments']}"

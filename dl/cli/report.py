@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import Any
 
 from dl.errors import DlError, MalformedModuleError
+from dl.modules.kind import ModuleKind, kind_of
 from dl.options import DEFAULT_STACK_BYTES
 from dl.program.main_module import describe_main
 from dl.wasm.const_expr import ConstExpr
@@ -18,12 +19,6 @@ from dl.wasm.reader import Reader
 from dl.wasm.records import Export
 from dl.wasm.types import ExternType, FuncType, GlobalType, Limits, MemoryType, TableType
 
-PIE, SIDE, STATIC = "pie", "side", "static"
-
-_OF_A_MAIN_MODULE = {
-    ("GOT.mem", name) for name in ("__heap_base", "__heap_end", "__stack_low", "__stack_high")
-}
-_STARTS = {"_start", "_initialize", "__main_argc_argv", "__main_void", "main"}
 _WITH_IMMEDIATE = {"i32.const", "i64.const", "f32.const", "f64.const", "v128.const", "global.get", "ref.func"}
 
 
@@ -37,13 +32,14 @@ def describe(module: WasmModule, file: str) -> dict[str, Any]:
     info = module.dylink
     known = info or DylinkInfo()
     kind = kind_of(module)
-    refusal = _refusal(module) if kind != SIDE else None
+    side = kind is ModuleKind.SIDE
+    refusal = None if side else _refusal(module)
     return {
         "file": file,
         "size": len(module.data),
-        "kind": kind,
+        "kind": kind.value,
         "module_name": module.module_name,
-        "takes_libraries": None if kind == SIDE else not refusal,
+        "takes_libraries": None if side else not refusal,
         "takes_no_libraries_because": refusal or None,
         "dylink": _dylink_section(module),
         "legacy": info.legacy if info else None,
@@ -61,6 +57,8 @@ def describe(module: WasmModule, file: str) -> dict[str, Any]:
             {"module": names[0], "name": names[1], "flags": flag_names(flags), "value": int(flags)}
             for names, flags in known.imports.items()
         ],
+        "target_architecture": known.target_architecture,
+        "notes": list(known.notes),
         "unknown_subsections": [
             {"type": one.type, "offset": one.offset, "size": len(one.data), "data": one.data.hex()}
             for one in known.unknown
@@ -106,17 +104,6 @@ def describe(module: WasmModule, file: str) -> dict[str, Any]:
         "features": _features(module),
         "target_features": target_features(module),
     }
-
-
-def kind_of(module: WasmModule) -> str:
-    """Say what the module is to a linker: a position-independent main module, a side module, or an ordinary module.
-
-    The format does not tell the first two apart; a main module starts a program, or asks where its stack and heap are.
-    """
-    if module.dylink is None:
-        return STATIC
-    imported = {(entry.module, entry.name) for entry in module.imports}
-    return PIE if _STARTS & module.exports.keys() or _OF_A_MAIN_MODULE & imported else SIDE
 
 
 def flag_names(flags: int) -> list[str]:

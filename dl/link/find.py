@@ -12,17 +12,16 @@ from dl.engine.protocol import CompiledModule
 from dl.engine.requirements import check_capabilities
 from dl.errors import (
     InvalidModuleError,
-    LibraryNotFoundError,
     MalformedModuleError,
-    NotDynamicError,
     UnsupportedModuleError,
 )
 from dl.glue.generated import generated
 from dl.glue.imports import import_places
 from dl.link.plan import LoadRequest
 from dl.modules.image import ModuleImage, with_interruptible_waits, with_shared_tags
+from dl.modules.kind import check_side_module
 from dl.modules.linked_module import LinkedModule
-from dl.modules.locate import Requester, requester_of
+from dl.modules.locate import requester_of
 from dl.program.program import Program
 from dl.wasm.rewrite import numbered_copy, rename_imports, uses_legacy_exceptions
 from memory import Block
@@ -83,7 +82,7 @@ def find_tree(program: Program, image: ModuleImage, request: LoadRequest) -> Fou
     Raises:
         LinkError: a needed library is missing or broken.
         MalformedModuleError: one is not a valid module.
-        NotDynamicError: one is not a shared library.
+        NotDynamicError: one is not a shared library, or has a memory of its own.
     """
     root = _found(program, image)
     tree = FoundTree(root)
@@ -105,6 +104,11 @@ def find_main(program: Program, image: ModuleImage, request: LoadRequest) -> Fou
 def _find_needed(program: Program, tree: FoundTree, root: FoundModule, request: LoadRequest) -> None:
     """Find what a module needs; a cycle is cut where it closes. Iterative: the depth of a chain is bounded by memory."""
     known = {root.image.identity: root}
+    coming = {} if root.main else {root.image.base_name: root.image}
+
+    def by_base_name(name: str) -> ModuleImage | None:
+        return program.state.image_by_base_name(name) or coming.get(name)
+
     open_: list[tuple[FoundModule, Iterator[str]]] = [(root, _needed(root))]
     while open_:
         module, names = open_[-1]
@@ -113,11 +117,12 @@ def _find_needed(program: Program, tree: FoundTree, root: FoundModule, request: 
             open_.pop()
             tree.new.append(module)
             continue
-        image = _locate(program, name, module, known, request)
+        image = program.locator.find(name, requester_of(module.image), request.policy, by_base_name)
         needed = known.get(image.identity)
         if needed is None:
             needed = known[image.identity] = _found(program, image)
             if needed.loaded is None:
+                coming.setdefault(needed.image.base_name, needed.image)
                 open_.append((needed, _needed(needed)))
         module.needed.append(needed)
 
@@ -128,36 +133,11 @@ def _needed(module: FoundModule) -> Iterator[str]:
     return iter(dict.fromkeys(info.needed if info else ()))
 
 
-def _locate(
-    program: Program, name: str, module: FoundModule, known: dict[str, FoundModule], request: LoadRequest
-) -> ModuleImage:
-    requester: Requester = requester_of(module.image)
-    locator, guest, path = program.locator, request.guest, module.image.path
-    try:
-        if guest is not None and path is not None and guest.may_have_written(path):
-            return locator.find(name, requester, request.search_first, guest.admits)
-        return locator.find(name, requester, request.search_first)
-    except LibraryNotFoundError:
-        # Something loaded earlier by its path serves a bare name too, as a matching soname does for ld.so.
-        if "/" not in name:
-            for loaded in program.state.side_modules():
-                if loaded.image.base_name == name:
-                    return loaded.image
-            for found in known.values():
-                if found.image.base_name == name and not found.main:
-                    return found.image
-        raise
-
-
 def _found(program: Program, image: ModuleImage) -> FoundModule:
     loaded = program.state.loaded(image.identity)
     if loaded is not None:
         return FoundModule(loaded.image, loaded=loaded)
-    if image.wasm.dylink is None:
-        raise NotDynamicError(
-            image.name,
-            "not a shared library: it has no dylink.0 section (link it with wasm-ld -shared --experimental-pic)",
-        )
+    check_side_module(image.wasm)
     # A main module's tags are the program's; a library's are shared.
     return FoundModule(_rewritten(program, with_shared_tags(image)))
 
@@ -181,7 +161,8 @@ def compile_modules(program: Program, tree: FoundTree) -> None:
         # The least number that no module of the program has: another run of it compiles the same.
         module.copy = next(n for n in itertools.count() if n not in copies or n >= _MOST_COPIES)
         copies.add(module.copy)
-        module.code = compile_module(program.compiler, module.image, module.copy)
+        with program.compiling.one(module.image.digest):
+            module.code = compile_module(program.compiler, module.image, module.copy)
 
 
 def compile_module(compiler: Compiler, image: ModuleImage, copy: int) -> CompiledModule:

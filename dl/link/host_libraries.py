@@ -13,7 +13,7 @@ from dl.groups.registry import Groups
 from dl.link.open import open_library
 from dl.link.plan import LoadRequest
 from dl.modules.image import ModuleImage, image_from_bytes, image_from_file
-from dl.modules.locate import Locator, Requester
+from dl.modules.locate import Locator, Requester, SearchPolicy
 from dl.options import ModuleSource, checked_flags, listed
 
 
@@ -21,7 +21,7 @@ def module_image(locator: Locator, source: ModuleSource, name: str | None) -> Mo
     """Read a module that the host gives as a path or as bytes.
 
     Args:
-        locator: the program's; it numbers the modules that have no name.
+        locator: the program's; it numbers the modules that have no name, and bounds what is read.
         source: the module.
         name: what messages call it; by which bytes are known.
 
@@ -33,7 +33,7 @@ def module_image(locator: Locator, source: ModuleSource, name: str | None) -> Mo
         return image_from_bytes(bytes(source), known_as, f"<memory>/{known_as}")
     if "\0" in os.fspath(source):
         raise LibraryNotFoundError(os.fspath(source), [(repr(source), "not a path")])
-    return image_from_file(Path(source), name or os.fspath(source))
+    return image_from_file(Path(source), name or os.fspath(source), locator.budget)
 
 
 def open_for_host(
@@ -48,7 +48,7 @@ def open_for_host(
     """Load a library for the host; see `InstanceGroup.dlopen`."""
     program = groups.program
     flags = checked_flags(flags)
-    first = [Path(p) for p in listed("library_path", library_path or ())]
+    policy = SearchPolicy.of_host(listed("library_path", library_path or ()), program.options.paths)
     locator = program.locator
     named: str | None = None
     if isinstance(library, (bytes, bytearray, memoryview)):
@@ -56,10 +56,10 @@ def open_for_host(
         if name is not None and locator.add(name, bytes(library)):
             named = name
     else:
-        image = locator.find(os.fspath(library), Requester(), first)
+        image = locator.find(os.fspath(library), Requester(), policy, program.state.image_by_base_name)
     try:
         program.check_dynamic(image.name)
-        return open_library(groups, group, image, LoadRequest(flags, search_first=first))
+        return open_library(groups, group, image, LoadRequest(flags, policy=policy))
     except BaseException:
         if named is not None:
             locator.remove(named)

@@ -35,11 +35,10 @@ from dl.link.plan import LinkPlan, LoadRequest
 from dl.link.resolve import resolve_imports
 from dl.link.unload import unload_failed
 from dl.modules.image import ModuleImage
+from dl.modules.locate import SearchPolicy
 from dl.program.operations import LoadModules
 
 log = logging.getLogger("dl.link")
-
-_MAIN_REQUEST = LoadRequest(DlFlags.LAZY | DlFlags.GLOBAL, lenient=True)
 
 
 def open_library(groups: Groups, group: Group, image: ModuleImage, request: LoadRequest) -> ModuleHandle:
@@ -100,13 +99,15 @@ def load_main(groups: Groups, group: Group, image: ModuleImage) -> None:
     info = image.wasm.dylink
     if info is not None and info.needed and program.main.no_libraries:
         raise NotDynamicError(image.name, f"needs libraries, but can take none: {program.main.no_libraries}")
-    tree = find_main(program, image, _MAIN_REQUEST)
+    policy = SearchPolicy.of_host((), program.options.paths)
+    request = LoadRequest(DlFlags.LAZY | DlFlags.GLOBAL, lenient=True, policy=policy)
+    tree = find_main(program, image, request)
     if program.main.makes_memory or len(tree.new) == 1:
-        _load(groups, group, [tree], _MAIN_REQUEST)
+        _load(groups, group, [tree], request)
         return
     # Libraries have no memory before the main module, which brings it, is instantiated: two loads, one initialization.
     alone = FoundModule(tree.root.image, main=True)
-    _load(groups, group, [FoundTree(alone, [alone]), FoundTree(tree.root, tree.new[1:])], _MAIN_REQUEST)
+    _load(groups, group, [FoundTree(alone, [alone]), FoundTree(tree.root, tree.new[1:])], request)
 
 
 def _load(groups: Groups, group: Group, trees: Sequence[FoundTree], request: LoadRequest) -> ModuleHandle:

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 
 from dl.dlfcn import DlFlags
 from dl.glue.placement import PlacedFunction
 from dl.link.perform import Change
-from dl.modules.guest_paths import GuestPaths
 from dl.modules.linked_module import LinkedModule
+from dl.modules.locate import SearchPolicy
 from dl.program.program import Program
 
 
@@ -21,14 +19,12 @@ class LoadRequest:
     Attributes:
         flags: those of dlopen.
         lenient: whether functions that nothing defines become stubs whatever the flags say.
-        search_first: directories to search before the library path (the guest's LD_LIBRARY_PATH).
-        guest: the guest's paths, when it is the guest that asks; None when the host does.
+        policy: who asks for the load, and which files may be opened for it.
     """
 
     flags: DlFlags = DlFlags.NOW
     lenient: bool = False
-    search_first: Sequence[Path] = ()
-    guest: GuestPaths | None = None
+    policy: SearchPolicy = field(default_factory=SearchPolicy)
 
     @property
     def demands_functions(self) -> bool:

@@ -6,21 +6,20 @@ second parse. Its code is kept by `dl.engine.code_cache`.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
-import stat
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from dl.errors import LinkError, ResourceLimitError
+from dl.errors import LinkError
 from dl.glue.names import EXCEPTION_TAG, EXCEPTION_TAG_NAMES
+from dl.modules.beneath import NotOpenedError, OpenedFile, host_place, open_beneath
+from dl.modules.reading import ReadBudget
 from dl.recent import Recent
 from dl.wasm.module import WasmModule, parse_module
 from dl.wasm.rewrite import contains_wait_instructions, import_tags, rewrite_waits
-
-MAX_IMAGE_BYTES = 1 << 30
-"""Largest module that is read, 1 GiB: the limit that engines and toolchains set on a binary."""
 
 _PARSED: Recent[WasmModule] = Recent(64 << 20)
 """Parsed modules, weighed by the bytes they were parsed from."""
@@ -36,6 +35,7 @@ class ModuleImage:
         path: the resolved path; None for bytes.
         digest: of the content.
         wasm: the parsed module.
+        guest_written: whether its file is where the guest can write, so that the guest may have made it.
     """
 
     name: str
@@ -43,6 +43,7 @@ class ModuleImage:
     path: Path | None
     digest: bytes
     wasm: WasmModule
+    guest_written: bool = False
 
     @property
     def base_name(self) -> str:
@@ -63,28 +64,45 @@ def image_from_bytes(data: bytes, name: str, identity: str, path: Path | None = 
     return ModuleImage(name, identity, path, digest, wasm)
 
 
-def image_from_file(path: Path, name: str) -> ModuleImage:
-    """Read and parse a file.
+def image_from_opened(file: OpenedFile, name: str, budget: ReadBudget) -> ModuleImage:
+    """Read and parse an open file.
+
+    Args:
+        file: it; what was checked when it was opened is what is read.
+        name: for messages.
+        budget: bounds what is read.
 
     Raises:
         LinkError: it cannot be read.
-        ResourceLimitError: it is larger than `MAX_IMAGE_BYTES`.
+        ResourceLimitError: it is larger than the budget allows.
+        MalformedModuleError: it is not a valid module.
+        UnsupportedModuleError: it needs what this linker does not handle.
+    """
+    with budget.reading(file, name) as data:
+        image = image_from_bytes(data, name, file.path, Path(file.path))
+    return replace(image, guest_written=file.guest_written)
+
+
+def image_from_file(path: Path, name: str, budget: ReadBudget | None = None) -> ModuleImage:
+    """Read and parse a file that the host names; links are followed wherever they lead.
+
+    Args:
+        path: the file.
+        name: for messages.
+        budget: bounds what is read; None for `MAX_MODULE_BYTES`.
+
+    Raises:
+        LinkError: it cannot be opened or read.
+        ResourceLimitError: it is larger than the budget allows.
         MalformedModuleError: it is not a valid module.
         UnsupportedModuleError: it needs what this linker does not handle.
     """
     try:
-        resolved = path.resolve(strict=True)
-        # Looked at before it is opened: opening a pipe waits for its writer, and a device may have no end.
-        if not stat.S_ISREG(resolved.stat().st_mode) and not resolved.is_dir():
-            raise LinkError(name, "not a regular file")
-        with resolved.open("rb") as file:
-            data = file.read(MAX_IMAGE_BYTES + 1)
-        if len(data) > MAX_IMAGE_BYTES:
-            raise ResourceLimitError(name, f"a file of more than {MAX_IMAGE_BYTES} bytes")
-    except (OSError, RuntimeError, ValueError) as error:
-        reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-        raise LinkError(name, reason.lower()) from error
-    return image_from_bytes(data, name, str(resolved), resolved)
+        with open_beneath(host_place(os.fspath(path), confined=False)) as file:
+            return image_from_opened(file, name, budget or ReadBudget())
+    except NotOpenedError as error:
+        special = error.errno == errno.EINVAL
+        raise LinkError(name, "not a regular file" if special else str(error)) from error
 
 
 def with_interruptible_waits(image: ModuleImage, slots: Mapping[str, int]) -> ModuleImage:

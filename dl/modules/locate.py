@@ -1,30 +1,45 @@
 """Where libraries are found.
 
-Rules, those of ld.so and of WASIX where they agree: a name with a slash is a path; a bare name is looked for in the
-library path, then in the run path of the module that needs it (`$ORIGIN` being that module's directory; run paths are
-not inherited), and the current directory is not searched. A `.so` that is not there may be there as `.wasm`.
-A module's identity is its resolved path, so `a.so`, `./a.so` and a link to it are one module.
+Rules, those of ld.so and of WASIX where they agree: a name with a slash is a path; a bare name is that of a library which is
+loaded under this base name, or it is looked for in the library path, then in the run path of the module that needs it
+(`$ORIGIN` being that module's directory; run paths are not inherited), and the current directory is not searched. A `.so`
+that is not there may be there as `.wasm`. A module's identity is its resolved path, so `a.so`, `./a.so` and a link to it are
+one module. `docs/security.md` says which files may be opened on whose behalf.
 """
 
 from __future__ import annotations
 
+import errno
 import itertools
 import logging
 import os
+import posixpath
 import re
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from dl.errors import LibraryNotFoundError, LinkError, MalformedModuleError
-from dl.modules.image import ModuleImage, image_from_bytes, image_from_file
+from dl.errors import LibraryNotFoundError, LinkError
+from dl.modules.beneath import (
+    MAX_COMPONENT_BYTES,
+    MAX_PATH_BYTES,
+    NotOpenedError,
+    OpenedFile,
+    Place,
+    host_place,
+    open_beneath,
+    too_long,
+)
+from dl.modules.guest_paths import LIBRARY_PATH, MAX_SEARCH_DIRECTORIES, GuestPaths
+from dl.modules.image import ModuleImage, image_from_bytes, image_from_opened
+from dl.modules.reading import ReadBudget
 
 log = logging.getLogger("dl.link")
 
-_MAX_NAME_BYTES = 4096
 _WASM_MAGIC = b"\0asm"
 _ORIGIN = re.compile(r"\$(?:\{ORIGIN\}|ORIGIN(?![A-Za-z0-9_]))")
+_OUTSIDE = "outside the directories that the program may load from"
 
 
 @dataclass(frozen=True)
@@ -35,17 +50,54 @@ class Requester:
         name: for messages; None when the host asks.
         origin: directory that `$ORIGIN` stands for; None when there is none.
         run_path: its run path.
+        guest_written: whether the guest may have written it, so that what it needs is the guest's wish.
     """
 
     name: str | None = None
     origin: Path | None = None
     run_path: tuple[str, ...] = ()
+    guest_written: bool = False
+
+
+@dataclass(frozen=True)
+class SearchPolicy:
+    """Who asked for a load, and what follows for the files that may be opened.
+
+    Attributes:
+        first: directories to search before the library path, for a bare name.
+        guest: the program's directories as its guest sees them.
+        by_guest: whether the guest asked, and not the host.
+    """
+
+    first: tuple[Place, ...] = ()
+    guest: GuestPaths = field(default_factory=GuestPaths)
+    by_guest: bool = False
+
+    @classmethod
+    def of_host(cls, first: Iterable[str | os.PathLike[str]], guest: GuestPaths) -> SearchPolicy:
+        """Return the policy of a load that the host asks for."""
+        return cls(tuple(host_place(os.fspath(directory)) for directory in first), guest)
+
+    @classmethod
+    def of_guest(cls, search: str, guest: GuestPaths, name: str) -> SearchPolicy:
+        """Return the policy of a load that the guest asks for.
+
+        Args:
+            search: its LD_LIBRARY_PATH.
+            guest: its paths.
+            name: what it opens, for errors.
+
+        Raises:
+            ResourceLimitError: the search path is too long.
+        """
+        return cls(guest.directories(search, name), guest, by_guest=True)
 
 
 def requester_of(image: ModuleImage) -> Requester:
     """Return a module as the one that looks for the libraries it needs."""
     origin = image.path.parent if image.path else None
-    return Requester(image.name, origin, image.wasm.dylink.runtime_path if image.wasm.dylink else ())
+    run_path = image.wasm.dylink.runtime_path if image.wasm.dylink else ()
+    return Requester(image.name, origin, run_path, image.guest_written)
 
 
 @dataclass
@@ -56,6 +108,7 @@ class Locator:
         library_path: directories, searched in order.
         libraries: modules held in memory, by name; found before any file of that name.
         loaded: returns the image of the loaded module with an identity, if there is one.
+        budget: bounds what is read.
 
     `_lock` guards changes of `libraries`.
     """
@@ -63,6 +116,7 @@ class Locator:
     library_path: Sequence[Path] = ()
     libraries: Mapping[str, bytes] = field(default_factory=dict)
     loaded: Callable[[str], ModuleImage | None] = lambda _identity: None
+    budget: ReadBudget = field(default_factory=ReadBudget)
     _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
     _anonymous: Iterator[int] = field(default_factory=lambda: itertools.count(1), repr=False)
 
@@ -71,7 +125,7 @@ class Locator:
         return f"<bytes {next(self._anonymous)}>"
 
     def add(self, name: str, wasm: bytes) -> bool:
-        """Hold a module in memory from now on; False, and nothing is done, if the name is one's already."""
+        """Register a module in memory. Returns False, and changes nothing, if the name is taken."""
         with self._lock:
             if name in self.libraries:
                 return False
@@ -88,122 +142,174 @@ class Locator:
         self,
         name: str,
         requester: Requester = Requester(),
-        first: Iterable[Path] = (),
-        admits: Callable[[Path], bool] = lambda _path: True,
+        policy: SearchPolicy = SearchPolicy(),
+        known: Callable[[str], ModuleImage | None] = lambda _name: None,
     ) -> ModuleImage:
         """Find a library; read and parse it, unless it is loaded.
 
         Args:
             name: its path, or its bare name.
-            requester: who needs it.
-            first: directories to search before the library path, for a bare name.
-            admits: says whether a file may be looked at.
+            requester: the module that needs it.
+            policy: whose load it is.
+            known: returns the loaded module with a base name, if there is one; asked for bare names only.
 
         Raises:
-            LibraryNotFoundError: there is no such file; tells every path tried.
+            LibraryNotFoundError: there is no such file; lists every path tried.
             LinkError: the file named by a path cannot be read.
+            ResourceLimitError: it is larger than is read.
             MalformedModuleError: the file is not a valid module.
         """
-        if not name or "\0" in name or not 0 < _length(name) <= _MAX_NAME_BYTES:
-            raise LibraryNotFoundError(
-                name[:80], [(repr(name[:80]), f"not a name of 1 to {_MAX_NAME_BYTES} bytes")], requester.name
-            )
+        fault = _fault(name)
+        if fault:
+            raise LibraryNotFoundError(name[:80], [(repr(name[:80]), fault)], requester.name)
         if name in self.libraries:
             identity = f"<memory>/{name}"
             return self.loaded(identity) or image_from_bytes(self.libraries[name], name, identity)
         asker = f"{requester.name} needs " if requester.name else ""
-        tried: list[tuple[str, str]] = []
+        tried = _Tried()
         is_path = "/" in name
-        places = (
-            [Path(name)]
-            if is_path
-            else [d / name for d in (*first, *self.library_path, *run_path(requester))]
-        )
-        for place in places:
-            for path in _spellings(place):
-                if not admits(path):
-                    tried.append((str(path), "outside the directories that the program may load from"))
-                    continue
-                loaded = self._loaded_from(path)
-                if loaded is not None:
-                    log.debug("%s%s is loaded: %s", asker, name, loaded.name)
-                    return loaded
-                if _present(path, tried) and (is_path or _is_module(path, tried)):
-                    log.debug("%s%s found: %s", asker, name, path)
-                    return image_from_file(path, str(path))
-        for where, reason in tried:
+        for place in (
+            self._by_path(name, requester, policy) if is_path else self._by_name(name, policy, known)
+        ):
+            found = (
+                place if isinstance(place, ModuleImage) else self._at(place, policy, tried, is_path=is_path)
+            )
+            if found is not None:
+                log.debug("%s%s found: %s", asker, name, found.name)
+                return found
+        if is_path and not tried.for_host:
+            tried.add(name, name, _OUTSIDE)
+        if not is_path:
+            for place in self._in_run_path(name, requester, policy, tried):
+                found = self._at(place, policy, tried, is_path=False)
+                if found is not None:
+                    log.debug("%s%s found: %s", asker, name, found.name)
+                    return found
+        for where, reason in tried.for_host:
             log.debug("%s%s not found: %s: %s", asker, name, where, reason)
-        raise LibraryNotFoundError(name, tried, requester.name)
+        raise LibraryNotFoundError(name, tried.for_host, requester.name, guest_tried=tried.for_guest)
 
-    def _loaded_from(self, path: Path) -> ModuleImage | None:
-        """Return the loaded module that a path stands for, whatever has become of its file."""
+    def _by_path(self, name: str, requester: Requester, policy: SearchPolicy) -> Iterable[Place]:
+        if policy.by_guest or requester.guest_written:
+            return policy.guest.places(name)
+        # What the host itself names is opened with all its power; a needed list is no word of the host.
+        return (host_place(name, confined=requester.name is not None),)
+
+    def _by_name(
+        self, name: str, policy: SearchPolicy, known: Callable[[str], ModuleImage | None]
+    ) -> Iterator[Place | ModuleImage]:
+        first = [directory.child(name) for directory in policy.first]
+        if not policy.by_guest:
+            yield from first
+        loaded = known(name)
+        if loaded is not None:
+            yield loaded
+        if policy.by_guest:
+            yield from first
+        for directory in self.library_path:
+            path = str(directory / name)
+            yield Place(path, shown=path, guest=f"{LIBRARY_PATH}/{name}")
+
+    def _in_run_path(
+        self, name: str, requester: Requester, policy: SearchPolicy, tried: _Tried
+    ) -> Iterator[Place]:
+        confined = policy.by_guest or requester.guest_written
+        for entry, directory in _run_path(requester):
+            guest = posixpath.join(entry, name)
+            if too_long(directory):
+                tried.add(guest[:80], guest[:80], f"longer than {MAX_PATH_BYTES} bytes")
+            elif not confined:
+                path = os.path.join(directory, name)
+                yield Place(path, shown=path, guest=guest)
+            else:
+                paths = policy.guest
+                places = paths.places(entry) if entry == directory else paths.places_of_host(directory, entry)
+                if not places:
+                    tried.add(os.path.join(directory, name), guest, _OUTSIDE)
+                yield from (place.child(name) for place in places)
+
+    def _at(self, place: Place, policy: SearchPolicy, tried: _Tried, *, is_path: bool) -> ModuleImage | None:
+        """Return the module at a place, or where a `.so` may be as `.wasm`; None, with why, if there is none."""
+        found = self._spelled(place, policy, tried, is_path=is_path)
+        if found is None and place.suffix == ".so":
+            found = self._spelled(place.with_suffix(".wasm"), policy, tried, is_path=is_path)
+        return found
+
+    def _spelled(
+        self, place: Place, policy: SearchPolicy, tried: _Tried, *, is_path: bool
+    ) -> ModuleImage | None:
         try:
-            return self.loaded(str(path.resolve()))
-        except (OSError, RuntimeError, ValueError):
-            return None
+            with open_beneath(place, policy.guest.identities) as file:
+                loaded = self.loaded(file.path)
+                if loaded is not None:
+                    return loaded
+                if is_path or _is_module(file, place, tried):
+                    return image_from_opened(file, place.shown, self.budget)
+        except NotOpenedError as error:
+            # A module that is loaded stays what its path stands for, whatever has become of its file.
+            loaded = None if error.path is None else self.loaded(error.path)
+            if loaded is not None:
+                return loaded
+            if is_path and error.errno in (errno.EACCES, errno.EIO):
+                raise LinkError(place.shown, str(error)) from None
+            tried.add(place.shown, place.guest, _reason(error))
+        return None
 
 
-def run_path(requester: Requester) -> list[Path]:
-    """Return the directories of a module's run path, `$ORIGIN` filled in; entries that need an unknown origin are left out."""
-    directories = []
-    for entry in requester.run_path:
-        for part in entry.split(":"):
-            if requester.origin is None and _ORIGIN.search(part):
-                continue
+class _Tried:
+    """The places that were tried in vain: as the host and as the guest know them, with what was wrong with each."""
+
+    def __init__(self) -> None:
+        self.for_host: list[tuple[str, str]] = []
+        self.for_guest: list[tuple[str, str]] = []
+
+    def add(self, shown: str, guest: str, reason: str) -> None:
+        self.for_host.append((shown, reason))
+        self.for_guest.append((guest, reason))
+
+
+def _run_path(requester: Requester) -> Iterator[tuple[str, str]]:
+    """Walk a run path: each entry as it is, and the directory that it means; not more than a search path may have."""
+    entries = (part for entry in requester.run_path for part in entry.split(":") if part)
+    for _, part in zip(range(MAX_SEARCH_DIRECTORIES), entries, strict=False):
+        if not _ORIGIN.search(part):
+            yield part, part
+        elif requester.origin is not None:
             origin = str(requester.origin)
-            text = _ORIGIN.sub(lambda _match: origin, part)  # noqa: B023  used at once
-            if text:
-                directories.append(Path(text))
-    return directories
+            # The origin is a resolved path, so that a `..` behind it may be applied to its text.
+            yield part, os.path.normpath(_ORIGIN.sub(lambda _match: origin, part))  # noqa: B023  used at once
 
 
-def _length(name: str) -> int:
-    """Bytes of a name as the host's file system has it; 0 if it can have no such name."""
+def _fault(name: str) -> str:
+    """Return why a text can be no library's name; empty if it can."""
     try:
-        return len(os.fsencode(name))
+        length = len(os.fsencode(name))
     except UnicodeEncodeError:
-        return 0
+        length = 0
+    if "\0" in name or not 0 < length <= MAX_PATH_BYTES:
+        return f"not a name of 1 to {MAX_PATH_BYTES} bytes"
+    if too_long(name):
+        return f"a part of it is longer than {MAX_COMPONENT_BYTES} bytes"
+    return "a directory" if name in (".", "..") else ""
 
 
-def _spellings(path: Path) -> Iterable[Path]:
-    yield path
-    if path.suffix == ".so":
-        yield path.with_suffix(".wasm")
+def _reason(error: NotOpenedError) -> str:
+    if error.errno == errno.ENOENT:
+        return "no such file"
+    return "is not a file" if error.errno in (errno.EISDIR, errno.EINVAL) else str(error)
 
 
-def _present(path: Path, tried: list[tuple[str, str]]) -> bool:
-    try:
-        if path.is_file():
-            return True
-        tried.append((str(path), "is not a file" if path.exists() else "no such file"))
-    except (OSError, ValueError) as error:
-        tried.append((str(path), str(getattr(error, "strerror", None) or error).lower()))
-    return False
-
-
-def _is_module(path: Path, tried: list[tuple[str, str]]) -> bool:
+def _is_module(file: OpenedFile, place: Place, tried: _Tried) -> bool:
     """Pass over files of other formats in a search, as ld.so passes over libraries of other machines."""
     try:
-        with path.open("rb") as file:
-            if file.read(4) == _WASM_MAGIC:
-                return True
-        tried.append((str(path), "not a WebAssembly module"))
+        if os.pread(file.fd, len(_WASM_MAGIC), 0) == _WASM_MAGIC:
+            return True
+        tried.add(place.shown, place.guest, "not a WebAssembly module")
     except OSError as error:
-        tried.append((str(path), str(error.strerror).lower()))
+        tried.add(place.shown, place.guest, os.strerror(error.errno or errno.EIO).lower())
     return False
 
 
 def split_path(text: str) -> list[Path]:
     """Split a colon-separated list of directories; empty entries are left out."""
     return [Path(part) for part in text.split(os.pathsep) if part]
-
-
-__all__ = [
-    "LibraryNotFoundError",
-    "LinkError",
-    "Locator",
-    "MalformedModuleError",
-    "Requester",
-    "run_path",
-    "split_path",
-]

@@ -27,9 +27,11 @@ from dl.glue.base import base_module
 from dl.glue.names import BASE_NAMESPACE
 from dl.glue.placement import PlacedFunction, placement_module
 from dl.limits import Limits
+from dl.modules.guest_paths import GuestPaths
 from dl.modules.linked_module import LinkedModule
 from dl.modules.locate import Locator
 from dl.options import SideMemorySource
+from dl.program.compiling import Compiling
 from dl.program.host_symbols import ATOMICS, HostSymbols
 from dl.program.main_module import MainModule
 from dl.program.operations import DlOperation
@@ -66,6 +68,7 @@ class ProgramOptions:
         default_files: whether the guest finds `/dev/null` and the like.
         limits: what it may take of the host.
         code_store: compiled code that outlives the process; None for none.
+        paths: the directories it may load from, as they were before any of its code ran.
     """
 
     name: str
@@ -75,6 +78,7 @@ class ProgramOptions:
     default_files: bool = True
     limits: Limits = field(default_factory=Limits)
     code_store: CodeStore | None = None
+    paths: GuestPaths = field(default_factory=GuestPaths)
 
 
 class Program:
@@ -89,6 +93,7 @@ class Program:
         main: what the kind of the main module means.
         engine: makes stores.
         compiler: turns modules into code.
+        compiling: keeps its threads from preparing the same module for that at once.
         functions: the program's host functions.
         host: its host symbols, those of the system interface included.
         options: what it was made with.
@@ -118,6 +123,7 @@ class Program:
         self.main = main
         self.engine = engine
         self.compiler = Compiler(engine, options.code_store)
+        self.compiling = Compiling()
         self.functions = functions
         self.host = host
         self.locator = locator

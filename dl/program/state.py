@@ -32,6 +32,7 @@ class LinkerState:
     Attributes:
         modules: by handle, the main module first.
         by_identity: handle of the module that a resolved path or a name of bytes stands for.
+        by_base_name: the libraries that a base name may stand for, in the order they were loaded; the main module is none.
         next_handle: the next handle.
         global_scope: modules whose symbols all see, in search order.
         table: table indices.
@@ -45,6 +46,7 @@ class LinkerState:
     table: TableSpace
     modules: dict[ModuleHandle, LinkedModule] = field(default_factory=dict)
     by_identity: dict[str, ModuleHandle] = field(default_factory=dict)
+    by_base_name: dict[str, tuple[LinkedModule, ...]] = field(default_factory=dict)
     next_handle: int = MAIN_HANDLE + 1
     global_scope: list[LinkedModule] = field(default_factory=list)
     linker_addresses: dict[str, int] = field(default_factory=dict)
@@ -96,11 +98,24 @@ class LinkerState:
         module = self.loaded(identity)
         return None if module is None else module.image
 
+    def image_by_base_name(self, name: str) -> ModuleImage | None:
+        """Return the image of the library that a bare name stands for: of several, the one that was loaded first."""
+        modules = self.by_base_name.get(name)
+        return modules[0].image if modules else None
+
+    def base_names(self) -> list[tuple[str, str]]:
+        """Return the name and the base name of every module."""
+        return [(module.name, module.image.base_name) for module in self.modules.copy().values()]
+
     def publish(self, modules: Iterable[LinkedModule], promoted: Iterable[LinkedModule]) -> None:
         """Enter committed modules, and put modules into the global scope; each dlopen that does so counts."""
         for module in modules:
             self.modules[module.handle] = module
             self.by_identity[module.image.identity] = module.handle
+            if module.handle != MAIN_HANDLE:
+                base_name = module.image.base_name
+                # A new tuple, since readers take no lock.
+                self.by_base_name[base_name] = (*self.by_base_name.get(base_name, ()), module)
             self.arriving.pop(module.handle, None)
         scope = self.with_promoted(promoted)
         for module in promoted:
@@ -155,8 +170,15 @@ class LinkerState:
         for module in modules:
             if self.by_identity.get(module.image.identity) == module.handle:
                 del self.by_identity[module.image.identity]
+            self._drop_base_name(module)
             module.global_opens = 0
         self._drop_from_scope()
+
+    def _drop_base_name(self, module: LinkedModule) -> None:
+        base_name = module.image.base_name
+        left = tuple(other for other in self.by_base_name.pop(base_name, ()) if other is not module)
+        if left:
+            self.by_base_name[base_name] = left
 
     def demote(self, modules: Iterable[LinkedModule]) -> None:
         """Take back one promotion of modules: they leave the global scope unless another dlopen put them there too."""

@@ -30,6 +30,7 @@ class Errno(enum.IntEnum):
     INVAL = 28
     IO = 29
     ISDIR = 31
+    LOOP = 32
     MFILE = 33
     NAMETOOLONG = 37
     NFILE = 41

@@ -32,23 +32,26 @@ class Alarms:
         """Send a signal after a time, once or repeatedly; 0 ns removes the signal's timer.
 
         Raises:
-            RuntimeError: the host cannot start a thread; the signal has no timer.
+            RuntimeError: the host cannot start a thread; the signal's timer is as before.
         """
         with self._lock:
-            former = self._timers.pop(signal, None)
-            if former is not None:
-                former.cancelled.set()
+            timer: _Timer | None = None
             if nanoseconds and not self._closed:
                 seconds = min(nanoseconds / 1e9, _LONGEST_SECONDS)
-                timer = self._timers[signal] = _Timer(self, signal, seconds, repeat)
+                timer = _Timer(self, signal, seconds, repeat)
                 # From here on, not only once the thread runs: the caller may wait right after.
                 timer.outsider.enter_context(self._waits.outsider())
                 try:
+                    # It takes the lock before it looks at the timers.
                     timer.thread.start()
                 except BaseException:
-                    del self._timers[signal]
                     timer.outsider.close()
                     raise
+            former = self._timers.pop(signal, None)
+            if timer is not None:
+                self._timers[signal] = timer
+        if former is not None:
+            former.cancelled.set()
 
     def run(self, timer: _Timer) -> None:
         """A timer's thread."""

@@ -15,12 +15,14 @@ from dl.engine.preview1 import WASIX
 from dl.errors import (
     DlError,
     GuestThreadError,
-    LibraryNotFoundError,
     LinkerClosedError,
     ProgramDeadlockedError,
     ProgramExited,
+    ResourceLimitError,
     ThreadExited,
 )
+from dl.modules.beneath import MAX_PATH_BYTES
+from dl.modules.guest_paths import MAX_SEARCH_BYTES
 from dl.wasix.abi import Errno
 from dl.wasix.adapter import running_guest
 
@@ -42,14 +44,6 @@ def linking_functions(system: System, adapter: Adapter) -> Functions:
     )
 
 
-def _as_asked(name: str, failure: DlError) -> str:
-    """Return the text of an error; a path that the guest gave appears in it as given, not as it is on the host."""
-    text = str(failure)
-    if isinstance(failure, LibraryNotFoundError) and "/" in name and failure.needed_by is None:
-        text = text.replace(failure.module.removesuffix(".so"), name.removesuffix(".so"))
-    return text
-
-
 class _Linking:
     def __init__(self, system: System) -> None:
         self._system = system
@@ -68,21 +62,20 @@ class _Linking:
         """`dlopen`; a null path is the program itself."""
         system = self._system
         system.memory.read(out, 4)
-        name = ""
         try:
             system.check_dynamic()
             if not path:
                 handle = MAIN_HANDLE
             else:
-                name = system.memory.read_string(path, path_size)
-                first = system.memory.read_string(search, search_size) if search_size else ""
+                name = self._text(path, path_size, MAX_PATH_BYTES)
+                first = self._text(search, search_size, MAX_SEARCH_BYTES) if search_size else ""
                 log.debug("guest: dlopen(%r, %s)", name, DlFlags(flags & ALL_FLAGS))
                 with running_guest():
                     handle = system.open_library(name, first)
         except ENDINGS:
             raise
         except DlError as failure:
-            return self._fail(f"failed to load module: {_as_asked(name, failure)}", error, error_size)
+            return self._fail(f"failed to load module: {system.text_for_guest(failure)}", error, error_size)
         system.memory.write_u32(out, handle)
         return Errno.SUCCESS
 
@@ -97,7 +90,8 @@ class _Linking:
         except ENDINGS:
             raise
         except DlError as failure:
-            return self._fail(f"failed to resolve symbol: {failure}", error, error_size)
+            text = system.text_for_guest(failure)
+            return self._fail(f"failed to resolve symbol: {text}", error, error_size)
         log.debug("guest: dlsym(%d, %r) = %#x", handle, symbol, address)
         system.memory.write_u32(out, address)
         return Errno.SUCCESS
@@ -105,6 +99,17 @@ class _Linking:
     def dl_invalid_handle(self, handle: int) -> int:
         """`dl_invalid_handle`: 0 for the handle of a library, in spite of its name."""
         return Errno.SUCCESS if self._system.is_side_module(handle) else Errno.NOEXEC
+
+    def _text(self, address: int, size: int, most: int) -> str:
+        """Read a string of at most a number of bytes.
+
+        Raises:
+            ResourceLimitError: it has more; it is not read then.
+        """
+        memory = self._system.memory
+        if most < size <= memory.size - address:
+            raise ResourceLimitError("a library", f"a name or search path of more than {most} bytes")
+        return memory.read_string(address, size)
 
     def _fail(self, text: str, buffer: int, size: int) -> Errno:
         """Write an error's text and its NUL into a buffer of `size` bytes, cut between two characters; 0 writes nothing."""

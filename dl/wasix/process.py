@@ -5,19 +5,19 @@ There is one process, number 1, without a parent and without children.
 
 from __future__ import annotations
 
+import errno
 import logging
 import posixpath
 import threading
-from pathlib import Path
 from typing import TYPE_CHECKING
 
+from dl.modules.beneath import MAX_PATH_BYTES, NotOpenedError, check_directory, too_long
 from dl.modules.guest_paths import GuestPaths
 from dl.wasix.abi import Errno
 from dl.wasix.clocks import Clocks
 from dl.wasix.dynamic_calls import Invokers
 from dl.wasix.files.defaults import is_wasix
 from dl.wasix.files.files import Files
-from dl.wasix.files.preopens import guest_root
 from dl.wasix.files.streams import EventCounter, pipe
 from dl.wasix.files.terminal import Terminal
 from dl.wasix.signals import Signals
@@ -31,6 +31,15 @@ PROCESS_ID = 1
 NO_PROCESS = 0
 _CLOEXEC = 1
 _SEMAPHORE = 1
+
+
+_ERRNOS = {
+    errno.EACCES: Errno.ACCES,
+    errno.ENAMETOOLONG: Errno.NAMETOOLONG,
+    errno.ENOTDIR: Errno.NOTDIR,
+    errno.ELOOP: Errno.LOOP,
+}
+"""Errnos of a `chdir` that fails; `ENOENT` for all others, also for what is outside of the open directories."""
 
 
 class Process:
@@ -51,7 +60,7 @@ class Process:
     def __init__(self, system: System) -> None:
         self._system = system
         self._lock = threading.Lock()
-        self._preopens = dict(system.wasi_options.preopens)
+        self._paths = GuestPaths(system.paths.preopens)
         self.signals = Signals(system)
         self.clocks = Clocks(system)
         self.files = Files(system, self.signals, self.clocks)
@@ -87,30 +96,33 @@ class Process:
 
     def chdir(self, path: int, size: int) -> int:
         """`chdir`."""
-        name = self._system.memory.read_string(path, size)
+        memory = self._system.memory
+        if MAX_PATH_BYTES < size <= memory.size - path:
+            return Errno.NAMETOOLONG
+        name = memory.read_string(path, size)
         if not name or "\0" in name:
             return Errno.NOENT
         with self._lock:
             wanted = posixpath.normpath(posixpath.join(self.directory, name)).replace("//", "/")
+            if too_long(wanted):
+                return Errno.NAMETOOLONG
             error = self._check_directory(wanted)
             if not error:
                 self.directory = wanted
         return error
 
     def _check_directory(self, path: str) -> Errno:
-        host = self._to_host(path)
-        if host is not None:
-            if host.is_dir():
-                return Errno.SUCCESS
-            return Errno.NOTDIR if host.exists() else Errno.NOENT
+        place = next(iter(self._paths.places(path)), None)
+        if place is not None:
+            try:
+                check_directory(place, self._paths.identities)
+            except NotOpenedError as error:
+                return _ERRNOS.get(error.errno, Errno.NOENT)
+            return Errno.SUCCESS
         # What lies above an open directory exists, though it cannot be read.
         above = path if path.endswith("/") else path + "/"
-        exists = path == "/" or any(guest_root(guest).startswith(above) for guest in self._preopens)
+        exists = path == "/" or any(directory.guest.startswith(above) for directory in self._paths.preopens)
         return Errno.SUCCESS if exists else Errno.NOENT
-
-    def _to_host(self, path: str) -> Path | None:
-        rooted = {guest_root(guest): host for guest, host in self._preopens.items()}
-        return GuestPaths(rooted, ()).to_host(path)
 
     # processes
 

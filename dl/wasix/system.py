@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import os
-from pathlib import Path
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from dl.dlfcn import DlFlags, ModuleHandle
 from dl.engine.protocol import Slots, WasiOptions
-from dl.errors import LibraryNotFoundError
+from dl.errors import DlError, LibraryNotFoundError
 from dl.groups.entry import Group
 from dl.groups.guest_threads import GuestThread, GuestThreads
 from dl.groups.registry import MAIN_THREAD_ID, Groups
@@ -19,7 +18,7 @@ from dl.link.plan import LoadRequest
 from dl.link.slots import SlotOperations
 from dl.modules.guest_paths import GuestPaths
 from dl.modules.linked_module import LinkedModule
-from dl.modules.locate import Requester, split_path
+from dl.modules.locate import Requester, SearchPolicy
 from dl.program.wasi import WasiCalls
 from memory import LinearMemory, round_up
 from threads import FutexTable, Waits
@@ -235,28 +234,22 @@ class System:
         Raises:
             DlError: it could not be loaded.
         """
-        locator = self._program.locator
-        paths = self._guest_paths()
-        first = [host for part in split_path(search) if (host := paths.to_host(str(part))) is not None]
-        wanted = name
-        if "/" in name and name not in locator.libraries:
-            host = paths.to_host(name)
-            if host is None:
-                raise LibraryNotFoundError(
-                    name, [(name, "outside the directories that the program may load from")]
-                )
-            wanted = str(host) if host.is_absolute() else os.path.join(".", host)
+        program = self._program
+        policy = SearchPolicy.of_guest(search, replace(self.paths, current=self.process.directory), name)
         # No run path: the call does not say which module's code made it (nor does WASIX ask).
-        image = locator.find(wanted, Requester(), first, paths.admits)
-        request = LoadRequest(DlFlags.LAZY | DlFlags.GLOBAL, lenient=True, search_first=first, guest=paths)
+        image = program.locator.find(name, Requester(), policy, program.state.image_by_base_name)
+        request = LoadRequest(DlFlags.LAZY | DlFlags.GLOBAL, lenient=True, policy=policy)
         return open_library(self._groups, self._groups.current(), image, request)
 
-    def _guest_paths(self) -> GuestPaths:
-        trusted = [Path(p) for p in self._program.locator.library_path]
-        main = self._program.main_module
-        if main is not None and main.image.path is not None:
-            trusted.append(main.image.path.parent)
-        return GuestPaths(dict(self._program.options.wasi.preopens), trusted, self.process.directory)
+    @property
+    def paths(self) -> GuestPaths:
+        """The directories that the program may load from, as they were before any of its code ran."""
+        return self._program.options.paths
+
+    def text_for_guest(self, error: DlError) -> str:
+        """Return an error's message as the guest may read it: paths as the guest sees them, no others of the host."""
+        text = error.for_guest if isinstance(error, LibraryNotFoundError) else str(error)
+        return self.paths.as_guest_sees(text, self._program.state.base_names())
 
     def address_of_symbol(self, handle: int, name: str) -> int:
         """Return a symbol's address for the calling thread's guest: a table index, or bytes in linear memory.

@@ -5,7 +5,8 @@ subsection"). The older `dylink` section is the flat form in use before Septembe
 
 Where loaders differ about odd input, this reader refuses what can only be corruption (lengths that lie, bytes
 left over, two different memory infos) and takes what real tools write: the section anywhere in the file,
-subsections in any order and more than once (lists accumulate), unknown subsections (kept), padded integers.
+subsections in any order and more than once (lists accumulate), unknown subsections (kept), padded integers, and a
+list of flags of imports that is longer than the number in front of it (auditwheel-emscripten counts modules there).
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from dataclasses import dataclass, field
 from enum import IntFlag
 
 from dl.errors import DylinkError
-from dl.wasm.reader import Reader
+from dl.wasm.reader import MAX_ITEMS, Reader
 
 SECTION_NAME = "dylink.0"
 LEGACY_SECTION_NAME = "dylink"
@@ -25,7 +26,7 @@ MAX_ALIGNMENT_LOG2 = 31
 MAX_UNKNOWN = 1000
 """Most subsections of unknown types that are kept: a hostile file could hold millions of empty ones."""
 
-_MEM_INFO, _NEEDED, _EXPORT_INFO, _IMPORT_INFO, _RUNTIME_PATH = 1, 2, 3, 4, 5
+_MEM_INFO, _NEEDED, _EXPORT_INFO, _IMPORT_INFO, _RUNTIME_PATH, _TARGET_ARCHITECTURE = 1, 2, 3, 4, 5, 6
 
 
 class SymbolFlags(IntFlag):
@@ -71,6 +72,8 @@ class DylinkInfo:
         exports: flags of exported symbols that have any.
         imports: flags of imported symbols that have any, by (module, field).
         unknown: subsections of unknown types, in file order.
+        target_architecture: what the module was built for, such as `wasm32`; None when it does not say.
+        notes: what is odd about the section, though its meaning is clear.
         legacy: whether this comes from the old `dylink` section.
         weak_imports: fields of the imports that are weak, whatever module name stands beside them.
         tls_exports: names of the exports that are offsets in the module's thread-local block.
@@ -85,6 +88,8 @@ class DylinkInfo:
     exports: dict[str, SymbolFlags] = field(default_factory=dict)
     imports: dict[tuple[str, str], SymbolFlags] = field(default_factory=dict)
     unknown: tuple[UnknownSubsection, ...] = ()
+    target_architecture: str | None = None
+    notes: tuple[str, ...] = ()
     legacy: bool = False
     weak_imports: frozenset[str] = field(init=False, repr=False, compare=False)
     tls_exports: frozenset[str] = field(init=False, repr=False, compare=False)
@@ -149,6 +154,8 @@ def _parse_subsections(reader: Reader) -> DylinkInfo:
     exports: dict[str, SymbolFlags] = {}
     imports: dict[tuple[str, str], SymbolFlags] = {}
     unknown: list[UnknownSubsection] = []
+    architecture: str | None = None
+    notes: list[str] = []
     section_end = reader.end
     while reader.pos < section_end:
         start = reader.pos
@@ -174,11 +181,17 @@ def _parse_subsections(reader: Reader) -> DylinkInfo:
                 name = reader.name("an exported symbol")
                 exports[name] = exports.get(name, SymbolFlags(0)) | reader.u32("a symbol's flags")
         elif kind == _IMPORT_INFO:
-            for _ in range(reader.count("imported symbols", item_bytes=3)):
-                key = reader.name("an imported symbol's module"), reader.name("an imported symbol")
-                imports[key] = imports.get(key, SymbolFlags(0)) | reader.u32("a symbol's flags")
+            count = reader.count("imported symbols", item_bytes=3)
+            found_count = _import_flags(reader, count, imports)
+            if found_count != count:
+                notes.append(
+                    f"the flags of imports say they are {count}, but are {found_count} (at byte {reader.base + body:#x})"
+                )
         elif kind == _RUNTIME_PATH:
             runtime_path += _names(reader, "run path")
+        elif kind == _TARGET_ARCHITECTURE and (text := _text(reader.data[body : reader.end])) is not None:
+            architecture = text
+            reader.pos = reader.end
         else:
             unknown.append(UnknownSubsection(kind, reader.data[body : reader.end], reader.base + body))
             reader.pos = reader.end
@@ -194,7 +207,32 @@ def _parse_subsections(reader: Reader) -> DylinkInfo:
         exports=exports,
         imports=imports,
         unknown=tuple(unknown),
+        target_architecture=architecture,
+        notes=tuple(notes),
     )
+
+
+def _import_flags(reader: Reader, count: int, imports: dict[tuple[str, str], SymbolFlags]) -> int:
+    """Read flags of imports up to the end of the subsection, at least `count`; return how many there are."""
+    found = 0
+    while found < count or reader.pos < reader.end:
+        key = reader.name("an imported symbol's module"), reader.name("an imported symbol")
+        imports[key] = imports.get(key, SymbolFlags(0)) | reader.u32("a symbol's flags")
+        found += 1
+        if found > MAX_ITEMS:
+            raise reader.malformed(f"more than {MAX_ITEMS} flags of imports")
+    return found
+
+
+def _text(payload: bytes) -> str | None:
+    """Return the text of a subsection that holds one, with its length in front or without; None if it holds none."""
+    if payload and payload[0] == len(payload) - 1:
+        payload = payload[1:]
+    try:
+        text = payload.decode()
+    except UnicodeDecodeError:
+        return None
+    return text if text.isprintable() else None
 
 
 def _memory_info(reader: Reader) -> tuple[int, int, int, int]:

@@ -335,8 +335,8 @@ def read_elements(reader: Reader, functions: int, tables: int) -> list[ElementSe
             items = [evaluate_reference(reader.const_expr()) for _ in range(count)]
         else:
             items = list(reader.u32_vector(reader.count("elements", _MAX_ELEMENTS), "a function's index"))
-        worst = max((item for item in items if item is not None), default=0)
-        if items and worst >= functions:
+        worst = max((item for item in items if item is not None), default=-1)
+        if worst >= functions:
             raise reader.malformed(f"function {worst} is out of range: there are {functions}", start)
         segments.append(ElementSegment(mode, table, offset, tuple(items)))
     return segments

@@ -77,7 +77,8 @@ DOCUMENTED_KEYS = {
     "file", "size", "kind", "module_name", "takes_libraries", "takes_no_libraries_because", "dylink", "legacy",
     "memory_size", "memory_alignment", "table_size", "table_alignment", "needed", "runtime_path", "export_info",
     "import_info", "unknown_subsections", "imports", "exports", "memories", "tables", "start", "functions", "globals",
-    "tags", "element_segments", "data_segments", "sections", "features", "target_features",
+    "tags", "element_segments", "data_segments", "sections", "features", "target_features", "target_architecture",
+    "notes",
 }  # fmt: skip
 
 

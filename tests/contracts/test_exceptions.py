@@ -300,7 +300,8 @@ def test_signals_during_guest_code_are_raised_in_the_caller(
     program: Program, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A signal whose handler raises, such as Ctrl-C, interrupts a guest that calls host functions, every time."""
-    rounds, lost = 100, []
+    rounds = 100
+    lost: list[object] = []
     monkeypatch.setattr(sys, "unraisablehook", lost.append)
     in_guest = threading.Semaphore(0)
 

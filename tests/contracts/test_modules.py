@@ -22,7 +22,7 @@ ROOT = str(Path(__file__).resolve().parents[2])
 
 def frames(call: object) -> tuple[str, ...]:
     with pytest.raises(TrapError) as caught:
-        call()  # type: ignore[operator]
+        call()
     return caught.value.frames
 
 

@@ -9,12 +9,12 @@ import ctypes
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import wasmtime
 
 from dl.engine import default_engine
-from dl.engine.protocol import EngineInstance
 from dl.engine.wasmtime import c
 from dl.engine.wasmtime.engine import WasmtimeEngine
 from dl.errors import TrapError
@@ -31,8 +31,8 @@ class NoBoundary:
         pass
 
 
-def instantiate(text: str, engine: WasmtimeEngine | None = None) -> EngineInstance:
-    engine = engine or default_engine()
+def instantiate(text: str, given: WasmtimeEngine | None = None) -> Any:
+    engine: Any = given or default_engine()
     store = engine.new_store(engine.host_functions(NoBoundary()))
     return store.instantiate(engine.compile(bytes(wasmtime.wat2wasm(text))), "upstream")
 

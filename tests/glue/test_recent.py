@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from threading import Barrier
 
 from hypothesis import given
@@ -34,7 +35,7 @@ def test_the_least_recently_used_go_first(most: int, steps: list[tuple[int, int]
     model: list[tuple[int, int]] = []
     for key, weight in steps:
         known = next((entry for entry in model if entry[0] == key), None)
-        assert recent.get(key, lambda key=key: key, weight) == key
+        assert recent.get(key, partial(int, key), weight) == key
         if known is not None:
             model.remove(known)
         model.append(known or (key, weight))

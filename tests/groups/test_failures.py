@@ -227,7 +227,7 @@ class TestFollower:
     def test_that_cannot_forget_a_library_ends_alone(self, p: Program) -> None:
         """A thread that has loaded a library and cannot unload it ends with an error; a thread that has not is not asked."""
 
-        def fail_the_victim(group: str, step: str) -> None:
+        def fail_the_victim(step: str, group: str | None) -> None:
             if group == "victim" and step == "clear":
                 raise Fault("injected")
 
@@ -240,7 +240,7 @@ class TestFollower:
 
         constructing, followed, failed = threading.Event(), threading.Event(), threading.Event()
         p.on_construct = lambda _addend: (constructing.set(), followed.wait(SECONDS), 1 // 0)
-        at_group_steps(p.linker, fail_the_victim)
+        p.linker.program.checkpoint = fail_the_victim
         before = held(p.linker)
         victim = p.linker.spawn(follow, name="victim")
         with pytest.raises(ZeroDivisionError):
@@ -249,7 +249,7 @@ class TestFollower:
         with pytest.raises(dl.ReplayFailedError, match="victim.*injected"):
             victim.join(SECONDS)
 
-        until(lambda: groups_of(p.linker) == [p.main])
+        until(lambda: p.linker.parts.groups.all() == [p.main.own])
         assert held(p.linker) == before
 
     def test_without_memory_ends_alone(self) -> None:

@@ -10,9 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import dl
+from dl.modules.guest_paths import guest_root
 from dl.wasix.abi import Errno, ErrnoError
 from dl.wasix.files.descriptors import MAX_DESCRIPTORS, DescriptorTable, OpenFile
-from dl.wasix.files.preopens import below_preopen, guest_root
+from dl.wasix.files.preopens import below_preopen
 from dl.wasix.files.streams import PIPE_ATOMIC, PIPE_CAPACITY, Changes, EventCounter, pipe
 from dl.wasix.limits import Budget
 from tests.support.modules import module

@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 import subprocess
 import sys
+from typing import Any
 
 import pytest
 
@@ -56,7 +57,7 @@ def test_a_handler_waits_for_the_end_of_a_link_operation() -> None:
         events.append(f"start in {number}")
         assert process.signals.send(number, 10) == 0
 
-    host = {
+    host: dict[str, Any] = {
         "inside": inside,
         "after": lambda: events.append("end"),
         "handled": lambda _s: events.append("handled"),

@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dl.engine.preview1 import WASIX
+from dl.modules.guest_paths import guest_root
 from dl.wasix.abi import PROCESS
-from dl.wasix.files.preopens import guest_root
 
 if TYPE_CHECKING:
     from dl.wasm.module import WasmModule

@@ -12,6 +12,7 @@ import os
 import posixpath
 from typing import TYPE_CHECKING
 
+from dl.modules.guest_paths import guest_root
 from dl.program.wasi import WasiCalls
 from dl.wasix.abi import Errno, ErrnoError
 from dl.wasix.clocks import Clocks
@@ -19,7 +20,7 @@ from dl.wasix.files.descriptors import FIRST_PREOPEN, DescriptorTable, OpenFile
 from dl.wasix.files.devices import CHARACTER_DEVICE, DEVICES, TERMINAL, TerminalDevice, terminal_output
 from dl.wasix.files.devices import LONGEST as LONGEST_DEVICE
 from dl.wasix.files.host_input import CAN_WAIT, HostInput
-from dl.wasix.files.preopens import below_preopen, guest_root
+from dl.wasix.files.preopens import below_preopen
 from dl.wasix.files.streams import Changes, Stream
 from dl.wasix.limits import Budget
 from dl.wasix.signals import Signals

@@ -2,15 +2,10 @@
 
 from __future__ import annotations
 
-import posixpath
 from collections.abc import Iterable
 
+from dl.modules.guest_paths import guest_root
 from dl.wasix.files.descriptors import OpenFile
-
-
-def guest_root(preopen: str) -> str:
-    """Return the absolute name of an open directory; as for the C library, `.` is the root."""
-    return posixpath.normpath("/" + preopen).replace("//", "/")
 
 
 def below_preopen(path: bytes, directories: Iterable[OpenFile]) -> tuple[OpenFile, int] | None:
