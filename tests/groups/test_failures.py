@@ -194,7 +194,6 @@ class TestFollower:
             "detached": lambda g: (ready.set(), go.wait(SECONDS), p.call(g, "count", p.word(5))),
         }
         p.linker.program.checkpoint = checkpoint
-        before = held(p.linker)
         victim = p.linker.spawn(ways[way], name="victim")
         if way == "spin":
             p.until(1, "guest")

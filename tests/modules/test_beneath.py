@@ -215,8 +215,7 @@ class TestRaces:
         print("seed", SEED)
         chosen = random.Random(SEED)
         end = threading.Event()
-        (root / "spare").mkdir()
-        (root / "spare" / "deep").write_bytes(b"deep")
+        (root / "sub" / "file").write_bytes(b"deep")
 
         def swap() -> None:
             n = 0
@@ -244,7 +243,6 @@ class TestRaces:
 
     def test_a_link_swapped_in_is_never_followed_out(self, root: Path, swapping: threading.Event) -> None:
         """However links are swapped, what is read is inside, and every failure is one that may be."""
-        (root / "sub" / "file").write_bytes(b"deep")
         seen = set()
         failed = set()
         guest = frozenset({identity_of(str(root)) or (0, 0)})
