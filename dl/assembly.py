@@ -103,11 +103,10 @@ class Parts:
         Raises:
             DlError: it cannot be linked or initialized; everything is freed.
         """
-        engine = self.program.engine
         group: Group | None = None
         try:
-            if engine.capabilities.interrupts:
-                wakeup_bell.BELL.add(engine.interrupt)
+            if self.program.engine.capabilities.interrupts:
+                wakeup_bell.BELL.add(self.groups.signal_came)
             group = self.groups.new_main_group()
             if image is not None:
                 load_main(self.groups, group, image)
@@ -128,7 +127,7 @@ class Parts:
             self.groups.leave(main_group)
         self.program.close()
         self.default_files.close()
-        wakeup_bell.BELL.remove(self.program.engine.interrupt)
+        wakeup_bell.BELL.remove(self.groups.signal_came)
 
 
 def new_locator(

@@ -15,7 +15,7 @@ from dl.modules.symbols import Symbol
 from dl.program.operations import DlOperation, LoadModules, SetSlot, UnloadModules
 from dl.program.program import Program
 from dl.wasm.types import FuncType
-from threads import DETACHED, Replica
+from threads import DETACHED, GUEST, Replica
 
 NO_THREAD = -1
 """Owner of a group that no thread has now; no thread's identity is negative."""
@@ -65,6 +65,8 @@ class Group:
         functions: the API's callables of this group, by table index; those of modules that are gone are dropped.
         view: what the API shows of it; read and written by the API alone.
         applying: whether its thread applies an operation as the instigator.
+        must_notice: whether a signal has come to the process that its thread, the main one, may compute on without noticing:
+            Python runs signal handlers between two bytecodes only.
     """
 
     def __init__(
@@ -83,6 +85,7 @@ class Group:
         self.functions: dict[int, Any] = {}
         self.view: Any = None
         self.applying = False
+        self.must_notice = False
         self.replica: Replica[DlOperation] = Replica(name, self._replay)
         self.instances = Instances(program, name, stack_pointer=stack_pointer, main_tls=main_tls)
         # Not before: the replica has not joined, and an interrupt that is meant for other threads would end it here.
@@ -97,6 +100,10 @@ class Group:
         """Whether its thread runs no guest code, nor a host call of it."""
         return self.replica.state == DETACHED
 
+    def is_unaware(self) -> bool:
+        """Whether its thread may compute without having noticed a signal; takes no lock, since signal handlers ask."""
+        return self.must_notice and (self.replica.state == GUEST or bool(self.replica.replaying))
+
     # safe points
 
     def _interrupted(self) -> None:
@@ -105,6 +112,7 @@ class Group:
         Raises:
             BaseException: the guest must be unwound.
         """
+        self.must_notice = False
         self.replica.safe_point()
         if self.replica.replaying or not self._signals.pending(self):
             return

@@ -50,6 +50,7 @@ class Groups:
         self._by_thread: dict[int, Group] = {}
         self._ids: dict[int, int] = {}
         self._numbers = itertools.count(MAIN_THREAD_ID + 1)
+        program.rendezvous.nudger.add(self._main_thread_is_unaware)
 
     # who has which
 
@@ -88,6 +89,19 @@ class Groups:
     def next_number(self) -> int:
         """Return a number for a new thread of the guest."""
         return next(self._numbers)
+
+    # signals of the host
+
+    def signal_came(self) -> None:
+        """Interrupt the guest code of the process's main thread, so that Python runs its signal handlers; from any thread."""
+        group = self._by_thread.get(threading.main_thread().ident or 0)
+        if group is not None:
+            group.must_notice = True
+        self.program.rendezvous.nudger.nudge()
+
+    def _main_thread_is_unaware(self) -> bool:
+        group = self._by_thread.get(threading.main_thread().ident or 0)
+        return group is not None and group.is_unaware()
 
     # moves
 

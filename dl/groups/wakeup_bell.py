@@ -14,11 +14,7 @@ import contextlib
 import signal
 import socket
 import threading
-import time
 from collections.abc import Callable
-
-_REPEATS_SECONDS = (0.0, 0.002, 0.01, 0.05)
-"""A single interruption can be lost between a safe point and its return (see `threads/nudger.py`)."""
 
 
 class SignalBell:
@@ -79,12 +75,10 @@ class SignalBell:
     def _watch(self, reader: socket.socket) -> None:
         with contextlib.closing(reader):
             while reader.recv(64):
-                for pause in _REPEATS_SECONDS:
-                    time.sleep(pause)
-                    with self._lock:
-                        callbacks = list(self._callbacks)
-                    for callback in callbacks:
-                        callback()
+                with self._lock:
+                    callbacks = list(self._callbacks)
+                for callback in callbacks:
+                    callback()
 
 
 BELL = SignalBell()

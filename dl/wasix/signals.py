@@ -36,7 +36,7 @@ from dl.wasix.adapter import running_guest
 from dl.wasix.alarms import Alarms
 from dl.wasix.system import FIRST_THREAD
 from dl.wasm.types import FuncType
-from threads import GUEST, SYSTEM, Nudger, Waiter
+from threads import GUEST, Waiter
 
 if TYPE_CHECKING:
     from dl.groups.entry import Group
@@ -83,7 +83,10 @@ class Signals:
             False  # whether the handler that runs has the host's SIGINT; the first thread's only
         )
         self.interrupt_pending = False
-        self._nudger = Nudger(SYSTEM, system.interrupt, self._unheard)
+        self._unaware: tuple[
+            Group, ...
+        ] = ()  # those with a pending signal; a new tuple each time, read without a lock
+        system.nudger.add(self._unheard)
         self.alarms = Alarms(self.send_to_main, system.waits)
 
     # sending
@@ -134,19 +137,20 @@ class Signals:
             if signal in queue:
                 return  # as for standard signals: one that is pending already is the same one
             queue.append(signal)
+            self._note_unaware()
             waiting = self._waiting.pop(group, None)
             if waiting is not None:
                 group.replica.waiter.interrupt(waiting)
         if waiting is None and self._system.can_interrupt:
-            self._nudger.nudge()
+            self._system.nudger.nudge()
 
     def _unheard(self) -> bool:
         """Whether a thread that has a signal to handle computes, unaware of it, or will after it has replayed an operation."""
-        with self._lock:
-            return any(
-                queue and (group.replica.state == GUEST or group.replica.replaying)
-                for group, queue in self._pending.items()
-            )
+        return any(group.replica.state == GUEST or group.replica.replaying for group in self._unaware)
+
+    def _note_unaware(self) -> None:
+        """Note for `_unheard`, which takes no lock, which threads have signals to handle; under the lock."""
+        self._unaware = tuple(group for group, queue in self._pending.items() if queue)
 
     # handling
 
@@ -185,6 +189,7 @@ class Signals:
                 if not queue:
                     break
                 signal = queue.popleft()
+                self._note_unaware()
             any_handled = True
             self._handle(group, signal)
         return any_handled
@@ -299,5 +304,6 @@ class Signals:
                 self._deliver_inside()
 
     def close(self) -> None:
-        """Send no more signals: stop all alarms."""
+        """Stop all alarms, and interrupt nobody any longer."""
         self.alarms.close()
+        self._system.nudger.remove(self._unheard)

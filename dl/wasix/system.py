@@ -21,7 +21,7 @@ from dl.modules.linked_module import LinkedModule
 from dl.modules.locate import Requester, SearchPolicy
 from dl.program.wasi import WasiCalls
 from memory import LinearMemory, round_up
-from threads import FutexTable, Waits
+from threads import FutexTable, Nudger, Waits
 
 if TYPE_CHECKING:
     from dl.wasix.process import Process
@@ -210,9 +210,10 @@ class System:
         """Whether a thread that computes can be interrupted."""
         return self._program.engine.capabilities.interrupts
 
-    def interrupt(self) -> None:
-        """Make every thread that computes look for what it was interrupted for, soon."""
-        self._program.engine.interrupt()
+    @property
+    def nudger(self) -> Nudger:
+        """Interrupts threads that compute, until every thread that has to notice something has noticed."""
+        return self._program.rendezvous.nudger
 
     # linking
 
