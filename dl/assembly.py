@@ -22,6 +22,7 @@ from dl.groups.host_threads import HostThreads
 from dl.groups.libc_threads import LibcThreads
 from dl.groups.registry import Groups
 from dl.limits import Limits
+from dl.link.finalizers import Finalizers
 from dl.link.open import load_main
 from dl.link.resolve import resolve_stub
 from dl.link.slots import SlotOperations
@@ -38,7 +39,7 @@ from dl.options import (
     listed,
 )
 from dl.program.closure_slots import ClosureSlots
-from dl.program.host_symbols import HostSymbols
+from dl.program.host_symbols import FINALIZERS, HostSymbols
 from dl.program.main_module import describe_main
 from dl.program.operations import DlOperation
 from dl.program.program import Program, ProgramOptions
@@ -85,6 +86,7 @@ class Parts:
         process: what the threads have in common for the guest: open files, directory, signals, terminal.
         libc: the host's threads as threads of the program's C library.
         default_files: directories of its own.
+        finalizers: what libraries have registered to run at their end.
     """
 
     program: Program
@@ -96,6 +98,7 @@ class Parts:
     process: Process
     libc: LibcThreads
     default_files: DefaultFiles
+    finalizers: Finalizers
 
     def start(self, image: ModuleImage | None) -> Group:
         """Make the main group in the calling thread, and load the main module.
@@ -190,6 +193,9 @@ def assemble(image: ModuleImage | None, locator: Locator, options: Options) -> P
     process = system_interface(system, host)
     groups.signals = process.signals
     libc.make_entry = callbacks.make_kept
+    finalizers = Finalizers(groups)
+    finalizers.make_entry = callbacks.make_kept
+    host.system[FINALIZERS] = finalizers.functions()
     functions.define(
         HOST_NAMESPACE,
         RESOLVE_STUB,
@@ -198,7 +204,18 @@ def assemble(image: ModuleImage | None, locator: Locator, options: Options) -> P
     )
     functions.define(HOST_NAMESPACE, FIND_INVOKER, FIND_INVOKER_TYPE, process.invokers.find)
     host_threads = HostThreads(groups, libc)
-    return Parts(program, groups, host_threads, guest_threads, slots, callbacks, process, libc, default_files)
+    return Parts(
+        program,
+        groups,
+        host_threads,
+        guest_threads,
+        slots,
+        callbacks,
+        process,
+        libc,
+        default_files,
+        finalizers,
+    )
 
 
 def _wasi_options(

@@ -17,6 +17,7 @@
     ├── ResourceLimitError             linear memory, table, handles or another bound is used up
     ├── SymbolNotFoundError            dlsym found no such symbol
     ├── InvalidHandleError             no module has this handle
+    ├── FinalizationError              a destructor of a library that was closed failed
     ├── UnresolvedCallError            the guest called an import that nothing provides
     ├── TrapError                      the guest trapped
     │   └── UncaughtExceptionError     it threw an exception that none of it caught
@@ -33,7 +34,7 @@
     └── LinkerUsageError               the API was used in a way it cannot serve
         └── LinkerClosedError          the linker or group was closed
 
-A leaf module: it imports nothing of ours, so every other module may import it. Fields come first, the
+A leaf module: it imports nothing of ours but `dl.text`, so every other module may import it. Fields come first, the
 one-line message is built from them.
 """
 
@@ -42,22 +43,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-_MOST_LISTED = 100
-_MOST_SHOWN = 400
-
-
-def shown(name: str) -> str:
-    """Return a name from a file as a message may show it: on one line, and not without end."""
-    name = str(name)  # what a caller gave may be no text, which the message had better show too
-    if len(name) > _MOST_SHOWN:
-        name = f"{name[:_MOST_SHOWN]}... ({len(name)} characters)"
-    return name if name.isprintable() else repr(name)[1:-1]
-
-
-def _first(texts: Sequence[str], count: int) -> str:
-    """Join texts for a message; of more than can be read, the first."""
-    listed = ", ".join(texts[:_MOST_LISTED])
-    return f"{listed} and {count - _MOST_LISTED} more" if count > _MOST_LISTED else listed
+from dl.text import _MOST_LISTED, first_of, shown
 
 
 class DlError(Exception):
@@ -194,11 +180,11 @@ class UnresolvedSymbolsError(LinkError):
         self.missing = tuple(missing)
         self.searched = tuple(searched)
         several = len({m.importer for m in self.missing}) > 1 or self.missing[0].importer != module
-        listed = _first(
+        listed = first_of(
             [f"{m} needed by {m.importer}" if several else str(m) for m in self.missing[:_MOST_LISTED]],
             len(self.missing),
         )
-        where = _first(self.searched, len(self.searched)) or "nothing else is loaded"
+        where = first_of(self.searched, len(self.searched)) or "nothing else is loaded"
         super().__init__(module, f"undefined symbols: {listed} (searched {where})")
 
 
@@ -269,7 +255,7 @@ class SymbolNotFoundError(DlError):
         self.reason = reason
 
     def __str__(self) -> str:
-        where = _first(self.searched, len(self.searched)) or "nothing"
+        where = first_of(self.searched, len(self.searched)) or "nothing"
         return f"undefined symbol: {shown(self.symbol)} ({self.reason or 'searched ' + where})"
 
 
@@ -278,14 +264,35 @@ class InvalidHandleError(DlError):
 
     Attributes:
         handle: the number that was given.
+        reason: what is known about it, lower case; may be empty.
     """
 
-    def __init__(self, handle: int) -> None:
-        super().__init__(handle)
+    def __init__(self, handle: int, reason: str = "") -> None:
+        super().__init__(handle, reason)
         self.handle = handle
+        self.reason = reason
 
     def __str__(self) -> str:
-        return f"invalid module handle: {self.handle}"
+        return f"invalid module handle: {self.handle}" + (f": {self.reason}" if self.reason else "")
+
+
+class FinalizationError(DlError):
+    """A destructor of a library that was closed ended abnormally; the library is unloaded nevertheless.
+
+    Attributes:
+        module: name of the library.
+        function: what was running.
+        cause: how it ended.
+    """
+
+    def __init__(self, module: str, function: str, cause: Exception) -> None:
+        super().__init__(module, function, cause)
+        self.module = module
+        self.function = function
+        self.cause = cause
+
+    def __str__(self) -> str:
+        return f"{shown(self.module)}: its destructor {self.function} failed: {self.cause}"
 
 
 class UnresolvedCallError(DlError):

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from threading import get_ident
 from typing import TYPE_CHECKING, Any
 
 from dl.dlfcn import DlFlags, ModuleHandle
-from dl.errors import LinkerUsageError
+from dl.errors import InvalidHandleError, LinkerUsageError
 from dl.groups.entry import Group
 from dl.groups.errors import dl_error, raises_dl_errors
 from dl.modules.symbols import FunctionSymbol
 from dl.options import ModuleSource
+from dl.program.state import LinkerState
 from dl.wasm.types import FuncType
 from threads import DETACHED, Replica, ThreadsError
 
@@ -77,6 +79,35 @@ class InstanceGroup:
         self.own.check_owner()
         return self.linker.open(self.own, library, DlFlags(flags), name=name, library_path=library_path)
 
+    @raises_dl_errors
+    def dlclose(self, handle: int) -> None:
+        """Take back one `dlopen` of a library. The last one unloads it, unless other modules need it or are bound to it.
+
+        Its destructors run before this returns, in this thread. `docs/unloading.md` says what is counted, and when memory
+        and function pointers are used again.
+
+        Args:
+            handle: what `dlopen` returned; that of the main module is accepted, and nothing happens.
+
+        Raises:
+            InvalidHandleError: no module has this handle, it was closed, or is not open.
+            FinalizationError: a destructor failed; the library is unloaded nevertheless.
+            LinkerUsageError: called from a thread that does not own the group.
+        """
+        self.own.check_owner()
+        self.linker.close_library(self.own, handle)
+
+    @contextmanager
+    def library(
+        self, library: ModuleSource, flags: int = DlFlags.NOW, **options: Any
+    ) -> Iterator[ModuleHandle]:
+        """Open a library for a `with`, and close it at the end; takes what `dlopen` takes."""
+        handle = self.dlopen(library, flags, **options)
+        try:
+            yield handle
+        finally:
+            self.dlclose(handle)
+
     def dlsym(self, handle: int, name: str) -> GuestFunction | GuestData:
         """Find a symbol.
 
@@ -96,11 +127,12 @@ class InstanceGroup:
         group.synchronize()
         symbol = self.linker.look_up(handle, name)
         if not isinstance(symbol, FunctionSymbol):
-            return GuestData(name, group.address_of(symbol), symbol.module)
-        known: GuestFunction | None = group.functions.get(symbol.address)
-        if known is None or known.name != symbol.name or known.module != symbol.module:
+            return GuestData(name, group.address_of(symbol), symbol.module, self.linker.program.state)
+        key = symbol.module, symbol.name
+        known: GuestFunction | None = group.functions.get(key)
+        if known is None:
             invoke = group.instances.function(symbol.module, symbol.name, symbol.type)
-            known = group.functions[symbol.address] = GuestFunction(group, symbol, invoke)
+            known = group.functions[key] = GuestFunction(group, symbol, invoke)
         return known
 
     def synchronize(self) -> None:
@@ -202,7 +234,11 @@ class GuestFunction:
         try:
             previous = replica.enter_guest()
             try:
-                stack_pointer = None if previous == DETACHED else group.instances.stack_pointer()
+                if previous == DETACHED:
+                    group.visits += 1
+                    stack_pointer = None
+                else:
+                    stack_pointer = group.instances.stack_pointer()
                 try:
                     return self._invoke(*arguments)
                 except BaseException:
@@ -213,6 +249,14 @@ class GuestFunction:
         except ThreadsError as error:
             raise dl_error(error) from error.__cause__
 
+    def close(self) -> None:
+        """Refuse calls from now on: the library is unloaded. By the linker, when the group forgets the library."""
+
+        def refuse(*_: Any) -> None:
+            raise InvalidHandleError(self.module, f"{self.name} is gone: its library was closed")
+
+        self._invoke = refuse
+
     def __repr__(self) -> str:
         return f"<GuestFunction {self.name}{self.type} at table index {self.address}>"
 
@@ -222,16 +266,27 @@ class GuestData:
 
     Attributes:
         name: its symbol.
-        address: where it is in linear memory, bytes; of a thread-local variable, this thread's copy.
         module: the module that defines it.
     """
 
-    __slots__ = ("address", "module", "name")
+    __slots__ = ("_address", "_state", "module", "name")
 
-    def __init__(self, name: str, address: int, module: ModuleHandle) -> None:
+    def __init__(self, name: str, address: int, module: ModuleHandle, state: LinkerState) -> None:
         self.name = name
-        self.address = address
+        self._address = address
         self.module = module
+        self._state = state
+
+    @property
+    def address(self) -> int:
+        """Where it is in linear memory, bytes; of a thread-local variable, this thread's copy.
+
+        Raises:
+            InvalidHandleError: its library was closed.
+        """
+        if self.module not in self._state.modules:
+            raise InvalidHandleError(self.module, f"{self.name} is gone: its library was closed")
+        return self._address
 
     def __repr__(self) -> str:
-        return f"<GuestData {self.name} at {self.address:#x}>"
+        return f"<GuestData {self.name} at {self._address:#x}>"

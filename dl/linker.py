@@ -19,6 +19,7 @@ from dl.groups.entry import Group
 from dl.groups.host_threads import HostThread
 from dl.groups.run import run_program
 from dl.limits import Limits
+from dl.link.close import close_library
 from dl.link.host_libraries import module_image, open_for_host
 from dl.link.lookup import look_up
 from dl.modules.linked_module import LinkedModule
@@ -112,6 +113,11 @@ class Linker:
         """Load a library for a group; see `InstanceGroup.dlopen`."""
         self._check_open()
         return open_for_host(self.parts.groups, group, library, flags, **options)
+
+    def close_library(self, group: Group, handle: int) -> None:
+        """Close a library for a group; see `InstanceGroup.dlclose`."""
+        self._check_open()
+        close_library(self.parts.groups, self.parts.finalizers, group, handle)
 
     def look_up(self, handle: int, name: str) -> Symbol:
         """Find a symbol; see `InstanceGroup.dlsym`."""

@@ -119,6 +119,7 @@ PUBLIC = [
     "DylinkError",
     "EngineError",
     "EngineNotFoundError",
+    "FinalizationError",
     "GroupEndedError",
     "GuestData",
     "GuestFunction",

@@ -49,6 +49,10 @@ GET_TABLE_SIZE, ENSURE_TABLE, CLEAR_TABLE, SET_STACK_POINTER, GET_STACK_POINTER 
     "set_stack_pointer",
     "get_stack_pointer",
 )
+CALL_POINTER, CALL_POINTER_WITH = "call_pointer", "call_pointer_with"
+CALL_POINTER_TYPE = ADDRESS_TO_NOTHING
+CALL_POINTER_WITH_TYPE = FuncType(("i32", "i32"), ())
+"""Table index of a function without parameters or results; of one with an i32, and that."""
 CALL_DYNAMIC, FIND_INVOKER = "call_dynamic", "find_invoker"
 CALL_DYNAMIC_TYPE = FuncType(("i32",) * 6, ("i32",))
 FIND_INVOKER_TYPE = FuncType(("i32",), ("i32",))
@@ -120,6 +124,10 @@ def base_module(
         ("i32",),
     )
     build.export(CALL_DYNAMIC, "func", call_dynamic)
+    pointer_call = local_get(0) + call_indirect(build.type_index(FuncType((), ())))
+    build.export(CALL_POINTER, "func", build.function(CALL_POINTER_TYPE, pointer_call))
+    pointer_call = local_get(1) + local_get(0) + call_indirect(build.type_index(ADDRESS_TO_NOTHING))
+    build.export(CALL_POINTER_WITH, "func", build.function(CALL_POINTER_WITH_TYPE, pointer_call))
     build.export(
         SET_STACK_POINTER, "func", build.function(SET_STACK_POINTER_TYPE, local_get(0) + global_set(pointer))
     )

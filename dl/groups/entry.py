@@ -62,8 +62,9 @@ class Group:
         replica: this group's part in the protocol.
         instances: its store.
         owner: identity of the owning thread; `NO_THREAD` while no thread has it, 0 when closed.
-        functions: the API's callables of this group, by table index; those of modules that are gone are dropped.
+        functions: the API's callables of this group, by module and symbol; those of modules that are gone are closed.
         view: what the API shows of it; read and written by the API alone.
+        visits: how many times its thread has entered guest code from outside; see `dl.program.limbo`.
         applying: whether its thread applies an operation as the instigator.
         must_notice: whether a signal has come to the process that its thread, the main one, may compute on without noticing:
             Python runs signal handlers between two bytecodes only.
@@ -82,12 +83,13 @@ class Group:
         self._signals = signals
         self.name = name
         self.owner = get_ident()
-        self.functions: dict[int, Any] = {}
+        self.functions: dict[tuple[int, str], Any] = {}
         self.view: Any = None
         self.applying = False
         self.must_notice = False
+        self.visits = 0
         self.replica: Replica[DlOperation] = Replica(name, self._replay)
-        self.instances = Instances(program, name, stack_pointer=stack_pointer, main_tls=main_tls)
+        self.instances = Instances(program, name, self, stack_pointer=stack_pointer, main_tls=main_tls)
         # Not before: the replica has not joined, and an interrupt that is meant for other threads would end it here.
         if program.engine.capabilities.interrupts:
             self.instances.on_interrupt(self._interrupted)
@@ -171,8 +173,8 @@ class Group:
     def _forget_functions(self, operation: DlOperation) -> None:
         if isinstance(operation, UnloadModules):
             gone = {module.handle for module in operation.modules}
-            for address in [a for a, function in self.functions.items() if function.module in gone]:
-                del self.functions[address]
+            for key in [k for k, function in self.functions.items() if function.module in gone]:
+                self.functions.pop(key).close()
 
     # into the guest
 
@@ -219,6 +221,11 @@ class Group:
         """Call the invoker of a signature; see `dl.glue.trampolines.invoker_module`."""
         return int(self.in_guest(self.instances.invoker(code), *arguments))
 
+    def call_pointer(self, address: int, argument: int | None) -> None:
+        """Call the function at a table index; see `Instances.call_pointer`."""
+        self.synchronize()
+        self.in_guest(self.instances.call_pointer, address, argument)
+
     @raises_dl_errors
     def in_guest(self, function: Callable[..., Any], *arguments: Any) -> Any:
         """Call a function of this group's store, up to date; what every call into the guest does.
@@ -227,7 +234,11 @@ class Group:
         """
         previous = self.replica.enter_guest()
         try:
-            stack_pointer = None if previous == DETACHED else self.instances.stack_pointer()
+            if previous == DETACHED:
+                self.visits += 1
+                stack_pointer = None
+            else:
+                stack_pointer = self.instances.stack_pointer()
             try:
                 return function(*arguments)
             except BaseException:

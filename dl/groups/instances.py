@@ -15,6 +15,10 @@ from dl.errors import (
     TrapError,
 )
 from dl.glue.base import (
+    CALL_POINTER,
+    CALL_POINTER_TYPE,
+    CALL_POINTER_WITH,
+    CALL_POINTER_WITH_TYPE,
     CLEAR_TABLE,
     CLEAR_TABLE_TYPE,
     ENSURE_TABLE,
@@ -39,6 +43,7 @@ from dl.groups.slot_functions import SlotFunctions
 from dl.groups.thread_locals import ThreadLocals
 from dl.modules.linked_module import LinkedModule
 from dl.modules.symbols import DataSymbol, FunctionSymbol, Symbol, TagSymbol, TlsSymbol
+from dl.program.limbo import Visitor
 from dl.program.operations import LoadModules, SetSlot, UnloadModules
 from dl.program.program import Program
 from dl.wasm.types import FuncType
@@ -52,6 +57,7 @@ class Instances:
     Args:
         program: what all groups share.
         name: the group's, for fault injection.
+        visitor: its thread's presence in guest code.
         stack_pointer: upper end of the thread's shadow stack, bytes; None for the main module's own.
         main_tls: where the main module's thread-local block of this thread is, bytes; None to allocate one.
 
@@ -61,10 +67,17 @@ class Instances:
     """
 
     def __init__(
-        self, program: Program, name: str, *, stack_pointer: int | None, main_tls: int | None
+        self,
+        program: Program,
+        name: str,
+        visitor: Visitor,
+        *,
+        stack_pointer: int | None,
+        main_tls: int | None,
     ) -> None:
         self._program = program
         self._name = name
+        self._visitor = visitor
         self.first = False
         self.stack_top = stack_pointer
         self._thread_locals = ThreadLocals(program, main_tls)
@@ -150,7 +163,10 @@ class Instances:
         """Drop the instances and thread-local blocks of modules, without touching the table."""
         for module in modules:
             self._by_handle.pop(module.handle, None)
-            self._thread_locals.free(module.handle)
+            release = self._thread_locals.take(module.handle)
+            if release is not None:
+                # A function of the module may be on this very thread's stack.
+                self._program.limbo.hold([self._visitor], release)
 
     def _define_base(self) -> None:
         """Instantiate the base module; the table and memory that it needs exist."""
@@ -240,6 +256,14 @@ class Instances:
     def invoker(self, code: CompiledModule) -> Callable[..., int]:
         """Return the invoker of a signature; see `dl.glue.trampolines.invoker_module`."""
         return self._slots.invoker(code)
+
+    def call_pointer(self, address: int, argument: int | None) -> None:
+        """Call the function at a table index: of type `() -> ()`, or `(i32) -> ()` with an argument."""
+        assert self._base is not None
+        if argument is None:
+            self._base.function(CALL_POINTER, CALL_POINTER_TYPE)(address)
+        else:
+            self._base.function(CALL_POINTER_WITH, CALL_POINTER_WITH_TYPE)(address, argument)
 
     def address_of(self, symbol: Symbol) -> int:
         """Return a symbol's address: a table index, or bytes in linear memory as this thread sees it.

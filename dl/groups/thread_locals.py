@@ -6,6 +6,9 @@ of the main module. All others come from the linker, which takes them back with 
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
+
 from dl.dlfcn import MAIN_HANDLE, ModuleHandle
 from dl.engine.protocol import EngineInstance
 from dl.glue.placement import ThreadLocalModule
@@ -50,13 +53,14 @@ class ThreadLocals:
         self._blocks[module.handle] = block
         return block.address
 
-    def free(self, handle: ModuleHandle) -> None:
-        """Give back a module's block, if it has one."""
-        block = self._blocks.pop(handle, None)
-        if block is not None and self._program.side_memory is not None:
-            self._program.side_memory.free(block)
+    def take(self, handle: ModuleHandle) -> Callable[[], None] | None:
+        """Take a module's block out; return what gives it back, or None if the module has none."""
+        block, side_memory = self._blocks.pop(handle, None), self._program.side_memory
+        return None if block is None or side_memory is None else partial(side_memory.free_later, block)
 
     def free_all(self) -> None:
         """Give back every block; nothing of the group runs any more."""
         for handle in list(self._blocks):
-            self.free(handle)
+            release = self.take(handle)
+            if release is not None:
+                release()

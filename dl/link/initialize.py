@@ -56,7 +56,7 @@ def initialize(groups: Groups, group: Group, new: Sequence[LinkedModule], opened
         program.checkpoint("construct", None)
         _construct(groups, group, module)
     for module in new:
-        module.construction.finished()
+        program.state.constructed(module)
 
 
 def _construction_order(groups: Groups, modules: Sequence[LinkedModule]) -> list[LinkedModule]:

@@ -31,7 +31,7 @@ def look_up(state: LinkerState, handle: int, name: str, *, tree: bool = True) ->
     else:
         module = state.modules.get(ModuleHandle(handle))
         if module is None:
-            raise InvalidHandleError(handle)
+            raise InvalidHandleError(handle, "it was closed" if 0 < handle < state.next_handle else "")
         scope = breadth_first([module]) if tree else [module]
     symbol = find_symbol(name, scope)
     if symbol is None:

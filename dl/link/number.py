@@ -19,7 +19,7 @@ class TreeOutdatedError(Exception):
 
 
 class ModuleArrivingError(Exception):
-    """Another thread is loading one of the modules: its load must end first.
+    """Another thread is loading or unloading one of the modules: that must end first.
 
     Attributes:
         module: that module.
@@ -39,14 +39,15 @@ def number_modules(plan: LinkPlan, tree: FoundTree) -> None:
         ModuleArrivingError: the load of another thread must end first.
     """
     state = plan.program.state
-    arriving = {module.image.identity: module for module in state.arriving.values()}
+    others = {module.image.identity: module for module in state.arriving.values()} | state.ending
+    others = {identity: module for identity, module in others.items() if module not in plan.ignored}
     linked: dict[str, LinkedModule] = {}
 
     def known(found: FoundModule) -> LinkedModule | None:
         identity = found.image.identity
         module = linked.get(identity) or state.loaded(identity)
-        if module is None and identity in arriving:
-            raise ModuleArrivingError(arriving[identity])
+        if module is None and identity in others:
+            raise ModuleArrivingError(others[identity])
         if module is None and found.loaded is not None:
             raise TreeOutdatedError
         if module is not None:

@@ -13,7 +13,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 
-from dl.dlfcn import DlFlags, ModuleHandle
+from dl.dlfcn import MAIN_HANDLE, DlFlags, ModuleHandle
 from dl.errors import LibraryNotFoundError, LinkerUsageError, NotDynamicError
 from dl.groups.entry import Group
 from dl.groups.registry import Groups
@@ -35,6 +35,7 @@ from dl.link.plan import LinkPlan, LoadRequest
 from dl.link.resolve import resolve_imports
 from dl.link.unload import unload_failed
 from dl.modules.image import ModuleImage
+from dl.modules.linked_module import LinkedModule
 from dl.modules.locate import SearchPolicy
 from dl.program.operations import LoadModules
 
@@ -55,7 +56,9 @@ def open_library(groups: Groups, group: Group, image: ModuleImage, request: Load
         LinkerUsageError: the calling thread is in the midst of a load.
     """
     program = groups.program
+    ignored: list[LinkedModule] = []
     while True:
+        program.limbo.drain()
         if group.applying or group.replica.replaying:
             raise LinkerUsageError(
                 f"{image.name} cannot be opened in the midst of another load, by a start function or by the program's "
@@ -66,9 +69,11 @@ def open_library(groups: Groups, group: Group, image: ModuleImage, request: Load
                 return _find_loaded(groups, group, image, request)
             program.checkpoint("tree", None)
             tree = find_tree(program, image, request)
-            return _load(groups, group, [tree], request)
+            return _load(groups, group, [tree], request, ignored)
         except ModuleArrivingError as other:
-            other.module.construction.wait(program.waits, group.replica.waiter, other.module.name)
+            if not other.module.construction.wait(program.waits, group.replica.waiter, other.module.name):
+                # A destructor of it, which this thread runs or is waited for by, opens it again: another instance of it.
+                ignored.append(other.module)
         except TreeOutdatedError:
             log.debug("%s: what it needs has changed meanwhile; looking again", image.name)
         except LoadCutOffError:
@@ -110,15 +115,23 @@ def load_main(groups: Groups, group: Group, image: ModuleImage) -> None:
     _load(groups, group, [FoundTree(alone, [alone]), FoundTree(tree.root, tree.new[1:])], request)
 
 
-def _load(groups: Groups, group: Group, trees: Sequence[FoundTree], request: LoadRequest) -> ModuleHandle:
+def _load(
+    groups: Groups,
+    group: Group,
+    trees: Sequence[FoundTree],
+    request: LoadRequest,
+    ignored: Sequence[LinkedModule] = (),
+) -> ModuleHandle:
     """Make trees part of the program and initialize them; return the handle of the last tree's root."""
     plans: list[LinkPlan] = []
     try:
         for tree in trees:
-            plan = LinkPlan(groups.program, Change(groups.program, group), request)
+            plan = LinkPlan(groups.program, Change(groups.program, group), request, ignored)
             plans.append(plan)
             _link(group, tree, plan)
         new = [module for plan in plans for module in plan.new]
+        for module in new if plan.opened.handle == MAIN_HANDLE else ():
+            module.stays = True
         initialize(groups, group, new, plan.opened)
     except BaseException as error:
         published = [plan for plan in plans if plan.published]
@@ -175,4 +188,7 @@ def _publish(plan: LinkPlan, operation: LoadModules | None, number: int) -> None
         for module in plan.new:
             module.load_number = number
     plan.program.state.publish(plan.new, plan.promoted)
+    plan.opened.opens += 1
+    if plan.request.flags & DlFlags.NODELETE:
+        plan.opened.stays = True
     plan.published = True

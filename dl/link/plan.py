@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from dl.dlfcn import DlFlags
@@ -40,6 +41,7 @@ class LinkPlan:
         program: what it is loaded into.
         change: takes it back.
         request: what was asked for.
+        ignored: modules that are being unloaded, and that the calling thread cannot wait for: it runs their destructors.
         root: the module that was opened (phase "number").
         new: the modules that this load adds, in handle order (phase "number").
         promoted: modules that this load puts into the global scope, those that are there already included (phase "scopes").
@@ -51,6 +53,7 @@ class LinkPlan:
     program: Program
     change: Change
     request: LoadRequest
+    ignored: Sequence[LinkedModule] = ()
     root: LinkedModule | None = None
     new: list[LinkedModule] = field(default_factory=list)
     promoted: list[LinkedModule] = field(default_factory=list)

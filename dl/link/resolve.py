@@ -3,7 +3,7 @@
 One list of sources, the same every time, for loads, functions that are exported again, and the first calls of stubs:
 
 1. what the user gave for exactly this import;
-2. what only the linker can mean: memory, table, stack pointer, bases;
+2. what only the linker can mean: memory, table, stack pointer, bases, and how a library registers functions for its end;
 3. the importer's scope, where the first definition wins: the global scope in ELF order, then the tree opened with RTLD_LOCAL,
    or the other way round with DEEPBIND;
 4. what the linker defines unless a module does: stack and heap addresses, exception tags;
@@ -37,6 +37,7 @@ from dl.link.sources import (
     DynamicScope,
     LinkerDefaults,
     LinkerSymbols,
+    RegisteredEnds,
     Source,
     SystemInterface,
     UserImports,
@@ -69,6 +70,7 @@ class Resolver:
         self.sources: tuple[Source, ...] = (
             UserImports(program.host, self.host_function_address, self._signature_of),
             LinkerSymbols(program.main),
+            RegisteredEnds(program.host),
             DynamicScope(global_scope, self._module),
             LinkerDefaults(program.state.linker_addresses),
             SystemInterface(program.host),

@@ -24,7 +24,7 @@ from dl.glue.names import (
 from dl.glue.resolution import HOST, LINKER, Binding, Constant, FromNamespace, ThreadLocalAddress
 from dl.modules.linked_module import LinkedModule
 from dl.modules.symbols import DataSymbol, FunctionSymbol, GlobalSymbol, Symbol, TagSymbol, TlsSymbol
-from dl.program.host_symbols import ATOMICS, HostSymbols
+from dl.program.host_symbols import ATOMICS, FINALIZERS, HostSymbols
 from dl.program.main_module import MainModule
 from dl.wasm.records import Import
 from dl.wasm.types import FuncType, GlobalType, MemoryType, TableType, TagType
@@ -233,6 +233,24 @@ def _well_known(importer: LinkedModule, entry: Import, name: str) -> bool:
     return entry is next(other for other in importer.wasm.imports if other.kind == entry.kind)
 
 
+class RegisteredEnds(Source):
+    """What a library gets for the functions with which it registers others for its end; see `dl.link.finalizers`."""
+
+    def __init__(self, host: HostSymbols) -> None:
+        self._host = host
+
+    def function(
+        self, importer: LinkedModule, entry: Import, kind: FuncType
+    ) -> FunctionSymbol | FromNamespace | None:
+        """Return the function that notes the library too, for a library that does not define its own."""
+        if importer.handle == MAIN_HANDLE or entry.module != ENV:
+            return None
+        function = self._host.system.get(FINALIZERS, {}).get(entry.name)
+        if function is None or function.type != kind or entry.name in importer.symbols:
+            return None
+        return self._host.bind_system(FINALIZERS, entry.name, kind, importer.name)
+
+
 class DynamicScope(Source):
     """What the modules define that the importer sees: `env` for functions, globals and tags, `GOT.*` for addresses.
 
@@ -364,7 +382,7 @@ class SystemInterface(Source):
         self, importer: LinkedModule, entry: Import, kind: FuncType
     ) -> FunctionSymbol | FromNamespace | None:
         """Return the system function."""
-        if entry.module == ATOMICS:
+        if entry.module in (ATOMICS, FINALIZERS):
             return None
         return self._host.bind_system(entry.module, entry.name, kind, importer.name)
 

@@ -28,6 +28,8 @@ def unload_failed(program: Program, group: Group, plans: Sequence[LinkPlan], err
     """
     modules = [module for plan in plans for module in plan.new]
     promoted = [module for plan in plans for module in plan.promoted]
+    for plan in plans:
+        plan.opened.opens -= 1
     for module in modules:
         log.info("unloading %s: %s", module.name, error)
     users: list[LinkedModule] = []
@@ -53,6 +55,7 @@ def remove_modules(
     modules: Sequence[LinkedModule],
     *,
     demoted: Sequence[LinkedModule] = (),
+    resting: Sequence[Group] | None = None,
 ) -> list[LinkedModule]:
     """Remove modules from the program and from every group, unless others use them.
 
@@ -61,6 +64,7 @@ def remove_modules(
         group: the calling thread's.
         modules: what goes.
         demoted: modules of which one promotion to the global scope is taken back with them.
+        resting: groups whose threads may be inside the modules' code, so that what these hold rests; None if none can be.
 
     Returns:
         The modules that use them, in which case they stay, but can be found no longer.
@@ -71,11 +75,13 @@ def remove_modules(
         present = tuple(m for m in modules if program.state.modules.get(m.handle) is m)
         users = program.state.remove_unused(present)
         if present and not users:
-            _unload(program, made, present)
+            _unload(program, made, present, resting)
     return users
 
 
-def _unload(program: Program, made: Change, modules: tuple[LinkedModule, ...]) -> None:
+def _unload(
+    program: Program, made: Change, modules: tuple[LinkedModule, ...], resting: Sequence[Group] | None
+) -> None:
     """Make the operation that removes modules; under the link lock, and nothing can find them any longer."""
     operation = UnloadModules.of(modules)
     loads = program.state.loads
@@ -94,7 +100,8 @@ def _unload(program: Program, made: Change, modules: tuple[LinkedModule, ...]) -
     made.apply(operation, lambda _group: None)
     made.commit(operation, done, replaces=replaces, only_after=min(replaces))
     # A group may be in the middle of loading them; its thread gives everything back then.
-    program.rendezvous.after_replays(partial(_give_back, program, modules))
+    give_back = partial(_give_back, program, modules, rest=resting is not None)
+    program.rendezvous.after_replays(partial(program.limbo.hold, resting or (), give_back))
 
 
 def _rest_of(program: Program, load: LoadModules, gone: tuple[LinkedModule, ...]) -> LoadModules:
@@ -103,11 +110,11 @@ def _rest_of(program: Program, load: LoadModules, gone: tuple[LinkedModule, ...]
     return load_operation(program, rest, load.host_functions, load.table_length)
 
 
-def _give_back(program: Program, modules: tuple[LinkedModule, ...]) -> None:
+def _give_back(program: Program, modules: tuple[LinkedModule, ...], *, rest: bool) -> None:
     """Give back table indices and memory; from any thread, with or without the link lock."""
     for module in modules:
         if module.elements is not None:
-            program.state.table.free(module.elements)
+            program.state.table.free(module.elements, rest=rest)
         if module.block is not None and program.side_memory is not None:
             program.side_memory.free_later(module.block)
 

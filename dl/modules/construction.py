@@ -55,8 +55,8 @@ class Construction:
         if ended is not None:
             ended.set()
 
-    def wait(self, waits: Waits, waiter: Waiter, name: str) -> None:
-        """Wait until the constructors have run; return immediately where waiting would never end.
+    def wait(self, waits: Waits, waiter: Waiter, name: str) -> bool:
+        """Wait until the constructors have run; return False, immediately, where waiting would never end.
 
         Args:
             waits: the program's, so that a deadlock in which constructors have a part is noticed.
@@ -68,14 +68,17 @@ class Construction:
         """
         me = get_ident()
         with self._program.lock:
-            if self.thread is None or self._leads_to(me):
-                return
+            if self.thread is None:
+                return True
+            if self._leads_to(me):
+                return False
             if self._ended is None:
                 self._ended = Event(waits, f"the constructors of {name}")
             ended = self._ended
             self._program.waiting[me] = self
         try:
             ended.wait(waiter)
+            return True
         finally:
             with self._program.lock:
                 del self._program.waiting[me]

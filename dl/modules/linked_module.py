@@ -43,6 +43,10 @@ class LinkedModule:
             loaded it, breadth first.
         deep_bind: whether `scope` comes before the global scope.
         global_opens: how many dlopens have put it into the global scope; it is in that scope while there is one.
+        opens: how many dlopens of it are not taken back by a dlclose.
+        stays: whether it is never unloaded: the main module and what it needs from the start, RTLD_NODELETE.
+        constructed: how many modules were constructed before it ended its construction, from 1; 0 before.
+        closing: whether its destructors run, or have run: it can be found no longer.
         memory_base: address of its data, bytes (set once).
         table_base: table index of its own elements (set once).
         block: the block of linear memory that holds its data; None for none.
@@ -66,6 +70,10 @@ class LinkedModule:
     scope: tuple[LinkedModule, ...] | None = None
     deep_bind: bool = False
     global_opens: int = 0
+    opens: int = 0
+    stays: bool = False
+    constructed: int = 0
+    closing: bool = False
     memory_base: int = 0
     table_base: int = 0
     block: Block | None = None

@@ -23,6 +23,10 @@ ATOMICS = "dl.atomics"
 """Namespace of what rewritten modules reach through reserved table slots; no module can import from it."""
 
 
+FINALIZERS = "dl.finalizers"
+"""Namespace of what libraries get for `atexit` and the like; no module can import from it. See `dl.link.finalizers`."""
+
+
 @dataclass(frozen=True)
 class SystemFunction:
     """A function of a system interface, with the signature its ABI gives it.

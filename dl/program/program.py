@@ -33,6 +33,7 @@ from dl.modules.locate import Locator
 from dl.options import SideMemorySource
 from dl.program.compiling import Compiling
 from dl.program.host_symbols import ATOMICS, HostSymbols
+from dl.program.limbo import Limbo
 from dl.program.main_module import MainModule
 from dl.program.operations import DlOperation
 from dl.program.side_memory import GrownMemory, GuestAllocator, SideMemory
@@ -106,6 +107,7 @@ class Program:
         side_memory: hands out linear memory; None when the program's memory cannot be reached.
         linear: the program's memory; None likewise.
         ended: what ended the program; None while it can run.
+        limbo: what is taken out of the program while guest code may still use it.
         checkpoint: called with the name of each step of a change of the program as it is about to begin, and the name of the
             group that takes it; None for steps that no single group takes. What it raises fails the step. For fault injection.
     """
@@ -137,6 +139,7 @@ class Program:
         self.side_memory: SideMemory | None = None
         self.linear: LinearMemory | None = None
         self.ended: BaseException | None = None
+        self.limbo = Limbo()
         self.checkpoint: Callable[[str, str | None], None] = lambda _step, _group: None
         self._end_lock = threading.Lock()
         self._memory: EngineMemory | None = None

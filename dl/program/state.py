@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 import threading
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from dl.dlfcn import MAIN_HANDLE, ModuleHandle
 from dl.errors import ResourceLimitError
-from dl.modules.construction import Constructions
+from dl.modules.construction import Construction, Constructions
 from dl.modules.image import ModuleImage
 from dl.modules.linked_module import LinkedModule, StubTarget
 from dl.program.operations import LoadModules
@@ -40,6 +41,7 @@ class LinkerState:
         host_addresses: table indices of host functions whose address was taken.
         loads: the operation that loads modules, by its number in the log; without those whose modules are gone.
         arriving: modules of the loads under way: planned, and not yet committed.
+        ending: modules whose destructors run, by identity: a thread that opens one of them waits.
         constructions: which thread constructs which module.
     """
 
@@ -53,6 +55,8 @@ class LinkerState:
     host_addresses: dict[tuple[str, str, FuncType], int] = field(default_factory=dict)
     loads: dict[int, LoadModules] = field(default_factory=dict)
     arriving: dict[ModuleHandle, LinkedModule] = field(default_factory=dict)
+    _constructed: Iterator[int] = field(default_factory=lambda: itertools.count(1), repr=False)
+    ending: dict[str, LinkedModule] = field(default_factory=dict)
     constructions: Constructions = field(default_factory=Constructions)
     stub_lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
 
@@ -144,6 +148,55 @@ class LinkerState:
                 if known is not None:
                     module.stub_targets[position] = known
             return known
+
+    def take_unreachable(self) -> list[LinkedModule]:
+        """Mark the modules that nothing keeps any longer as closing, and make them unfindable; return them.
+
+        Under the link lock. A module is kept by being open, by RTLD_NODELETE and its like, by its construction or destruction,
+        by a load under way, and by any module that is kept and needs it or is bound to it.
+        """
+        with self.stub_lock:
+            kept: set[ModuleHandle] = set()
+            pending = [
+                m for m in self.modules.values() if m.opens or m.stays or not m.constructed or m.closing
+            ]
+            pending += self.arriving.values()
+            while pending:
+                module = pending.pop()
+                if module.handle in kept:
+                    continue
+                kept.add(module.handle)
+                used = {m.handle for m in module.needed} | module.providers
+                used |= {target.provider for target in module.stub_targets.values()}
+                pending += [self.modules[h] for h in used if h in self.modules and h not in kept]
+            gone = [m for h, m in self.modules.items() if h not in kept]
+            for module in gone:
+                module.closing = True
+                module.construction = Construction(self.constructions)
+                self.ending[module.image.identity] = module
+            self.forget_names(gone)
+        return gone
+
+    def constructed(self, module: LinkedModule) -> None:
+        """Note that a module's construction is over; wake the threads that wait for it."""
+        module.constructed = next(self._constructed)
+        module.construction.finished()
+
+    def closed(self, module: LinkedModule) -> None:
+        """Note that a module's end is over; wake the threads that wait to load it anew."""
+        if self.ending.get(module.image.identity) is module:
+            del self.ending[module.image.identity]
+        module.construction.finished()
+
+    def module_with_function(self, address: int) -> LinkedModule | None:
+        """Return the module whose function is at a table index; None if it is no module's."""
+        for module in self.modules.copy().values():
+            if module.elements is not None and module.elements.address <= address < module.elements.end:
+                return module
+        for module in tuple(self.arriving.values()):
+            if module.elements is not None and module.elements.address <= address < module.elements.end:
+                return module
+        return None
 
     def users(self, modules: Sequence[LinkedModule]) -> list[LinkedModule]:
         """Return the other modules, loaded or arriving, that need or are bound to some of these; under `stub_lock`."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections import deque
 
 from dl.errors import ResourceLimitError
 from memory import Allocator, LayoutExhaustedError, Region
@@ -12,6 +13,10 @@ RESERVED_TABLE_SLOTS = 16
 
 MAX_TABLE_LENGTH = 10_000_000
 """Most elements a table may have: the limit web engines set, and far below what would exhaust a host."""
+
+
+RESTING_ELEMENTS = 1024
+"""Table indices of closed libraries that rest at a time before they are used again."""
 
 
 class TableSpace:
@@ -31,6 +36,8 @@ class TableSpace:
         self._lock = threading.Lock()
         self.length = self._initial = length
         self._ends: dict[int, int] = {}
+        self._resting: deque[Region] = deque()
+        self._resting_elements = 0
         self._allocator = Allocator(self._grow, page_size=1, limit_pages=MAX_TABLE_LENGTH)
 
     def _grow(self, elements: int) -> int | None:
@@ -65,8 +72,24 @@ class TableSpace:
         with self._lock:
             return max(self._initial, *self._ends.values(), 0)
 
-    def free(self, region: Region) -> None:
-        """Give a run of indices back."""
+    def free(self, region: Region, *, rest: bool = False) -> None:
+        """Give a run of indices back.
+
+        Args:
+            region: the run.
+            rest: whether it is used again as late as possible, so that a pointer which somebody kept traps: when
+                `RESTING_ELEMENTS` indices rest, those that have rested longest are used again.
+        """
+        if rest:
+            with self._lock:
+                self._resting.append(region)
+                self._resting_elements += region.size
+                self._ends.pop(region.address, None)
+                while self._resting_elements > RESTING_ELEMENTS:
+                    oldest = self._resting.popleft()
+                    self._resting_elements -= oldest.size
+                    self._allocator.free(oldest)
+            return
         with self._lock:
             self._allocator.free(region)
             self._ends.pop(region.address, None)
@@ -74,4 +97,4 @@ class TableSpace:
     def in_use(self) -> int:
         """Elements handed out and not given back."""
         with self._lock:
-            return self._allocator.statistics().bytes_in_use
+            return self._allocator.statistics().bytes_in_use - self._resting_elements

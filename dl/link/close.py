@@ -1,0 +1,80 @@
+"""dlclose: when a library leaves the program, and in which order its end comes.
+
+Counts are those of ELF. A library stays while it is open (each dlopen counts), and while a library that stays needs it or is
+bound to a symbol of it; for good, if it was opened with RTLD_NODELETE, or is the main module or needed by it from the start.
+What no such path reaches goes together, cycles included:
+
+1. Nobody can find it any longer: by name, by path or in the global scope. A thread that opens it again waits, and loads it
+   anew.
+2. Its destructors run, in reverse order of construction, in the closing thread, with no lock held. They may open and close
+   libraries. One that fails does not save its library.
+3. One operation removes it from every group: table indices are cleared, instances forgotten.
+4. Its memory and its table indices rest until no thread can be inside its code any longer (`dl.program.limbo`), and the
+   indices longer still, so that a function pointer that somebody kept traps instead of reaching another function.
+"""
+
+from __future__ import annotations
+
+import logging
+
+from dl.dlfcn import MAIN_HANDLE, ModuleHandle
+from dl.errors import FinalizationError, InvalidHandleError, LinkerUsageError
+from dl.groups.entry import Group
+from dl.groups.registry import Groups
+from dl.link.finalizers import Finalizers
+from dl.link.unload import remove_modules
+from dl.modules.linked_module import LinkedModule
+from dl.program.state import LinkerState
+
+log = logging.getLogger("dl.link")
+
+
+def close_library(groups: Groups, finalizers: Finalizers, group: Group, handle: int) -> None:
+    """Take back one dlopen of a library; the last one, if nothing else uses it, unloads it and what only it needed.
+
+    Args:
+        groups: the program's groups.
+        finalizers: what libraries have registered to run at their end.
+        group: the calling thread's.
+        handle: what dlopen returned. The main module's is accepted, and nothing happens.
+
+    Raises:
+        InvalidHandleError: no module has this handle, it was closed, or is not open.
+        FinalizationError: a destructor failed; the library is unloaded nevertheless.
+        LinkerUsageError: the calling thread is in the midst of a load.
+    """
+    program = groups.program
+    if group.applying or group.replica.replaying:
+        raise LinkerUsageError("no library can be closed in the midst of a load, by a start function")
+    with program.rendezvous.instigate(group.replica):
+        module = _open_module(program.state, handle)
+        if module.handle == MAIN_HANDLE:
+            return
+        module.opens -= 1
+        gone = program.state.take_unreachable()
+    failures: list[BaseException] = []
+    if gone:
+        # Last constructed, first destroyed.
+        for module in sorted(gone, key=lambda m: m.constructed, reverse=True):
+            log.debug("%s: its destructors", module.name)
+            failures += finalizers.run(group, module)
+        with group.replica.waiter.shielded():
+            remove_modules(program, group, gone, resting=groups.all())
+            for module in gone:
+                log.info("unloaded %s, which was %d", module.name, module.handle)
+                program.state.closed(module)
+    program.limbo.drain()
+    if failures:
+        raise failures[0]
+
+
+def _open_module(state: LinkerState, handle: int) -> LinkedModule:
+    module = state.modules.get(ModuleHandle(handle))
+    if module is None or module.closing:
+        raise InvalidHandleError(handle, "it was closed" if 0 < handle < state.next_handle else "")
+    if module.handle != MAIN_HANDLE and not module.opens:
+        raise InvalidHandleError(handle, f"{module.name} is not open: other modules keep it loaded")
+    return module
+
+
+__all__ = ["FinalizationError", "close_library"]
