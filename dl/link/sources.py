@@ -11,7 +11,7 @@ import struct
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from dl.dlfcn import MAIN_HANDLE, ModuleHandle
-from dl.errors import ImportTypeError, SymbolNotFoundError, UnsupportedModuleError, shown
+from dl.errors import ImportTypeError, SymbolNotFoundError, UnsupportedModuleError
 from dl.glue.names import (
     BASE_NAMESPACE,
     EXCEPTION_TAG,
@@ -26,6 +26,7 @@ from dl.modules.linked_module import LinkedModule
 from dl.modules.symbols import DataSymbol, FunctionSymbol, GlobalSymbol, Symbol, TagSymbol, TlsSymbol
 from dl.program.host_symbols import ATOMICS, FINALIZERS, HostSymbols
 from dl.program.main_module import MainModule
+from dl.text import shown
 from dl.wasm.records import Import
 from dl.wasm.types import FuncType, GlobalType, MemoryType, TableType, TagType
 
