@@ -175,4 +175,5 @@ def _publish(plan: LinkPlan, operation: LoadModules | None, number: int) -> None
         for module in plan.new:
             module.load_number = number
     plan.program.state.publish(plan.new, plan.promoted)
+    plan.program.state.note_open(plan.opened)
     plan.published = True
