@@ -21,6 +21,7 @@ from dl.errors import (
 from dl.groups.entry import Group
 from dl.groups.libc_threads import INIT_FIRST, has_threads
 from dl.groups.registry import Groups
+from dl.link.order import dependencies_first
 from dl.modules.linked_module import LinkedModule, breadth_first
 from dl.program.main_module import CONSTRUCTORS, INITIALIZE, START
 from dl.wasm.types import FuncType
@@ -64,6 +65,7 @@ def _construction_order(groups: Groups, modules: Sequence[LinkedModule]) -> list
 
     Unless side modules live from its allocator, which begins to work with the main module's initialization.
     """
+    modules = dependencies_first(modules)
     side_memory = groups.program.side_memory
     main_first = side_memory is not None and side_memory.calls_guest
     return sorted(modules, key=lambda m: m.handle == MAIN_HANDLE and not main_first)

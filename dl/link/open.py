@@ -191,4 +191,5 @@ def _publish(plan: LinkPlan, operation: LoadModules | None, number: int) -> None
     plan.opened.opens += 1
     if plan.request.flags & DlFlags.NODELETE:
         plan.opened.stays = True
+    plan.program.state.note_open(plan.opened)
     plan.published = True

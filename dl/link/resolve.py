@@ -5,7 +5,7 @@ One list of sources, the same every time, for loads, functions that are exported
 1. what the user gave for exactly this import;
 2. what only the linker can mean: memory, table, stack pointer, bases, and how a library registers functions for its end;
 3. the importer's scope, where the first definition wins: the global scope in ELF order, then the tree opened with RTLD_LOCAL,
-   or the other way round with DEEPBIND;
+   or the other way round with DEEPBIND; then, for a stub, the trees opened since that contain the importer;
 4. what the linker defines unless a module does: stack and heap addresses, exception tags;
 5. the system interfaces.
 
@@ -71,7 +71,7 @@ class Resolver:
             UserImports(program.host, self.host_function_address, self._signature_of),
             LinkerSymbols(program.main),
             RegisteredEnds(program.host),
-            DynamicScope(global_scope, self._module),
+            DynamicScope(global_scope, self._module, program.state.trees_with),
             LinkerDefaults(program.state.linker_addresses),
             SystemInterface(program.host),
         )

@@ -258,13 +258,18 @@ class DynamicScope(Source):
     Args:
         global_scope: the global scope to resolve with.
         modules: returns a module by its handle.
+        later: returns what a module sees beside its scope by now: the trees opened since that contain it.
     """
 
     def __init__(
-        self, global_scope: Sequence[LinkedModule], modules: Callable[[ModuleHandle], LinkedModule]
+        self,
+        global_scope: Sequence[LinkedModule],
+        modules: Callable[[ModuleHandle], LinkedModule],
+        later: Callable[[LinkedModule], Iterator[LinkedModule]] = lambda _module: iter(()),
     ) -> None:
         self._global_scope = global_scope
         self._modules = modules
+        self._later = later
         self._scopes: dict[ModuleHandle, tuple[LinkedModule, ...]] = {}
 
     def find(self, importer: LinkedModule, name: str) -> Symbol | None:
@@ -272,7 +277,7 @@ class DynamicScope(Source):
         scope = self._scopes.get(importer.handle)
         if scope is None:
             scope = self._scopes[importer.handle] = tuple(scope_of(importer, self._global_scope))
-        return find_symbol(name, scope)
+        return find_symbol(name, scope) or find_symbol(name, self._later(importer))
 
     def function(
         self, importer: LinkedModule, entry: Import, kind: FuncType

@@ -42,6 +42,7 @@ class LinkedModule:
         scope: modules whose symbols it sees: None for the global scope alone, else the tree of the dlopen that
             loaded it, breadth first.
         deep_bind: whether `scope` comes before the global scope.
+        first_open: the number of the dlopen that opened it by name first, counted from 1; 0 if it was only needed so far.
         global_opens: how many dlopens have put it into the global scope; it is in that scope while there is one.
         opens: how many dlopens of it are not taken back by a dlclose.
         stays: whether it is never unloaded: the main module and what it needs from the start, RTLD_NODELETE.
@@ -69,6 +70,7 @@ class LinkedModule:
     needed: list[LinkedModule] = field(default_factory=list)
     scope: tuple[LinkedModule, ...] | None = None
     deep_bind: bool = False
+    first_open: int = 0
     global_opens: int = 0
     opens: int = 0
     stays: bool = False

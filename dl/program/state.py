@@ -11,7 +11,7 @@ from dl.dlfcn import MAIN_HANDLE, ModuleHandle
 from dl.errors import ResourceLimitError
 from dl.modules.construction import Construction, Constructions
 from dl.modules.image import ModuleImage
-from dl.modules.linked_module import LinkedModule, StubTarget
+from dl.modules.linked_module import LinkedModule, StubTarget, breadth_first
 from dl.program.operations import LoadModules
 from dl.program.table import TableSpace
 from dl.wasm.types import FuncType
@@ -42,6 +42,7 @@ class LinkerState:
         loads: the operation that loads modules, by its number in the log; without those whose modules are gone.
         arriving: modules of the loads under way: planned, and not yet committed.
         ending: modules whose destructors run, by identity: a thread that opens one of them waits.
+        opens: how many modules were opened by name.
         constructions: which thread constructs which module.
     """
 
@@ -57,6 +58,7 @@ class LinkerState:
     arriving: dict[ModuleHandle, LinkedModule] = field(default_factory=dict)
     _constructed: Iterator[int] = field(default_factory=lambda: itertools.count(1), repr=False)
     ending: dict[str, LinkedModule] = field(default_factory=dict)
+    opens: int = 0
     constructions: Constructions = field(default_factory=Constructions)
     stub_lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
 
@@ -125,6 +127,29 @@ class LinkerState:
         for module in promoted:
             module.global_opens += 1
         self.global_scope = scope
+
+    def note_open(self, root: LinkedModule) -> None:
+        """Note that a published module was opened by name, so that its tree is one by itself; the first time counts."""
+        if not root.first_open:
+            self.opens += 1
+            root.first_open = self.opens
+
+    def trees_with(self, module: LinkedModule) -> Iterator[LinkedModule]:
+        """Yield the modules of every tree that was opened and contains a module, in the order of the opens.
+
+        Nothing for the main module and what it needs: they see the global scope only, as in ELF.
+
+        Not kept with the module, as ELF does: few stubs ask, and nothing is left behind by loads that are taken back.
+        """
+        main = self.modules.get(MAIN_HANDLE)
+        if main is not None and module in breadth_first([main]):
+            return
+        roots = [root for root in self.modules.copy().values() if root.first_open]
+        for root in sorted(roots, key=lambda root: root.first_open):
+            if self.loaded(root.image.identity) is root:
+                tree = breadth_first([root])
+                if module in tree:
+                    yield from tree
 
     def with_promoted(self, promoted: Iterable[LinkedModule]) -> list[LinkedModule]:
         """Return the global scope with modules added to it; a new list, since readers walk the old one without a lock."""

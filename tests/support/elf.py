@@ -1,0 +1,483 @@
+"""Random graphs of libraries, built for ELF with the system's compiler and as WebAssembly, and driven by the same operations.
+
+A graph says everything once; `build` turns graphs into shared objects and programs, `run_elf` and `run_wasm` return what each
+world made of it, line by line, in the same words.
+"""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from random import Random
+
+import dl
+from tests.support.modules import MEMORY, MEMORY_BASE, TABLE, got, imports, library, pie, returns
+
+SYMBOLS = ("fa", "fb", "fc", "fd")
+MAIN = 99
+"""The number of the main module, beside those of the libraries."""
+_BUILDERS = 2
+
+
+@dataclass(frozen=True)
+class Part:
+    """A library of a graph, or its main module.
+
+    Attributes:
+        number: what its functions return and its data holds.
+        directory: where its file lies.
+        name: base name of the file, and soname.
+        needed: base names, in order.
+        run_path: its run path.
+        functions: functions that it defines; the value says whether weakly.
+        data: data that it defines, named after these functions; likewise.
+        uses: how it uses each function: `call`, `weak call` or `weak address`.
+        reads: how it uses the data of each name: `data` or `weak data`.
+    """
+
+    number: int
+    directory: str
+    name: str
+    needed: tuple[str, ...] = ()
+    run_path: tuple[str, ...] = ()
+    functions: dict[str, bool] = field(default_factory=dict)
+    data: dict[str, bool] = field(default_factory=dict)
+    uses: dict[str, str] = field(default_factory=dict)
+    reads: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Operation:
+    """One line for the driver: `open` a name with flags into a slot, or look a symbol up in a slot (-1: RTLD_DEFAULT)."""
+
+    what: str
+    name: str
+    flags: tuple[str, ...] = ()
+    slot: int = -1
+
+
+@dataclass(frozen=True)
+class Graph:
+    """Libraries, the main module that needs some of them, and what is done with them."""
+
+    seed: int
+    main: Part
+    parts: tuple[Part, ...]
+    operations: tuple[Operation, ...]
+
+
+def random_graph(seed: int) -> Graph:
+    """Return the graph of a seed."""
+    rng = Random(seed)
+    # Some sparse in definitions, so that much stays undefined for a while; some dense, so that much overlaps.
+    density = rng.choice([0.15, 0.3, 0.5])
+    names = [f"x{n}.so" for n in range(rng.randint(2, 6))]
+    files = [("d0", name) for name in names]
+    files += [(d, name) for d in ("d1", "d2") for name in names if rng.random() < 0.25]
+    parts = tuple(_random_part(rng, n, *file, names, density) for n, file in enumerate(files))
+    main = _random_part(rng, MAIN, ".", "main", names, density * 0.5)
+    main = Part(MAIN, ".", "main", main.needed if rng.random() < 0.5 else (), (), main.functions, main.data)
+    return Graph(seed, main, parts, tuple(_random_operations(rng, files)))
+
+
+def _random_part(
+    rng: Random, number: int, directory: str, name: str, names: Sequence[str], density: float
+) -> Part:
+    needed = tuple(rng.sample(names, min(len(names), rng.choice([0, 0, 1, 1, 2, 3]))))
+    entries = ["$ORIGIN", "${ORIGIN}/../d1", "$ORIGIN/../d2", "/nowhere"]
+    run_path = tuple(rng.sample(entries, rng.choice([0, 1, 2])))
+    return Part(
+        number,
+        directory,
+        name,
+        tuple(n for n in needed if n != name),
+        run_path,
+        {s: rng.random() < 0.3 for s in SYMBOLS if rng.random() < density},
+        {s: rng.random() < 0.3 for s in SYMBOLS if rng.random() < density},
+        {s: rng.choice(["call", "call", "weak call", "weak address"]) for s in SYMBOLS if rng.random() < 0.6},
+        {
+            s: "data" if rng.random() < 0.1 else "weak data"
+            for s in SYMBOLS
+            if rng.random() < 0.4
+        },
+    )  # fmt: skip
+
+
+def _random_operations(rng: Random, files: Sequence[tuple[str, str]]) -> Iterable[Operation]:
+    for slot in range(rng.randint(3, 8)):
+        directory, name = rng.choice(files)
+        flags = [rng.choice(["LAZY", "LAZY", "NOW"]), rng.choice(["LOCAL", "LOCAL", "GLOBAL"])]
+        flags += [flag for flag, often in (("NOLOAD", 0.15), ("DEEPBIND", 0.15)) if rng.random() < often]
+        path = name if directory == "d0" and rng.random() < 0.6 else f"{directory}/{name}"
+        yield Operation("open", path, tuple(flags), slot)
+        for _ in range(rng.choice([0, 1, 2])):
+            kind = rng.choice(["function", "data"])
+            yield Operation(kind, rng.choice(SYMBOLS), (), rng.choice([-1, *range(slot + 1)]))
+
+
+# ELF
+
+_DRIVER = r"""
+#define _GNU_SOURCE
+#include <dlfcn.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+struct use { const char *label; int kind; void *(*address)(void); int (*call)(void); int bound; };
+static struct use *entered[256];
+static int order[256], count;
+
+void enter(int number, struct use *uses) { entered[number] = uses; order[count++] = number; }
+
+static void touch(int number, struct use *use) {
+    int value = -1;
+    if (use->kind != 'c') {
+        void *address = use->address();
+        if (address) value = use->kind == 'p' ? ((int (*)(void))address)() : *(int *)address;
+    } else {
+        if (!use->bound) {
+            int status;
+            pid_t child = fork();
+            if (!child) { use->call(); _exit(0); }
+            waitpid(child, &status, 0);
+            use->bound = WIFEXITED(status) && WEXITSTATUS(status) == 0;
+        }
+        if (!use->bound) { printf("  %d %s unresolved\n", number, use->label); return; }
+        value = use->call();
+    }
+    printf("  %d %s %d\n", number, use->label, value);
+}
+
+static void report(int first) {
+    printf(" constructed");
+    for (int i = first; i < count; i++) printf(" %d", order[i]);
+    printf("\n");
+    for (int i = 0; i < 256; i++)
+        for (struct use *use = entered[i]; use && use->label; use++) { touch(i, use); fflush(stdout); }
+}
+
+static int flag(const char *name) {
+    if (!strcmp(name, "LAZY")) return RTLD_LAZY;
+    if (!strcmp(name, "NOW")) return RTLD_NOW;
+    if (!strcmp(name, "GLOBAL")) return RTLD_GLOBAL;
+    if (!strcmp(name, "NOLOAD")) return RTLD_NOLOAD;
+    if (!strcmp(name, "DEEPBIND")) return RTLD_DEEPBIND;
+    return RTLD_LOCAL;
+}
+
+int main(void) {
+    static void *slots[64];
+    char line[4096];
+    printf("started\n");
+    report(0);
+    while (fgets(line, sizeof line, stdin)) {
+        char *what = strtok(line, " \n"), *name = strtok(NULL, " \n");
+        int slot = atoi(strtok(NULL, " \n")), flags = 0, first = count;
+        for (char *word; (word = strtok(NULL, " \n"));) flags |= flag(word);
+        if (!strcmp(what, "open")) {
+            slots[slot] = dlopen(name, flags);
+            printf("open %s %s\n", name, slots[slot] ? "ok" : "failed");
+            fflush(stdout);
+            report(first);
+            continue;
+        }
+        if (slot >= 0 && !slots[slot]) { printf("%s no handle\n", name); continue; }
+        char symbol[64];
+        snprintf(symbol, sizeof symbol, "%s%s", *what == 'd' ? "d_" : "", name);
+        void *found = dlsym(slot < 0 ? RTLD_DEFAULT : slots[slot], symbol);
+        if (!found) printf("%s none\n", symbol);
+        else printf("%s %d\n", symbol, *what == 'd' ? *(int *)found : ((int (*)(void))found)());
+    }
+    return 0;
+}
+"""
+
+
+def _c_source(part: Part) -> str:
+    weak = {False: "", True: "__attribute__((weak)) "}
+    lines = [f"{weak[w]}int {s}(void) {{ return {part.number}; }}" for s, w in part.functions.items()]
+    lines += [f"{weak[w]}int d_{s} = {part.number};" for s, w in part.data.items()]
+    uses = []
+    for symbol, how in part.uses.items():
+        lines.append(f"extern {weak[how.startswith('weak')]}int {symbol}(void);")
+        if how == "weak address":
+            lines.append(f"static void *use_{symbol}(void) {{ return (void *){symbol}; }}")
+            uses.append(f"{{\"{how} {symbol}\", 'p', use_{symbol}, 0, 0}}")
+        else:
+            lines.append(f"static int use_{symbol}(void) {{ return {symbol}(); }}")
+            uses.append(f"{{\"{how} {symbol}\", 'c', 0, use_{symbol}, 0}}")
+    for symbol, how in part.reads.items():
+        lines.append(f"extern {weak[how.startswith('weak')]}int d_{symbol};")
+        lines.append(f"static void *read_{symbol}(void) {{ return &d_{symbol}; }}")
+        uses.append(f"{{\"{how} {symbol}\", 'd', read_{symbol}, 0, 0}}")
+    if part.number != MAIN:
+        lines += [
+            "struct use { const char *label; int kind; void *(*address)(void); int (*call)(void); int bound; };",
+            f"static struct use uses[] = {{ {' '.join(use + ',' for use in uses)} {{0}} }};",
+            "extern void enter(int, struct use *);",
+            f"__attribute__((constructor)) static void construct(void) {{ enter({part.number}, uses); }}",
+        ]
+    return "\n".join(lines) + "\n"
+
+
+def missing_tool() -> str | None:
+    """Return why ELF cannot be built here; None if it can."""
+    missing = [tool for tool in ("gcc", "ld") if shutil.which(tool) is None]
+    return f"no {' and no '.join(missing)} to build for ELF with" if missing else None
+
+
+def build(graphs: Sequence[Graph], root: Path) -> None:
+    """Build graphs for both worlds, beneath `root`, each in the directory `_home` names."""
+    stubs = root / "stubs"
+    stubs.mkdir(parents=True)
+    (stubs / "nothing.c").write_text("")
+    (stubs / "driver.c").write_text(_DRIVER)
+    _run(["gcc", "-c", "-fPIC", "-w", "nothing.c", "driver.c"], stubs)
+    # What a linker wants to see of a needed library: its soname. So a cycle needs no order to be built in.
+    for name in {part.name for graph in graphs for part in graph.parts}:
+        _run(["ld", "-shared", "-soname", name, "nothing.o", "-o", name], stubs)
+    sources: list[Path] = []
+    links: list[tuple[list[str], Path]] = []
+    for graph in graphs:
+        for world, suffix in (("elf", ".o"), ("wasm", "")):
+            for part in (graph.main, *graph.parts):
+                file = root / str(graph.seed) / world / part.directory / part.name
+                file.parent.mkdir(parents=True, exist_ok=True)
+                if not suffix:
+                    file.write_bytes(_wasm(part))
+                    continue
+                sources.append(root / f"{graph.seed}_{part.number}.c")
+                sources[-1].write_text(_c_source(part))
+                links.append((_link(part, f"{sources[-1].stem}.o", file, stubs), root))
+    with ThreadPoolExecutor(_BUILDERS) as builders:
+        batches = [sources[n :: 2 * _BUILDERS] for n in range(2 * _BUILDERS)]
+        list(
+            builders.map(
+                lambda batch: _run(["gcc", "-c", "-fPIC", "-O0", "-w", *map(str, batch)], root), batches
+            )
+        )
+        list(builders.map(lambda link: _run(*link), links))
+
+
+def _link(part: Part, source: str, file: Path, stubs: Path) -> list[str]:
+    needed = [str(stubs / name) for name in part.needed]
+    if part.number == MAIN:
+        options = ["-rdynamic", "-Wl,-z,lazy", "-Wl,--no-as-needed", "-Wl,--allow-shlib-undefined"]
+        return ["gcc", *options, str(stubs / "driver.o"), source, *needed, "-o", str(file)]
+    run_path = ["--enable-new-dtags", "-rpath", ":".join(part.run_path)] if part.run_path else []
+    options = ["-shared", "-z", "lazy", "--no-as-needed", "-soname", part.name, *run_path]
+    return ["ld", *options, source, *needed, "-o", str(file)]
+
+
+def _run(command: Sequence[str], directory: Path) -> None:
+    done = subprocess.run(command, cwd=directory, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, f"{' '.join(command)[:300]}: {done.stderr}"
+
+
+def run_elf(graph: Graph, root: Path) -> list[str]:
+    """Return what the ELF program says, line by line; one line if it does not even start."""
+    home = root / str(graph.seed) / "elf"
+    script = "".join(
+        f"{o.what} {home / o.name if '/' in o.name else o.name} {o.slot} {' '.join(o.flags)}\n"
+        for o in graph.operations
+    )
+    done = subprocess.run(
+        [str(home / "main")],
+        input=script,
+        env={"LD_LIBRARY_PATH": str(home / "d0")},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    if done.returncode == 127 and not done.stdout:
+        return ["did not start"]
+    assert done.returncode == 0, done.stderr
+    return done.stdout.replace(f"{home}/", "").splitlines()
+
+
+# WebAssembly
+
+
+def _wasm(part: Part) -> bytes:
+    number, name = part.number, f"u{part.number}"
+    fields = [returns(symbol, number) for symbol in part.functions]
+    weak, cells = [], dict.fromkeys((*part.functions, *part.data))
+    for symbol, how in part.uses.items():
+        if how.startswith("weak"):
+            weak.append(symbol)
+        if how == "weak address":
+            body = (
+                f"(if (result i32) (global.get $got_func_{symbol}) (then global.get $got_func_{symbol} "
+                "call_indirect (result i32)) (else i32.const -1))"
+            )
+            fields.append(got(symbol, "func"))
+        else:
+            body = f"call ${symbol}"
+            fields.append(imports(symbol))
+        fields.append(f'(func (export "{name} {how} {symbol}") (result i32) {body})')
+    for symbol, how in part.reads.items():
+        variable = f"d_{symbol}"
+        if how.startswith("weak"):
+            weak.append(variable)
+        fields.append(got(variable, "mem"))
+        fields.append(
+            f'(func (export "{name} {how} {symbol}") (result i32) (if (result i32) (global.get $got_mem_{variable}) '
+            f"(then global.get $got_mem_{variable} i32.load) (else i32.const -1)))"
+        )
+    for offset, symbol in enumerate(cells):
+        if symbol in part.data:
+            fields.append(f'(global (export "d_{symbol}") i32 (i32.const {4 * offset}))')
+    fields.append(
+        f'(data (global.get $memory_base) "{f"{chr(92)}{number:02x}{chr(92)}00{chr(92)}00{chr(92)}00" * len(cells)}")'
+    )
+    size = 4 * len(cells)
+    if number == MAIN:
+        fields.append('(func (export "_start"))')
+        return pie(*fields, needed=part.needed, memory_size=size, memory_align=2)
+    fields += [
+        MEMORY,
+        TABLE,
+        MEMORY_BASE,
+        '(import "host" "enter" (func $enter (param i32)))',
+        f'(func (export "__wasm_call_ctors") i32.const {number} call $enter)',
+    ]
+    return library(
+        *fields,
+        needed=part.needed,
+        run_path=part.run_path,
+        weak=weak,
+        memory_size=size,
+        memory_align=2,
+    )
+
+
+def run_wasm(graph: Graph, root: Path) -> list[str]:
+    """Return what this linker makes of a graph, line by line; checks that dependencies were constructed first."""
+    home = root / str(graph.seed) / "wasm"
+    lines: list[str] = []
+    order: list[int] = []
+    try:
+        program = dl.Linker(
+            home / "main",
+            library_path=[home / "d0"],
+            imports={"host": {"enter": order.append}},
+            stack_size=1024,
+        )
+    except dl.DlError:
+        return ["did not start"]
+    with program:
+        lines.append("started")
+        _report(graph, program, order, 0, lines)
+        slots: dict[int, dl.ModuleHandle] = {}
+        for operation in graph.operations:
+            _operate(graph, program, operation, slots, order, lines)
+    return lines
+
+
+def _operate(
+    graph: Graph,
+    program: dl.Linker,
+    operation: Operation,
+    slots: dict[int, dl.ModuleHandle],
+    order: list[int],
+    lines: list[str],
+) -> None:
+    group, home, name = program.main_group, Path(program.modules()[0].name).parent, operation.name
+    if operation.what == "open":
+        flags, first = dl.DlFlags(0), len(order)
+        for flag in operation.flags:
+            flags |= dl.DlFlags[flag]
+        try:
+            slots[operation.slot] = group.dlopen(home / name if "/" in name else name, flags)
+        except dl.DlError:
+            lines.append(f"open {name} failed")
+        else:
+            lines.append(f"open {name} ok")
+        _report(graph, program, order, first, lines)
+        return
+    if operation.slot >= 0 and operation.slot not in slots:
+        lines.append(f"{name} no handle")
+        return
+    symbol = f"d_{name}" if operation.what == "data" else name
+    handle = dl.RTLD_DEFAULT if operation.slot < 0 else slots[operation.slot]
+    try:
+        found = group.dlsym(handle, symbol)
+    except dl.SymbolNotFoundError:
+        lines.append(f"{symbol} none")
+        return
+    if operation.what == "data":
+        lines.append(f"{symbol} {program.memory.read_u32(found.address)}")
+    else:
+        lines.append(f"{symbol} {found()}")
+
+
+def _report(graph: Graph, program: dl.Linker, order: list[int], first: int, lines: list[str]) -> None:
+    lines.append(" constructed" + "".join(f" {number}" for number in order[first:]))
+    modules = {_number(graph, m.image.path): m for m in program.program.state.modules.values()}
+    check_order([modules[number] for number in order[first:]])
+    for number in sorted(modules.keys() - {MAIN}):
+        part = graph.parts[number]
+        for symbol, how in (*part.uses.items(), *part.reads.items()):
+            label = f"{how} {symbol}"
+            use = program.main_group.dlsym(modules[number].handle, f"u{number} {label}")
+            try:
+                lines.append(f"  {number} {label} {use()}")
+            except dl.UnresolvedCallError:
+                lines.append(f"  {number} {label} unresolved")
+
+
+def _number(graph: Graph, path: Path | None) -> int:
+    assert path is not None
+    file = (path.parent.name, path.name)
+    return next((part.number for part in graph.parts if (part.directory, part.name) == file), MAIN)
+
+
+def check_order(constructed: Sequence[dl.LinkedModule]) -> None:
+    """Check that each was constructed after what it needs, unless that needs it in turn."""
+    for position, module in enumerate(constructed):
+        for later in constructed[position + 1 :]:
+            assert not _needs(module, later) or _needs(later, module), f"{module} before {later}"
+
+
+def _needs(module: dl.LinkedModule, other: dl.LinkedModule) -> bool:
+    seen, waiting = {module.handle}, [module]
+    while waiting:
+        for needed in waiting.pop().needed:
+            if needed is other:
+                return True
+            if needed.handle not in seen:
+                seen.add(needed.handle)
+                waiting.append(needed)
+    return False
+
+
+def differences(graph: Graph, elf: Sequence[str], wasm: Sequence[str]) -> list[str]:
+    """Return the lines in which the two worlds differ, side by side, but for what may differ (docs/elf.md).
+
+    The order in which unrelated libraries are constructed; and a weak function that nothing defined when its library was
+    opened with RTLD_NOW: null for good in ELF, looked for again at each call here.
+    """
+    found = [] if len(elf) == len(wasm) else [f"{len(elf)} lines and {len(wasm)}"]
+    opens = iter([o for o in graph.operations if o.what == "open"])
+    now = False
+    final: set[str] = set()
+    for left, right in zip(elf, wasm, strict=False):
+        if left.startswith("open "):
+            now = "NOW" in next(opens).flags
+        if left.startswith(" constructed"):
+            final |= set(left.split()[1:]) if now else set()
+            same = sorted(left.split()) == sorted(right.split())
+        else:
+            number, _, label = left.strip().partition(" ")
+            null = number in final and label.startswith("weak call") and label.endswith(" unresolved")
+            same = left == right or (null and right.startswith(left.removesuffix("unresolved")))
+        found += [] if same else [f"{left:40} | {right}"]
+    return found
