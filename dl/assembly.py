@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -119,18 +120,25 @@ class Parts:
         return group
 
     def stop(self, main_group: Group | None) -> None:
-        """End the program, wait for its threads, and free all it holds."""
-        self.program.end(LinkerClosedError("the linker is closed"))
-        self.process.close()
-        self.host_threads.join_all()
-        self.guest_threads.join_all()
-        self.libc.close()
+        """End the program, wait for its threads as `dl.groups.endings` says, and free all it holds.
+
+        Ctrl-C ends the waiting, not the freeing: whatever a step raises, the following ones are taken.
+        """
+        with ExitStack() as steps:  # the last one first
+            steps.callback(wakeup_bell.BELL.remove, self.groups.signal_came)
+            steps.callback(self.default_files.close)
+            steps.callback(self.program.close)
+            steps.callback(self._leave_main, main_group)
+            steps.callback(self.libc.close)
+            steps.callback(self.guest_threads.join_all)
+            steps.callback(self.host_threads.join_all)
+            steps.callback(self.process.close)
+            self.program.end(LinkerClosedError("the linker is closed"))
+
+    def _leave_main(self, group: Group | None) -> None:
         # Inside guest code in another thread, it is freed with its last reference, which that thread drops.
-        if main_group is not None and main_group.is_outside_guest:
-            self.groups.leave(main_group)
-        self.program.close()
-        self.default_files.close()
-        wakeup_bell.BELL.remove(self.groups.signal_came)
+        if group is not None and group.is_outside_guest:
+            self.groups.leave(group)
 
 
 def new_locator(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import threading
 
@@ -12,6 +13,7 @@ from dl.errors import (
     ProgramExited,
     ThreadExited,
 )
+from dl.groups.endings import await_end
 from dl.groups.entry import Group
 from dl.groups.libc_threads import THREAD_START, THREAD_START_TYPE, LibcThreads
 from dl.groups.registry import Groups
@@ -57,14 +59,15 @@ class GuestThread:
     def stop(self, exception: BaseException) -> None:
         """Make the thread raise an exception at its next safe point, wait or entry, the first one included; any thread.
 
-        Only the first order counts.
+        An order that was given before is repeated if a host function has swallowed it.
         """
         with self._lock:
-            if self._stop is not None:
+            first, self._stop = self._stop is None, exception
+            if self._group is None:
                 return
-            self._stop = exception
-            if self._group is not None:
-                self._group.replica.interrupt_with(exception)
+            replica = self._group.replica
+            if first or not replica.waiter.interrupted:
+                replica.interrupt_with(exception)
 
 
 class GuestThreads:
@@ -122,7 +125,11 @@ class GuestThreads:
             except BaseException:
                 self._forget(thread)
                 raise
-            thread.started.wait(self._groups.current().replica.waiter)
+            try:
+                thread.started.wait(self._groups.current().replica.waiter)
+            except BaseException:
+                thread.stop(ThreadExited())  # nobody learns its number
+                raise
         if thread.failure is not None:
             raise thread.failure
         return number
@@ -130,16 +137,20 @@ class GuestThreads:
     def _run(self, thread: GuestThread, start: int, stack_pointer: int, main_tls: int | None) -> None:
         try:
             group = self._groups.new_group(
-                thread.name, stack_pointer=stack_pointer, main_tls=main_tls, number=thread.id
+                thread.name,
+                stack_pointer=stack_pointer,
+                main_tls=main_tls,
+                number=thread.id,
+                announce=thread.runs_in,
             )
         except BaseException as error:  # noqa: BLE001  given to the thread that asked for this one
+            thread.runs_in(None)
             thread.failure = error
             self._forget(thread)
             thread.started.set()
             thread.thread_done.set()
             thread.ended_in_program.set()
             return
-        thread.runs_in(group)
         thread.started.set()
         try:
             main = self._program.main_module
@@ -180,37 +191,43 @@ class GuestThreads:
     # the end
 
     def stop_all(self, exception: BaseException) -> None:
-        """End all threads of the guest, and wait for them; they can start no others meanwhile."""
+        """End all threads of the guest, and wait for them as `endings` says; they can start no others meanwhile."""
         with self._lock:
             self._closed = exception
         try:
-            self._wait_for_all(exception)
+            self._await_end(exception)
         finally:
             with self._lock:
                 self._closed = None
 
     def wait_for_all(self) -> None:
         """Wait until the guest has no thread left but the calling one."""
-        self._wait_for_all(None)
-
-    def _wait_for_all(self, stop: BaseException | None) -> None:
         caller = self._groups.find()
         while True:
             with self._lock:
                 threads = list(self._running.values())
             if not threads:
                 return
-            if stop is not None:
-                for thread in threads:
-                    thread.stop(stop)
             for thread in threads:
                 if caller is not None and self._program.ended is None:
                     thread.ended_in_program.wait(caller.replica.waiter)
-                thread.thread_done.wait()
+                else:
+                    thread.thread_done.wait()
 
     def join_all(self) -> None:
-        """Wait for all threads; the program has ended."""
+        """Wait for all threads, as `endings` says; the program has ended."""
+        self._await_end(None)
+
+    def _await_end(self, stop: BaseException | None) -> None:
         with self._lock:
             threads = list(self._running.values())
-        for thread in threads:
-            thread.thread_done.wait()
+
+        def remind() -> None:
+            if stop is not None:
+                for thread in threads:
+                    thread.stop(stop)
+            with contextlib.suppress(RuntimeError):  # the host has no thread that repeats it
+                self._program.rendezvous.nudge()
+
+        remind()
+        await_end([(thread.name, thread.thread_done) for thread in threads], remind)

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from dl.errors import LinkerUsageError
+from dl.groups.endings import await_end
 from dl.groups.entry import Group
 from dl.groups.errors import raises_dl_errors
 from dl.groups.libc_threads import LibcThreads
@@ -18,6 +19,9 @@ from threads import Event
 
 class HostThread:
     """A thread that `Linker.spawn` started.
+
+    `_lock` guards `_group` and `_cancelled`, so that an order to stop reaches the thread whichever group it has; a leaf but for
+    `Replica.interrupt_with`, which takes no lock. Reentrant, so that signal handlers can cancel.
 
     Attributes:
         name: its name.
@@ -33,6 +37,7 @@ class HostThread:
         self.thread_done = threading.Event()
         self._result: Any = None
         self._error: BaseException | None = None
+        self._lock = threading.RLock()
         self._group: Group | None = None
         self._cancelled: BaseException | None = None
         # Until the thread counts as one of the program's, it counts as one that may still act: a thread that
@@ -60,7 +65,9 @@ class HostThread:
             ended = self.ended_in_program.wait(caller.replica.waiter, limit)
         if not ended:
             raise TimeoutError(f"thread {self.name!r} still runs")
-        self.thread_done.wait()  # from its end to here it runs nothing that could wait
+        # What it still does is ending in the program's C library; the time-out holds for that as well.
+        if not self.thread_done.wait(timeout):
+            raise TimeoutError(f"thread {self.name!r} still runs")
         if self._error is not None:
             raise self._error
         return self._result
@@ -71,10 +78,29 @@ class HostThread:
 
     def cancel(self, exception: BaseException) -> None:
         """Make the thread raise an exception at its next safe point, wait, or entry into guest code; from any thread."""
-        self._cancelled = exception
-        group = self._group
-        if group is not None:
-            group.replica.interrupt_with(exception)
+        with self._lock:
+            self._cancelled = exception
+            if self._group is not None:
+                self._group.replica.interrupt_with(exception)
+
+    def runs_in(self, group: Group | None) -> None:
+        """Note the group that the thread's guest code runs in from now on, or that there is none.
+
+        An order to stop that did not reach the former one is not for those that have it later, but for the next.
+        """
+        with self._lock:
+            former, self._group = self._group, group
+            if self._cancelled is None:
+                return
+            if former is not None:
+                former.replica.withdraw(self._cancelled)
+            if group is not None:
+                group.replica.interrupt_with(self._cancelled)
+
+    def raise_if_cancelled(self) -> None:
+        """Raise what the thread was cancelled with, if it was."""
+        if self._cancelled is not None:
+            raise self._cancelled
 
     def run(self, function: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
         """The thread's body; called once, in it.
@@ -84,16 +110,15 @@ class HostThread:
             arguments: the rest.
         """
         try:
-            with self._threads.attached(self.name, started_here=True) as group:
+            with self._threads.attached(self.name, started_here=self) as group:
                 self._coming.close()
-                self._group = group
                 try:
                     if self._cancelled is not None:
                         group.replica.withdraw(self._cancelled)
-                        raise self._cancelled
+                    self.raise_if_cancelled()
                     self._result = function(group, *arguments)
                 finally:
-                    self._group = None
+                    self.runs_in(None)
                     # While this thread still counts: a thread that waits for it must not be taken for deadlocked.
                     self.ended_in_program.set()
         except BaseException as error:  # noqa: BLE001  given to the thread that joins
@@ -106,6 +131,16 @@ class HostThread:
     def not_started(self) -> None:
         """Stop counting the thread as one that may still act: it never comes, or has come and gone."""
         self._coming.close()
+
+
+class _NotOurs:
+    """A thread that the linker has not started: nobody can stop it, but its own signal handlers."""
+
+    def runs_in(self, group: Group | None) -> None:
+        """Nobody asks."""
+
+    def raise_if_cancelled(self) -> None:
+        """Nobody cancels it."""
 
 
 class HostThreads:
@@ -127,12 +162,12 @@ class HostThreads:
         self._promises = contextlib.ExitStack()
 
     @contextlib.contextmanager
-    def attached(self, name: str | None = None, *, started_here: bool = False) -> Iterator[Group]:
+    def attached(self, name: str | None = None, *, started_here: HostThread | None = None) -> Iterator[Group]:
         """Give the calling thread a group, for a `with`; if it has one, that one.
 
         Args:
             name: its name in messages.
-            started_here: whether the linker has started the thread. One that it has not shows that the host has threads of its
+            started_here: the thread, if the linker has started it. One that it has not shows that the host has threads of its
                 own, any of which may come and wake the others: no deadlock is reported from then on.
 
         Raises:
@@ -145,15 +180,17 @@ class HostThreads:
             yield present
             return
         self._check_shared()
-        if not started_here:
+        if started_here is None:
             self._expect_threads()
-        record = self._libc.create()
+        thread = started_here or _NotOurs()
+        record = self._libc.create(thread)
         with groups.stack() as stack:
             group = groups.new_group(
                 name or f"host thread {next(self._names)}",
                 stack_pointer=stack,
                 main_tls=record.tls if record else None,
                 number=record.number if record else None,
+                announce=thread.runs_in,
             )
             try:
                 with self._libc.identity(group, record):
@@ -191,11 +228,15 @@ class HostThreads:
         thread.not_started()
 
     def join_all(self) -> None:
-        """Wait for the threads that the linker has started; the program has ended."""
+        """Wait for the threads that the linker has started, as `endings` says; the program has ended."""
         with self._lock:
             running = list(self._running)
-        for thread in running:
-            thread.thread_done.wait()
+
+        def remind() -> None:
+            with contextlib.suppress(RuntimeError):  # the host has no thread that repeats it
+                self.groups.program.rendezvous.nudge()
+
+        await_end([(thread.name, thread.thread_done) for thread in running], remind)
 
     def _check_shared(self) -> None:
         if not self.groups.program.shares_memory:

@@ -22,8 +22,10 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from threading import get_ident
+from typing import Protocol
 
 from dl.errors import DlError, ResourceLimitError, ThreadExited
+from dl.groups.endings import PATIENCE_SECONDS
 from dl.groups.entry import Group
 from dl.groups.registry import Groups
 from dl.modules.linked_module import LinkedModule
@@ -49,6 +51,9 @@ _ATTRIBUTE_BYTES = 256
 """Room for a `pthread_attr_t`, and before it for the `pthread_t` that is returned."""
 _STACK_BYTES = 16 << 10
 """Of the stack that the library allocates for a thread, which serves it for its first few calls only."""
+
+_GLANCE_SECONDS = 0.05
+"""Time after which a thread that waits for its turn looks whether the program has ended, or it has been cancelled."""
 
 
 class _Begun(Exception):  # noqa: N818  it leaves the guest, and is no fault
@@ -81,6 +86,16 @@ def has_threads(main: LinkedModule) -> bool:
     )
 
 
+class Stoppable(Protocol):
+    """A thread that somebody may order to stop."""
+
+    def runs_in(self, group: Group | None) -> None:
+        """Note the group that the thread runs guest code in from now on; None for none."""
+
+    def raise_if_cancelled(self) -> None:
+        """Raise what the thread was ordered to stop with, if it was."""
+
+
 class LibcThreads:
     """The C library's side of the threads that the host attaches.
 
@@ -109,36 +124,65 @@ class LibcThreads:
         self._asked[get_ident()] = ThreadRecord(number, start, stack_pointer, tls)
         return True
 
-    def create(self) -> ThreadRecord | None:
+    def create(self, thread: Stoppable) -> ThreadRecord | None:
         """Have the C library make a thread; None if the program has no such library.
+
+        Args:
+            thread: the calling thread, which learns in which group it runs guest code meanwhile: such code may never end.
 
         Raises:
             ResourceLimitError: it cannot.
+            BaseException: what the thread was cancelled with.
         """
         main = self._program.main_module
         if main is None or not has_threads(main):
             return None
-        with self._lock:
-            if self._maker is None:
-                self._make_maker(main)
-            assert self._maker is not None
-            with self._groups.lend(self._maker):
-                return self._ask(self._maker, main)
+        with self._turn(thread):
+            try:
+                if self._maker is None:
+                    self._make_maker(main, thread)
+                assert self._maker is not None
+                with self._groups.lend(self._maker):
+                    thread.runs_in(self._maker)
+                    return self._ask(self._maker, main)
+            finally:
+                thread.runs_in(None)
 
-    def _make_maker(self, main: LinkedModule) -> None:
+    @contextmanager
+    def _turn(self, thread: Stoppable) -> Iterator[None]:
+        """Hold `_lock`; another thread that has it may be in guest code that never ends."""
+        while not self._lock.acquire(timeout=_GLANCE_SECONDS):
+            self._check_ended()
+            thread.raise_if_cancelled()
+        try:
+            self._check_ended()
+            yield
+        finally:
+            self._lock.release()
+
+    def _check_ended(self) -> None:
+        if self._program.ended is not None:
+            raise self._program.ended.with_traceback(None)
+
+    def _make_maker(self, main: LinkedModule, thread: Stoppable) -> None:
         groups = self._groups
         assert self.make_entry is not None
         self._entry = self.make_entry(_ONE_TO_ONE, self._begun)
         with groups.stack() as stack:
-            first = groups.new_group("first maker of threads", stack_pointer=stack)
+            first = groups.new_group("first maker of threads", stack_pointer=stack, announce=thread.runs_in)
             try:
                 first.call_export(main, INIT_FIRST, NOTHING)
                 record = self._ask(first, main)
             finally:
+                thread.runs_in(None)
                 groups.leave(first)
         stack = self._kept.enter_context(groups.stack())
         maker = groups.new_group(
-            "maker of threads", stack_pointer=stack, main_tls=record.tls, number=record.number
+            "maker of threads",
+            stack_pointer=stack,
+            main_tls=record.tls,
+            number=record.number,
+            announce=thread.runs_in,
         )
         with ExitStack() as undo:
             undo.callback(groups.leave, maker)
@@ -226,8 +270,13 @@ class LibcThreads:
 
     def close(self) -> None:
         """Give back what is kept to make threads; the program has ended."""
-        with self._lock:
+        if not self._lock.acquire(timeout=PATIENCE_SECONDS):
+            log.warning("a thread that is being made does not end: it is in a function of the host")
+            return
+        try:
             maker, self._maker = self._maker, None
             if maker is not None:
                 maker.close()
             self._kept.close()
+        finally:
+            self._lock.release()

@@ -16,7 +16,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from threading import get_ident
 
 from dl.errors import LinkerUsageError
@@ -187,7 +187,13 @@ class Groups:
 
     @raises_dl_errors
     def new_group(
-        self, name: str, *, stack_pointer: int, main_tls: int | None = None, number: int | None = None
+        self,
+        name: str,
+        *,
+        stack_pointer: int,
+        main_tls: int | None = None,
+        number: int | None = None,
+        announce: Callable[[Group], object] | None = None,
     ) -> Group:
         """Make a group for the calling thread, which has none, up to date and in the barrier.
 
@@ -196,6 +202,7 @@ class Groups:
             stack_pointer: upper end of its shadow stack, bytes.
             main_tls: its block of the main module's thread-local storage, bytes; None to allocate one.
             number: by which the guest knows it; None for a new one.
+            announce: gets the group before it replays anything, for orders to stop: what it replays may never end.
 
         Raises:
             DlError: it cannot be made.
@@ -203,6 +210,8 @@ class Groups:
         group = Group(self.program, name, self.signals, stack_pointer=stack_pointer, main_tls=main_tls)
         try:
             self.enter(group, self.next_number() if number is None else number)
+            if announce is not None:
+                announce(group)
             self.program.rendezvous.join(group.replica)
             group.synchronize()
         except BaseException:

@@ -14,6 +14,7 @@ through the descriptors of `dl.wasix.files.files`, which call `WasiCalls`.
 
 from __future__ import annotations
 
+import logging
 import threading
 from typing import TYPE_CHECKING
 
@@ -42,7 +43,10 @@ from dl.wasm.types import MemoryType
 if TYPE_CHECKING:
     from dl.program.host_symbols import HostSymbols
 
+log = logging.getLogger("dl.threads")
+
 _FORWARDED = "wasi"
+_CLOSE_SECONDS = 2.0
 _MOST_SLOTS = max(len(kind.params) for kind in FUNCTIONS.values())
 
 NATIVE = (
@@ -70,6 +74,13 @@ class WasiLock:
             )
         self._lock.acquire()
         self._owner = me
+
+    def take_within(self, seconds: float) -> bool:
+        """Take the lock, unless it stays taken for so long; returns whether it is taken."""
+        taken = self._owner != threading.get_ident() and self._lock.acquire(timeout=seconds)
+        if taken:
+            self._owner = threading.get_ident()
+        return taken
 
     def __exit__(self, *_: object) -> None:
         self._owner = 0
@@ -221,6 +232,14 @@ class SharedWasi:
         return call
 
     def close(self) -> None:
-        """Free the context; open files are closed."""
-        with self.calls.lock:
-            self._store.close()
+        """Free the context; open files are closed.
+
+        Unless a thread is still in a call, which an output callback of the user does not end: then with that call's end.
+        """
+        if self.calls.lock.take_within(_CLOSE_SECONDS):
+            try:
+                self._store.close()
+            finally:
+                self.calls.lock.__exit__()
+        else:
+            log.warning("the WASI context stays: an output callback does not return")

@@ -132,6 +132,8 @@ class TestConstructorsInCycles:
         modules = [Bare() for _ in range(5000)]
         for module, needed in itertools.pairwise(modules):
             module.needed.append(needed)
-        assert dependencies_first(cast("list[LinkedModule]", modules)) == modules[::-1]
+        assert [*map(id, dependencies_first(cast("list[LinkedModule]", modules)))] == [
+            *map(id, modules[::-1])
+        ]
         modules[-1].needed.append(modules[0])
-        assert dependencies_first(cast("list[LinkedModule]", modules)) == modules
+        assert [*map(id, dependencies_first(cast("list[LinkedModule]", modules)))] == [*map(id, modules)]
