@@ -159,7 +159,7 @@ def assemble(image: ModuleImage | None, locator: Locator, options: Options) -> P
     """
     wasm = image.wasm if image else None
     default_files = DefaultFiles(options.preopens or {}, wasm, wanted=options.default_files)
-    main = describe_main(wasm, memory=options.memory, stack_size=options.stack_size)
+    main = describe_main(wasm, memory=options.memory, stack_size=options.stack_size, limits=options.limits)
     shared = main.memory_type is not None and main.memory_type.limits.shared
     name = image.name if image else "libraries only"
     engine = chosen_engine(options.engine, name, interrupts=options.interrupts, shared=shared)

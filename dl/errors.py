@@ -212,12 +212,14 @@ class ResourceLimitError(DlError):
     Attributes:
         subject: what needed it: the name of a module, or a few words such as "a thread's stack".
         reason: what is used up, and the bound, lower case.
+        limit: name of the attribute of `Limits` that is the bound; empty if it is another one.
     """
 
-    def __init__(self, subject: str, reason: str) -> None:
-        super().__init__(subject, reason)
+    def __init__(self, subject: str, reason: str, limit: str = "") -> None:
+        super().__init__(subject, reason, limit)
         self.subject = subject
         self.reason = reason
+        self.limit = limit
 
     def __str__(self) -> str:
         return f"no room for {shown(self.subject)}: {self.reason}"

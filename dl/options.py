@@ -19,9 +19,6 @@ T = TypeVar("T")
 
 MAX_PAGES = 65536
 
-GUEST_THREAD_LIMIT = 4096
-"""Most threads a guest may have at a time; each is a thread of the host."""
-
 ModuleSource = str | os.PathLike[str] | bytes
 """A module: the path of a file, or the bytes themselves."""
 

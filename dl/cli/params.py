@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any, TypeVar
 
 import click
 
+from dl.limits import Limits, limit_options
 from dl.modules.locate import split_path
 from dl.options import MAX_PAGES
 
@@ -29,6 +32,39 @@ def size(text: str) -> int:
     if not 0 < value <= most:
         raise click.BadParameter(f"{text!r} is not between 1 and {most} bytes")
     return value
+
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+_LIMIT = "limit_"
+
+
+def _most(unit: str) -> tuple[str, Callable[[str], int] | click.IntRange, str]:
+    """Return how an option's value is named, read and shown, of what is counted in a unit."""
+    return ("SIZE", size, " bytes") if unit in ("pages", "bytes") else ("N", click.IntRange(1), "")
+
+
+def limits_of_program(command: F) -> F:
+    """Give a command one option for each attribute of `dl.Limits`; see `taken_limits`."""
+    for name, about in reversed(list(limit_options().items())):
+        metavar, kind, unit = _most(about["unit"])
+        default = getattr(Limits(), name) * (PAGE_BYTES if about["unit"] == "pages" else 1)
+        command = click.option(
+            f"--{about['option']}",
+            _LIMIT + name,
+            type=kind,
+            metavar=metavar,
+            help=f"Bound the {about['what']}. Default: {default}{unit}.",
+        )(command)
+    return command
+
+
+def taken_limits(options: Mapping[str, int | None]) -> Limits:
+    """Return the limits that options of `limits_of_program` give; memory is rounded down to pages, but to one at least."""
+    given = {name.removeprefix(_LIMIT): value for name, value in options.items() if value is not None}
+    if "memory_pages" in given:
+        given["memory_pages"] = max(given["memory_pages"] // PAGE_BYTES, 1)
+    return Limits(**given)
 
 
 engine_option = click.option(

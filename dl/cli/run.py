@@ -10,7 +10,16 @@ import click
 
 from dl.cli.endings import program_code
 from dl.cli.interrupt import ending_on_interrupt
-from dl.cli.params import PAGE_BYTES, directories, engine_option, preopen, size, variable
+from dl.cli.params import (
+    PAGE_BYTES,
+    directories,
+    engine_option,
+    limits_of_program,
+    preopen,
+    size,
+    taken_limits,
+    variable,
+)
 from dl.cli.tracing import tracing
 from dl.linker import Linker
 from dl.modules.image import image_from_file
@@ -91,6 +100,12 @@ library_path_option = click.option(
     default=None,
     help="Whether code that computes can be interrupted, for links and Ctrl-C. Default: on for programs with shared memory.",
 )
+@click.option(
+    "--no-default-files",
+    is_flag=True,
+    help="Do not give the program /dev/null and the like, and a /tmp of its own.",
+)
+@limits_of_program
 @engine_option
 @click.option(
     "--no-cache",
@@ -111,9 +126,11 @@ def run(
     memory_max: int | None,
     side_memory: Any,
     interrupts: bool | None,
+    no_default_files: bool,
     engine: str | None,
     no_cache: bool,
     trace: bool,
+    **limits: int | None,
 ) -> int:
     """Link a program and run it.
 
@@ -137,6 +154,8 @@ def run(
             engine=engine,
             cache=not no_cache,
             memory=memory,
+            default_files=not no_default_files,
+            limits=taken_limits(limits),
         ) as linker,
         ctrl_c.to(linker.parts.process),
     ):

@@ -20,6 +20,10 @@ from typing import Protocol
 
 from dl.engine.protocol import CompiledModule, Engine
 from dl.errors import EngineError, InvalidModuleError
+from dl.limits import Limits
+
+_LEAST_WEIGHT = 32 << 10
+"""Bytes that a module counts for at least: small ones cost memory maps, two each, of which a process has 65,530."""
 
 MOST_BYTES = 128 << 20
 """Bytes of code that the process keeps for each engine although no program uses it: some thousand small libraries."""
@@ -114,10 +118,10 @@ class EngineCode:
         if digest in self._recent:
             return
         self._recent[digest] = module
-        self._recent_bytes += module.code_bytes
+        self._recent_bytes += _weight(module)
         while self._recent_bytes > self._most_bytes:
             _, dropped = self._recent.popitem(last=False)
-            self._recent_bytes -= dropped.code_bytes
+            self._recent_bytes -= _weight(dropped)
 
     def _make(self, digest: bytes, make: Callable[[], CompiledModule], own: _Making) -> CompiledModule:
         try:
@@ -141,6 +145,10 @@ class EngineCode:
         with self._lock:
             self._recent.clear()
             self._recent_bytes = 0
+
+
+def _weight(module: CompiledModule) -> int:
+    return max(module.code_bytes, _LEAST_WEIGHT)
 
 
 class CodeCache:
@@ -175,12 +183,22 @@ class Compiler:
         engine: the engine.
         store: code that outlives the process; None for none. An engine that cannot serialize code has no use for it.
         memory: the code in memory.
+        limits: the program's; None for the defaults.
+
+    `_counted` holds the program's code, by digest. Each step on it is atomic under the GIL; threads that compile at the same
+    time at the limit may pass it by as many as they are.
     """
 
     def __init__(
-        self, engine: Engine, store: CodeStore | None = None, memory: CodeCache = PROCESS_CODE
+        self,
+        engine: Engine,
+        store: CodeStore | None = None,
+        memory: CodeCache = PROCESS_CODE,
+        limits: Limits | None = None,
     ) -> None:
         self.engine = engine
+        self._limits = limits or Limits()
+        self._counted: weakref.WeakValueDictionary[bytes, CompiledModule] = weakref.WeakValueDictionary()
         self._store = store if engine.capabilities.serialization else None
         self._memory = memory.of(engine)
 
@@ -194,8 +212,10 @@ class Compiler:
 
         Raises:
             InvalidModuleError: the engine refuses the module; the text says why.
+            ResourceLimitError: the program uses `Limits.code_modules` modules.
         """
         digest = digest or content_digest(wasm)
+        self._check_room(digest, name)
 
         def make() -> CompiledModule:
             stored = None if self._store is None else self._store.load(self.engine, digest)
@@ -205,12 +225,32 @@ class Compiler:
             module = self._memory.get(digest, make)
         except EngineError as error:
             raise InvalidModuleError(name, str(error)) from error
+        self._counted[digest] = module
         if self._store is not None:
             self._store.save(self.engine, digest, module)
         return module
 
     def find(self, digest: bytes) -> CompiledModule | None:
-        """Return the code of the module with a digest, if it is known without the module's bytes."""
+        """Return the code of the module with a digest, if it is known without the module's bytes.
+
+        Raises:
+            ResourceLimitError: the program uses `Limits.code_modules` modules.
+        """
+        self._check_room(digest, "a module")
+        known = self._find(digest)
+        if known is not None:
+            self._counted[digest] = known
+        return known
+
+    def _check_room(self, digest: bytes, name: str) -> None:
+        most = self._limits.code_modules
+        if len(self._counted) < most or digest in self._counted:
+            return
+        self._memory.clear()  # what the program has used once may only be kept in case it comes again
+        if len(self._counted) >= most:
+            raise self._limits.refusal("code_modules", name, f"{most} compiled modules are in use")
+
+    def _find(self, digest: bytes) -> CompiledModule | None:
         known = self._memory.find(digest)
         if self._store is None:
             return known

@@ -157,6 +157,13 @@ class HostFunctions(Protocol):
 class Store(Protocol):
     """One thread's instances. Used by one thread at a time; nothing in it is locked."""
 
+    def limit(self, *, memory_bytes: int, table_elements: int) -> None:
+        """Bound each memory and each table that instances of this store define, whatever their types allow.
+
+        One that begins larger is refused with its instance, and growing beyond fails. Memories that are shared, or made by
+        the engine, are bounded by their types alone.
+        """
+
     def define_memory(self, namespace: str, name: str, memory: EngineMemory) -> None:
         """Make a memory importable in this store."""
 

@@ -33,6 +33,7 @@ def generated(
 
     Raises:
         InvalidModuleError: the engine refuses the module.
+        ResourceLimitError: the program uses too many compiled modules.
     """
     digest = _DIGESTS.find(inputs)
     if digest is not None:

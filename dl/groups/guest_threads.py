@@ -17,7 +17,6 @@ from dl.groups.endings import await_end
 from dl.groups.entry import Group
 from dl.groups.libc_threads import THREAD_START, THREAD_START_TYPE, LibcThreads
 from dl.groups.registry import Groups
-from dl.options import GUEST_THREAD_LIMIT
 from threads import Event, Waits
 
 log = logging.getLogger("dl.threads")
@@ -73,7 +72,7 @@ class GuestThread:
 class GuestThreads:
     """The guest's threads of one program.
 
-    `_lock` guards `_running` and `_closed`; a leaf.
+    `_lock` guards `_running` and `_closed`; a leaf but for that of the threads' places.
     """
 
     def __init__(self, groups: Groups, libc: LibcThreads) -> None:
@@ -97,8 +96,8 @@ class GuestThreads:
 
         Raises:
             DlError: the group could not be made.
-            LinkerUsageError: the program's memory is not shared, the main module exports no `wasi_thread_start`, or there are
-                too many threads.
+            LinkerUsageError: the program's memory is not shared, or the main module exports no `wasi_thread_start`.
+            ResourceLimitError: the program has as many as it may.
         """
         if not self._program.shares_memory:
             raise LinkerUsageError("a program whose memory is not shared has one thread")
@@ -113,8 +112,7 @@ class GuestThreads:
         with self._lock:
             if self._closed is not None:
                 raise self._closed.with_traceback(None)
-            if len(self._running) >= GUEST_THREAD_LIMIT:
-                raise LinkerUsageError(f"there are {GUEST_THREAD_LIMIT} threads already")
+            self._groups.places.take(thread.name)
             self._running[number] = thread
         target = threading.Thread(
             target=self._run, args=(thread, start, stack_pointer, main_tls), name=thread.name, daemon=True
@@ -123,6 +121,7 @@ class GuestThreads:
             try:
                 target.start()
             except BaseException:
+                self._groups.places.give_back()
                 self._forget(thread)
                 raise
             try:
@@ -146,6 +145,7 @@ class GuestThreads:
         except BaseException as error:  # noqa: BLE001  given to the thread that asked for this one
             thread.runs_in(None)
             thread.failure = error
+            self._groups.places.give_back()
             self._forget(thread)
             thread.started.set()
             thread.thread_done.set()
@@ -163,6 +163,8 @@ class GuestThreads:
             self._failed(thread, error)
         finally:
             thread.runs_in(None)
+            # Before anybody can know of the end: who has waited for it may start another thread at once.
+            self._groups.places.give_back()
             # While this thread still counts: a thread that waits for it must not be taken for deadlocked.
             thread.ended_in_program.set()
             self._groups.leave(group)

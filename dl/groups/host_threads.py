@@ -124,9 +124,11 @@ class HostThread:
         except BaseException as error:  # noqa: BLE001  given to the thread that joins
             self._error = error
         finally:
+            # First: who has waited for the end may start another thread at once.
+            self._threads.give_place_back(self)
             self.thread_done.set()
             self.ended_in_program.set()
-            self._threads.forget(self)
+            self.not_started()
 
     def not_started(self) -> None:
         """Stop counting the thread as one that may still act: it never comes, or has come and gone."""
@@ -173,6 +175,7 @@ class HostThreads:
         Raises:
             LinkerUsageError: the program's memory is not shared.
             ResourceLimitError: there is no memory for its stack.
+            ResourceLimitError: the program has as many threads as it may.
         """
         groups = self.groups
         present = groups.find()
@@ -182,7 +185,12 @@ class HostThreads:
         self._check_shared()
         if started_here is None:
             self._expect_threads()
-        thread = started_here or _NotOurs()
+        with contextlib.nullcontext() if started_here else groups.places.taken(name or "a host thread"):
+            yield from self._attached_here(name, started_here or _NotOurs())
+
+    def _attached_here(self, name: str | None, thread: HostThread | _NotOurs) -> Iterator[Group]:
+        """Give the calling thread, which has none, a group; what `attached` is around it."""
+        groups = self.groups
         record = self._libc.create(thread)
         with groups.stack() as stack:
             group = groups.new_group(
@@ -203,6 +211,7 @@ class HostThreads:
 
         Raises:
             LinkerUsageError: the program's memory is not shared.
+            ResourceLimitError: the program has as many threads as it may.
         """
         self._check_shared()
         thread = self.prepare(name)
@@ -215,17 +224,30 @@ class HostThreads:
         return thread
 
     def prepare(self, name: str | None) -> HostThread:
-        """Return a thread of the host that somebody else is about to `run`."""
-        thread = HostThread(self, name or f"host thread {next(self._names)}")
+        """Return a thread of the host that somebody else is about to `run`, or to `forget`.
+
+        Raises:
+            ResourceLimitError: the program has as many threads as it may.
+        """
+        name = name or f"host thread {next(self._names)}"
+        self.groups.places.take(name)
+        thread = HostThread(self, name)
         with self._lock:
             self._running.add(thread)
         return thread
 
     def forget(self, thread: HostThread) -> None:
         """Forget a thread that has ended, or never started."""
-        with self._lock:
-            self._running.discard(thread)
+        self.give_place_back(thread)
         thread.not_started()
+
+    def give_place_back(self, thread: HostThread) -> None:
+        """Count a thread no longer, unless that has been done."""
+        with self._lock:
+            present = thread in self._running
+            self._running.discard(thread)
+        if present:
+            self.groups.places.give_back()
 
     def join_all(self) -> None:
         """Wait for the threads that the linker has started, as `endings` says; the program has ended."""

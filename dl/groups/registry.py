@@ -23,11 +23,46 @@ from dl.errors import LinkerUsageError
 from dl.groups.boundary import GuestBoundary
 from dl.groups.entry import NO_THREAD, Group, GuestSignals, NoSignals
 from dl.groups.errors import raises_dl_errors
+from dl.limits import Limits
 from dl.program.program import Program
 from threads import DETACHED
 
 MAIN_THREAD_ID = 1
 _STACK_ALIGN_LOG2 = 10
+
+
+class Places:
+    """How many threads of the program there may be beside the one that made it. `_lock` guards `_taken`; a leaf."""
+
+    def __init__(self, limits: Limits) -> None:
+        self._limits = limits
+        self._lock = threading.Lock()
+        self._taken = 0
+
+    def take(self, thread: str) -> None:
+        """Count one thread more.
+
+        Raises:
+            ResourceLimitError: there are as many as there may be.
+        """
+        with self._lock:
+            if self._taken >= self._limits.threads:
+                raise self._limits.refusal("threads", thread, f"there are {self._taken} threads")
+            self._taken += 1
+
+    def give_back(self) -> None:
+        """Count one thread less."""
+        with self._lock:
+            self._taken -= 1
+
+    @contextlib.contextmanager
+    def taken(self, thread: str) -> Iterator[None]:
+        """Count one thread more while the block runs; see `take`."""
+        self.take(thread)
+        try:
+            yield
+        finally:
+            self.give_back()
 
 
 class Groups:
@@ -39,11 +74,13 @@ class Groups:
 
     Attributes:
         program: what all groups share.
+        places: bounds its threads.
         signals: those of the guest; set once, when the system interface is made.
     """
 
     def __init__(self, program: Program, boundary: GuestBoundary) -> None:
         self.program = program
+        self.places = Places(program.options.limits)
         self.signals: GuestSignals = NoSignals()
         self._boundary = boundary
         self._lock = threading.Lock()

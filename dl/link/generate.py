@@ -6,7 +6,6 @@ from collections.abc import Iterator, Sequence
 from functools import partial
 
 from dl.dlfcn import ModuleHandle
-from dl.errors import ResourceLimitError
 from dl.glue.generated import generated
 from dl.glue.imports import import_module, link_names, onward_calls
 from dl.glue.names import module_namespace
@@ -34,7 +33,7 @@ def grow_memory(plan: LinkPlan) -> None:
             if isinstance(entry.type, MemoryType) and not plan.program.grow_memory_to(
                 entry.type.limits.minimum
             ):
-                raise ResourceLimitError(
+                raise plan.program.no_memory(
                     module.name, f"linear memory cannot grow to the {entry.type} that it imports"
                 )
 

@@ -38,10 +38,12 @@ class SlotOperations:
         """Hand out an index; calls through it trap until something is placed there.
 
         Raises:
-            ResourceLimitError: the table cannot grow.
+            ResourceLimitError: the table cannot grow, or `Limits.closures` are in use.
         """
-        group = self._groups.find()
+        group, limits = self._groups.find(), self._program.options.limits
         with Change(self._program, group) as change, self._program.rendezvous.instigate(_replica(group)):
+            if self.pool.in_use() >= limits.closures:
+                raise limits.refusal("closures", "a closure", f"{self.pool.in_use()} are in use")
             if not self.pool.free:
                 self._grow(change)
             return self.pool.take()

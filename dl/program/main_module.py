@@ -11,7 +11,7 @@ Whatever differs between the kinds is a member here, so that nothing else asks w
 from __future__ import annotations
 
 from collections.abc import Container, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import ClassVar
 
 from dl.dlfcn import MAIN_HANDLE
@@ -24,8 +24,9 @@ from dl.glue.names import (
     module_namespace,
 )
 from dl.glue.resolution import FromNamespace
+from dl.limits import Limits as ProgramLimits
 from dl.options import MAX_PAGES, MemoryType
-from dl.program.table import MAX_TABLE_LENGTH, RESERVED_TABLE_SLOTS
+from dl.program.table import RESERVED_TABLE_SLOTS
 from dl.wasm.module import WasmModule
 from dl.wasm.records import Export
 from dl.wasm.types import Limits, TableType
@@ -160,13 +161,20 @@ class NoMain(MainModule):
         return None
 
 
-def describe_main(module: WasmModule | None, *, memory: MemoryType | None, stack_size: int) -> MainModule:
+def describe_main(
+    module: WasmModule | None,
+    *,
+    memory: MemoryType | None,
+    stack_size: int,
+    limits: ProgramLimits | None = None,
+) -> MainModule:
     """Decide what a main module is and where everything goes.
 
     Args:
         module: the main module, or None.
         memory: the memory the host wants to provide; for a main module that imports its memory, raises its minimum.
         stack_size: shadow stack, bytes.
+        limits: the program's; None for the defaults.
 
     Raises:
         NotDynamicError: a module with a dylink section that does not import its memory.
@@ -184,10 +192,33 @@ def describe_main(module: WasmModule | None, *, memory: MemoryType | None, stack
         main = _pie(module, memory, stack_size)
     else:
         main = _static(module, memory, stack_size)
-    if main.table_length > MAX_TABLE_LENGTH:
-        raise ResourceLimitError(
-            module.name if module else "the program",
-            f"needs a table of {main.table_length} elements; at most {MAX_TABLE_LENGTH} are allowed",
+    return _within(main, module.name if module else "the program", limits or ProgramLimits())
+
+
+def _within(main: MainModule, name: str, limits: ProgramLimits) -> MainModule:
+    """Return a main module whose memory the linker makes no larger than the limits allow.
+
+    Raises:
+        ResourceLimitError: it needs more, or brings a memory that could grow beyond them.
+    """
+    if main.table_length > limits.table_elements:
+        raise limits.refusal("table_elements", name, f"its table needs {main.table_length} elements")
+    kind, most = main.memory_type, limits.memory_pages
+    if kind is None:
+        return main
+    if kind.limits.minimum > most:
+        raise limits.refusal("memory_pages", name, f"its memory needs {kind.limits.minimum} pages")
+    maximum = MAX_PAGES if kind.limits.maximum is None else kind.limits.maximum
+    if maximum <= most:
+        return main
+    if main.makes_memory:
+        return replace(main, memory_type=replace(kind, limits=replace(kind.limits, maximum=most)))
+    if kind.limits.shared:
+        # No store's limit holds for a memory that is shared.
+        raise limits.refusal(
+            "memory_pages",
+            name,
+            f"it defines a shared memory of up to {maximum} pages (link it with --max-memory or --import-memory)",
         )
     return main
 

@@ -30,7 +30,7 @@ from dl.limits import Limits
 from dl.modules.guest_paths import GuestPaths
 from dl.modules.linked_module import LinkedModule
 from dl.modules.locate import Locator
-from dl.options import SideMemorySource
+from dl.options import MAX_PAGES, SideMemorySource
 from dl.program.compiling import Compiling
 from dl.program.host_symbols import ATOMICS, HostSymbols
 from dl.program.limbo import Limbo
@@ -124,7 +124,7 @@ class Program:
     ) -> None:
         self.main = main
         self.engine = engine
-        self.compiler = Compiler(engine, options.code_store)
+        self.compiler = Compiler(engine, options.code_store, limits=options.limits)
         self.compiling = Compiling()
         self.functions = functions
         self.host = host
@@ -133,7 +133,11 @@ class Program:
         self.rendezvous = rendezvous
         self.waits = Waits(_report_deadlock)
         self.futexes = FutexTable(self.waits)
-        self.state = LinkerState(table=TableSpace(main.table_length), linker_addresses=dict(main.addresses))
+        self.state = LinkerState(
+            TableSpace(main.table_length, options.limits),
+            options.limits,
+            linker_addresses=dict(main.addresses),
+        )
         locator.loaded = self.state.image
         self.wasi: WasiCalls | None = None
         self.side_memory: SideMemory | None = None
@@ -210,6 +214,8 @@ class Program:
         store = self.engine.new_store(self.functions)
         self._only_store = not self.main.shares_memory
         try:
+            limits = self.options.limits
+            store.limit(memory_bytes=limits.memory_pages * _PAGE, table_elements=limits.table_elements)
             if self.main.shares_memory:
                 assert self._memory is not None
                 store.define_memory(BASE_NAMESPACE, "memory", self._memory)
@@ -249,10 +255,15 @@ class Program:
         asked = self.options.side_memory
         if asked == "allocator" or (asked == "auto" and self.main.allocator):
             self.side_memory = GuestAllocator(
-                self.linear, self.main.heap_base, lambda end: self.grow_memory_to(-(-end // _PAGE))
+                self.linear,
+                self.main.heap_base,
+                lambda end: self.grow_memory_to(-(-end // _PAGE)),
+                self.no_memory,
             )
         else:
-            self.side_memory = GrownMemory(self.linear, memory.grow, kind.limits.maximum)
+            most = MAX_PAGES if kind.limits.maximum is None else kind.limits.maximum
+            most = min(most, self.options.limits.memory_pages)
+            self.side_memory = GrownMemory(self.linear, memory.grow, most, self.no_memory)
 
     def adopt_memory(self, store: Store, instance: EngineInstance) -> bool:
         """Take its memory from a main module that defines it, before anything else is instantiated.
@@ -339,6 +350,15 @@ class Program:
             return True
         missing = pages - self._memory.data_size() // _PAGE
         return missing <= 0 or self._memory.grow(missing) is not None
+
+    def no_memory(self, subject: str, reason: str) -> ResourceLimitError:
+        """Return the error for linear memory that cannot grow: with the limit, if a higher one could help."""
+        kind, limits = self.main.memory_type, self.options.limits
+        if kind is None or limits.memory_pages >= (
+            MAX_PAGES if self.main.makes_memory or kind.limits.maximum is None else kind.limits.maximum
+        ):
+            return ResourceLimitError(subject, reason)
+        return limits.refusal("memory_pages", subject, reason)
 
     def close(self) -> None:
         """Free what all groups shared; their stores are closed already."""

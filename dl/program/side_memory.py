@@ -18,6 +18,9 @@ from memory import Allocator, Block, LayoutExhaustedError, LinearMemory, Region,
 _ADDRESS_SPACE = 1 << 32
 _MAX_ALIGN_LOG2 = 31
 
+Refusal = Callable[[str, str], ResourceLimitError]
+"""Makes an error of what needed memory, and why there is none."""
+
 
 @dataclass(frozen=True)
 class SideMemoryStatistics:
@@ -63,14 +66,25 @@ class SideMemory(Protocol):
 class GrownMemory:
     """Blocks in pages that the linker grows the memory by.
 
+    Args:
+        memory: the program's memory.
+        grow: grows it by pages, or returns None.
+        limit_pages: what it may grow to; None for no limit.
+        refusal: makes the error for memory that cannot grow.
+
     `_lock` guards the allocator; the engine's growth, which takes a lock of the engine's, is called under it.
     """
 
     calls_guest = False
 
     def __init__(
-        self, memory: LinearMemory, grow: Callable[[int], int | None], limit_pages: int | None
+        self,
+        memory: LinearMemory,
+        grow: Callable[[int], int | None],
+        limit_pages: int | None,
+        refusal: Refusal = ResourceLimitError,
     ) -> None:
+        self._refusal = refusal
         self._memory = memory
         self._lock = threading.Lock()
         self._allocator = Allocator(grow, limit_pages=limit_pages)
@@ -82,7 +96,7 @@ class GrownMemory:
             with self._lock:
                 region = self._allocator.allocate(size, align_log2)
         except LayoutExhaustedError as error:
-            raise ResourceLimitError(purpose, f"no linear memory: {error}") from error
+            raise self._refusal(purpose, f"no linear memory: {error}") from error
         # What was never handed out lies in pages that were grown for it and is zero; to fill it would make it resident.
         with self._lock:
             used, self._used = self._used, max(self._used, region.end)
@@ -121,13 +135,21 @@ class GuestAllocator:
         memory: the program's memory.
         heap_base: address from which blocks are taken before `start`, bytes.
         ensure_size: makes the memory reach an address, or returns False.
+        refusal: makes the error for memory that cannot grow.
 
     `_lock` guards the figures and the blocks to be freed; a leaf.
     """
 
     calls_guest = True
 
-    def __init__(self, memory: LinearMemory, heap_base: int, ensure_size: Callable[[int], bool]) -> None:
+    def __init__(
+        self,
+        memory: LinearMemory,
+        heap_base: int,
+        ensure_size: Callable[[int], bool],
+        refusal: Refusal = ResourceLimitError,
+    ) -> None:
+        self._refusal = refusal
         self._memory = memory
         self._ensure_size = ensure_size
         self.heap_base = heap_base
@@ -158,12 +180,12 @@ class GuestAllocator:
             address = round_up(self.heap_base, alignment)
             end = round_up(address + size, 16)
             if not self._ensure_size(end):
-                raise ResourceLimitError(purpose, f"linear memory cannot grow to {end} bytes")
+                raise self._refusal(purpose, f"linear memory cannot grow to {end} bytes")
             self.heap_base = end
             return self._handed_out(Block(address, size, None))
         start = self._malloc(size + alignment) & 0xFFFFFFFF
         if not start:
-            raise ResourceLimitError(purpose, f"the program's malloc has no {size + alignment} bytes")
+            raise self._refusal(purpose, f"the program's malloc has no {size + alignment} bytes")
         address = round_up(start, alignment)
         if address + size > self._memory.size:
             raise ResourceLimitError(

@@ -8,15 +8,13 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from dl.dlfcn import MAIN_HANDLE, ModuleHandle
-from dl.errors import ResourceLimitError
+from dl.limits import Limits
 from dl.modules.construction import Construction, Constructions
 from dl.modules.image import ModuleImage
 from dl.modules.linked_module import LinkedModule, StubTarget, breadth_first
 from dl.program.operations import LoadModules
 from dl.program.table import TableSpace
 from dl.wasm.types import FuncType
-
-MAX_MODULES = 10_000
 
 
 @dataclass
@@ -31,6 +29,7 @@ class LinkerState:
     held or without.
 
     Attributes:
+        limits: the program's.
         modules: by handle, the main module first.
         by_identity: handle of the module that a resolved path or a name of bytes stands for.
         by_base_name: the libraries that a base name may stand for, in the order they were loaded; the main module is none.
@@ -47,6 +46,7 @@ class LinkerState:
     """
 
     table: TableSpace
+    limits: Limits = field(default_factory=Limits)
     modules: dict[ModuleHandle, LinkedModule] = field(default_factory=dict)
     by_identity: dict[str, ModuleHandle] = field(default_factory=dict)
     by_base_name: dict[str, tuple[LinkedModule, ...]] = field(default_factory=dict)
@@ -69,10 +69,11 @@ class LinkerState:
             module: who gets it, for messages.
 
         Raises:
-            ResourceLimitError: there are `MAX_MODULES` modules.
+            ResourceLimitError: there are `Limits.libraries` modules.
         """
-        if len(self.modules) + len(self.arriving) >= MAX_MODULES:
-            raise ResourceLimitError(module, f"{MAX_MODULES} modules are loaded already")
+        present = len(self.modules) + len(self.arriving)
+        if present >= self.limits.libraries:
+            raise self.limits.refusal("libraries", module, f"{present} modules are loaded already")
         handle = ModuleHandle(self.next_handle)
         self.next_handle += 1
         return handle

@@ -5,14 +5,11 @@ from __future__ import annotations
 import threading
 from collections import deque
 
-from dl.errors import ResourceLimitError
+from dl.limits import Limits
 from memory import Allocator, LayoutExhaustedError, Region
 
 RESERVED_TABLE_SLOTS = 16
 """Table indices below the main module's: 0 is the null pointer, the rest is the linker's own (futexes)."""
-
-MAX_TABLE_LENGTH = 10_000_000
-"""Most elements a table may have: the limit web engines set, and far below what would exhaust a host."""
 
 
 RESTING_ELEMENTS = 1024
@@ -27,22 +24,27 @@ class TableSpace:
 
     The table never shrinks, so indices given back are reused, lowest fitting run first.
 
+    Args:
+        length: elements of the table to begin with.
+        limits: the program's.
+
     Attributes:
         length: elements that the indices to hand out belong to. The table itself may be shorter, if an engine refused to grow
             it or nobody uses the last ones.
     """
 
-    def __init__(self, length: int) -> None:
+    def __init__(self, length: int, limits: Limits) -> None:
         self._lock = threading.Lock()
         self.length = self._initial = length
+        self._limits = limits
         self._ends: dict[int, int] = {}
         self._resting: deque[Region] = deque()
         self._resting_elements = 0
-        self._allocator = Allocator(self._grow, page_size=1, limit_pages=MAX_TABLE_LENGTH)
+        self._allocator = Allocator(self._grow, page_size=1, limit_pages=limits.table_elements)
 
     def _grow(self, elements: int) -> int | None:
         former = self.length
-        if former + elements > MAX_TABLE_LENGTH:
+        if former + elements > self._limits.table_elements:
             return None
         self.length += elements
         return former
@@ -51,16 +53,17 @@ class TableSpace:
         """Reserve a run of indices.
 
         Raises:
-            ResourceLimitError: the table would exceed `MAX_TABLE_LENGTH`.
+            ResourceLimitError: the table would exceed `Limits.table_elements`.
         """
         try:
             with self._lock:
                 region = self._allocator.allocate(elements, align_log2)
                 self._ends[region.address] = region.end
         except LayoutExhaustedError as error:
-            raise ResourceLimitError(
+            raise self._limits.refusal(
+                "table_elements",
                 purpose,
-                f"{elements} table elements at 2**{align_log2} do not fit a table of at most {MAX_TABLE_LENGTH}",
+                f"{elements} table elements at 2**{align_log2} do not fit the table",
             ) from error
         return region
 

@@ -101,6 +101,9 @@ class _Closures:
         except InvalidModuleError as error:
             log.info("guest: closure_prepare: %s", error)
             return Errno.INVAL
+        except ResourceLimitError as error:
+            log.info("guest: closure_prepare: %s", error)
+            return Errno.NOMEM
         log.debug("guest: closure_prepare(%#x, %#x, %s, %#x)", backing, closure, kind, environment)
         return Errno.SUCCESS if slots.place(closure, code, backing, environment) else Errno.INVAL
 

@@ -54,7 +54,10 @@ class _DynamicCalls:
         kind = group.instances.function_type(function)
         if kind is None or not is_packable(kind):
             return Errno.INVAL
-        code = self._system.slots.pool.invoker_code(kind)
+        try:
+            code = self._system.slots.pool.invoker_code(kind)
+        except ResourceLimitError:
+            return Errno.NOMEM
         if code is None:
             return Errno.NOTSUP
         with running_guest():
@@ -119,10 +122,10 @@ class Invokers:
         slots = self._system.slots
         if not is_packable(kind):
             return -Errno.INVAL
-        code = slots.pool.invoker_code(kind)
-        if code is None:
-            return -Errno.NOTSUP
         try:
+            code = slots.pool.invoker_code(kind)
+            if code is None:
+                return -Errno.NOTSUP
             address = slots.allocate()
         except ResourceLimitError:
             return -Errno.NOMEM

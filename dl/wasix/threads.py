@@ -87,8 +87,8 @@ class _Calls:
         try:
             with running_guest():
                 return self._system.spawn_guest(start, stack_pointer=stack, main_tls=tls or None)
-        except ResourceLimitError:
-            return -Errno.NOMEM
+        except ResourceLimitError as error:
+            return -Errno.AGAIN if error.limit == "threads" else -Errno.NOMEM
         except LinkerUsageError:
             return -Errno.NOTCAPABLE
         except (DlError, RuntimeError):

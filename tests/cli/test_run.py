@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from dl.cli import main
+from dl.limits import limit_options
 from dl.wasm.encode import ModuleBuilder, i32_const, unsigned
 from dl.wasm.types import FuncType
 from tests.support.command_line import GREET, HELLO, MEMORY, TRAPS, UNDEFINED, WASI, DlRun
@@ -189,3 +190,18 @@ def test_interrupt_ends_a_program_that_computes(options: list[str], tmp_path: Pa
 
     assert process.returncode == 130
     assert messages.splitlines()[-1] == "dlrun: error: interrupted"
+
+
+@pytest.mark.parametrize("option", [about["option"] for about in limit_options().values()])
+def test_every_limit_has_an_option(option: str) -> None:
+    """Each limit of a program can be set; 1 is below what some need, and never an internal error."""
+    assert main([f"--{option}", "1", HELLO]) in (0, 127)
+    assert main([f"--{option}", "0", HELLO]) == 2
+
+
+def test_a_limit_that_is_reached_says_how_to_raise_it(dlrun: DlRun) -> None:
+    """The error of a program that needs more names the option."""
+    ended = dlrun("--max-memory", "64k", HELLO)
+
+    assert ended.returncode == 127
+    assert "dlrun --max-memory" in ended.stderr

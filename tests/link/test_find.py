@@ -147,12 +147,13 @@ class TestTrees:
                 program.main_group.dlopen("top.so")
             assert len(str(caught.value)) < 1000
 
-    def test_more_modules_than_allowed(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_more_modules_than_allowed(self) -> None:
         """The bound on modules counts those of the load under way."""
-        monkeypatch.setattr("dl.program.state.MAX_MODULES", 10)
         libs = {f"{n}.so": library(needed=[f"{n + 1}.so"]) for n in range(20)} | {"20.so": LIB}
-        with dl.Linker(None, libraries=libs) as program:
-            with pytest.raises(dl.ResourceLimitError, match="10 modules"):
+        with dl.Linker(None, libraries=libs, limits=dl.Limits(libraries=10)) as program:
+            with pytest.raises(
+                dl.ResourceLimitError, match=r"10 \(Limits.libraries, dlrun --max-libraries\)"
+            ):
                 program.main_group.dlopen("0.so")
 
             assert program.main_group.dlopen("15.so") == 7

@@ -68,8 +68,7 @@ class WasmtimeStore:
         self._linker, self._host_known = host.clone()
         self._store: int = c.store_new(engine.pointer, None, None)
         self._context: int = c.store_context(self._store)
-        # By default a store refuses the 10,001st instance, and it never frees one by itself.
-        c.store_limiter(self._store, _UNLIMITED, _UNLIMITED, 1 << 31, 1 << 31, 1 << 31)
+        self.limit(memory_bytes=_UNLIMITED, table_elements=_UNLIMITED)
         self.thread = get_ident()
         self.running = 0
         self.trap = ctypes.c_void_p()
@@ -82,6 +81,10 @@ class WasmtimeStore:
         if engine.capabilities.interrupts:
             c.context_set_epoch_deadline(self._context, 1)
             self.on_interrupt(lambda: None)
+
+    def limit(self, *, memory_bytes: int, table_elements: int) -> None:
+        # By default a store refuses the 10,001st instance, and it never frees one by itself.
+        c.store_limiter(self._store, memory_bytes, table_elements, 1 << 31, 1 << 31, 1 << 31)
 
     def context(self) -> int:
         """Return the native context.

@@ -109,6 +109,11 @@ class Files:
         self._open_initial(system.wasi_options)
 
     def _open_initial(self, options: WasiOptions) -> None:
+        limits, wanted = self._system.limits, FIRST_PREOPEN + len(options.preopens)
+        if wanted > limits.descriptors:
+            raise limits.refusal(
+                "descriptors", "the program", f"its streams and directories are {wanted} descriptors"
+            )
         self._host_input = 0 if options.stdin is None and CAN_WAIT else None
         self.table.put(0, OpenFile(wasi=0, host_input=self._host_input))
         for number in (1, 2):
