@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from threading import get_ident
 from typing import Any, Protocol
 
@@ -88,6 +89,7 @@ class Group:
         self.applying = False
         self.must_notice = False
         self.visits = 0
+        self._applies_from_outside = False
         self.replica: Replica[DlOperation] = Replica(name, self._replay)
         self.instances = Instances(program, name, self, stack_pointer=stack_pointer, main_tls=main_tls)
         # Not before: the replica has not joined, and an interrupt that is meant for other threads would end it here.
@@ -99,8 +101,8 @@ class Group:
 
     @property
     def is_outside_guest(self) -> bool:
-        """Whether its thread runs no guest code, nor a host call of it."""
-        return self.replica.state == DETACHED
+        """Whether its thread runs no guest code, nor a host call of it; that of an operation itself does not count."""
+        return self.replica.state == DETACHED or self._applies_from_outside
 
     def is_unaware(self) -> bool:
         """Whether its thread may compute without having noticed a signal; takes no lock, since signal handlers ask."""
@@ -136,14 +138,24 @@ class Group:
         Raises:
             DlError: it cannot be made.
         """
-        previous = self.replica.enter_guest()
-        self.instances.first = self.applying = True
-        try:
-            operation.apply(self.instances)
-        finally:
-            self.instances.first = self.applying = False
-            self.replica.leave_guest(previous)
+        with self._entered_to_apply():
+            self.instances.first = self.applying = True
+            try:
+                operation.apply(self.instances)
+            finally:
+                self.instances.first = self.applying = False
         self._forget_functions(operation)
+
+    @contextmanager
+    def _entered_to_apply(self) -> Iterator[None]:
+        """Enter guest code for what an operation runs there."""
+        previous = self.replica.enter_guest()
+        self._applies_from_outside = previous == DETACHED
+        try:
+            yield
+        finally:
+            self._applies_from_outside = False
+            self.replica.leave_guest(previous)
 
     def _replay(self, _sequence: int, operation: DlOperation) -> None:
         operation.apply(self.instances)
@@ -153,22 +165,17 @@ class Group:
         """Undo a load that this group has applied, completely or in part, and no other group has seen."""
         undo = UnloadModules.of(operation.modules)
         try:
-            previous = self.replica.enter_guest()
-        except BaseException:  # noqa: BLE001  the program has ended, so nobody runs what the table holds
-            self.instances.forget(undo.modules)
-            return
-        try:
-            undo.apply(self.instances)
-        finally:
-            self.replica.leave_guest(previous)
+            with self._entered_to_apply():
+                undo.apply(self.instances)
+        except BaseException:
+            if self._program.ended is None:
+                raise
+            self.instances.forget(undo.modules)  # nobody runs what the table holds
 
     def set_back(self, former: SetSlot) -> None:
         """Set a table index to what it held before a change that is taken back."""
-        previous = self.replica.enter_guest()
-        try:
+        with self._entered_to_apply():
             former.apply(self.instances)
-        finally:
-            self.replica.leave_guest(previous)
 
     def _forget_functions(self, operation: DlOperation) -> None:
         if isinstance(operation, UnloadModules):

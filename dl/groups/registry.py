@@ -157,6 +157,7 @@ class Groups:
         self._detach(group)
         group.close()
         self.program.waits.remove(group.replica.waiter)
+        self.program.limbo.drain()
 
     def park(self, group: Group) -> None:
         """Take a group from its thread, until `take` gives it to another."""

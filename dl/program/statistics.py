@@ -37,6 +37,7 @@ class LinkerStatistics:
 
 def linker_statistics(program: Program) -> LinkerStatistics:
     """Return a snapshot; each figure is right, but they may be moments apart."""
+    program.limbo.drain()
     state, side = program.state, program.side_memory
     allocated = side.statistics() if side is not None else None
     return LinkerStatistics(

@@ -34,6 +34,8 @@ class Model:
     deep: set[int] = field(default_factory=set)
     loaded: list[int] = field(default_factory=list)
     bound: dict[tuple[int, str], int] = field(default_factory=dict)
+    opened: list[int] = field(default_factory=list)
+    mains: list[int] = field(default_factory=list)
 
     def tree(self, root: int) -> list[int]:
         """Breadth first, each once."""
@@ -57,6 +59,8 @@ class Model:
             if flags & dl.RTLD_DEEPBIND or not flags & dl.RTLD_GLOBAL:
                 self.trees[module] = tree
         self.loaded += new
+        if root not in self.opened:
+            self.opened.append(root)
         for module in new:
             for symbol in SYMBOLS:
                 definer = self.find(module, symbol)
@@ -73,7 +77,14 @@ class Model:
         """The module whose definition another sees."""
         own = self.trees.get(module, [])
         order = [*own, *self.scope] if module in self.deep else [*self.scope, *own]
-        return next((m for m in [*order, module] if symbol in self.specs[m].defines), None)
+        trees = [self.tree(root) for root in self.opened]
+        # The first module is the program's main one, if it has one; like what it needs, it sees the global scope only.
+        later = [] if self.is_of_main(module) else [m for tree in trees if module in tree for m in tree]
+        return next((m for m in [*order, module, *later] if symbol in self.specs[m].defines), None)
+
+    def is_of_main(self, module: int) -> bool:
+        """Whether a module is the main one, or needed by it."""
+        return any(module in self.tree(main) for main in self.mains)
 
 
 def wasm(number: int, spec: Spec, build: Callable[..., Any] = library) -> bytes:
@@ -169,6 +180,7 @@ def test_any_graph_opened_in_any_way(case: tuple[list[Spec], list[tuple[int, dl.
     with dl.Linker(main, libraries=libs, stack_size=1024) as program:
         group = program.main_group
         if with_main:
+            model.mains.append(len(specs) - 1)
             model.open(len(specs) - 1, dl.RTLD_GLOBAL)
             model.loaded.sort(key=lambda m: m != len(specs) - 1)
         for root, flags in opens:
