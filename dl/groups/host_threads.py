@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from dl.errors import LinkerUsageError
+from dl.groups.allocating import NotStoppable
 from dl.groups.endings import await_end
 from dl.groups.entry import Group
 from dl.groups.errors import raises_dl_errors
@@ -133,16 +134,6 @@ class HostThread:
         self._coming.close()
 
 
-class _NotOurs:
-    """A thread that the linker has not started: nobody can stop it, but its own signal handlers."""
-
-    def runs_in(self, group: Group | None) -> None:
-        """Nobody asks."""
-
-    def raise_if_cancelled(self) -> None:
-        """Nobody cancels it."""
-
-
 class HostThreads:
     """The threads of the host that have a group of one program.
 
@@ -182,15 +173,15 @@ class HostThreads:
         self._check_shared()
         if started_here is None:
             self._expect_threads()
-        thread = started_here or _NotOurs()
+        thread = started_here or NotStoppable()
         record = self._libc.create(thread)
-        with groups.stack() as stack:
+        with groups.stack(thread) as stack:
             group = groups.new_group(
                 name or f"host thread {next(self._names)}",
                 stack_pointer=stack,
                 main_tls=record.tls if record else None,
                 number=record.number if record else None,
-                announce=thread.runs_in,
+                thread=thread,
             )
             try:
                 with self._libc.identity(group, record):

@@ -25,6 +25,13 @@ class ThreadLocals:
         self._program = program
         self._main = main
         self._blocks: dict[ModuleHandle, Block] = {}
+        self._counted = False
+
+    def count(self) -> None:
+        """Count the group for the reserve until `free_all`; under the link lock."""
+        if self._program.reserve is not None:
+            self._counted = True
+            self._program.reserve.add_group()
 
     def block(self, module: ThreadLocalModule, instance: EngineInstance, *, first: bool) -> int:
         """Return where a module's block is, bytes; 0 for one that needs none.
@@ -44,8 +51,14 @@ class ThreadLocals:
             return self._main
         if not module.size:
             return 0
-        side_memory = self._program.side_memory
+        side_memory, reserve = self._program.side_memory, self._program.reserve
         assert side_memory is not None
+        reserved = None if reserve is None else reserve.take(module.handle)
+        if reserved is not None:
+            # A former thread may have used it.
+            self._program.memory.fill(reserved.address, 0, reserved.size)
+            self._blocks[module.handle] = reserved
+            return reserved.address
         block = side_memory.allocate(module.size, module.align_log2, "thread-local storage")
         self._blocks[module.handle] = block
         return block.address
@@ -53,10 +66,18 @@ class ThreadLocals:
     def free(self, handle: ModuleHandle) -> None:
         """Give back a module's block, if it has one."""
         block = self._blocks.pop(handle, None)
-        if block is not None and self._program.side_memory is not None:
-            self._program.side_memory.free(block)
+        if block is None:
+            return
+        reserve, side_memory = self._program.reserve, self._program.side_memory
+        if reserve is not None:
+            reserve.give_back(handle, block)
+        elif side_memory is not None:
+            side_memory.free_later(block)
 
     def free_all(self) -> None:
         """Give back every block; nothing of the group runs any more."""
         for handle in list(self._blocks):
             self.free(handle)
+        if self._counted and self._program.reserve is not None:
+            self._counted = False
+            self._program.reserve.remove_group()

@@ -35,6 +35,7 @@ from dl.program.compiling import Compiling
 from dl.program.host_symbols import ATOMICS, HostSymbols
 from dl.program.main_module import MainModule
 from dl.program.operations import DlOperation
+from dl.program.reserve import ThreadLocalReserve
 from dl.program.side_memory import GrownMemory, GuestAllocator, SideMemory
 from dl.program.state import LinkerState
 from dl.program.table import TableSpace
@@ -104,6 +105,7 @@ class Program:
         state: modules, names, table indices: what linking changes.
         wasi: its WASI, for host code; None until a main module that defines the memory is there.
         side_memory: hands out linear memory; None when the program's memory cannot be reached.
+        reserve: thread-local blocks for replays; None while side memory needs no guest code.
         linear: the program's memory; None likewise.
         ended: what ended the program; None while it can run.
         checkpoint: called with the name of each step of a change of the program as it is about to begin, and the name of the
@@ -135,6 +137,7 @@ class Program:
         locator.loaded = self.state.image
         self.wasi: WasiCalls | None = None
         self.side_memory: SideMemory | None = None
+        self.reserve: ThreadLocalReserve | None = None
         self.linear: LinearMemory | None = None
         self.ended: BaseException | None = None
         self.checkpoint: Callable[[str, str | None], None] = lambda _step, _group: None
