@@ -20,6 +20,7 @@ from typing import Protocol
 
 from dl.engine.protocol import CompiledModule, Engine
 from dl.errors import EngineError, InvalidModuleError
+from dl.forks import in_forked_child, renew
 
 MOST_BYTES = 128 << 20
 """Bytes of code that the process keeps for each engine although no program uses it: some thousand small libraries."""
@@ -155,6 +156,11 @@ class CodeCache:
         self._lock = threading.Lock()
         self._engines: weakref.WeakKeyDictionary[Engine, EngineCode] = weakref.WeakKeyDictionary()
 
+    def forked(self) -> None:
+        """Begin anew in a forked child, whose parent's threads may hold the lock."""
+        renew(self._lock)
+        self._engines = weakref.WeakKeyDictionary()
+
     def of(self, engine: Engine) -> EngineCode:
         """Return the code of an engine."""
         with self._lock:
@@ -166,6 +172,8 @@ class CodeCache:
 
 PROCESS_CODE = CodeCache()
 """The process's code: programs share it."""
+
+in_forked_child(PROCESS_CODE.forked)
 
 
 class Compiler:

@@ -12,7 +12,7 @@ from dl.errors import LinkerUsageError
 from dl.groups.allocating import NotStoppable
 from dl.groups.endings import await_end
 from dl.groups.entry import Group
-from dl.groups.errors import raises_dl_errors
+from dl.groups.errors import check_process, raises_dl_errors
 from dl.groups.libc_threads import LibcThreads
 from dl.groups.registry import Groups
 from threads import Event
@@ -58,6 +58,7 @@ class HostThread:
             TimeoutError: it still runs.
             ProgramDeadlockedError: it waits, and so does every other thread of the program.
         """
+        self._threads.groups.program.rendezvous.process.check()
         caller = self._threads.groups.find()
         if caller is None:
             ended = self.thread_done.wait(timeout)
@@ -166,6 +167,7 @@ class HostThreads:
             ResourceLimitError: there is no memory for its stack.
         """
         groups = self.groups
+        check_process(groups.program.rendezvous.process)
         present = groups.find()
         if present is not None:
             yield present
@@ -207,6 +209,7 @@ class HostThreads:
 
     def prepare(self, name: str | None) -> HostThread:
         """Return a thread of the host that somebody else is about to `run`."""
+        check_process(self.groups.program.rendezvous.process)
         thread = HostThread(self, name or f"host thread {next(self._names)}")
         with self._lock:
             self._running.add(thread)

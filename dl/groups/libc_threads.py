@@ -218,6 +218,8 @@ class LibcThreads:
         main = self._program.main_module
         if main is None or group.replica.closed is not None or self._program.ended is not None:
             return
+        if not self._program.rendezvous.process.is_this_one():
+            return
         try:
             with group.replica.waiter.shielded():
                 group.call_export(main, _EXIT, _TO_NOTHING, 0)

@@ -106,7 +106,9 @@ class Groups:
         self.program.waits.add(group.replica.waiter)
 
     def leave(self, group: Group) -> None:
-        """Take a group from its thread, and close it."""
+        """Take a group from its thread, and close it; in a forked child it is left as it is."""
+        if not self.program.rendezvous.process.is_this_one():
+            return
         self._detach(group)
         group.close()
         self.program.waits.remove(group.replica.waiter)
@@ -235,7 +237,8 @@ class Groups:
         try:
             yield stack.address + stack.size
         finally:
-            side_memory.free_later(stack)
+            if self.program.rendezvous.process.is_this_one():
+                side_memory.free_later(stack)
 
     def allocator_works(self) -> None:
         """The main module's allocator works from now on: prepare what threads need to call it."""

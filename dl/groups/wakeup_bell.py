@@ -17,6 +17,8 @@ import threading
 import time
 from collections.abc import Callable
 
+from dl.forks import in_forked_child, renew
+
 _REPEATS_SECONDS = (0.0, 0.002, 0.01, 0.05)
 """A single interruption can be lost between a safe point and its return (see `threads/nudger.py`)."""
 
@@ -50,6 +52,14 @@ class SignalBell:
                 self._callbacks.remove(callback)
             if not self._callbacks and threading.current_thread() is threading.main_thread():
                 self._stop()
+
+    def forked(self) -> None:
+        """Begin anew in a forked child: the reader is a thread of the parent, and the parent's programs are not the child's."""
+        renew(self._lock)
+        self._callbacks = []
+        if self._writer is not None and threading.current_thread() is threading.main_thread():
+            self._stop()
+        self._reader = self._writer = None
 
     def _listen(self) -> bool:
         if self._writer is not None:
@@ -89,3 +99,5 @@ class SignalBell:
 
 BELL = SignalBell()
 """The process's one."""
+
+in_forked_child(BELL.forked)
