@@ -17,6 +17,7 @@ from dl.glue.base import FIND_INVOKER, FIND_INVOKER_TYPE
 from dl.glue.names import HOST_NAMESPACE, RESOLVE_STUB, RESOLVE_STUB_TYPE
 from dl.groups import wakeup_bell
 from dl.groups.boundary import GuestBoundary
+from dl.groups.endings import PATIENCE_SECONDS
 from dl.groups.entry import Group
 from dl.groups.guest_threads import GuestThreads
 from dl.groups.host_threads import HostThreads
@@ -129,6 +130,7 @@ class Parts:
             steps.callback(self.default_files.close)
             steps.callback(self.program.close)
             steps.callback(self._leave_main, main_group)
+            steps.callback(self.groups.allocating.close, PATIENCE_SECONDS)
             steps.callback(self.libc.close)
             steps.callback(self.guest_threads.join_all)
             steps.callback(self.host_threads.join_all)

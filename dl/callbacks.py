@@ -162,6 +162,8 @@ class Callbacks:
 
     def close(self, callback: Callback, number: int) -> None:
         """Close a callback; see `Callback.close`."""
+        if not self._program.rendezvous.process.is_this_one():
+            return  # it is the parent's
         with self._lock:
             address, callback.address = callback.address, 0
         if not address:

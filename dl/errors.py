@@ -32,7 +32,8 @@
     ├── EngineNotFoundError            no engine of this name is installed
     ├── InternalError                  a fault of the linker itself, to be reported
     └── LinkerUsageError               the API was used in a way it cannot serve
-        └── LinkerClosedError          the linker or group was closed
+        ├── LinkerClosedError          the linker or group was closed
+        └── ProgramForkedError         the linker belongs to the parent of this process
 
 A leaf module: it imports nothing of ours but `dl.text`, so every other module may import it. Fields come first, the
 one-line message is built from them.
@@ -493,6 +494,10 @@ class EngineNotFoundError(DlError):
 
 class LinkerUsageError(DlError):
     """The API was used in a way it cannot serve; the message says what to do instead."""
+
+
+class ProgramForkedError(LinkerUsageError):
+    """A linker was used in a child made by `os.fork`; its threads, and whoever held its locks, stayed in the parent."""
 
 
 class LinkerClosedError(LinkerUsageError):

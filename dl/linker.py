@@ -16,6 +16,7 @@ from dl.engine.protocol import Engine
 from dl.errors import LinkerClosedError, LinkerUsageError
 from dl.group import InstanceGroup
 from dl.groups.entry import Group
+from dl.groups.errors import check_process
 from dl.groups.host_threads import HostThread
 from dl.groups.run import run_program
 from dl.limits import Limits
@@ -213,10 +214,12 @@ class Linker:
 
     def modules(self) -> list[LinkedModule]:
         """Return the loaded modules, in handle order."""
+        check_process(self.program.rendezvous.process)
         return sorted(self.program.state.modules.copy().values(), key=lambda m: m.handle)
 
     def statistics(self) -> LinkerStatistics:
         """Return a snapshot of what the program holds."""
+        check_process(self.program.rendezvous.process)
         return linker_statistics(self.program)
 
     def run(self, group: Group) -> int:
@@ -225,15 +228,17 @@ class Linker:
         return run_program(self.program, self.parts.guest_threads, group)
 
     def _check_open(self) -> None:
+        check_process(self.program.rendezvous.process)
         if self._closed:
             raise LinkerClosedError("the linker is closed")
 
     def close(self) -> None:
         """End the program, wait for the threads that it or the linker started, and free all it holds; idempotent.
 
-        A thread that is attached gets `LinkerClosedError` when it next enters the guest. Not from inside guest code.
+        A thread that is attached gets `LinkerClosedError` when it next enters the guest. Not from inside guest code. In a child
+        made by `os.fork` this does nothing.
         """
-        if self._closed:
+        if self._closed or not self.program.rendezvous.process.is_this_one():
             return
         caller = self.parts.groups.find()
         if caller is not None and not caller.is_outside_guest:

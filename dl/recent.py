@@ -7,6 +7,8 @@ from collections import OrderedDict
 from collections.abc import Callable, Hashable
 from typing import Generic, TypeVar
 
+from dl.forks import renew
+
 Value = TypeVar("Value")
 
 
@@ -40,6 +42,12 @@ class Recent(Generic[Value]):
         self._most = most
         self._weight = 0
         self._kept: OrderedDict[_Key, tuple[_Key, Value, int]] = OrderedDict()
+
+    def forked(self) -> None:
+        """Begin anew in a forked child, whose parent's threads may hold the lock."""
+        renew(self._lock)
+        self._weight = 0
+        self._kept = OrderedDict()
 
     def find(self, key: Hashable) -> Value | None:
         """Return the value that is kept under a key, if any, and count it as used."""

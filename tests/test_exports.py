@@ -147,6 +147,7 @@ PUBLIC = [
     "NotDynamicError",
     "ProgramDeadlockedError",
     "ProgramExited",
+    "ProgramForkedError",
     "RTLD_DEEPBIND",
     "RTLD_DEFAULT",
     "RTLD_GLOBAL",

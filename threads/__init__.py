@@ -22,6 +22,7 @@ from threads.instigation import Instigation
 from threads.log import OperationLog
 from threads.nudger import Nudger
 from threads.platform import SYSTEM, Platform
+from threads.process import CreatingProcess
 from threads.rendezvous import CLOSED, ENDED, Rendezvous
 from threads.replica import DETACHED, GUEST, HOST, STALE, Replica
 from threads.statistics import RendezvousStatistics
@@ -38,6 +39,7 @@ __all__ = [
     "STALE",
     "SYSTEM",
     "BarrierTimeoutError",
+    "CreatingProcess",
     "DeadlockError",
     "Event",
     "ForkedProcessError",

@@ -122,8 +122,8 @@ class Rendezvous(Generic[Op]):
     """
 
     __slots__ = (
-        "_awaited", "_barriers", "_ended", "_gate", "_instigator", "_interrupt", "_interrupts", "_latency", "_lock",
-        "_platform", "_replicas", "_turn", "log", "nudger", "process", "replays", "version",
+        "__weakref__", "_awaited", "_barriers", "_ended", "_gate", "_instigator", "_interrupt", "_interrupts", "_latency",
+        "_lock", "_platform", "_replicas", "_turn", "log", "nudger", "process", "replays", "version",
     )  # fmt: skip
 
     def __init__(self, interrupt: Callable[[], None], *, platform: Platform = SYSTEM) -> None:
@@ -133,9 +133,8 @@ class Rendezvous(Generic[Op]):
         self.version: int = 0
         self._interrupt = interrupt
         self._platform = platform
-        self.process = CreatingProcess()
-        # Guards the fields below. Innermost: held for a few steps, nothing is waited for and nothing foreign is
-        # called under it.
+        self.process = CreatingProcess(self, CLOSED)
+        # Guards the fields below. Innermost: held for a few steps; nothing is waited for or called under it.
         self._lock: LockLike = platform.lock()
         self._replicas: dict[Replica[Op], None] = {}  # members, in the order they joined
         # Members that the barrier under way still waits for. Invariant: empty unless version is CLOSED.
@@ -148,8 +147,7 @@ class Rendezvous(Generic[Op]):
         self.replays: Replays[Op] = Replays(self, self._lock)
         self._latency: deque[float] = deque(maxlen=LATENCY_SAMPLES)
         self._interrupts = 0  # not guarded: a count for reading, written by whoever interrupts
-        # The link lock, outermost: held by one instigator at a time over all of its operation, guest code and
-        # all. A thread waiting for this lock is HOST or DETACHED, so no barrier ever waits for it.
+        # The link lock, outermost. A thread that waits for it is HOST or DETACHED, so no barrier ever waits for that thread.
         self._turn = Turn(platform)
         self.nudger = Nudger(platform, self._call_interrupt, self._unheard)
 
@@ -417,7 +415,9 @@ class Rendezvous(Generic[Op]):
     # The barrier, from a follower's side; called by Replica.
 
     def arrived(self, replica: Replica[Op]) -> None:
-        """Take a replica that is not in guest code off the list the barrier waits for."""
+        """Take a replica that is not in guest code off the list the barrier waits for; in a forked child nothing waits."""
+        if not self.process.is_this_one():
+            return
         with self._lock:
             instigator = self._arrived_locked(replica)
         if instigator is not None:

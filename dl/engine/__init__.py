@@ -11,6 +11,7 @@ from collections.abc import Callable
 
 from dl.engine.protocol import Capabilities, Engine
 from dl.errors import EngineNotFoundError, LinkerUsageError
+from dl.forks import in_forked_child, renew
 
 ENTRY_POINTS = "wasix_dl.engines"
 DEFAULT_ENGINE = "wasmtime"
@@ -22,6 +23,19 @@ _lock = threading.Lock()
 _engines: dict[tuple[str, bool], Engine] = {}
 """The process's engines, with and without interrupts: code is compiled per engine, so programs share them.
 Guarded by `_lock`."""
+
+
+_inherited: list[Engine] = []
+"""In a forked child, the parent's engines: kept, since what they were doing there can be neither continued nor freed."""
+
+
+def _forked() -> None:
+    renew(_lock)
+    _inherited.extend(_engines.values())
+    _engines.clear()
+
+
+in_forked_child(_forked)
 
 
 def _wasmtime(*, interrupts: bool) -> Engine:

@@ -20,6 +20,7 @@ from typing import Protocol
 
 from dl.engine.protocol import CompiledModule, Engine
 from dl.errors import EngineError, InvalidModuleError
+from dl.forks import in_forked_child, renew
 from dl.limits import Limits
 
 _LEAST_WEIGHT = 32 << 10
@@ -163,6 +164,11 @@ class CodeCache:
         self._lock = threading.Lock()
         self._engines: weakref.WeakKeyDictionary[Engine, EngineCode] = weakref.WeakKeyDictionary()
 
+    def forked(self) -> None:
+        """Begin anew in a forked child, whose parent's threads may hold the lock."""
+        renew(self._lock)
+        self._engines = weakref.WeakKeyDictionary()
+
     def of(self, engine: Engine) -> EngineCode:
         """Return the code of an engine."""
         with self._lock:
@@ -174,6 +180,8 @@ class CodeCache:
 
 PROCESS_CODE = CodeCache()
 """The process's code: programs share it."""
+
+in_forked_child(PROCESS_CODE.forked)
 
 
 class Compiler:

@@ -30,6 +30,7 @@ from typing import NamedTuple
 from dl.engine.private_directory import TEMPORARY, NotPrivateError, PrivateDirectory
 from dl.engine.protocol import CompiledModule, Engine
 from dl.errors import EngineError
+from dl.forks import in_forked_child, renew
 
 log = logging.getLogger("dl.cache")
 
@@ -253,6 +254,14 @@ def _matches_name(name: str, data: bytes) -> bool:
 _lock = threading.Lock()
 _open: dict[Path, DiskCache] = {}
 """The caches that this process has open, by their absolute path. Guarded by `_lock`."""
+
+
+def _forked() -> None:
+    renew(_lock)
+    _open.clear()
+
+
+in_forked_child(_forked)
 
 
 def cache_path(choice: bool | str | os.PathLike[str] = True) -> Path | None:

@@ -10,12 +10,14 @@ from collections.abc import Callable, Hashable
 
 from dl.engine.code_cache import Compiler, content_digest
 from dl.engine.protocol import CompiledModule
+from dl.forks import in_forked_child
 from dl.recent import Recent
 
 _MOST_VALUES = 1 << 19
 """Values in all that the remembered inputs may consist of; one is about 100 bytes."""
 
 _DIGESTS: Recent[bytes] = Recent(_MOST_VALUES)
+in_forked_child(_DIGESTS.forked)
 
 
 def generated(

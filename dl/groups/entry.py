@@ -9,7 +9,7 @@ from typing import Any, Protocol
 
 from dl.engine.protocol import CompiledModule
 from dl.errors import LinkerClosedError, LinkerUsageError, SymbolNotFoundError
-from dl.groups.errors import raises_dl_errors
+from dl.groups.errors import check_process, raises_dl_errors
 from dl.groups.instances import Instances
 from dl.modules.linked_module import LinkedModule
 from dl.modules.symbols import Symbol
@@ -190,8 +190,10 @@ class Group:
 
         Raises:
             LinkerClosedError: the group is closed.
+            ProgramForkedError: the calling thread is in a forked child.
             LinkerUsageError: it belongs to another thread.
         """
+        check_process(self._program.rendezvous.process)
         if self.owner == get_ident():
             return
         if not self.owner:
@@ -271,12 +273,12 @@ class Group:
         return self.instances.address_of(symbol)
 
     def close(self) -> None:
-        """Free the group's instances, and its thread-local blocks; idempotent.
+        """Free the group's instances, and its thread-local blocks; idempotent, and nothing in a forked child.
 
         Raises:
             LinkerUsageError: it is another thread's, or the calling thread is inside its guest code.
         """
-        if not self.owner:
+        if not self.owner or not self._program.rendezvous.process.is_this_one():
             return
         if self.owner not in (get_ident(), NO_THREAD) or self.replica.state != DETACHED:
             raise LinkerUsageError(

@@ -6,8 +6,22 @@ from collections.abc import Callable
 from functools import wraps
 from typing import ParamSpec, TypeVar
 
-from dl.errors import GroupEndedError, InternalError, ProgramDeadlockedError, ReplayFailedError
-from threads import DeadlockError, ProtocolError, ReplayError, ReplicaClosedError, ThreadsError
+from dl.errors import (
+    GroupEndedError,
+    InternalError,
+    ProgramDeadlockedError,
+    ProgramForkedError,
+    ReplayFailedError,
+)
+from threads import (
+    CreatingProcess,
+    DeadlockError,
+    ForkedProcessError,
+    ProtocolError,
+    ReplayError,
+    ReplicaClosedError,
+    ThreadsError,
+)
 
 Parameters = ParamSpec("Parameters")
 Result = TypeVar("Result")
@@ -22,10 +36,27 @@ def dl_error(error: ThreadsError) -> Exception:
             return ReplayFailedError(error.replica, error.cause)
         case ReplicaClosedError():
             return GroupEndedError(error.replica, error.reason)
+        case ForkedProcessError():
+            return ProgramForkedError(
+                f"the linker belongs to process {error.creator} and cannot be used in process {error.process}, which was "
+                "forked from it: make another one there, or start processes with the method 'spawn' or 'forkserver'"
+            )
         case ProtocolError():
             return InternalError(str(error))
         case _:
             return error
+
+
+def check_process(process: CreatingProcess) -> None:
+    """Refuse to work in a forked child.
+
+    Raises:
+        ProgramForkedError: the caller runs in one.
+    """
+    try:
+        process.check()
+    except ForkedProcessError as error:
+        raise dl_error(error) from None
 
 
 def raises_dl_errors(function: Callable[Parameters, Result]) -> Callable[Parameters, Result]:

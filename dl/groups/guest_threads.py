@@ -49,11 +49,20 @@ class GuestThread:
         self._stop: BaseException | None = None
 
     def runs_in(self, group: Group | None) -> None:
-        """Note the thread's group, or that it has none any longer."""
+        """Note the group that the thread runs guest code in from now on, or that there is none."""
         with self._lock:
-            self._group = group
-            if group is not None and self._stop is not None:
+            former, self._group = self._group, group
+            if self._stop is None:
+                return
+            if former is not None:
+                former.replica.withdraw(self._stop)
+            if group is not None:
                 group.replica.interrupt_with(self._stop)
+
+    def raise_if_cancelled(self) -> None:
+        """Raise what the thread was ordered to stop with, if it was."""
+        if self._stop is not None:
+            raise self._stop
 
     def stop(self, exception: BaseException) -> None:
         """Make the thread raise an exception at its next safe point, wait or entry, the first one included; any thread.
@@ -140,7 +149,7 @@ class GuestThreads:
                 stack_pointer=stack_pointer,
                 main_tls=main_tls,
                 number=thread.id,
-                announce=thread.runs_in,
+                thread=thread,
             )
         except BaseException as error:  # noqa: BLE001  given to the thread that asked for this one
             thread.runs_in(None)

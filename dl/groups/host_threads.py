@@ -9,9 +9,10 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from dl.errors import LinkerUsageError
+from dl.groups.allocating import NotStoppable
 from dl.groups.endings import await_end
 from dl.groups.entry import Group
-from dl.groups.errors import raises_dl_errors
+from dl.groups.errors import check_process, raises_dl_errors
 from dl.groups.libc_threads import LibcThreads
 from dl.groups.registry import Groups
 from threads import Event
@@ -57,6 +58,7 @@ class HostThread:
             TimeoutError: it still runs.
             ProgramDeadlockedError: it waits, and so does every other thread of the program.
         """
+        self._threads.groups.program.rendezvous.process.check()
         caller = self._threads.groups.find()
         if caller is None:
             ended = self.thread_done.wait(timeout)
@@ -135,16 +137,6 @@ class HostThread:
         self._coming.close()
 
 
-class _NotOurs:
-    """A thread that the linker has not started: nobody can stop it, but its own signal handlers."""
-
-    def runs_in(self, group: Group | None) -> None:
-        """Nobody asks."""
-
-    def raise_if_cancelled(self) -> None:
-        """Nobody cancels it."""
-
-
 class HostThreads:
     """The threads of the host that have a group of one program.
 
@@ -178,6 +170,7 @@ class HostThreads:
             ResourceLimitError: the program has as many threads as it may.
         """
         groups = self.groups
+        check_process(groups.program.rendezvous.process)
         present = groups.find()
         if present is not None:
             yield present
@@ -186,19 +179,19 @@ class HostThreads:
         if started_here is None:
             self._expect_threads()
         with contextlib.nullcontext() if started_here else groups.places.taken(name or "a host thread"):
-            yield from self._attached_here(name, started_here or _NotOurs())
+            yield from self._attached_here(name, started_here or NotStoppable())
 
-    def _attached_here(self, name: str | None, thread: HostThread | _NotOurs) -> Iterator[Group]:
+    def _attached_here(self, name: str | None, thread: HostThread | NotStoppable) -> Iterator[Group]:
         """Give the calling thread, which has none, a group; what `attached` is around it."""
         groups = self.groups
         record = self._libc.create(thread)
-        with groups.stack() as stack:
+        with groups.stack(thread) as stack:
             group = groups.new_group(
                 name or f"host thread {next(self._names)}",
                 stack_pointer=stack,
                 main_tls=record.tls if record else None,
                 number=record.number if record else None,
-                announce=thread.runs_in,
+                thread=thread,
             )
             try:
                 with self._libc.identity(group, record):
@@ -229,6 +222,7 @@ class HostThreads:
         Raises:
             ResourceLimitError: the program has as many threads as it may.
         """
+        check_process(self.groups.program.rendezvous.process)
         name = name or f"host thread {next(self._names)}"
         self.groups.places.take(name)
         thread = HostThread(self, name)

@@ -96,6 +96,10 @@ class Instances:
         """Set what runs in guest code, in the group's thread, after the engine is interrupted."""
         self._store.on_interrupt(handler)
 
+    def count_for_reserve(self) -> None:
+        """Count the group for the reserve of thread-local blocks until it is closed; under the link lock."""
+        self._thread_locals.count()
+
     def close(self) -> None:
         """Free the store and the thread-local blocks; idempotent. No call into the guest may be under way."""
         self._by_handle.clear()

@@ -22,9 +22,9 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from threading import get_ident
-from typing import Protocol
 
 from dl.errors import DlError, ResourceLimitError, ThreadExited
+from dl.groups.allocating import Stoppable, turn
 from dl.groups.endings import PATIENCE_SECONDS
 from dl.groups.entry import Group
 from dl.groups.registry import Groups
@@ -51,9 +51,6 @@ _ATTRIBUTE_BYTES = 256
 """Room for a `pthread_attr_t`, and before it for the `pthread_t` that is returned."""
 _STACK_BYTES = 16 << 10
 """Of the stack that the library allocates for a thread, which serves it for its first few calls only."""
-
-_GLANCE_SECONDS = 0.05
-"""Time after which a thread that waits for its turn looks whether the program has ended, or it has been cancelled."""
 
 
 class _Begun(Exception):  # noqa: N818  it leaves the guest, and is no fault
@@ -84,16 +81,6 @@ def has_threads(main: LinkedModule) -> bool:
         (export := main.wasm.exports.get(name)) is not None and export.type == kind
         for name, kind in _NEEDED_EXPORTS.items()
     )
-
-
-class Stoppable(Protocol):
-    """A thread that somebody may order to stop."""
-
-    def runs_in(self, group: Group | None) -> None:
-        """Note the group that the thread runs guest code in from now on; None for none."""
-
-    def raise_if_cancelled(self) -> None:
-        """Raise what the thread was ordered to stop with, if it was."""
 
 
 class LibcThreads:
@@ -137,7 +124,7 @@ class LibcThreads:
         main = self._program.main_module
         if main is None or not has_threads(main):
             return None
-        with self._turn(thread):
+        with turn(self._lock, lambda: self._program.ended, thread):
             try:
                 if self._maker is None:
                     self._make_maker(main, thread)
@@ -148,41 +135,25 @@ class LibcThreads:
             finally:
                 thread.runs_in(None)
 
-    @contextmanager
-    def _turn(self, thread: Stoppable) -> Iterator[None]:
-        """Hold `_lock`; another thread that has it may be in guest code that never ends."""
-        while not self._lock.acquire(timeout=_GLANCE_SECONDS):
-            self._check_ended()
-            thread.raise_if_cancelled()
-        try:
-            self._check_ended()
-            yield
-        finally:
-            self._lock.release()
-
-    def _check_ended(self) -> None:
-        if self._program.ended is not None:
-            raise self._program.ended.with_traceback(None)
-
     def _make_maker(self, main: LinkedModule, thread: Stoppable) -> None:
         groups = self._groups
         assert self.make_entry is not None
         self._entry = self.make_entry(_ONE_TO_ONE, self._begun)
-        with groups.stack() as stack:
-            first = groups.new_group("first maker of threads", stack_pointer=stack, announce=thread.runs_in)
+        with groups.stack(thread) as stack:
+            first = groups.new_group("first maker of threads", stack_pointer=stack, thread=thread)
             try:
                 first.call_export(main, INIT_FIRST, NOTHING)
                 record = self._ask(first, main)
             finally:
                 thread.runs_in(None)
                 groups.leave(first)
-        stack = self._kept.enter_context(groups.stack())
+        stack = self._kept.enter_context(groups.stack(thread))
         maker = groups.new_group(
             "maker of threads",
             stack_pointer=stack,
             main_tls=record.tls,
             number=record.number,
-            announce=thread.runs_in,
+            thread=thread,
         )
         with ExitStack() as undo:
             undo.callback(groups.leave, maker)
@@ -246,6 +217,8 @@ class LibcThreads:
         """End the calling thread for the C library; its destructors of thread-specific data run."""
         main = self._program.main_module
         if main is None or group.replica.closed is not None or self._program.ended is not None:
+            return
+        if not self._program.rendezvous.process.is_this_one():
             return
         try:
             with group.replica.waiter.shielded():

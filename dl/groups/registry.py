@@ -16,15 +16,17 @@ from __future__ import annotations
 import contextlib
 import itertools
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from threading import get_ident
 
 from dl.errors import LinkerUsageError
+from dl.groups.allocating import AllocatingGroup, NotStoppable, Stoppable
 from dl.groups.boundary import GuestBoundary
 from dl.groups.entry import NO_THREAD, Group, GuestSignals, NoSignals
 from dl.groups.errors import raises_dl_errors
 from dl.limits import Limits
 from dl.program.program import Program
+from dl.program.reserve import ThreadLocalReserve
 from threads import DETACHED
 
 MAIN_THREAD_ID = 1
@@ -75,6 +77,7 @@ class Groups:
     Attributes:
         program: what all groups share.
         places: bounds its threads.
+        allocating: lets threads without a group call the program's allocator.
         signals: those of the guest; set once, when the system interface is made.
     """
 
@@ -82,6 +85,7 @@ class Groups:
         self.program = program
         self.places = Places(program.options.limits)
         self.signals: GuestSignals = NoSignals()
+        self.allocating = AllocatingGroup(self)
         self._boundary = boundary
         self._lock = threading.Lock()
         self._by_thread: dict[int, Group] = {}
@@ -153,7 +157,9 @@ class Groups:
         self.program.waits.add(group.replica.waiter)
 
     def leave(self, group: Group) -> None:
-        """Take a group from its thread, and close it."""
+        """Take a group from its thread, and close it; in a forked child it is left as it is."""
+        if not self.program.rendezvous.process.is_this_one():
+            return
         self._detach(group)
         group.close()
         self.program.waits.remove(group.replica.waiter)
@@ -231,7 +237,7 @@ class Groups:
         stack_pointer: int,
         main_tls: int | None = None,
         number: int | None = None,
-        announce: Callable[[Group], object] | None = None,
+        thread: Stoppable | None = None,
     ) -> Group:
         """Make a group for the calling thread, which has none, up to date and in the barrier.
 
@@ -240,16 +246,17 @@ class Groups:
             stack_pointer: upper end of its shadow stack, bytes.
             main_tls: its block of the main module's thread-local storage, bytes; None to allocate one.
             number: by which the guest knows it; None for a new one.
-            announce: gets the group before it replays anything, for orders to stop: what it replays may never end.
+            thread: the calling thread, which learns its group before it replays anything: what it replays may never end.
 
         Raises:
             DlError: it cannot be made.
         """
+        thread = thread or NotStoppable()
         group = Group(self.program, name, self.signals, stack_pointer=stack_pointer, main_tls=main_tls)
         try:
+            self._stock_up(group, thread)
             self.enter(group, self.next_number() if number is None else number)
-            if announce is not None:
-                announce(group)
+            thread.runs_in(group)
             self.program.rendezvous.join(group.replica)
             group.synchronize()
         except BaseException:
@@ -257,8 +264,18 @@ class Groups:
             raise
         return group
 
+    def _stock_up(self, group: Group, thread: Stoppable) -> None:
+        """See that the group finds its thread-local blocks when it replays."""
+        reserve = self.program.reserve
+        if reserve is None:
+            return
+        with self.program.rendezvous.instigate(None):
+            group.instances.count_for_reserve()
+        with self.allocating.lent(thread):
+            reserve.fill()
+
     @contextlib.contextmanager
-    def stack(self) -> Iterator[int]:
+    def stack(self, thread: Stoppable | None = None) -> Iterator[int]:
         """Allocate a shadow stack of the size for attached threads; give its upper end, bytes.
 
         Raises:
@@ -267,8 +284,27 @@ class Groups:
         side_memory = self.program.side_memory
         assert side_memory is not None
         size = self.program.options.thread_stack_size
-        stack = side_memory.allocate(size, _STACK_ALIGN_LOG2, "a thread's stack")
+        with self.allocating.lent(thread or NotStoppable()):
+            stack = side_memory.allocate(size, _STACK_ALIGN_LOG2, "a thread's stack")
         try:
             yield stack.address + stack.size
         finally:
-            side_memory.free(stack)
+            if self.program.rendezvous.process.is_this_one():
+                side_memory.free_later(stack)
+
+    def allocator_works(self) -> None:
+        """The main module's allocator works from now on: prepare what threads need to call it."""
+        program = self.program
+        side_memory = program.side_memory
+        if side_memory is None or not side_memory.calls_guest or not program.shares_memory:
+            return
+        reserve = ThreadLocalReserve(side_memory)
+        for module in program.state.modules.copy().values():
+            if module.thread_local is not None:
+                reserve.open(module.thread_local)
+        with program.rendezvous.instigate(self.current().replica):
+            reserve.add_group()  # the allocating one
+            program.reserve = reserve
+        reserve.fill()
+        size = program.options.thread_stack_size
+        self.allocating.prepare(side_memory.allocate(size, _STACK_ALIGN_LOG2, "a thread's stack"))

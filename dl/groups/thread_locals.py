@@ -28,6 +28,13 @@ class ThreadLocals:
         self._program = program
         self._main = main
         self._blocks: dict[ModuleHandle, Block] = {}
+        self._counted = False
+
+    def count(self) -> None:
+        """Count the group for the reserve until `free_all`; under the link lock."""
+        if self._program.reserve is not None:
+            self._counted = True
+            self._program.reserve.add_group()
 
     def block(self, module: ThreadLocalModule, instance: EngineInstance, *, first: bool) -> int:
         """Return where a module's block is, bytes; 0 for one that needs none.
@@ -47,16 +54,29 @@ class ThreadLocals:
             return self._main
         if not module.size:
             return 0
-        side_memory = self._program.side_memory
+        side_memory, reserve = self._program.side_memory, self._program.reserve
         assert side_memory is not None
+        reserved = None if reserve is None else reserve.take(module.handle)
+        if reserved is not None:
+            # A former thread may have used it.
+            self._program.memory.fill(reserved.address, 0, reserved.size)
+            self._blocks[module.handle] = reserved
+            return reserved.address
         block = side_memory.allocate(module.size, module.align_log2, "thread-local storage")
         self._blocks[module.handle] = block
         return block.address
 
     def take(self, handle: ModuleHandle) -> Callable[[], None] | None:
         """Take a module's block out; return what gives it back, or None if the module has none."""
-        block, side_memory = self._blocks.pop(handle, None), self._program.side_memory
-        return None if block is None or side_memory is None else partial(side_memory.free_later, block)
+        block = self._blocks.pop(handle, None)
+        return None if block is None else partial(self._give_back, handle, block)
+
+    def _give_back(self, handle: ModuleHandle, block: Block) -> None:
+        reserve, side_memory = self._program.reserve, self._program.side_memory
+        if reserve is not None:
+            reserve.give_back(handle, block)
+        elif side_memory is not None:
+            side_memory.free_later(block)
 
     def free_all(self) -> None:
         """Give back every block; nothing of the group runs any more."""
@@ -64,3 +84,6 @@ class ThreadLocals:
             release = self.take(handle)
             if release is not None:
                 release()
+        if self._counted and self._program.reserve is not None:
+            self._counted = False
+            self._program.reserve.remove_group()

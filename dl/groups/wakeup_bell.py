@@ -16,6 +16,8 @@ import socket
 import threading
 from collections.abc import Callable
 
+from dl.forks import in_forked_child, renew
+
 
 class SignalBell:
     """Calls back, on a thread of its own, soon after a signal has come to the process.
@@ -46,6 +48,14 @@ class SignalBell:
                 self._callbacks.remove(callback)
             if not self._callbacks and threading.current_thread() is threading.main_thread():
                 self._stop()
+
+    def forked(self) -> None:
+        """Begin anew in a forked child: the reader is a thread of the parent, and the parent's programs are not the child's."""
+        renew(self._lock)
+        self._callbacks = []
+        if self._writer is not None and threading.current_thread() is threading.main_thread():
+            self._stop()
+        self._reader = self._writer = None
 
     def _listen(self) -> bool:
         if self._writer is not None:
@@ -83,3 +93,5 @@ class SignalBell:
 
 BELL = SignalBell()
 """The process's one."""
+
+in_forked_child(BELL.forked)

@@ -102,6 +102,7 @@ def _start_allocator(groups: Groups, main: LinkedModule) -> None:
         lambda size: int(groups.current().call_export(main, "malloc", pointer, size)),
         lambda address: groups.current().call_export(main, "free", nothing, address),
     )
+    groups.allocator_works()
 
 
 def _run(group: Group, module: LinkedModule, function: str) -> None:

@@ -33,6 +33,7 @@ from dl.link.perform import Change
 from dl.link.place import define_symbols, place_modules
 from dl.link.plan import LinkPlan, LoadRequest
 from dl.link.resolve import resolve_imports
+from dl.link.stock import is_stocked, stock_up
 from dl.link.unload import unload_failed
 from dl.modules.image import ModuleImage
 from dl.modules.linked_module import LinkedModule
@@ -168,10 +169,15 @@ def _link(group: Group, tree: FoundTree, plan: LinkPlan) -> None:
             grow_memory(plan)
             operation = generate_glue(plan)
             checkpoint("instantiate", None)
+            stock_up(plan, operation)
             change.apply(operation, lambda own: own.take_back(operation))
-            # Everything that can fail has happened.
-            with lock(group.replica):
-                change.commit(operation, lambda number: _publish(plan, operation, number))
+            # Everything that can fail has happened, unless a thread has come for which there are no blocks yet.
+            while not change.committed:
+                with lock(group.replica):
+                    if is_stocked(program):
+                        change.commit(operation, lambda number: _publish(plan, operation, number))
+                        continue
+                stock_up(plan, operation)
             # The point of no return: every group has the modules before its next guest instruction.
     finally:
         release_memory(program, tree)

@@ -113,6 +113,8 @@ def _rest_of(program: Program, load: LoadModules, gone: tuple[LinkedModule, ...]
 def _give_back(program: Program, modules: tuple[LinkedModule, ...], *, rest: bool) -> None:
     """Give back table indices and memory; from any thread, with or without the link lock."""
     for module in modules:
+        if program.reserve is not None:
+            program.reserve.close(module.handle)
         if module.elements is not None:
             program.state.table.free(module.elements, rest=rest)
         if module.block is not None and program.side_memory is not None:

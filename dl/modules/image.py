@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from dl.errors import LinkError
+from dl.forks import in_forked_child
 from dl.glue.names import EXCEPTION_TAG, EXCEPTION_TAG_NAMES
 from dl.modules.beneath import NotOpenedError, OpenedFile, host_place, open_beneath
 from dl.modules.reading import ReadBudget
@@ -22,6 +23,7 @@ from dl.wasm.module import WasmModule, parse_module
 from dl.wasm.rewrite import contains_wait_instructions, import_tags, rewrite_waits
 
 _PARSED: Recent[WasmModule] = Recent(64 << 20)
+in_forked_child(_PARSED.forked)
 """Parsed modules, weighed by the bytes they were parsed from."""
 
 

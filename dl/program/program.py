@@ -36,6 +36,7 @@ from dl.program.host_symbols import ATOMICS, HostSymbols
 from dl.program.limbo import Limbo
 from dl.program.main_module import MainModule
 from dl.program.operations import DlOperation
+from dl.program.reserve import ThreadLocalReserve
 from dl.program.side_memory import GrownMemory, GuestAllocator, SideMemory
 from dl.program.state import LinkerState
 from dl.program.table import TableSpace
@@ -105,6 +106,7 @@ class Program:
         state: modules, names, table indices: what linking changes.
         wasi: its WASI, for host code; None until a main module that defines the memory is there.
         side_memory: hands out linear memory; None when the program's memory cannot be reached.
+        reserve: thread-local blocks for replays; None while side memory needs no guest code.
         linear: the program's memory; None likewise.
         ended: what ended the program; None while it can run.
         limbo: what is taken out of the program while guest code may still use it.
@@ -141,6 +143,7 @@ class Program:
         locator.loaded = self.state.image
         self.wasi: WasiCalls | None = None
         self.side_memory: SideMemory | None = None
+        self.reserve: ThreadLocalReserve | None = None
         self.linear: LinearMemory | None = None
         self.ended: BaseException | None = None
         self.limbo = Limbo()

@@ -13,7 +13,7 @@ An *ending* has a thread of the right kind go there, and ends it.
 | Ctrl-C | the main thread itself |
 | Ctrl-C while `_start` runs | the guest's, with the main thread in a wait |
 
-Every combination makes sense but one: a program has its `malloc` for side modules by an option of `Linker`, which the states share.
+Combinations that make no sense are skipped, with the reason.
 """
 
 from __future__ import annotations

@@ -144,6 +144,7 @@ config_tail_calls = _prototype("wasmtime_config_wasm_tail_call_set", None, _P, c
 config_simd = _prototype("wasmtime_config_wasm_simd_set", None, _P, c_bool)
 config_relaxed_simd = _prototype("wasmtime_config_wasm_relaxed_simd_set", None, _P, c_bool)
 config_max_stack = _prototype("wasmtime_config_max_wasm_stack_set", None, _P, c_size_t)
+config_parallel = _prototype("wasmtime_config_parallel_compilation_set", None, _P, c_bool)
 engine_new = _prototype("wasm_engine_new_with_config", _P, _P)
 engine_delete = _prototype("wasm_engine_delete", None, _P)
 engine_increment_epoch = _prototype("wasmtime_engine_increment_epoch", None, _P)

@@ -30,6 +30,7 @@ from dl.engine.wasmtime.memory import WasmtimeSharedMemory, new_shared_memory, p
 from dl.engine.wasmtime.slots import new_slots
 from dl.engine.wasmtime.store import WasmtimeStore
 from dl.errors import EngineError
+from dl.forks import in_forked_child
 from dl.wasm.encode import name_bytes, section, unsigned
 from dl.wasm.types import MemoryType
 
@@ -59,6 +60,18 @@ class WasmtimeModule:
 
     def __del__(self, _delete: Any = c.module_delete) -> None:  # globals may be gone at the interpreter's end
         _delete(self.pointer)
+
+
+_in_child = False
+"""Whether this process was forked from one that had loaded this module."""
+
+
+def _forked() -> None:
+    global _in_child  # noqa: PLW0603  it happens to the process
+    _in_child = True
+
+
+in_forked_child(_forked)
 
 
 class WasmtimeEngine:
@@ -108,6 +121,8 @@ class WasmtimeEngine:
         c.config_simd(config, simd)
         c.config_relaxed_simd(config, simd)
         c.config_max_stack(config, self.max_stack)
+        # The library's threads that compile in parallel stay in the parent, and a child would wait for them for ever.
+        c.config_parallel(config, not _in_child)
         self.pointer: int = c.engine_new(config)
         self._probe: WasmtimeModule | None = None
 
