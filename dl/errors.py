@@ -44,7 +44,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from dl.text import _MOST_LISTED, first_of, shown
+from dl.text import MOST_LISTED, first_of, shown
 
 
 class DlError(Exception):
@@ -108,6 +108,10 @@ class LinkError(DlError):
         return f"cannot link {shown(self.module) or repr('')}: {self.reason}"
 
 
+Tried = Sequence[tuple[str, str]]
+"""Paths, each with what was wrong with it."""
+
+
 class LibraryNotFoundError(LinkError):
     """No file was found for a library's name.
 
@@ -118,12 +122,7 @@ class LibraryNotFoundError(LinkError):
     """
 
     def __init__(
-        self,
-        module: str,
-        tried: Sequence[tuple[str, str]],
-        needed_by: str | None = None,
-        *,
-        guest_tried: Sequence[tuple[str, str]] | None = None,
+        self, module: str, tried: Tried, needed_by: str | None = None, *, guest_tried: Tried | None = None
     ) -> None:
         self.tried = tuple(tried)
         self.guest_tried = self.tried if guest_tried is None else tuple(guest_tried)
@@ -135,9 +134,9 @@ class LibraryNotFoundError(LinkError):
         """The message with the paths as a guest may learn of them; it may still name modules as the host does."""
         return f"cannot link {shown(self.module) or repr('')}: {self._reason(self.guest_tried)}"
 
-    def _reason(self, tried: Sequence[tuple[str, str]]) -> str:
-        where = "; ".join(f"{path}: {why}" for path, why in tried[:_MOST_LISTED]) or "no directory to search"
-        more = f"; and {len(tried) - _MOST_LISTED} more" if len(tried) > _MOST_LISTED else ""
+    def _reason(self, tried: Tried) -> str:
+        where = "; ".join(f"{path}: {why}" for path, why in tried[:MOST_LISTED]) or "no directory to search"
+        more = f"; and {len(tried) - MOST_LISTED} more" if len(tried) > MOST_LISTED else ""
         return f"not found ({where}{more})" + (f" (needed by {self.needed_by})" if self.needed_by else "")
 
 
@@ -182,7 +181,7 @@ class UnresolvedSymbolsError(LinkError):
         self.searched = tuple(searched)
         several = len({m.importer for m in self.missing}) > 1 or self.missing[0].importer != module
         listed = first_of(
-            [f"{m} needed by {m.importer}" if several else str(m) for m in self.missing[:_MOST_LISTED]],
+            [f"{m} needed by {m.importer}" if several else str(m) for m in self.missing[:MOST_LISTED]],
             len(self.missing),
         )
         where = first_of(self.searched, len(self.searched)) or "nothing else is loaded"
@@ -200,10 +199,7 @@ class ImportTypeError(LinkError):
     """
 
     def __init__(self, module: str, symbol: str, expected: str, got: str, provider: str) -> None:
-        self.symbol = symbol
-        self.expected = expected
-        self.got = got
-        self.provider = provider
+        self.symbol, self.expected, self.got, self.provider = symbol, expected, got, provider
         super().__init__(module, f"import {symbol} is {expected}, but {provider} defines it as {got}")
 
 

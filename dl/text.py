@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-_MOST_LISTED = 100
+MOST_LISTED = 100
 _MOST_SHOWN = 400
 
 
@@ -18,5 +18,5 @@ def shown(name: str) -> str:
 
 def first_of(texts: Sequence[str], count: int) -> str:
     """Join texts for a message; of more than can be read, the first."""
-    listed = ", ".join(texts[:_MOST_LISTED])
-    return f"{listed} and {count - _MOST_LISTED} more" if count > _MOST_LISTED else listed
+    listed = ", ".join(texts[:MOST_LISTED])
+    return f"{listed} and {count - MOST_LISTED} more" if count > MOST_LISTED else listed
