@@ -38,6 +38,7 @@ from dl.link.unload import unload_failed
 from dl.modules.image import ModuleImage
 from dl.modules.locate import SearchPolicy
 from dl.program.operations import LoadModules
+from threads import uninterrupted, unwound_whole
 
 log = logging.getLogger("dl.link")
 
@@ -113,6 +114,13 @@ def load_main(groups: Groups, group: Group, image: ModuleImage) -> None:
 
 def _load(groups: Groups, group: Group, trees: Sequence[FoundTree], request: LoadRequest) -> ModuleHandle:
     """Make trees part of the program and initialize them; return the handle of the last tree's root."""
+    with unwound_whole():
+        return _load_or_undo(groups, group, trees, request)
+
+
+def _load_or_undo(
+    groups: Groups, group: Group, trees: Sequence[FoundTree], request: LoadRequest
+) -> ModuleHandle:
     plans: list[LinkPlan] = []
     try:
         for tree in trees:
@@ -137,7 +145,8 @@ def _link(group: Group, tree: FoundTree, plan: LinkPlan) -> None:
         compile_modules(program, tree)
         reserve_memory(program, tree)
         with change:
-            with lock(group.replica):
+            # Ctrl-C waits for the end of the planning: between taking something and noting it must come nothing.
+            with lock(group.replica), uninterrupted():
                 number_modules(plan, tree)
                 # No module joins the load from here on.
                 checkpoint("place", None)
