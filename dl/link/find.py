@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import logging
 from collections.abc import Iterator
@@ -25,6 +26,7 @@ from dl.modules.locate import requester_of
 from dl.program.program import Program
 from dl.wasm.rewrite import numbered_copy, rename_imports, uses_legacy_exceptions
 from memory import Block
+from threads import uninterrupted
 
 log = logging.getLogger("dl.link")
 
@@ -210,9 +212,11 @@ def reserve_memory(program: Program, tree: FoundTree) -> None:
             if module.main or info is None or not info.memory_size:
                 continue
             assert side_memory is not None
-            module.block = side_memory.allocate(
-                info.memory_size, info.memory_alignment_log2, module.image.name
-            )
+            # Guest code may take for ever; all else may not end between taking the block and noting it.
+            with contextlib.nullcontext() if side_memory.calls_guest else uninterrupted():
+                module.block = side_memory.allocate(
+                    info.memory_size, info.memory_alignment_log2, module.image.name
+                )
         if tree.root.main and side_memory is not None:
             program.state.linker_addresses.update(side_memory.addresses())
     except BaseException:

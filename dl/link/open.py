@@ -39,6 +39,7 @@ from dl.modules.image import ModuleImage
 from dl.modules.linked_module import LinkedModule
 from dl.modules.locate import SearchPolicy
 from dl.program.operations import LoadModules
+from threads import uninterrupted, unwound_whole
 
 log = logging.getLogger("dl.link")
 
@@ -124,6 +125,13 @@ def _load(
     ignored: Sequence[LinkedModule] = (),
 ) -> ModuleHandle:
     """Make trees part of the program and initialize them; return the handle of the last tree's root."""
+    with unwound_whole():
+        return _load_or_undo(groups, group, trees, request)
+
+
+def _load_or_undo(
+    groups: Groups, group: Group, trees: Sequence[FoundTree], request: LoadRequest
+) -> ModuleHandle:
     plans: list[LinkPlan] = []
     try:
         for tree in trees:
@@ -150,7 +158,8 @@ def _link(group: Group, tree: FoundTree, plan: LinkPlan) -> None:
         compile_modules(program, tree)
         reserve_memory(program, tree)
         with change:
-            with lock(group.replica):
+            # Ctrl-C waits for the end of the planning: between taking something and noting it must come nothing.
+            with lock(group.replica), uninterrupted():
                 number_modules(plan, tree)
                 # No module joins the load from here on.
                 checkpoint("place", None)

@@ -7,12 +7,16 @@ Loads, unloads and table slots all go this way:
 3. `commit` appends it to the log. That is the point of no return: what follows from it (`done`) runs even if the thread is
    interrupted in the same moment.
 4. If the block ends with an exception before the commit, all steps are undone, last first.
+
+Ctrl-C in the main thread ends 1 and 2 like any other failure, and what comes after waits until the change is undone, or
+committed with all that follows from it.
 """
 
 from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Mapping
+from types import TracebackType
 
 from typing_extensions import Self
 
@@ -20,6 +24,7 @@ from dl.groups.entry import Group
 from dl.program.operations import DlOperation
 from dl.program.program import Program
 from dl.program.state import Undo
+from threads import protect, unwound_whole
 
 
 class Change:
@@ -39,14 +44,23 @@ class Change:
         self._undo = Undo()
         self._applied = Undo()
         self._resources = Undo()
+        self._guard = unwound_whole()
         self.committed = False
 
+    @protect
     def __enter__(self) -> Self:
+        self._guard.__enter__()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, _error: object, _trace: object) -> None:
-        if kind is not None and not self.committed:
-            self._take_back()
+    @protect
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            if kind is not None and not self.committed:
+                self._take_back()
+        finally:
+            self._guard.__exit__(kind, error, trace)
 
     def on_failure(self, step: Callable[[], object]) -> None:
         """Register how to take back what was just done to the linker state; runs under the link lock."""
@@ -98,10 +112,18 @@ class Change:
                 replaces=replaces or {},
                 only_after=only_after,
             )
-        finally:
-            if rendezvous.committed != before:
-                self.committed = True
-                done(rendezvous.committed)
+            self._conclude(before, done)
+        except BaseException:
+            self._conclude(before, done)
+            raise
+
+    @protect
+    def _conclude(self, before: int, done: Callable[[int], object]) -> None:
+        """Do what follows from the commit, if there was one; the second time, nothing."""
+        committed = self._program.rendezvous.committed
+        if committed != before and not self.committed:
+            done(committed)
+            self.committed = True
 
     def _take_back(self) -> None:
         group, program = self._group, self._program
