@@ -104,8 +104,9 @@ def _rest_of(program: Program, load: LoadModules, gone: tuple[LinkedModule, ...]
 
 
 def _give_back(program: Program, modules: tuple[LinkedModule, ...]) -> None:
-    """Give back table indices and memory; from any thread, with or without the link lock."""
+    """Give back seats, table indices and memory; from any thread, with or without the link lock."""
     for module in modules:
+        program.state.seats.give_back(module.seat)
         if module.elements is not None:
             program.state.table.free(module.elements)
         if module.block is not None and program.side_memory is not None:
