@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from dl.dlfcn import ModuleHandle
 from dl.glue.names import (
+    ADDRESS_TO_NOTHING,
     ANY_TABLE,
     BASE_NAMESPACE,
     HOST_NAMESPACE,
@@ -57,7 +57,7 @@ def import_places(imports: Sequence[Import]) -> list[tuple[str, str]]:
 
 
 def import_module(
-    handle: ModuleHandle,
+    seat: int,
     imports: Sequence[Import],
     bindings: Sequence[Binding],
     places: TableAndStack,
@@ -66,8 +66,11 @@ def import_module(
 ) -> bytes:
     """Generate the module that exports what one linked module imports.
 
+    If it has stubs, it exports `set_handle` too: they name the linked module by its handle when they ask for their function,
+    and the code does not know it, since it serves every load of the same library.
+
     Args:
-        handle: the linked module, named by its stubs when they ask for their function.
+        seat: that of the linked module.
         imports: its imports.
         bindings: what each of them is bound to.
         places: where table and stack pointer are.
@@ -77,7 +80,7 @@ def import_module(
     names = link_names(imports)
     resolver = None
     kinds = {type(binding) for binding in bindings}
-    onward = onward_calls(handle, imports, bindings, places)
+    onward = onward_calls(seat, imports, bindings, places)
     if onward:
         private = TableType("funcref", Limits(len(onward), None, shared=False, is64=False))
         build.export(ONWARD_TABLE, "table", build.table(private))
@@ -89,6 +92,11 @@ def import_module(
         if isinstance(binding, FromNamespace) and entry.kind != "memory":
             index = build.import_(binding.namespace, binding.name, entry.type)
             build.export(name, entry.kind, index)
+    handle = None
+    if resolver is not None:
+        handle = build.global_(GlobalType("i32", mutable=True), 0)
+        set_handle = build.function(ADDRESS_TO_NOTHING, local_get(0) + global_set(handle))
+        build.export(SET_HANDLE, "func", set_handle)
     forward = _Forwarding(build, private=bool(onward), tail_calls=tail_calls)
     for position, (entry, name, binding) in enumerate(zip(imports, names, bindings, strict=True)):
         if isinstance(binding, Constant):
@@ -102,12 +110,13 @@ def import_module(
         elif isinstance(binding, LazyStub):
             assert isinstance(entry.type, FuncType)
             assert resolver is not None
+            assert handle is not None
             known = build.global_(GlobalType("i32", mutable=True), 0)
             look_up = (
                 global_get(known)
                 + I32_EQZ
                 + IF_VOID
-                + i32_const(handle)
+                + global_get(handle)
                 + i32_const(position)
                 + call(resolver)
                 + global_set(known)
@@ -157,12 +166,13 @@ def _with_index(kind: FuncType) -> FuncType:
     return FuncType((*kind.params, "i32"), kind.results)
 
 
+SET_HANDLE = "set_handle"
 ONWARD_TABLE = "onward"
-"""Export of an import module; no link name is so short of a dot."""
+"""Exports of an import module; no link name is so short of a dot."""
 
 
 def onward_calls(
-    handle: ModuleHandle, imports: Sequence[Import], bindings: Sequence[Binding], places: TableAndStack
+    seat: int, imports: Sequence[Import], bindings: Sequence[Binding], places: TableAndStack
 ) -> list[FuncType]:
     """Return the signatures that a module's import module calls through a private table, by slot.
 
@@ -170,7 +180,7 @@ def onward_calls(
     through a private one, whose functions, which the placement module adds, take the index in the program's table as
     one more argument.
     """
-    if places.table.namespace != module_namespace(handle):
+    if places.table.namespace != module_namespace(seat):
         return []
     return [
         entry.type

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from dl.dlfcn import ModuleHandle
 from dl.glue.resolution import FromNamespace
 from dl.wasm.types import FuncType, GlobalType, Limits, TableType, TagType
 
@@ -18,14 +17,14 @@ LINK_NAMESPACE = "link"
 """What the glue module made for the module under instantiation exports: exactly that module's imports."""
 
 
-def module_namespace(handle: ModuleHandle) -> str:
+def module_namespace(seat: int) -> str:
     """Namespace under which a group's instance of a module is defined."""
-    return f"m{int(handle)}"
+    return f"m{int(seat)}"
 
 
-def glue_namespace(handle: ModuleHandle) -> str:
+def glue_namespace(seat: int) -> str:
     """Namespace under which a module's glue instance stays reachable, for thread-local addresses."""
-    return f"g{int(handle)}"
+    return f"g{int(seat)}"
 
 
 TABLE_NAME = "__indirect_function_table"

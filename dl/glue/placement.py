@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from dl.dlfcn import ModuleHandle
 from dl.glue.imports import ONWARD_TABLE, _with_index
 from dl.glue.names import ADDRESS_TO_NOTHING, ANY_TABLE, TableAndStack, glue_namespace, module_namespace
-from dl.glue.resolution import ThreadLocalAddress
 from dl.wasm.encode import (
     ModuleBuilder,
     call,
@@ -40,6 +39,7 @@ class ThreadLocalModule:
 
     Attributes:
         handle: the module.
+        seat: by which generated code names it.
         size: bytes of one thread's block.
         align_log2: its alignment.
         base_type: type of its exported `__tls_base`.
@@ -47,6 +47,7 @@ class ThreadLocalModule:
     """
 
     handle: ModuleHandle
+    seat: int
     size: int
     align_log2: int
     base_type: GlobalType
@@ -59,58 +60,55 @@ INIT_THREAD, BIND_THREAD_LOCALS = "init_thread", "bind_thread_locals"
 def placement_module(
     functions: Iterable[PlacedFunction],
     thread_local: Sequence[ThreadLocalModule],
-    addresses: Iterable[tuple[ModuleHandle, str, GlobalType, ThreadLocalAddress]],
+    addresses: Iterable[tuple[int, str, GlobalType, int, int]],
     places: TableAndStack,
-    onward: Mapping[ModuleHandle, Sequence[FuncType]] | None = None,
+    onward: Mapping[int, Sequence[FuncType]] | None = None,
 ) -> bytes:
     """Generate the module that places functions and sets up thread-local storage.
 
     Args:
         functions: what to place.
         thread_local: modules of this operation with thread-local storage; `init_thread` takes one block address each.
-        addresses: GOT entries that depend on the thread: importing module, link name, type, meaning.
+        addresses: GOT entries that depend on the thread: seat of the importing module, link name, type, seat of the module
+            that defines the variable, and its offset in bytes.
         places: where the table is.
-        onward: by module, what its import module calls through a private table; see `onward_calls`.
+        onward: by seat of a module, what its import module calls through a private table; see `onward_calls`.
     """
     placed = sorted(functions, key=lambda f: f.address)
     entries = list(addresses)
     build = ModuleBuilder()
     if placed or onward:
         build.import_(places.table.namespace, places.table.name, ANY_TABLE)
-    private = {
-        handle: build.import_(glue_namespace(handle), ONWARD_TABLE, ANY_TABLE) for handle in onward or {}
-    }
+    private = {seat: build.import_(glue_namespace(seat), ONWARD_TABLE, ANY_TABLE) for seat in onward or {}}
     imported = [build.import_(f.namespace, f.name, f.type) for f in placed]
     initializers = [
         build.import_(
-            module_namespace(m.handle),
+            module_namespace(m.seat),
             m.initializer,
             ADDRESS_TO_NOTHING if m.initializer == "__wasm_init_tls" else FuncType((), ("i32",)),
         )
         for m in thread_local
     ]
-    kinds = {m.handle: m.base_type for m in thread_local}
-    bases: dict[ModuleHandle, int] = {}
-    for _, _, _, meaning in entries:
-        if meaning.module not in bases:
-            kind = kinds.get(meaning.module, GlobalType("i32", mutable=True))
-            bases[meaning.module] = build.import_(module_namespace(meaning.module), "__tls_base", kind)
+    kinds = {m.seat: m.base_type for m in thread_local}
+    bases: dict[int, int] = {}
+    for _, _, _, provider, _ in entries:
+        if provider not in bases:
+            kind = kinds.get(provider, GlobalType("i32", mutable=True))
+            bases[provider] = build.import_(module_namespace(provider), "__tls_base", kind)
     settings = b""
-    for importer, name, kind, meaning in entries:
+    for importer, name, kind, provider, offset in entries:
         target = build.import_(glue_namespace(importer), name, kind)
         wide, const, add = (
             (b"", i32_const, I32_ADD) if kind.value == "i32" else (I64_EXTEND_I32_U, i64_const, I64_ADD)
         )
-        settings += (
-            global_get(bases[meaning.module]) + wide + const(meaning.offset) + add + global_set(target)
-        )
+        settings += global_get(bases[provider]) + wide + const(offset) + add + global_set(target)
     body = b""
     for position, (module, initializer) in enumerate(zip(thread_local, initializers, strict=True)):
         if module.initializer == "__wasm_init_tls":
             body += local_get(position) + call(initializer)
         else:
             body += call(initializer) + DROP
-    for handle, kinds_called in (onward or {}).items():
+    for seat, kinds_called in (onward or {}).items():
         functions_onward = [
             build.function(
                 _with_index(kind),
@@ -119,7 +117,7 @@ def placement_module(
             )
             for kind in kinds_called
         ]
-        build.elements(0, functions_onward, private[handle])
+        build.elements(0, functions_onward, private[seat])
     if thread_local or entries:
         # Only then: compiling any function at all costs about half a millisecond.
         bind = build.function(FuncType((), ()), settings)

@@ -156,10 +156,10 @@ def compile_modules(program: Program, tree: FoundTree) -> None:
         UnsupportedModuleError: it does so for exceptions in their former encoding.
     """
     taken: dict[bytes, set[int]] = {}
-    for loaded in program.state.modules.copy().values():
-        taken.setdefault(loaded.image.digest, set()).add(loaded.copy)
     for module in tree.new:
-        copies = taken.setdefault(module.image.digest, set())
+        copies = taken.get(module.image.digest)
+        if copies is None:
+            copies = taken[module.image.digest] = program.state.copies_of(module.image.digest)
         # The least number that no module of the program has: another run of it compiles the same.
         module.copy = next(n for n in itertools.count() if n not in copies or n >= _MOST_COPIES)
         copies.add(module.copy)

@@ -10,7 +10,7 @@ from dl.glue.generated import generated
 from dl.glue.imports import import_module, link_names, onward_calls
 from dl.glue.names import module_namespace
 from dl.glue.placement import PlacedFunction, placement_module
-from dl.glue.resolution import ThreadLocalAddress
+from dl.glue.resolution import Binding, Constant, FromNamespace, ThreadLocalAddress, ThroughTable
 from dl.link.place import functions_without_index
 from dl.link.plan import LinkPlan
 from dl.modules.linked_module import LinkedModule
@@ -52,14 +52,35 @@ def generate_glue(plan: LinkPlan) -> LoadModules:
         if imports:
             module.import_code = generated(
                 program.compiler,
-                ("imports", module.handle, module.image.digest, module.bindings, anchors, tail_calls),
-                f"{module.name} (imports)",
-                partial(
-                    import_module, module.handle, imports, module.bindings, anchors, tail_calls=tail_calls
+                (
+                    "imports",
+                    module.seat,
+                    module.image.digest,
+                    _generated_from(module.bindings),
+                    anchors,
+                    tail_calls,
                 ),
+                f"{module.name} (imports)",
+                partial(import_module, module.seat, imports, module.bindings, anchors, tail_calls=tail_calls),
                 weight=1 + 2 * len(imports),
             )
     return load_operation(program, plan.new, plan.host_functions, plan.table_length)
+
+
+def _generated_from(bindings: Sequence[Binding]) -> tuple[object, ...]:
+    """Return what of some bindings an import module is generated from: not who provides it, which differs with each load."""
+    inputs: list[object] = []
+    for binding in bindings:
+        match binding:
+            case FromNamespace(namespace, name):
+                inputs.append((namespace, name))
+            case Constant(value):
+                inputs.append(("constant", "is", value))
+            case ThroughTable(address):
+                inputs.append(("table", "at", address))
+            case _:
+                inputs.append(type(binding).__name__)
+    return tuple(inputs)
 
 
 def load_operation(
@@ -81,21 +102,23 @@ def load_operation(
     """
     anchors = program.main.anchors
     keeps_glue: set[ModuleHandle] = set()
-    thread_addresses: list[tuple[ModuleHandle, str, GlobalType, ThreadLocalAddress]] = []
+    thread_addresses: list[tuple[int, str, GlobalType, int, int]] = []
     placed = list(host_functions)
-    onward: dict[ModuleHandle, tuple[FuncType, ...]] = {}
+    onward: dict[int, tuple[FuncType, ...]] = {}
     for module in modules:
         imports = module.wasm.imports
         for entry, name, binding in zip(imports, link_names(imports), module.bindings, strict=True):
             if isinstance(binding, ThreadLocalAddress):
                 assert isinstance(entry.type, GlobalType)
                 keeps_glue.add(module.handle)
-                thread_addresses.append((module.handle, name, entry.type, binding))
+                provider = program.state.module(binding.module)
+                assert provider is not None
+                thread_addresses.append((module.seat, name, entry.type, provider.seat, binding.offset))
         placed += _placed_functions(module)
-        calls = onward_calls(module.handle, imports, module.bindings, anchors)
+        calls = onward_calls(module.seat, imports, module.bindings, anchors)
         if calls:
             keeps_glue.add(module.handle)
-            onward[module.handle] = tuple(calls)
+            onward[module.seat] = tuple(calls)
     thread_local = tuple(m.thread_local for m in modules if m.thread_local is not None)
     placement = None
     if any((placed, thread_local, thread_addresses, onward)):
@@ -104,7 +127,13 @@ def load_operation(
             program.compiler,
             (
                 "placement",
-                (tuple(placed), thread_local, tuple(thread_addresses), anchors, tuple(onward.items())),
+                (
+                    tuple(placed),
+                    tuple((m.seat, m.size, m.base_type, m.initializer) for m in thread_local),
+                    tuple(thread_addresses),
+                    anchors,
+                    tuple(onward.items()),
+                ),
             ),
             f"{modules[-1].name if modules else 'host'} (placement)",
             partial(placement_module, placed, thread_local, thread_addresses, anchors, onward),
@@ -125,7 +154,7 @@ def _placed_functions(module: LinkedModule) -> Iterator[PlacedFunction]:
     if module.elements is None:
         return  # nothing to place, or a main module whose table cannot grow
     names = exported_functions(module.wasm)
-    namespace = module_namespace(module.handle)
+    namespace = module_namespace(module.seat)
     for function in functions_without_index(module):
         symbol = module.symbols[names[function]]
         assert isinstance(symbol, FunctionSymbol)

@@ -27,6 +27,9 @@ def look_up(state: LinkerState, handle: int, name: str, *, tree: bool = True) ->
     """
     scope: Sequence[LinkedModule]
     if handle == RTLD_DEFAULT:
+        known = state.global_symbols.get(name)
+        if known is not None:
+            return known
         scope = state.global_scope
     else:
         module = state.modules.get(ModuleHandle(handle))

@@ -10,6 +10,7 @@ from dl.link.find import FoundModule, FoundTree
 from dl.link.plan import LinkPlan
 from dl.modules.construction import Construction
 from dl.modules.linked_module import LinkedModule, breadth_first
+from dl.program.seats import MAIN_SEAT
 
 log = logging.getLogger("dl.link")
 
@@ -67,7 +68,10 @@ def number_modules(plan: LinkPlan, tree: FoundTree) -> None:
     for found in fresh:
         handle = MAIN_HANDLE if found.main else state.take_handle(found.image.name)
         end = state.next_handle
-        module = LinkedModule(found.image, Construction(state.constructions), handle)
+        seat = MAIN_SEAT if found.main else state.seats.take()
+        if not found.main:
+            plan.change.on_failure(partial(state.seats.give_back, seat))
+        module = LinkedModule(found.image, Construction(state.constructions), handle, seat)
         linked[found.image.identity] = module
         state.arriving[handle] = module
         plan.new.append(module)
@@ -96,7 +100,8 @@ def enter_scopes(plan: LinkPlan) -> None:
     tree = breadth_first([plan.opened])
     if flags & DlFlags.GLOBAL:
         plan.promoted = tree
+    scope = tuple(tree)
     for module in plan.new:
         module.deep_bind = bool(flags & DlFlags.DEEPBIND)
         if module.deep_bind or not flags & DlFlags.GLOBAL:
-            module.scope = tuple(tree)
+            module.scope = scope

@@ -126,11 +126,15 @@ def _load(
 ) -> ModuleHandle:
     """Make trees part of the program and initialize them; return the handle of the last tree's root."""
     with unwound_whole():
-        return _load_or_undo(groups, group, trees, request)
+        return _load_or_undo(groups, group, trees, request, ignored)
 
 
 def _load_or_undo(
-    groups: Groups, group: Group, trees: Sequence[FoundTree], request: LoadRequest
+    groups: Groups,
+    group: Group,
+    trees: Sequence[FoundTree],
+    request: LoadRequest,
+    ignored: Sequence[LinkedModule],
 ) -> ModuleHandle:
     plans: list[LinkPlan] = []
     try:

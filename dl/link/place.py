@@ -115,5 +115,7 @@ def _thread_local(module: LinkedModule) -> ThreadLocalModule | None:
     ):
         function = module.wasm.exports.get(initializer)
         if function is not None and function.type == kind and (size or initializer == "__wasix_init_tls"):
-            return ThreadLocalModule(module.handle, size, align.bit_length() - 1, export.type, initializer)
+            return ThreadLocalModule(
+                module.handle, module.seat, size, align.bit_length() - 1, export.type, initializer
+            )
     return None

@@ -17,7 +17,6 @@ together.
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
 
 from dl.dlfcn import MAIN_HANDLE, ModuleHandle
 from dl.errors import DlError, MissingSymbol, UnresolvedCallError, UnresolvedSymbolsError
@@ -58,20 +57,20 @@ class Resolver:
 
     Args:
         program: the program.
-        global_scope: the global scope to resolve with.
         plan: the load that asks; None for a stub's first call, which places nothing.
     """
 
-    def __init__(
-        self, program: Program, global_scope: Sequence[LinkedModule], plan: LinkPlan | None = None
-    ) -> None:
+    def __init__(self, program: Program, plan: LinkPlan | None = None) -> None:
         self._program = program
         self._plan = plan
+        state = program.state
+        added = None if plan is None else state.not_global(plan.promoted)
+        self._modules = DynamicScope(state.global_symbols, added, self._module, state.trees_with)
         self.sources: tuple[Source, ...] = (
             UserImports(program.host, self.host_function_address, self._signature_of),
             LinkerSymbols(program.main),
             RegisteredEnds(program.host),
-            DynamicScope(global_scope, self._module, program.state.trees_with),
+            self._modules,
             LinkerDefaults(program.state.linker_addresses),
             SystemInterface(program.host),
         )
@@ -127,7 +126,9 @@ class Resolver:
         found = self.function(module, entry, kind)
         if isinstance(found, FunctionSymbol):
             if found.module < module.handle:
-                return FromNamespace(module_namespace(found.module), found.name, found.module)
+                return FromNamespace(
+                    module_namespace(self._module(found.module).seat), found.name, found.module
+                )
             return ThroughTable(found.address, found.module)
         if found is not None:
             return found
@@ -139,6 +140,11 @@ class Resolver:
     def _undefined(self, module: LinkedModule, entry: Import) -> Binding:
         self.missing.append(MissingSymbol(module.name, entry.module, entry.name, str(entry.type)))
         return Constant(0, NOBODY)
+
+    def define(self, module: LinkedModule, symbol: FunctionSymbol) -> None:
+        """Give a new module one symbol more."""
+        module.symbols = {**module.symbols, symbol.name: symbol}
+        self._modules.defined(module, symbol)
 
     # functions by their table index
 
@@ -233,13 +239,13 @@ def resolve_imports(plan: LinkPlan) -> None:
         ImportTypeError: a definition has another type.
     """
     state = plan.program.state
-    global_scope = state.with_promoted(plan.promoted)
-    resolver = Resolver(plan.program, global_scope, plan)
+    resolver = Resolver(plan.program, plan)
     _define_reexports(plan, resolver)
     for module in plan.new:
         module.bindings = resolver.bind(module)
         module.providers = frozenset(binding.provider for binding in module.bindings)
     if resolver.missing:
+        global_scope = [*state.global_scope, *state.not_global(plan.promoted)]
         searched = [module.name for module in scope_of(plan.opened, global_scope)]
         raise UnresolvedSymbolsError(plan.opened.name, resolver.missing, searched)
     plan.table_length = state.table.reach()
@@ -262,10 +268,7 @@ def _define_reexports(plan: LinkPlan, resolver: Resolver) -> None:
                 waiting.append((module, name, entry))
                 continue
             assert isinstance(entry.type, FuncType)
-            module.symbols = {
-                **module.symbols,
-                name: FunctionSymbol(module.handle, name, entry.type, address),
-            }
+            resolver.define(module, FunctionSymbol(module.handle, name, entry.type, address))
             found = True
         pending = waiting
 
@@ -291,7 +294,7 @@ def resolve_stub(program: Program, handle: int, position: int) -> int:
         nonlocal fresh
         fresh = True
         try:
-            symbol = Resolver(program, state.global_scope).function(module, entry, kind)
+            symbol = Resolver(program).function(module, entry, kind)
         except DlError as error:
             raise UnresolvedCallError(module.name, entry.module, entry.name, str(error)) from error
         return StubTarget(symbol.address, symbol.module) if isinstance(symbol, FunctionSymbol) else None

@@ -252,32 +252,93 @@ class RegisteredEnds(Source):
         return self._host.bind_system(FINALIZERS, entry.name, kind, importer.name)
 
 
+class _Walked:
+    """Modules in search order, for one look-up."""
+
+    def __init__(self, modules: Sequence[LinkedModule]) -> None:
+        self._modules = modules
+
+    def find(self, name: str) -> Symbol | None:
+        """Return the first definition of a symbol."""
+        return find_symbol(name, self._modules)
+
+    def add(self, module: LinkedModule, symbol: Symbol) -> None:
+        """A module has got another symbol."""
+
+
+class _Indexed(_Walked):
+    """Modules in search order, for many look-ups: each takes the same time however many modules they are."""
+
+    def __init__(self, modules: Sequence[LinkedModule]) -> None:
+        super().__init__(modules)
+        self._positions = {id(module): position for position, module in enumerate(modules)}
+        self._first: dict[str, tuple[int, Symbol]] = {}
+        for position, module in enumerate(modules):
+            for name, symbol in module.symbols.items():
+                self._first.setdefault(name, (position, symbol))
+
+    def find(self, name: str) -> Symbol | None:
+        """Return the first definition of a symbol."""
+        found = self._first.get(name)
+        return None if found is None else found[1]
+
+    def add(self, module: LinkedModule, symbol: Symbol) -> None:
+        """A module has got another symbol."""
+        position = self._positions.get(id(module))
+        known = self._first.get(symbol.name)
+        if position is not None and (known is None or position < known[0]):
+            self._first[symbol.name] = position, symbol
+
+
 class DynamicScope(Source):
     """What the modules define that the importer sees: `env` for functions, globals and tags, `GOT.*` for addresses.
 
     Args:
-        global_scope: the global scope to resolve with.
+        global_symbols: the first definition of each name in the global scope.
+        added: modules that come into the global scope with the load that asks; None for a single look-up outside any load.
         modules: returns a module by its handle.
         later: returns what a module sees beside its scope by now: the trees opened since that contain it.
     """
 
     def __init__(
         self,
-        global_scope: Sequence[LinkedModule],
+        global_symbols: Mapping[str, Symbol],
+        added: Sequence[LinkedModule] | None,
         modules: Callable[[ModuleHandle], LinkedModule],
-        later: Callable[[LinkedModule], Iterator[LinkedModule]] = lambda _module: iter(()),
+        later: Callable[[LinkedModule], Iterator[LinkedModule]],
     ) -> None:
-        self._global_scope = global_scope
+        self._global_symbols = global_symbols
+        self._scope = _Walked if added is None else _Indexed
+        self._added = self._scope(added or ())
+        self._local: dict[int, _Walked] = {}
         self._modules = modules
         self._later = later
-        self._scopes: dict[ModuleHandle, tuple[LinkedModule, ...]] = {}
 
     def find(self, importer: LinkedModule, name: str) -> Symbol | None:
-        """Return the first definition of a symbol that a module sees."""
-        scope = self._scopes.get(importer.handle)
+        """Return the first definition of a symbol that a module sees; in the order of `scope_of`."""
+        if importer.deep_bind:
+            found = self._find_locally(importer, name) or self._find_globally(name)
+        else:
+            found = self._find_globally(name) or self._find_locally(importer, name)
+        return found or importer.symbols.get(name) or find_symbol(name, self._later(importer))
+
+    def _find_globally(self, name: str) -> Symbol | None:
+        return self._global_symbols.get(name) or self._added.find(name)
+
+    def _find_locally(self, importer: LinkedModule, name: str) -> Symbol | None:
+        if importer.scope is None:
+            return None
+        # The modules of one load share their scope.
+        scope = self._local.get(id(importer.scope))
         if scope is None:
-            scope = self._scopes[importer.handle] = tuple(scope_of(importer, self._global_scope))
-        return find_symbol(name, scope) or find_symbol(name, self._later(importer))
+            scope = self._local[id(importer.scope)] = self._scope(importer.scope)
+        return scope.find(name)
+
+    def defined(self, module: LinkedModule, symbol: Symbol) -> None:
+        """Take note of a symbol that a module of the load that asks has got since."""
+        self._added.add(module, symbol)
+        for scope in self._local.values():
+            scope.add(module, symbol)
 
     def function(
         self, importer: LinkedModule, entry: Import, kind: FuncType
@@ -342,7 +403,7 @@ class DynamicScope(Source):
                 f"{what} {label(entry)} is defined by {self._modules(symbol.module).name}, "
                 "which is instantiated later",
             )
-        return FromNamespace(module_namespace(symbol.module), symbol.name, symbol.module)
+        return FromNamespace(module_namespace(self._modules(symbol.module).seat), symbol.name, symbol.module)
 
     def _same_type(self, importer: LinkedModule, entry: Import, got: object, provider: ModuleHandle) -> None:
         if entry.type != got:

@@ -111,8 +111,9 @@ def _rest_of(program: Program, load: LoadModules, gone: tuple[LinkedModule, ...]
 
 
 def _give_back(program: Program, modules: tuple[LinkedModule, ...], *, rest: bool) -> None:
-    """Give back table indices and memory; from any thread, with or without the link lock."""
+    """Give back seats, table indices and memory; from any thread, with or without the link lock."""
     for module in modules:
+        program.state.seats.give_back(module.seat)
         if program.reserve is not None:
             program.reserve.close(module.handle)
         if module.elements is not None:

@@ -38,6 +38,7 @@ class LinkedModule:
         image: where it came from (set once).
         construction: who constructs it, and who waits for it (set once).
         handle: its number (set once, after those of what it needs).
+        seat: by which generated code names it; unlike its handle it is used again when the module is gone (set once).
         needed: the modules in its needed list, in that order (set once, when its tree is loaded).
         scope: modules whose symbols it sees: None for the global scope alone, else the tree of the dlopen that
             loaded it, breadth first.
@@ -67,6 +68,7 @@ class LinkedModule:
     image: ModuleImage
     construction: Construction
     handle: ModuleHandle = RTLD_DEFAULT
+    seat: int = 0
     needed: list[LinkedModule] = field(default_factory=list)
     scope: tuple[LinkedModule, ...] | None = None
     deep_bind: bool = False

@@ -22,7 +22,7 @@ from dl.engine.protocol import (
     Store,
     WasiOptions,
 )
-from dl.errors import EngineError, LinkerUsageError, NotDynamicError, ResourceLimitError
+from dl.errors import EngineError, LinkerClosedError, LinkerUsageError, NotDynamicError, ResourceLimitError
 from dl.glue.base import base_module
 from dl.glue.names import BASE_NAMESPACE
 from dl.glue.placement import PlacedFunction, placement_module
@@ -48,6 +48,16 @@ log = logging.getLogger("dl.link")
 
 _PAGE = 65536
 _STACK_ALIGN_LOG2 = 10
+
+
+class _NoBytes:
+    """The source of a memory that is closed."""
+
+    def data_address(self) -> int:
+        return 0
+
+    def data_size(self) -> int:
+        return 0
 
 
 class _Unbounded:
@@ -220,7 +230,8 @@ class Program:
             limits = self.options.limits
             store.limit(memory_bytes=limits.memory_pages * _PAGE, table_elements=limits.table_elements)
             if self.main.shares_memory:
-                assert self._memory is not None
+                if self._memory is None:
+                    raise LinkerClosedError("the linker is closed")
                 store.define_memory(BASE_NAMESPACE, "memory", self._memory)
                 return store
             store.enable_wasi(self.options.wasi)
@@ -266,7 +277,7 @@ class Program:
         else:
             most = MAX_PAGES if kind.limits.maximum is None else kind.limits.maximum
             most = min(most, self.options.limits.memory_pages)
-            self.side_memory = GrownMemory(self.linear, memory.grow, most, self.no_memory)
+            self.side_memory = GrownMemory(self.linear, self.grow_memory, most, self.no_memory)
 
     def adopt_memory(self, store: Store, instance: EngineInstance) -> bool:
         """Take its memory from a main module that defines it, before anything else is instantiated.
@@ -364,11 +375,20 @@ class Program:
         return limits.refusal("memory_pages", subject, reason)
 
     def close(self) -> None:
-        """Free what all groups shared; their stores are closed already."""
+        """Free what all groups shared; their stores are closed already.
+
+        Nothing here refers to the engine's memory afterwards, whose 4 GiB of address space would otherwise stay until the
+        garbage collector finds the program. A host thread that is reading it has a reference of its own.
+        """
         if self.linear is not None:
             self.linear.close()
+            self.linear = LinearMemory(_NoBytes(), stable_address=True)
+            self.linear.close()
+        if self.side_memory is not None and self.linear is not None:
+            self.side_memory.close(self.linear)
         if self._shared_wasi is not None:
             self._shared_wasi.close()
+        self._memory = None
 
 
 def _report_deadlock(error: DeadlockError) -> None:

@@ -62,6 +62,9 @@ class SideMemory(Protocol):
     def statistics(self) -> SideMemoryStatistics:
         """Return what is handed out."""
 
+    def close(self, closed: LinearMemory) -> None:
+        """Let go of the memory; a closed one takes its place."""
+
 
 class GrownMemory:
     """Blocks in pages that the linker grows the memory by.
@@ -123,6 +126,10 @@ class GrownMemory:
         with self._lock:
             now = self._allocator.statistics()
         return SideMemoryStatistics(now.bytes_in_use, now.regions)
+
+    def close(self, closed: LinearMemory) -> None:
+        """See `SideMemory`."""
+        self._memory = closed
 
 
 class GuestAllocator:
@@ -217,3 +224,7 @@ class GuestAllocator:
         """Return what is handed out."""
         with self._lock:
             return SideMemoryStatistics(self._bytes, self._regions)
+
+    def close(self, closed: LinearMemory) -> None:
+        """See `SideMemory`."""
+        self._memory = closed

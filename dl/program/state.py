@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import threading
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
@@ -12,7 +13,9 @@ from dl.limits import Limits
 from dl.modules.construction import Construction, Constructions
 from dl.modules.image import ModuleImage
 from dl.modules.linked_module import LinkedModule, StubTarget, breadth_first
+from dl.modules.symbols import Symbol
 from dl.program.operations import LoadModules
+from dl.program.seats import Seats
 from dl.program.table import TableSpace
 from dl.wasm.types import FuncType
 
@@ -34,7 +37,10 @@ class LinkerState:
         by_identity: handle of the module that a resolved path or a name of bytes stands for.
         by_base_name: the libraries that a base name may stand for, in the order they were loaded; the main module is none.
         next_handle: the next handle.
+        seats: the numbers by which generated code names modules.
         global_scope: modules whose symbols all see, in search order.
+        global_symbols: the first definition of each name in the global scope.
+        copies: how many loaded modules there are of each content, by digest, and of each copy of it.
         table: table indices.
         linker_addresses: addresses the linker defines itself, by symbol name, bytes.
         host_addresses: table indices of host functions whose address was taken.
@@ -51,7 +57,10 @@ class LinkerState:
     by_identity: dict[str, ModuleHandle] = field(default_factory=dict)
     by_base_name: dict[str, tuple[LinkedModule, ...]] = field(default_factory=dict)
     next_handle: int = MAIN_HANDLE + 1
+    seats: Seats = field(default_factory=Seats)
     global_scope: list[LinkedModule] = field(default_factory=list)
+    global_symbols: dict[str, Symbol] = field(default_factory=dict)
+    copies: dict[bytes, Counter[int]] = field(default_factory=dict)
     linker_addresses: dict[str, int] = field(default_factory=dict)
     host_addresses: dict[tuple[str, str, FuncType], int] = field(default_factory=dict)
     loads: dict[int, LoadModules] = field(default_factory=dict)
@@ -118,16 +127,23 @@ class LinkerState:
         """Enter committed modules, and put modules into the global scope; each dlopen that does so counts."""
         for module in modules:
             self.modules[module.handle] = module
+            self.copies.setdefault(module.image.digest, Counter())[module.copy] += 1
             self.by_identity[module.image.identity] = module.handle
             if module.handle != MAIN_HANDLE:
                 base_name = module.image.base_name
                 # A new tuple, since readers take no lock.
                 self.by_base_name[base_name] = (*self.by_base_name.get(base_name, ()), module)
             self.arriving.pop(module.handle, None)
-        scope = self.with_promoted(promoted)
+        promoted = list(promoted)
+        added = self.not_global(promoted)
+        for module in added:
+            for name, symbol in module.symbols.items():
+                self.global_symbols.setdefault(name, symbol)
         for module in promoted:
             module.global_opens += 1
-        self.global_scope = scope
+        if added:
+            # A new list, since readers walk the old one without a lock.
+            self.global_scope = [*self.global_scope, *added]
 
     def note_open(self, root: LinkedModule) -> None:
         """Note that a published module was opened by name, so that its tree is one by itself; the first time counts."""
@@ -152,10 +168,13 @@ class LinkerState:
                 if module in tree:
                     yield from tree
 
-    def with_promoted(self, promoted: Iterable[LinkedModule]) -> list[LinkedModule]:
-        """Return the global scope with modules added to it; a new list, since readers walk the old one without a lock."""
-        present = {id(module) for module in self.global_scope}
-        return [*self.global_scope, *(m for m in promoted if id(m) not in present)]
+    def not_global(self, modules: Iterable[LinkedModule]) -> list[LinkedModule]:
+        """Return those of some modules that are not in the global scope."""
+        return [module for module in modules if not module.global_opens]
+
+    def copies_of(self, digest: bytes) -> set[int]:
+        """Return which copies of a content the loaded modules are. From any thread."""
+        return set(self.copies.get(digest, ()))
 
     def bind_stub(
         self, module: LinkedModule, position: int, find: Callable[[], StubTarget | None]
@@ -184,7 +203,9 @@ class LinkerState:
         with self.stub_lock:
             kept: set[ModuleHandle] = set()
             pending = [
-                m for m in self.modules.values() if m.opens or m.stays or not m.constructed or m.closing
+                m
+                for m in self.modules.values()
+                if m.opens or m.stays or m.closing or m.construction.thread is not None
             ]
             pending += self.arriving.values()
             while pending:
@@ -241,7 +262,8 @@ class LinkerState:
             self.forget_names(modules)
             if not users:
                 for module in modules:
-                    self.modules.pop(module.handle, None)
+                    if self.modules.pop(module.handle, None) is not None:
+                        self._drop_copy(module)
         return users
 
     def forget_names(self, modules: Sequence[LinkedModule]) -> None:
@@ -252,6 +274,13 @@ class LinkerState:
             self._drop_base_name(module)
             module.global_opens = 0
         self._drop_from_scope()
+
+    def _drop_copy(self, module: LinkedModule) -> None:
+        left = self.copies[module.image.digest] - Counter((module.copy,))
+        if left:
+            self.copies[module.image.digest] = left
+        else:
+            del self.copies[module.image.digest]
 
     def _drop_base_name(self, module: LinkedModule) -> None:
         base_name = module.image.base_name
@@ -266,7 +295,15 @@ class LinkerState:
         self._drop_from_scope()
 
     def _drop_from_scope(self) -> None:
-        self.global_scope = [module for module in self.global_scope if module.global_opens]
+        scope = [module for module in self.global_scope if module.global_opens]
+        if len(scope) == len(self.global_scope):
+            return
+        self.global_scope = scope
+        symbols: dict[str, Symbol] = {}
+        for module in scope:
+            for name, symbol in module.symbols.items():
+                symbols.setdefault(name, symbol)
+        self.global_symbols = symbols
 
 
 @dataclass

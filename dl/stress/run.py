@@ -19,9 +19,9 @@ import sys
 import threading
 import time
 import traceback
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from threading import get_ident
 
 from dl.dlfcn import ModuleHandle
@@ -37,6 +37,19 @@ GRACE_SECONDS = 60.0
 TICK_SECONDS = 0.005
 
 
+@dataclass
+class Barriers:
+    """How long barriers took, seconds.
+
+    Attributes:
+        count: of all of them.
+        latest: the last ones; not all, since a run may last for days.
+    """
+
+    count: int = 0
+    latest: deque[float] = field(default_factory=lambda: deque(maxlen=100_000))
+
+
 @dataclass(frozen=True)
 class Percentiles:
     """Of how long barriers took, milliseconds."""
@@ -48,16 +61,16 @@ class Percentiles:
     most: float
 
     @classmethod
-    def of(cls, seconds: list[float]) -> Percentiles:
-        """Return those of durations in seconds."""
-        if not seconds:
+    def of(cls, barriers: Barriers) -> Percentiles:
+        """Return those of the durations that are kept; the count is that of all."""
+        if not barriers.latest:
             return cls(0, 0.0, 0.0, 0.0, 0.0)
-        ordered = sorted(1e3 * s for s in seconds)
+        ordered = sorted(1e3 * s for s in barriers.latest)
 
         def at(share: float) -> float:
             return ordered[min(int(share * len(ordered)), len(ordered) - 1)]
 
-        return cls(len(ordered), at(0.5), at(0.9), at(0.99), ordered[-1])
+        return cls(barriers.count, at(0.5), at(0.9), at(0.99), ordered[-1])
 
 
 @dataclass(frozen=True)
@@ -184,7 +197,7 @@ class _Run:
 
     def run(self, progress: Callable[[StressProgress], object] | None) -> StressReport:
         began = time.monotonic()
-        barriers: list[float] = []
+        barriers = Barriers()
         regions = self.linker.statistics().side_regions
         try:
             told = began
@@ -279,12 +292,12 @@ class _Run:
     def _handle(self, group: InstanceGroup, name: str) -> ModuleHandle:
         return self.shared.handles.get(name) or group.dlopen(name)
 
-    def _sample(self, barriers: list[float]) -> None:
+    def _sample(self, barriers: Barriers) -> None:
         protocol = self.linker.statistics().protocol
-        new = protocol.committed - len(barriers)
+        new = protocol.committed - barriers.count
         if new > 0:
-            latest = protocol.barrier_seconds[-new:]
-            barriers += latest + (latest[-1:] or (0.0,)) * (new - len(latest))
+            barriers.count = protocol.committed
+            barriers.latest.extend(protocol.barrier_seconds[-new:])
 
     def _progress(self, seconds: float) -> StressProgress:
         with self.shared.lock:
@@ -292,7 +305,7 @@ class _Run:
         alive = sum(slot.alive for slot in self.slots)
         return StressProgress(seconds, operations, alive, self.linker.program.rendezvous.committed)
 
-    def _report(self, seconds: float, barriers: list[float]) -> StressReport:
+    def _report(self, seconds: float, barriers: Barriers) -> StressReport:
         protocol = self.linker.statistics().protocol
         return StressReport(
             len(self.slots),

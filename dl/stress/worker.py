@@ -39,8 +39,8 @@ WAKE_ALL = 0xFFFFFFFF
 MOST_LIBRARIES = 300
 """A new group instantiates every library, so their number bounds what a new thread costs."""
 
-MOST_TRAPPING_LOADS = 300
-"""Each stays in the operation log, as a load and an unload."""
+_CLOSED = [number for number, kind in enumerate(KINDS) if not kind.constructor]
+"""Kinds of the libraries that are closed again: how often constructors have run is checked at the end."""
 
 _OPEN_AT_ONCE = 3
 """How many threads, about, are after one new library."""
@@ -98,7 +98,6 @@ class Shared:
     addresses: dict[tuple[ModuleHandle, str], int] = field(default_factory=dict)
     states: dict[str, dict[str, str]] = field(default_factory=dict)
     next_name: int = 0
-    trapping_loads: int = 0
     broken_loads: int = 0
     constructed: Counter[int] = field(default_factory=Counter)
     quiet: int = 0
@@ -154,6 +153,7 @@ class Worker:
             (self._trap, 3),
             (self._open_undefined, 2),
             (self._open_trapping, 1),
+            (self._open_and_close, 3),
             (self._open_missing, 2),
             (self._open_malformed, 2),
         ]
@@ -407,16 +407,34 @@ class Worker:
         )
 
     def _open_trapping(self) -> None:
-        with self._shared.lock:
-            self._shared.trapping_loads += 1
-            if self._shared.trapping_loads > MOST_TRAPPING_LOADS:
-                return
         name = self._odd_name()
         self._fails(
             InitializationError,
             "open, trapping",
             lambda: self._group.dlopen(self._run.traps, RTLD_NOW, name=name),
         )
+
+    def _open_and_close(self) -> None:
+        """Open a library that nobody else knows, use it, and close it: so a run links and unlinks until it is told to stop."""
+        if not self.can_close():
+            return
+        number = self.random.choice(_CLOSED)
+        handle = self._group.dlopen(self._run.libraries[number], RTLD_NOW, name=self._odd_name())
+        addend = KINDS[number].addend
+        self._check(
+            function(self._group, handle, "value")(5) == 5 + addend, f"value of module {handle} is wrong"
+        )
+        self.close_library(handle)
+        self._shared.count("open and close")
+
+    def can_close(self) -> bool:
+        """Whether the linker can close libraries."""
+        return hasattr(self._group, "dlclose")
+
+    def close_library(self, handle: ModuleHandle) -> None:
+        """Close a library."""
+        close: Callable[[ModuleHandle], object] = getattr(self._group, "dlclose")  # noqa: B009  not there yet
+        close(handle)
 
     def _open_missing(self) -> None:
         self._fails(LibraryNotFoundError, "open, missing", lambda: self._group.dlopen("missing.so"))

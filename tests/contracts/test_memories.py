@@ -137,3 +137,20 @@ def test_memories_that_cannot_be_are_refused(engine: Engine) -> None:
         store.new_memory(kind(2, 1))
     with pytest.raises(EngineError):
         engine.shared_memory(kind(1, None, shared=True))
+
+
+def test_a_store_bounds_what_its_instances_define(engine: Engine) -> None:
+    """Memories and tables grow to the store's limit and no further, and what begins beyond it is refused with its instance."""
+    store = engine.new_store(engine.host_functions(NoBoundary()))
+    store.limit(memory_bytes=3 * PAGE, table_elements=5)
+    text = f"""(module (memory (export "m") 1) {ACCESS} (table 2 funcref)
+      (func (export "grow_table") (param i32) (result i32) (table.grow (ref.null func) (local.get 0))))"""
+    instance = store.instantiate(compiled(engine, text), "bounded")
+    grow, grow_table = (instance.function(name, LOAD) for name in ("grow", "grow_table"))
+
+    assert [grow(3), grow(2), grow(1)] == [-1, 1, -1]
+    assert instance.memory("m").grow(1) is None
+    assert [grow_table(4), grow_table(3), grow_table(1)] == [-1, 2, -1]
+    for wanted in ("(memory 4)", "(table 6 funcref)"):
+        with pytest.raises(InstantiationError):
+            store.instantiate(compiled(engine, f"(module {wanted})"), "greedy")
