@@ -10,7 +10,8 @@ One list of sources, the same every time, for loads, functions that are exported
 5. the system interfaces.
 
 Weak definitions do not differ from strong ones: `dylink.0` does not say which is which. Functions that nothing defines become
-stubs unless everything is demanded now; data that nothing defines is an error unless weak. All errors of a pass are reported
+stubs unless everything is demanded now, and so do their addresses where a signature is known; data that nothing defines is an
+error unless weak. All errors of a pass are reported
 together.
 """
 
@@ -19,7 +20,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 
-from dl.dlfcn import MAIN_HANDLE, ModuleHandle
+from dl.dlfcn import MAIN_HANDLE, RTLD_DEFAULT, ModuleHandle
 from dl.errors import DlError, MissingSymbol, UnresolvedCallError, UnresolvedSymbolsError
 from dl.glue.names import HOST_NAMESPACE, module_namespace
 from dl.glue.placement import PlacedFunction
@@ -34,6 +35,8 @@ from dl.glue.resolution import (
 )
 from dl.link.plan import LinkPlan
 from dl.link.sources import (
+    ENV,
+    GOT_FUNC,
     DynamicScope,
     LinkerDefaults,
     LinkerSymbols,
@@ -46,10 +49,14 @@ from dl.link.sources import (
 from dl.modules.linked_module import LinkedModule, StubTarget
 from dl.modules.symbols import FunctionSymbol, element_positions, exported_imports
 from dl.program.program import Program
+from dl.program.state import LazyAddress
 from dl.wasm.records import Import
 from dl.wasm.types import FuncType, MemoryType, TableType, TagType
 
 log = logging.getLogger("dl.link")
+
+_LAZY = "dl.lazy"
+"""Stands for a namespace where a function's address is one that nothing defines yet; no module can import from it."""
 
 
 class Resolver:
@@ -119,7 +126,7 @@ class Resolver:
                 return found
         if entry.module.startswith("GOT.") and _is_weak(module, entry):
             return Constant(0, NOBODY)
-        return self._undefined(module, entry)
+        return self._lazy_address(module, entry) or self._undefined(module, entry)
 
     def _bind_function(self, module: LinkedModule, entry: Import, kind: FuncType) -> Binding:
         found = self.function(module, entry, kind)
@@ -139,6 +146,36 @@ class Resolver:
         return Constant(0, NOBODY)
 
     # functions by their table index
+
+    def _lazy_address(self, module: LinkedModule, entry: Import) -> Constant | None:
+        """Return a table index for a function that nothing defines, under which a call looks for it.
+
+        One for each name and signature, whoever takes it. None if the function is demanded now, or its signature unknown.
+        """
+        plan, state = self._plan, self._program.state
+        if plan is None or entry.module != GOT_FUNC or plan.request.demands_functions:
+            return None
+        kind = self._signature_of(module, entry.name)
+        if kind is None or self._program.main.no_libraries:
+            return None
+        key = (_LAZY, entry.name, kind)
+        address = state.host_addresses.get(key)
+        if address is None:
+            region = state.table.allocate(1, 0, module.name)
+            address = region.address
+            state.host_addresses[key] = address
+            state.lazy_addresses[address] = LazyAddress(entry.name, kind)
+            plan.host_functions.append(PlacedFunction(_LAZY, entry.name, kind, address, lazy=True))
+
+            def forget() -> None:
+                del state.host_addresses[key], state.lazy_addresses[region.address]
+                state.table.free(region)
+
+            plan.change.on_failure(forget)
+        lazy = state.lazy_addresses[address]
+        position = next(i for i, other in enumerate(module.wasm.imports) if other is entry)
+        lazy.takers = [t for t in lazy.takers if state.module(t[0].handle) is t[0]] + [(module, position)]
+        return Constant(address, NOBODY)
 
     def address_of_import(self, module: LinkedModule, entry: Import) -> int | None:
         """Return the table index of what a function import is bound to; None if that is not known, or an error."""
@@ -277,12 +314,24 @@ def resolve_stub(program: Program, handle: int, position: int) -> int:
         UnresolvedCallError: still nothing defines the function.
     """
     state = program.state
+    if handle == RTLD_DEFAULT:
+        return _resolve_lazy_address(program, position)
     module = state.module(handle)
     if module is None:
         raise UnresolvedCallError(f"module {handle}", "?", f"import {position}", "its module was unloaded")
     entry = module.wasm.imports[position]
     assert isinstance(entry.type, FuncType)
-    kind: FuncType = entry.type
+    target = _stub_target(program, module, position, entry, entry.type)
+    if target is None:
+        raise UnresolvedCallError(module.name, entry.module, entry.name)
+    return target.address
+
+
+def _stub_target(
+    program: Program, module: LinkedModule, position: int, entry: Import, kind: FuncType
+) -> StubTarget | None:
+    """Return what a module's stub is bound to, binding it if it can be; None if nothing defines the function."""
+    state = program.state
     fresh = False
 
     def find() -> StubTarget | None:
@@ -295,8 +344,20 @@ def resolve_stub(program: Program, handle: int, position: int) -> int:
         return StubTarget(symbol.address, symbol.module) if isinstance(symbol, FunctionSymbol) else None
 
     target = state.bind_stub(module, position, find)
-    if target is None:
-        raise UnresolvedCallError(module.name, entry.module, entry.name)
-    if fresh:
+    if fresh and target is not None:
         log.info("%s: %s bound at its first call to table index %d", module.name, entry.name, target.address)
-    return target.address
+    return target
+
+
+def _resolve_lazy_address(program: Program, address: int) -> int:
+    """Return the table index of the function that a lazy address stands for now, as the first of its takers sees it."""
+    state = program.state
+    lazy = state.lazy_addresses[address]
+    for module, position in lazy.takers:
+        if state.module(module.handle) is module:
+            entry = Import(ENV, lazy.name, "func", lazy.type, 0)
+            target = _stub_target(program, module, position, entry, lazy.type)
+            if target is not None:
+                return target.address
+    names = [module.name for module, _ in lazy.takers]
+    raise UnresolvedCallError(names[0] if names else "a function pointer", ENV, lazy.name)

@@ -18,6 +18,21 @@ from dl.wasm.types import FuncType
 MAX_MODULES = 10_000
 
 
+@dataclass(eq=False)
+class LazyAddress:
+    """A table index that stands for a function which nothing defined when its address was taken.
+
+    Attributes:
+        name: the function.
+        type: its signature.
+        takers: the modules that hold the index, and the position of the import that means it; some may be gone.
+    """
+
+    name: str
+    type: FuncType
+    takers: list[tuple[LinkedModule, int]] = field(default_factory=list)
+
+
 @dataclass
 class LinkerState:
     """Shared by all groups; guarded by the link lock, which the thread that changes it holds.
@@ -38,6 +53,7 @@ class LinkerState:
         table: table indices.
         linker_addresses: addresses the linker defines itself, by symbol name, bytes.
         host_addresses: table indices of host functions whose address was taken.
+        lazy_addresses: table indices that stand for functions which nothing defined, and what for.
         loads: the operation that loads modules, by its number in the log; without those whose modules are gone.
         arriving: modules of the loads under way: planned, and not yet committed.
         opens: how many modules were opened by name.
@@ -52,6 +68,7 @@ class LinkerState:
     global_scope: list[LinkedModule] = field(default_factory=list)
     linker_addresses: dict[str, int] = field(default_factory=dict)
     host_addresses: dict[tuple[str, str, FuncType], int] = field(default_factory=dict)
+    lazy_addresses: dict[int, LazyAddress] = field(default_factory=dict)
     loads: dict[int, LoadModules] = field(default_factory=dict)
     arriving: dict[ModuleHandle, LinkedModule] = field(default_factory=dict)
     opens: int = 0

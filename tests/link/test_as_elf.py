@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import itertools
 from dataclasses import dataclass, field
-from typing import cast
+from typing import Any
 
 import pytest
 
 import dl
 from dl.link.order import dependencies_first
-from dl.modules.linked_module import LinkedModule
-from tests.support.modules import MEMORY, TABLE, calls, imports, library, pie, returns
+from tests.support.modules import MEMORY, TABLE, calls, got, imports, library, pie, reads, returns
 
 USER = library(imports("f"), calls("go", "f"))
 
@@ -129,9 +128,81 @@ class TestConstructorsInCycles:
 
     def test_a_long_chain(self) -> None:
         """The depth of a tree is not bounded by the depth of Python's stack."""
-        modules = [Bare() for _ in range(5000)]
+        modules: list[Any] = [Bare() for _ in range(5000)]
         for module, needed in itertools.pairwise(modules):
             module.needed.append(needed)
-        assert dependencies_first(cast("list[LinkedModule]", modules)) == modules[::-1]
+        assert dependencies_first(modules) == modules[::-1]
         modules[-1].needed.append(modules[0])
-        assert dependencies_first(cast("list[LinkedModule]", modules)) == modules
+        assert dependencies_first(modules) == modules
+
+
+INDIRECT = "(result i32) global.get $got_func_f call_indirect (result i32)"
+TAKER = library(
+    imports("f"), got("f", "func"), TABLE, reads("at", "got_func_f"), f'(func (export "go") {INDIRECT})'
+)
+
+
+class TestAddressOfAnUndefinedFunction:
+    """`&f` under RTLD_LAZY, where nothing defines `f` yet; ELF refuses it, as it refuses data."""
+
+    def test_it_can_be_called_once_something_defines_the_function(self) -> None:
+        """The address is no null pointer, and calls the function that a later library defines."""
+        with dl.Linker(None, libraries={"t.so": TAKER, "def.so": library(returns("f", 5))}) as program:
+            group = program.main_group
+            taker = group.dlopen("t.so", dl.RTLD_LAZY)
+            assert group.dlsym(taker, "at")() > 0
+            with pytest.raises(dl.UnresolvedCallError, match=r"env\.f"):
+                group.dlsym(taker, "go")()
+            group.dlopen("def.so", dl.RTLD_LAZY | dl.RTLD_GLOBAL)
+            assert group.dlsym(taker, "go")() == 5
+
+    def test_every_taker_gets_one_address(self) -> None:
+        """Two libraries that take the address hold the same one, also if the first does not call the function itself."""
+        only_address = library(
+            got("f", "func"), TABLE, reads("at", "got_func_f"), f'(func (export "go") {INDIRECT})'
+        )
+        libs = {"t.so": TAKER, "u.so": only_address}
+        with dl.Linker(None, libraries=libs) as program:
+            group = program.main_group
+            with pytest.raises(dl.UnresolvedSymbolsError, match="f"):
+                group.dlopen("u.so", dl.RTLD_LAZY)  # nothing says its signature
+            handles = [group.dlopen(name, dl.RTLD_LAZY) for name in libs]
+            assert len({group.dlsym(handle, "at")() for handle in handles}) == 1
+            group.dlopen(library(returns("f", 6)), dl.RTLD_NOW | dl.RTLD_GLOBAL)
+            assert [group.dlsym(handle, "go")() for handle in handles] == [6, 6]
+
+    def test_now_demands_it(self) -> None:
+        """RTLD_NOW refuses the library by the function's name."""
+        with dl.Linker(None, libraries={"t.so": TAKER}) as program, pytest.raises(dl.UnresolvedSymbolsError):
+            program.main_group.dlopen("t.so", dl.RTLD_NOW)
+
+    def test_other_groups_have_it_too(self) -> None:
+        """A thread that comes later calls the same function through the same address."""
+        memory = dl.MemoryType(minimum=1, maximum=64, shared=True)
+        with dl.Linker(
+            None, memory=memory, libraries={"t.so": TAKER, "d.so": library(returns("f", 7))}
+        ) as program:
+            taker = program.main_group.dlopen("t.so", dl.RTLD_LAZY)
+            program.main_group.dlopen("d.so", dl.RTLD_LAZY | dl.RTLD_GLOBAL)
+            assert program.spawn(lambda group: group.dlsym(taker, "go")()).join() == 7
+            assert program.main_group.dlsym(taker, "go")() == 7
+
+    def test_undefined_data_is_refused_as_in_elf(self) -> None:
+        """Data cannot come later: there is no call at which to look for it."""
+        wasm = library(got("d", "mem"))
+        with dl.Linker(None) as program, pytest.raises(dl.UnresolvedSymbolsError, match=r"GOT\.mem\.d"):
+            program.main_group.dlopen(wasm, dl.RTLD_LAZY)
+
+    def test_the_address_of_a_host_function_that_another_library_calls(self) -> None:
+        """Its signature may come from any library that imports it."""
+        taker = library(
+            got("h", "func"),
+            TABLE,
+            '(func (export "go") (result i32) global.get $got_func_h call_indirect (result i32))',
+        )
+        with dl.Linker(None, imports={"env": {"h": lambda: 8}}) as program:
+            group = program.main_group
+            with pytest.raises(dl.UnsupportedModuleError, match="signature is unknown"):
+                group.dlopen(taker, name="early")
+            group.dlopen(library(imports("h"), calls("x", "h")))
+            assert group.dlsym(group.dlopen(taker), "go")() == 8
