@@ -17,6 +17,7 @@ from dl.glue.names import HOST_NAMESPACE, RESOLVE_STUB, RESOLVE_STUB_TYPE
 from dl.groups import wakeup_bell
 from dl.groups.boundary import GuestBoundary
 from dl.groups.entry import Group
+from dl.groups.errors import raises_dl_errors
 from dl.groups.guest_threads import GuestThreads
 from dl.groups.host_threads import HostThreads
 from dl.groups.libc_threads import LibcThreads
@@ -141,6 +142,7 @@ def new_locator(
     )
 
 
+@raises_dl_errors
 def assemble(image: ModuleImage | None, locator: Locator, options: Options) -> Parts:
     """Make the parts of a program; nothing of it runs yet.
 

@@ -6,8 +6,22 @@ from collections.abc import Callable
 from functools import wraps
 from typing import ParamSpec, TypeVar
 
-from dl.errors import GroupEndedError, InternalError, ProgramDeadlockedError, ReplayFailedError
-from threads import DeadlockError, ProtocolError, ReplayError, ReplicaClosedError, ThreadsError
+from dl.errors import (
+    GroupEndedError,
+    InternalError,
+    LinkerUsageError,
+    ProgramDeadlockedError,
+    ReplayFailedError,
+)
+from threads import (
+    DeadlockError,
+    ForkedProcessError,
+    FreeThreadedError,
+    ProtocolError,
+    ReplayError,
+    ReplicaClosedError,
+    ThreadsError,
+)
 
 Parameters = ParamSpec("Parameters")
 Result = TypeVar("Result")
@@ -22,6 +36,8 @@ def dl_error(error: ThreadsError) -> Exception:
             return ReplayFailedError(error.replica, error.cause)
         case ReplicaClosedError():
             return GroupEndedError(error.replica, error.reason)
+        case FreeThreadedError() | ForkedProcessError():
+            return LinkerUsageError(str(error))
         case ProtocolError():
             return InternalError(str(error))
         case _:

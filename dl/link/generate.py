@@ -11,9 +11,10 @@ from dl.glue.generated import generated
 from dl.glue.imports import import_module, link_names, onward_calls
 from dl.glue.names import module_namespace
 from dl.glue.placement import PlacedFunction, placement_module
-from dl.glue.resolution import ThreadLocalAddress
+from dl.glue.resolution import Constant, ThreadLocalAddress
 from dl.link.place import functions_without_index
 from dl.link.plan import LinkPlan
+from dl.link.sources import is_variable
 from dl.modules.linked_module import LinkedModule
 from dl.modules.symbols import FunctionSymbol, exported_functions
 from dl.program.operations import LoadModules
@@ -92,6 +93,8 @@ def load_operation(
                 assert isinstance(entry.type, GlobalType)
                 keeps_glue.add(module.handle)
                 thread_addresses.append((module.handle, name, entry.type, binding))
+            elif isinstance(binding, Constant) and is_variable(entry):
+                keeps_glue.add(module.handle)  # other modules share it
         placed += _placed_functions(module)
         calls = onward_calls(module.handle, imports, module.bindings, anchors)
         if calls:

@@ -22,7 +22,8 @@ from collections.abc import Sequence
 
 from dl.dlfcn import MAIN_HANDLE, RTLD_DEFAULT, ModuleHandle
 from dl.errors import DlError, MissingSymbol, UnresolvedCallError, UnresolvedSymbolsError
-from dl.glue.names import HOST_NAMESPACE, module_namespace
+from dl.glue.imports import link_names
+from dl.glue.names import HOST_NAMESPACE, glue_namespace, module_namespace
 from dl.glue.placement import PlacedFunction
 from dl.glue.resolution import (
     NOBODY,
@@ -51,7 +52,7 @@ from dl.modules.symbols import FunctionSymbol, element_positions, exported_impor
 from dl.program.program import Program
 from dl.program.state import LazyAddress
 from dl.wasm.records import Import
-from dl.wasm.types import FuncType, MemoryType, TableType, TagType
+from dl.wasm.types import FuncType, GlobalType, MemoryType, TableType, TagType
 
 log = logging.getLogger("dl.link")
 
@@ -74,7 +75,7 @@ class Resolver:
         self._program = program
         self._plan = plan
         self.sources: tuple[Source, ...] = (
-            UserImports(program.host, self.host_function_address, self._signature_of),
+            UserImports(program.host, self.host_function_address, self._signature_of, self._shared_variable),
             LinkerSymbols(program.main),
             DynamicScope(global_scope, self._module, program.state.trees_with),
             LinkerDefaults(program.state.linker_addresses),
@@ -142,7 +143,8 @@ class Resolver:
         return LazyStub()
 
     def _undefined(self, module: LinkedModule, entry: Import) -> Binding:
-        self.missing.append(MissingSymbol(module.name, entry.module, entry.name, str(entry.type)))
+        hint = self._program.host.similar(entry.module, entry.name)
+        self.missing.append(MissingSymbol(module.name, entry.module, entry.name, str(entry.type), hint))
         return Constant(0, NOBODY)
 
     # functions by their table index
@@ -222,6 +224,26 @@ class Resolver:
                 entry = functions[index]
                 if (entry.module, entry.name, entry.type) == (namespace, name, kind):
                     return position
+        return None
+
+    def _shared_variable(
+        self, importer: LinkedModule, entry: Import, kind: GlobalType
+    ) -> FromNamespace | None:
+        """Return the global that holds a number of the user's, if a module has it already: in each thread there is one.
+
+        The first module that imports it has it in its import module, and stays while others are bound to that.
+        """
+        state, plan, key = self._program.state, self._plan, (entry.module, entry.name, kind)
+        owner = state.variables.get(key)
+        assert plan is not None
+        # Not one that another thread is just loading: that may be taken back.
+        there = owner is not None and (state.modules.get(owner.handle) is owner or owner in plan.new)
+        if owner is not None and there and owner is not importer:
+            names = zip(owner.wasm.imports, link_names(owner.wasm.imports), strict=True)
+            name = next(n for other, n in names if (other.module, other.name, other.type) == key)
+            return FromNamespace(glue_namespace(owner.handle), name, owner.handle)
+        state.variables[key] = importer
+        plan.change.on_failure(lambda: state.variables.pop(key, None))
         return None
 
     def _signature_of(self, importer: LinkedModule, name: str) -> FuncType | None:

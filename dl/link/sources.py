@@ -55,6 +55,11 @@ def find_symbol(name: str, scope: Sequence[LinkedModule] | Iterator[LinkedModule
     return None
 
 
+def is_variable(entry: Import) -> bool:
+    """Whether an import is a global that modules may set, and not the address of something."""
+    return isinstance(entry.type, GlobalType) and entry.type.mutable and not entry.module.startswith("GOT.")
+
+
 def label(entry: Import) -> str:
     """Return an import's two names for a message."""
     return f"{shown(entry.module)}.{shown(entry.name)}"
@@ -128,6 +133,7 @@ class UserImports(Source):
         host: the host's symbols.
         address_of: gives a host function its table index: by namespace, name, signature and importer's name.
         signature_of: returns a signature by which some module imports a function of a name, if one does.
+        shared_variable: returns the global that another module has for the same number; None for the first, which defines it.
     """
 
     def __init__(
@@ -135,10 +141,12 @@ class UserImports(Source):
         host: HostSymbols,
         address_of: Callable[[str, str, FuncType, str], int],
         signature_of: Callable[[LinkedModule, str], FuncType | None],
+        shared_variable: Callable[[LinkedModule, Import, GlobalType], FromNamespace | None],
     ) -> None:
         self._host = host
         self._address_of = address_of
         self._signature_of = signature_of
+        self._shared_variable = shared_variable
 
     def function(
         self, importer: LinkedModule, entry: Import, kind: FuncType
@@ -152,7 +160,9 @@ class UserImports(Source):
         if number is None and entry.module == GOT_MEM:
             number = self._host.number(ENV, entry.name)
         if number is not None:
-            return _number(importer, entry, kind, number)
+            fitting = _number(importer, entry, kind, number)
+            shared = self._shared_variable(importer, entry, kind) if is_variable(entry) else None
+            return shared or fitting
         if entry.module == GOT_FUNC:
             namespace = GOT_FUNC if self._host.defines_function(GOT_FUNC, entry.name) else ENV
             if self._host.defines_function(namespace, entry.name):
