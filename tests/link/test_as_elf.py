@@ -206,3 +206,43 @@ class TestAddressOfAnUndefinedFunction:
                 group.dlopen(taker, name="early")
             group.dlopen(library(imports("h"), calls("x", "h")))
             assert group.dlsym(group.dlopen(taker), "go")() == 8
+
+
+class TestDifferences:
+    """What docs/elf.md lists as different, where no other test shows it."""
+
+    def test_a_direct_call_of_an_own_definition_stays(self) -> None:
+        """A function that a library calls without importing it is its own, whatever came before in the global scope."""
+        own = library('(func $f (export "f") (result i32) i32.const 2)', calls("direct", "f"))
+        with dl.Linker(None) as program:
+            group = program.main_group
+            group.dlopen(library(returns("f", 1)), dl.RTLD_NOW | dl.RTLD_GLOBAL)
+            handle = group.dlopen(own, dl.RTLD_NOW | dl.RTLD_GLOBAL)
+            assert group.dlsym(handle, "direct")() == 2
+            assert group.dlsym(dl.RTLD_DEFAULT, "f")() == 1
+
+    def test_what_is_defined_is_bound_at_the_load(self) -> None:
+        """A later definition that comes first in scope does not change what a library was bound to, called or not."""
+        libs = {
+            "use.so": library(imports("f"), calls("go", "f"), needed=["f.so"]),
+            "f.so": library(returns("f", 1)),
+        }
+        with dl.Linker(None, libraries=libs) as program:
+            group = program.main_group
+            handle = group.dlopen("use.so", dl.RTLD_LAZY)
+            group.dlopen(library(returns("f", 2)), dl.RTLD_LAZY | dl.RTLD_GLOBAL)
+            assert group.dlsym(handle, "go")() == 1
+
+    def test_an_undefined_weak_function_may_come_later(self) -> None:
+        """A weak function is looked for at each call until something defines it, after RTLD_NOW too; its address stays null."""
+        weak = library(
+            imports("f"), got("f", "func"), calls("go", "f"), reads("at", "got_func_f"), weak=["f"]
+        )
+        with dl.Linker(None) as program:
+            group = program.main_group
+            handle = group.dlopen(weak, dl.RTLD_NOW)
+            with pytest.raises(dl.UnresolvedCallError):
+                group.dlsym(handle, "go")()
+            group.dlopen(library(returns("f", 3)), dl.RTLD_NOW | dl.RTLD_GLOBAL)
+            assert group.dlsym(handle, "go")() == 3
+            assert group.dlsym(handle, "at")() == 0
