@@ -176,4 +176,6 @@ def _publish(plan: LinkPlan, operation: LoadModules | None, number: int) -> None
             module.load_number = number
     plan.program.state.publish(plan.new, plan.promoted)
     plan.program.state.note_open(plan.opened)
+    for function in plan.host_functions:
+        plan.program.state.placing.pop(function.address, None)
     plan.published = True

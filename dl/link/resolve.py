@@ -34,6 +34,7 @@ from dl.glue.resolution import (
     ThreadLocalAddress,
     ThroughTable,
 )
+from dl.link.number import ModuleArrivingError
 from dl.link.plan import LinkPlan
 from dl.link.sources import (
     ENV,
@@ -161,11 +162,12 @@ class Resolver:
         if kind is None or self._program.main.no_libraries:
             return None
         key = (_LAZY, entry.name, kind)
-        address = state.host_addresses.get(key)
+        address = self._placed(key)
         if address is None:
             region = state.table.allocate(1, 0, module.name)
             address = region.address
             state.host_addresses[key] = address
+            self._placing(plan, address)
             state.lazy_addresses[address] = LazyAddress(entry.name, kind)
             plan.host_functions.append(PlacedFunction(_LAZY, entry.name, kind, address, lazy=True))
 
@@ -197,7 +199,7 @@ class Resolver:
     def host_function_address(self, namespace: str, name: str, kind: FuncType, importer: str) -> int:
         """Return the table index of a host function, placing it with the load under way if it has none."""
         state, plan, key = self._program.state, self._plan, (namespace, name, kind)
-        known = state.host_addresses.get(key)
+        known = self._placed(key)
         if known is not None:
             return known
         assert plan is not None
@@ -209,9 +211,28 @@ class Resolver:
             plan.change.on_failure(lambda: state.table.free(region))
             address = region.address
             plan.host_functions.append(PlacedFunction(binding.namespace, binding.name, kind, address))
+            self._placing(plan, address)
         state.host_addresses[key] = address
         plan.change.on_failure(lambda: state.host_addresses.pop(key))
         return address
+
+    def _placed(self, key: tuple[str, str, FuncType]) -> int | None:
+        """Return the table index of a function that no module defines; None if it has none yet.
+
+        Raises:
+            ModuleArrivingError: another thread's load places it, and may be taken back.
+        """
+        state, plan = self._program.state, self._plan
+        address = state.host_addresses.get(key)
+        placing = None if address is None else state.placing.get(address)
+        if placing is not None and plan is not None and placing not in plan.new:
+            raise ModuleArrivingError(placing)
+        return address
+
+    def _placing(self, plan: LinkPlan, address: int) -> None:
+        """Note that a load will place a function at a table index; until it is published, no other load may rely on it."""
+        self._program.state.placing[address] = plan.new[0]
+        plan.change.on_failure(lambda: self._program.state.placing.pop(address, None))
 
     def _place_in_main(self, namespace: str, name: str, kind: FuncType) -> int | None:
         """Return the table index that a static main module's own elements give to a host function that it imports."""

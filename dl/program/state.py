@@ -53,6 +53,7 @@ class LinkerState:
         table: table indices.
         linker_addresses: addresses the linker defines itself, by symbol name, bytes.
         host_addresses: table indices of host functions whose address was taken.
+        placing: table indices that a load under way places a function at, with a module of that load.
         variables: the module that has the one global of a number of the user's, by namespace, name and type.
         lazy_addresses: table indices that stand for functions which nothing defined, and what for.
         loads: the operation that loads modules, by its number in the log; without those whose modules are gone.
@@ -69,6 +70,7 @@ class LinkerState:
     global_scope: list[LinkedModule] = field(default_factory=list)
     linker_addresses: dict[str, int] = field(default_factory=dict)
     host_addresses: dict[tuple[str, str, FuncType], int] = field(default_factory=dict)
+    placing: dict[int, LinkedModule] = field(default_factory=dict)
     variables: dict[tuple[str, str, GlobalType], LinkedModule] = field(default_factory=dict)
     lazy_addresses: dict[int, LazyAddress] = field(default_factory=dict)
     loads: dict[int, LoadModules] = field(default_factory=dict)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import itertools
+import threading
+import time
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -206,6 +208,36 @@ class TestAddressOfAnUndefinedFunction:
                 group.dlopen(taker, name="early")
             group.dlopen(library(imports("h"), calls("x", "h")))
             assert group.dlsym(group.dlopen(taker), "go")() == 8
+
+    @pytest.mark.parametrize("host", [False, True])
+    def test_an_address_that_another_thread_is_just_placing_is_waited_for(self, host: bool) -> None:
+        """A load that fails takes its table indices with it; another one that wants the same address gets one of its own."""
+        memory = dl.MemoryType(minimum=1, maximum=64, shared=True)
+        given: Any = {"env": {"f": lambda: 7}} if host else None
+        with dl.Linker(None, memory=memory, imports=given, interrupts=True) as program:
+            planned = threading.Event()
+            failed: list[str] = []
+
+            def checkpoint(step: str, _group: str | None) -> None:
+                if step == "instantiate" and not failed:
+                    failed.append(step)
+                    planned.set()
+                    time.sleep(0.3)  # the other thread resolves meanwhile
+                    raise dl.LinkError("t", "as the test wants it")
+
+            def open_failing(group: dl.InstanceGroup) -> None:
+                with pytest.raises(dl.LinkError, match="as the test wants"):
+                    group.dlopen(TAKER, dl.RTLD_LAZY)
+
+            program.program.checkpoint = checkpoint
+            thread = program.spawn(open_failing)
+            assert planned.wait(10)
+            group = program.main_group
+            taker = group.dlopen(TAKER, dl.RTLD_LAZY)
+            thread.join()
+            if not host:
+                group.dlopen(library(returns("f", 7)), dl.RTLD_LAZY | dl.RTLD_GLOBAL)
+            assert group.dlsym(taker, "go")() == 7
 
 
 class TestDifferences:
