@@ -19,6 +19,7 @@ from dl.groups import wakeup_bell
 from dl.groups.boundary import GuestBoundary
 from dl.groups.endings import PATIENCE_SECONDS
 from dl.groups.entry import Group
+from dl.groups.errors import raises_dl_errors
 from dl.groups.guest_threads import GuestThreads
 from dl.groups.host_threads import HostThreads
 from dl.groups.libc_threads import LibcThreads
@@ -153,6 +154,7 @@ def new_locator(
     )
 
 
+@raises_dl_errors
 def assemble(image: ModuleImage | None, locator: Locator, options: Options) -> Parts:
     """Make the parts of a program; nothing of it runs yet.
 

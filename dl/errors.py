@@ -157,15 +157,18 @@ class MissingSymbol:
         namespace: the import's module name, such as `env` or `GOT.mem`.
         symbol: the import's field name.
         type: the import's type as text.
+        hint: a name much like it among the host's imports; empty when there is none.
     """
 
     importer: str
     namespace: str
     symbol: str
     type: str
+    hint: str = ""
 
     def __str__(self) -> str:
-        return f"{shown(self.namespace)}.{shown(self.symbol)} ({shown(self.type)})"
+        hint = f"; imports has {shown(self.hint)}" if self.hint else ""
+        return f"{shown(self.namespace)}.{shown(self.symbol)} ({shown(self.type)}{hint})"
 
 
 class UnresolvedSymbolsError(LinkError):

@@ -33,7 +33,12 @@ from dl.options import (
     Output,
     SideMemorySource,
 )
-from dl.program.statistics import LinkerStatistics, linker_statistics
+from dl.program.statistics import (
+    LinkerStatistics,
+    linker_statistics,
+    report_unused_imports,
+    unused_imports,
+)
 from dl.wasm.types import FuncType
 from memory import LinearMemory
 
@@ -109,6 +114,8 @@ class Linker:
         self.program = self.parts.program
         self.engine = self.program.engine
         self._main_group = self.parts.start(image)
+        if image is not None:
+            report_unused_imports(self.program)
 
     def open(self, group: Group, library: ModuleSource, flags: DlFlags, **options: Any) -> ModuleHandle:
         """Load a library for a group; see `InstanceGroup.dlopen`."""
@@ -216,6 +223,13 @@ class Linker:
         """Return the loaded modules, in handle order."""
         check_process(self.program.rendezvous.process)
         return sorted(self.program.state.modules.copy().values(), key=lambda m: m.handle)
+
+    def unused_imports(self) -> list[tuple[str, str]]:
+        """Return what `imports` gave and no module that is loaded now imports: namespace and name.
+
+        A library that comes later may still import it; a name that none ever imports is likely misspelt.
+        """
+        return unused_imports(self.program)
 
     def statistics(self) -> LinkerStatistics:
         """Return a snapshot of what the program holds."""

@@ -104,6 +104,16 @@ class LinearMemory:
         self._stable = True  # the memory is not asked where it is any more
         self._window = (-1, memoryview(b""))  # no access, not even an empty one, fits in less than nothing
 
+    @staticmethod
+    def address(number: int) -> int:
+        """The address that an i32 of the guest means: guest functions return them signed, addresses are unsigned.
+
+        Not done by the accessors themselves: they would take the -1 of a failed call for the last byte of 4 GiB.
+        """
+        if not -(1 << 31) <= number < 1 << 32:
+            raise InvalidRequestError("number", number, "be one of 32 bits")
+        return number & 0xFFFFFFFF
+
     # Bytes
 
     def read(self, address: int, length: int) -> bytes:

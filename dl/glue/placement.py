@@ -5,9 +5,18 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from dl.dlfcn import ModuleHandle
+from dl.dlfcn import RTLD_DEFAULT, ModuleHandle
 from dl.glue.imports import ONWARD_TABLE, _with_index
-from dl.glue.names import ADDRESS_TO_NOTHING, ANY_TABLE, TableAndStack, glue_namespace, module_namespace
+from dl.glue.names import (
+    ADDRESS_TO_NOTHING,
+    ANY_TABLE,
+    HOST_NAMESPACE,
+    RESOLVE_STUB,
+    RESOLVE_STUB_TYPE,
+    TableAndStack,
+    glue_namespace,
+    module_namespace,
+)
 from dl.wasm.encode import (
     ModuleBuilder,
     call,
@@ -25,12 +34,21 @@ from dl.wasm.types import FuncType, GlobalType, Limits, TableType
 
 @dataclass(frozen=True, slots=True)
 class PlacedFunction:
-    """A function and the table index it gets in every group."""
+    """A function and the table index it gets in every group.
+
+    Attributes:
+        namespace: where each group has the function.
+        name: its name there.
+        type: its signature.
+        address: the table index.
+        lazy: whether nothing defines it yet: what is placed asks at each call, by the table index, which function it is.
+    """
 
     namespace: str
     name: str
     type: FuncType
     address: int
+    lazy: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +98,10 @@ def placement_module(
     if placed or onward:
         build.import_(places.table.namespace, places.table.name, ANY_TABLE)
     private = {seat: build.import_(glue_namespace(seat), ONWARD_TABLE, ANY_TABLE) for seat in onward or {}}
-    imported = [build.import_(f.namespace, f.name, f.type) for f in placed]
+    resolver = None
+    if any(f.lazy for f in placed):
+        resolver = build.import_(HOST_NAMESPACE, RESOLVE_STUB, RESOLVE_STUB_TYPE)
+    to_place = [-1 if f.lazy else build.import_(f.namespace, f.name, f.type) for f in placed]
     initializers = [
         build.import_(
             module_namespace(m.seat),
@@ -124,9 +145,23 @@ def placement_module(
         init = build.function(FuncType(("i32",) * len(thread_local), ()), body + call(bind))
         build.export(BIND_THREAD_LOCALS, "func", bind)
         build.export(INIT_THREAD, "func", init)
+    for position, function in enumerate(placed):
+        if function.lazy:
+            assert resolver is not None
+            to_place[position] = _lazy_function(build, function, resolver)
     if placed:
-        _place(build, [f.address for f in placed], imported)
+        _place(build, [f.address for f in placed], to_place)
     return build.build()
+
+
+def _lazy_function(build: ModuleBuilder, function: PlacedFunction, resolver: int) -> int:
+    """Define what stands in for a function that nothing defines yet.
+
+    Unlike the stub of an import it keeps no answer: its index outlives every module that took it, and whatever it was bound to.
+    """
+    arguments = b"".join(local_get(i) for i in range(len(function.type.params)))
+    target = i32_const(RTLD_DEFAULT) + i32_const(function.address) + call(resolver)
+    return build.function(function.type, arguments + target + call_indirect(build.type_index(function.type)))
 
 
 def _place(build: ModuleBuilder, addresses: Sequence[int], functions: Sequence[int]) -> None:

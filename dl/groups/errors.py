@@ -9,6 +9,7 @@ from typing import ParamSpec, TypeVar
 from dl.errors import (
     GroupEndedError,
     InternalError,
+    LinkerUsageError,
     ProgramDeadlockedError,
     ProgramForkedError,
     ReplayFailedError,
@@ -17,6 +18,7 @@ from threads import (
     CreatingProcess,
     DeadlockError,
     ForkedProcessError,
+    FreeThreadedError,
     ProtocolError,
     ReplayError,
     ReplicaClosedError,
@@ -41,6 +43,8 @@ def dl_error(error: ThreadsError) -> Exception:
                 f"the linker belongs to process {error.creator} and cannot be used in process {error.process}, which was "
                 "forked from it: make another one there, or start processes with the method 'spawn' or 'forkserver'"
             )
+        case FreeThreadedError():
+            return LinkerUsageError(str(error))
         case ProtocolError():
             return InternalError(str(error))
         case _:

@@ -126,6 +126,8 @@ class Instances:
             self.grow_table(operation.table_length)
         for module in operation.modules:
             checkpoint("instantiate", self._name)
+            if module.handle != MAIN_HANDLE and not self.stack_top:
+                self._make_side_stack()
             try:
                 self._instantiate(module, keep_glue=module.handle in operation.keeps_glue)
             except TrapError as error:
@@ -212,11 +214,19 @@ class Instances:
 
     def _main_instantiated(self, operation: LoadModules) -> None:
         """Take what the main module brings: its memory, and then its table, which the base module needs."""
-        brings_memory = self._program.adopt_memory(self._store, self._by_handle[MAIN_HANDLE])
+        self._program.adopt_memory(self._store, self._by_handle[MAIN_HANDLE])
         if self._base is None:
             self._define_base()
             self.grow_table(operation.table_length)
-        elif brings_memory:
+
+    def _make_side_stack(self) -> None:
+        """Give side modules a stack of their own, if the main module does not share its stack pointer.
+
+        Raises:
+            ResourceLimitError: there is no memory for it.
+            LinkerUsageError: it would have to come from the main module's allocator.
+        """
+        if self._program.main.stack_size is not None and self._base is not None:
             self.stack_top = self._program.side_stack_pointer()
             self._set_stack_pointer(self.stack_top)
 

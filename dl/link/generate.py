@@ -13,6 +13,7 @@ from dl.glue.placement import PlacedFunction, placement_module
 from dl.glue.resolution import Binding, Constant, FromNamespace, ThreadLocalAddress, ThroughTable
 from dl.link.place import functions_without_index
 from dl.link.plan import LinkPlan
+from dl.link.sources import is_variable
 from dl.modules.linked_module import LinkedModule
 from dl.modules.symbols import FunctionSymbol, exported_functions
 from dl.program.operations import LoadModules
@@ -114,6 +115,8 @@ def load_operation(
                 provider = program.state.module(binding.module)
                 assert provider is not None
                 thread_addresses.append((module.seat, name, entry.type, provider.seat, binding.offset))
+            elif isinstance(binding, Constant) and is_variable(entry):
+                keeps_glue.add(module.handle)  # other modules share it
         placed += _placed_functions(module)
         calls = onward_calls(module.seat, imports, module.bindings, anchors)
         if calls:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from dl.dlfcn import DlFlags, ModuleHandle
-from dl.errors import LibraryNotFoundError
+from dl.errors import LibraryNotFoundError, LinkError
 from dl.groups.entry import Group
 from dl.groups.registry import Groups
 from dl.link.open import open_library
@@ -53,8 +53,13 @@ def open_for_host(
     named: str | None = None
     if isinstance(library, (bytes, bytearray, memoryview)):
         image = module_image(locator, bytes(library), name)
-        if name is not None and locator.add(name, bytes(library)):
-            named = name
+        if name is not None:
+            if locator.add(name, bytes(library)):
+                named = name
+            elif locator.libraries.get(name, library) != library:
+                raise LinkError(
+                    name, "there is another module of this name, with other bytes; give this one another"
+                )
     else:
         image = locator.find(os.fspath(library), Requester(), policy, program.state.image_by_base_name)
     try:

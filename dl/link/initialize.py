@@ -29,6 +29,7 @@ from dl.wasm.types import FuncType
 log = logging.getLogger("dl.link")
 
 _NOTHING = FuncType((), ())
+_TAKES_THIS, _RETURNS_THIS = FuncType(("i32",), ()), FuncType(("i32",), ("i32",))
 _RELOCATIONS = "__wasm_apply_data_relocs"
 _LIBRARY_CONSTRUCTORS = (CONSTRUCTORS, "__post_instantiate", INITIALIZE)
 """The first of these runs: what wasm-ld exports; its name in the days of the legacy section; a reactor's."""
@@ -53,11 +54,48 @@ def initialize(groups: Groups, group: Group, new: Sequence[LinkedModule], opened
         _run(group, module, _RELOCATIONS)
     for module in breadth_first([opened]):
         _wait_until_ready(groups, group, module)
-    for module in _construction_order(groups, new):
+    order = _construction_order(groups, new)
+    if len(order) > 1 and order[-1].handle == MAIN_HANDLE:
+        _start_streams(groups, group, order[-1])
+    for module in order:
         program.checkpoint("construct", None)
         _construct(groups, group, module)
     for module in new:
         program.state.constructed(module)
+
+
+_STREAMS = ("_ZNSt3__28ios_base4InitC1Ev", "_ZNSt3__18ios_base4InitC1Ev", "_ZNSt8ios_base4InitC1Ev")
+"""`std::ios_base::Init::Init()`: of libc++ with WASIX's and with the usual ABI namespace, and of libstdc++."""
+_STREAMS_OBJECT_BYTES = 16
+
+
+def _start_streams(groups: Groups, group: Group, main: LinkedModule) -> None:
+    """Make the main module's C++ streams before the constructors of the libraries that it needs.
+
+    In ELF the C++ library is a library that the others need, and is constructed before them. Here it is linked into the main
+    module, whose own constructors come last, since they may rely on the libraries: so `std::cout` in a static constructor of
+    a library would find no stream. C++ has an object for just that, of which every file that includes <iostream> used to
+    have one: its constructor makes the streams if they are not made, and does nothing when the main module's own calls it.
+
+    Constructing the main module first instead would break main modules whose constructors call their libraries.
+    """
+    side_memory = groups.program.side_memory
+    if side_memory is None or side_memory.calls_guest:
+        return
+    for name in _STREAMS:
+        export = main.wasm.exports.get(name)
+        # WebAssembly's C++ ABI returns `this` from constructors; a linker may have dropped that.
+        if export is None or export.type not in (_TAKES_THIS, _RETURNS_THIS):
+            continue
+        assert isinstance(export.type, FuncType)
+        block = side_memory.allocate(_STREAMS_OBJECT_BYTES, 4, "std::ios_base::Init")
+        log.debug("%s: %s", main.name, name)
+        try:
+            # The object stays: some C++ library may keep its address.
+            group.call_export(main, name, export.type, block.address)
+        except (TrapError, UnresolvedCallError) as error:
+            raise InitializationError(main.name, name, error) from error
+        return
 
 
 def _construction_order(groups: Groups, modules: Sequence[LinkedModule]) -> list[LinkedModule]:

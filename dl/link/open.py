@@ -211,4 +211,6 @@ def _publish(plan: LinkPlan, operation: LoadModules | None, number: int) -> None
     if plan.request.flags & DlFlags.NODELETE:
         plan.opened.stays = True
     plan.program.state.note_open(plan.opened)
+    for function in plan.host_functions:
+        plan.program.state.placing.pop(function.address, None)
     plan.published = True

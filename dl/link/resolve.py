@@ -10,7 +10,8 @@ One list of sources, the same every time, for loads, functions that are exported
 5. the system interfaces.
 
 Weak definitions do not differ from strong ones: `dylink.0` does not say which is which. Functions that nothing defines become
-stubs unless everything is demanded now; data that nothing defines is an error unless weak. All errors of a pass are reported
+stubs unless everything is demanded now, and so do their addresses where a signature is known; data that nothing defines is an
+error unless weak. All errors of a pass are reported
 together.
 """
 
@@ -18,9 +19,10 @@ from __future__ import annotations
 
 import logging
 
-from dl.dlfcn import MAIN_HANDLE, ModuleHandle
+from dl.dlfcn import MAIN_HANDLE, RTLD_DEFAULT, ModuleHandle
 from dl.errors import DlError, MissingSymbol, UnresolvedCallError, UnresolvedSymbolsError
-from dl.glue.names import HOST_NAMESPACE, module_namespace
+from dl.glue.imports import link_names
+from dl.glue.names import HOST_NAMESPACE, glue_namespace, module_namespace
 from dl.glue.placement import PlacedFunction
 from dl.glue.resolution import (
     NOBODY,
@@ -31,8 +33,12 @@ from dl.glue.resolution import (
     ThreadLocalAddress,
     ThroughTable,
 )
+from dl.link.number import ModuleArrivingError
+from dl.link.numbers import label
 from dl.link.plan import LinkPlan
 from dl.link.sources import (
+    ENV,
+    GOT_FUNC,
     DynamicScope,
     LinkerDefaults,
     LinkerSymbols,
@@ -40,16 +46,19 @@ from dl.link.sources import (
     Source,
     SystemInterface,
     UserImports,
-    label,
     scope_of,
 )
 from dl.modules.linked_module import LinkedModule, StubTarget
 from dl.modules.symbols import FunctionSymbol, element_positions, exported_imports
 from dl.program.program import Program
+from dl.program.state import LazyAddress
 from dl.wasm.records import Import
-from dl.wasm.types import FuncType, MemoryType, TableType, TagType
+from dl.wasm.types import FuncType, GlobalType, MemoryType, TableType, TagType
 
 log = logging.getLogger("dl.link")
+
+_LAZY = "dl.lazy"
+"""Stands for a namespace where a function's address is one that nothing defines yet; no module can import from it."""
 
 
 class Resolver:
@@ -67,7 +76,7 @@ class Resolver:
         added = None if plan is None else state.not_global(plan.promoted)
         self._modules = DynamicScope(state.global_symbols, added, self._module, state.trees_with)
         self.sources: tuple[Source, ...] = (
-            UserImports(program.host, self.host_function_address, self._signature_of),
+            UserImports(program.host, self.host_function_address, self._signature_of, self._shared_variable),
             LinkerSymbols(program.main),
             RegisteredEnds(program.host),
             self._modules,
@@ -120,7 +129,7 @@ class Resolver:
                 return found
         if entry.module.startswith("GOT.") and _is_weak(module, entry):
             return Constant(0, NOBODY)
-        return self._undefined(module, entry)
+        return self._lazy_address(module, entry) or self._undefined(module, entry)
 
     def _bind_function(self, module: LinkedModule, entry: Import, kind: FuncType) -> Binding:
         found = self.function(module, entry, kind)
@@ -138,7 +147,8 @@ class Resolver:
         return LazyStub()
 
     def _undefined(self, module: LinkedModule, entry: Import) -> Binding:
-        self.missing.append(MissingSymbol(module.name, entry.module, entry.name, str(entry.type)))
+        hint = self._program.host.similar(entry.module, entry.name)
+        self.missing.append(MissingSymbol(module.name, entry.module, entry.name, str(entry.type), hint))
         return Constant(0, NOBODY)
 
     def define(self, module: LinkedModule, symbol: FunctionSymbol) -> None:
@@ -147,6 +157,37 @@ class Resolver:
         self._modules.defined(module, symbol)
 
     # functions by their table index
+
+    def _lazy_address(self, module: LinkedModule, entry: Import) -> Constant | None:
+        """Return a table index for a function that nothing defines, under which a call looks for it.
+
+        One for each name and signature, whoever takes it. None if the function is demanded now, or its signature unknown.
+        """
+        plan, state = self._plan, self._program.state
+        if plan is None or entry.module != GOT_FUNC or plan.request.demands_functions:
+            return None
+        kind = self._signature_of(module, entry.name)
+        if kind is None or self._program.main.no_libraries:
+            return None
+        key = (_LAZY, entry.name, kind)
+        address = self._placed(key)
+        if address is None:
+            region = state.table.allocate(1, 0, module.name)
+            address = region.address
+            state.host_addresses[key] = address
+            self._placing(plan, address)
+            state.lazy_addresses[address] = LazyAddress(entry.name, kind)
+            plan.host_functions.append(PlacedFunction(_LAZY, entry.name, kind, address, lazy=True))
+
+            def forget() -> None:
+                del state.host_addresses[key], state.lazy_addresses[region.address]
+                state.table.free(region)
+
+            plan.change.on_failure(forget)
+        lazy = state.lazy_addresses[address]
+        position = next(i for i, other in enumerate(module.wasm.imports) if other is entry)
+        lazy.takers = [t for t in lazy.takers if state.module(t[0].handle) is t[0]] + [(module, position)]
+        return Constant(address, NOBODY)
 
     def address_of_import(self, module: LinkedModule, entry: Import) -> int | None:
         """Return the table index of what a function import is bound to; None if that is not known, or an error."""
@@ -166,7 +207,7 @@ class Resolver:
     def host_function_address(self, namespace: str, name: str, kind: FuncType, importer: str) -> int:
         """Return the table index of a host function, placing it with the load under way if it has none."""
         state, plan, key = self._program.state, self._plan, (namespace, name, kind)
-        known = state.host_addresses.get(key)
+        known = self._placed(key)
         if known is not None:
             return known
         assert plan is not None
@@ -178,9 +219,28 @@ class Resolver:
             plan.change.on_failure(lambda: state.table.free(region))
             address = region.address
             plan.host_functions.append(PlacedFunction(binding.namespace, binding.name, kind, address))
+            self._placing(plan, address)
         state.host_addresses[key] = address
         plan.change.on_failure(lambda: state.host_addresses.pop(key))
         return address
+
+    def _placed(self, key: tuple[str, str, FuncType]) -> int | None:
+        """Return the table index of a function that no module defines; None if it has none yet.
+
+        Raises:
+            ModuleArrivingError: another thread's load places it, and may be taken back.
+        """
+        state, plan = self._program.state, self._plan
+        address = state.host_addresses.get(key)
+        placing = None if address is None else state.placing.get(address)
+        if placing is not None and plan is not None and placing not in plan.new:
+            raise ModuleArrivingError(placing)
+        return address
+
+    def _placing(self, plan: LinkPlan, address: int) -> None:
+        """Note that a load will place a function at a table index; until it is published, no other load may rely on it."""
+        self._program.state.placing[address] = plan.new[0]
+        plan.change.on_failure(lambda: self._program.state.placing.pop(address, None))
 
     def _place_in_main(self, namespace: str, name: str, kind: FuncType) -> int | None:
         """Return the table index that a static main module's own elements give to a host function that it imports."""
@@ -193,6 +253,26 @@ class Resolver:
                 entry = functions[index]
                 if (entry.module, entry.name, entry.type) == (namespace, name, kind):
                     return position
+        return None
+
+    def _shared_variable(
+        self, importer: LinkedModule, entry: Import, kind: GlobalType
+    ) -> FromNamespace | None:
+        """Return the global that holds a number of the user's, if a module has it already: in each thread there is one.
+
+        The first module that imports it has it in its import module, and stays while others are bound to that.
+        """
+        state, plan, key = self._program.state, self._plan, (entry.module, entry.name, kind)
+        owner = state.variables.get(key)
+        assert plan is not None
+        # Not one that another thread is just loading: that may be taken back.
+        there = owner is not None and (state.modules.get(owner.handle) is owner or owner in plan.new)
+        if owner is not None and there and owner is not importer:
+            names = zip(owner.wasm.imports, link_names(owner.wasm.imports), strict=True)
+            name = next(n for other, n in names if (other.module, other.name, other.type) == key)
+            return FromNamespace(glue_namespace(owner.seat), name, owner.handle)
+        state.variables[key] = importer
+        plan.change.on_failure(lambda: state.variables.pop(key, None))
         return None
 
     def _signature_of(self, importer: LinkedModule, name: str) -> FuncType | None:
@@ -282,12 +362,24 @@ def resolve_stub(program: Program, handle: int, position: int) -> int:
         UnresolvedCallError: still nothing defines the function.
     """
     state = program.state
+    if handle == RTLD_DEFAULT:
+        return _resolve_lazy_address(program, position)
     module = state.module(handle)
     if module is None:
         raise UnresolvedCallError(f"module {handle}", "?", f"import {position}", "its module was unloaded")
     entry = module.wasm.imports[position]
     assert isinstance(entry.type, FuncType)
-    kind: FuncType = entry.type
+    target = _stub_target(program, module, position, entry, entry.type)
+    if target is None:
+        raise UnresolvedCallError(module.name, entry.module, entry.name)
+    return target.address
+
+
+def _stub_target(
+    program: Program, module: LinkedModule, position: int, entry: Import, kind: FuncType
+) -> StubTarget | None:
+    """Return what a module's stub is bound to, binding it if it can be; None if nothing defines the function."""
+    state = program.state
     fresh = False
 
     def find() -> StubTarget | None:
@@ -300,8 +392,20 @@ def resolve_stub(program: Program, handle: int, position: int) -> int:
         return StubTarget(symbol.address, symbol.module) if isinstance(symbol, FunctionSymbol) else None
 
     target = state.bind_stub(module, position, find)
-    if target is None:
-        raise UnresolvedCallError(module.name, entry.module, entry.name)
-    if fresh:
+    if fresh and target is not None:
         log.info("%s: %s bound at its first call to table index %d", module.name, entry.name, target.address)
-    return target.address
+    return target
+
+
+def _resolve_lazy_address(program: Program, address: int) -> int:
+    """Return the table index of the function that a lazy address stands for now, as the first of its takers sees it."""
+    state = program.state
+    lazy = state.lazy_addresses[address]
+    for module, position in lazy.takers:
+        if state.module(module.handle) is module:
+            entry = Import(ENV, lazy.name, "func", lazy.type, 0)
+            target = _stub_target(program, module, position, entry, lazy.type)
+            if target is not None:
+                return target.address
+    names = [module.name for module, _ in lazy.takers]
+    raise UnresolvedCallError(names[0] if names else "a function pointer", ENV, lazy.name)

@@ -6,8 +6,6 @@ error and not a miss: an import means the first definition of its name.
 
 from __future__ import annotations
 
-import math
-import struct
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from dl.dlfcn import MAIN_HANDLE, ModuleHandle
@@ -22,11 +20,11 @@ from dl.glue.names import (
     module_namespace,
 )
 from dl.glue.resolution import HOST, LINKER, Binding, Constant, FromNamespace, ThreadLocalAddress
+from dl.link.numbers import host_number, label
 from dl.modules.linked_module import LinkedModule
 from dl.modules.symbols import DataSymbol, FunctionSymbol, GlobalSymbol, Symbol, TagSymbol, TlsSymbol
 from dl.program.host_symbols import ATOMICS, FINALIZERS, HostSymbols
 from dl.program.main_module import MainModule
-from dl.text import shown
 from dl.wasm.records import Import
 from dl.wasm.types import FuncType, GlobalType, MemoryType, TableType, TagType
 
@@ -56,9 +54,9 @@ def find_symbol(name: str, scope: Sequence[LinkedModule] | Iterator[LinkedModule
     return None
 
 
-def label(entry: Import) -> str:
-    """Return an import's two names for a message."""
-    return f"{shown(entry.module)}.{shown(entry.name)}"
+def is_variable(entry: Import) -> bool:
+    """Whether an import is a global that modules may set, and not the address of something."""
+    return isinstance(entry.type, GlobalType) and entry.type.mutable and not entry.module.startswith("GOT.")
 
 
 def described(symbol: Symbol) -> str:
@@ -129,6 +127,7 @@ class UserImports(Source):
         host: the host's symbols.
         address_of: gives a host function its table index: by namespace, name, signature and importer's name.
         signature_of: returns a signature by which some module imports a function of a name, if one does.
+        shared_variable: returns the global that another module has for the same number; None for the first, which defines it.
     """
 
     def __init__(
@@ -136,10 +135,12 @@ class UserImports(Source):
         host: HostSymbols,
         address_of: Callable[[str, str, FuncType, str], int],
         signature_of: Callable[[LinkedModule, str], FuncType | None],
+        shared_variable: Callable[[LinkedModule, Import, GlobalType], FromNamespace | None],
     ) -> None:
         self._host = host
         self._address_of = address_of
         self._signature_of = signature_of
+        self._shared_variable = shared_variable
 
     def function(
         self, importer: LinkedModule, entry: Import, kind: FuncType
@@ -153,7 +154,9 @@ class UserImports(Source):
         if number is None and entry.module == GOT_MEM:
             number = self._host.number(ENV, entry.name)
         if number is not None:
-            return _number(importer, entry, kind, number)
+            fitting = host_number(importer, entry, kind, number)
+            shared = self._shared_variable(importer, entry, kind) if is_variable(entry) else None
+            return shared or fitting
         if entry.module == GOT_FUNC:
             namespace = GOT_FUNC if self._host.defines_function(GOT_FUNC, entry.name) else ENV
             if self._host.defines_function(namespace, entry.name):
@@ -458,36 +461,3 @@ def _integer(importer: LinkedModule, entry: Import, kind: GlobalType) -> GlobalT
     if kind.value not in ("i32", "i64"):
         raise ImportTypeError(importer.name, label(entry), str(kind), "an integer global", "the linker")
     return kind
-
-
-def _number(importer: LinkedModule, entry: Import, kind: GlobalType, number: float) -> Constant:
-    """Take a number of the host's for a global, if the global's type holds it."""
-    fits = False
-    if kind.value in ("i32", "i64"):
-        bits = int(kind.value[1:])
-        fits = isinstance(number, int) and -(1 << (bits - 1)) <= number < 1 << bits
-    elif kind.value in ("f32", "f64"):
-        try:
-            number = _float_bits(kind, float(number))
-            fits = True
-        except OverflowError:
-            fits = False
-    if not fits:
-        # An integer that fits nowhere may have thousands of digits.
-        shown_number = (
-            "beyond 80 bits" if isinstance(number, int) and number.bit_length() > 80 else str(number)
-        )
-        raise ImportTypeError(
-            importer.name, label(entry), str(kind), f"the number {shown_number}", "the host"
-        )
-    return Constant(int(number), HOST)
-
-
-def _float_bits(kind: GlobalType, number: float) -> int:
-    """Return the bits of a floating-point global; what single precision cannot hold becomes an infinity, as in C."""
-    layout = "<f" if kind.value == "f32" else "<d"
-    try:
-        raw = struct.pack(layout, number)
-    except OverflowError:
-        raw = struct.pack(layout, math.copysign(math.inf, number))
-    return int.from_bytes(raw, "little")

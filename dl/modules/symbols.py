@@ -135,7 +135,7 @@ def exported_imports(module: WasmModule) -> dict[str, Import]:
 
 
 def data_value(module: WasmModule, name: str) -> int | None:
-    """Return the constant an exported immutable integer global holds, unsigned; None if there is no such export."""
+    """Return the address or size that an exported immutable integer global holds, unsigned; None if it holds none."""
     export = module.exports.get(name)
     if export is None or export.kind != "global":
         return None
@@ -143,7 +143,9 @@ def data_value(module: WasmModule, name: str) -> int | None:
     if defined.init is None or defined.type.mutable or defined.type.value not in ("i32", "i64"):
         return None
     value = evaluate(defined.init)
-    return None if value is None else value & 0xFFFFFFFF
+    if value is None or not -(1 << 31) <= value < 1 << 32:
+        return None  # no address of a 32-bit memory: a constant of 64 bits, which is not to be cut
+    return value & 0xFFFFFFFF
 
 
 def module_symbols(

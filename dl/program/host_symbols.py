@@ -7,8 +7,9 @@ one engine function.
 
 from __future__ import annotations
 
+import difflib
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Container, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,6 +26,10 @@ ATOMICS = "dl.atomics"
 
 FINALIZERS = "dl.finalizers"
 """Namespace of what libraries get for `atexit` and the like; no module can import from it. See `dl.link.finalizers`."""
+
+
+ENV = "env"
+_MOST_COMPARED = 200
 
 
 @dataclass(frozen=True)
@@ -85,6 +90,26 @@ class HostSymbols:
         """Whether a user gave a function of this name."""
         value = self.user.get(namespace, {}).get(name)
         return isinstance(value, HostFunction) or callable(value)
+
+    def similar(self, namespace: str, name: str) -> str:
+        """Return what a user gave under much the same names, as text; empty if there is nothing like it."""
+        wanted = f"{ENV if namespace.startswith('GOT.') else namespace}.{name}"
+        given = [f"{ns}.{field}" for ns, names in self.user.items() for field in names]
+        close = difflib.get_close_matches(wanted[:_MOST_COMPARED], given, 1, 0.8)
+        return close[0] if close and close[0] != wanted else ""
+
+    def unused(self, imported: Container[tuple[str, str]]) -> list[tuple[str, str]]:
+        """Return what a user gave and no import means, by namespace and name.
+
+        Args:
+            imported: namespace and name of every import of the program.
+        """
+
+        def means(namespace: str, name: str) -> bool:
+            addresses = (("GOT.mem", name), ("GOT.func", name)) if namespace == ENV else ()
+            return any(place in imported for place in ((namespace, name), *addresses))
+
+        return [(ns, name) for ns, names in self.user.items() for name in names if not means(ns, name)]
 
     def bind(self, namespace: str, name: str, kind: FuncType, importer: str) -> FromNamespace | None:
         """Return how a function import reaches the host's function; None if the host has none of that name.

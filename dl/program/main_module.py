@@ -37,6 +37,7 @@ START = "_start"
 INITIALIZE = "_initialize"
 CONSTRUCTORS = "__wasm_call_ctors"
 _PAGE = 65536
+_ADDRESS_SPACE = 1 << 32
 
 
 @dataclass(frozen=True)
@@ -182,9 +183,9 @@ def describe_main(
         UnsupportedModuleError: a 64-bit memory.
         LinkerUsageError: a stack of an impossible size, or a memory for a module that brings its own.
     """
-    if stack_size <= 0 or stack_size % STACK_UNIT_BYTES:
+    if not 0 < stack_size < _ADDRESS_SPACE or stack_size % STACK_UNIT_BYTES:
         raise LinkerUsageError(
-            f"stack_size must be a positive multiple of {STACK_UNIT_BYTES} bytes, not {stack_size}"
+            f"stack_size must be a positive multiple of {STACK_UNIT_BYTES} bytes below 4 GiB, not {stack_size}"
         )
     if module is None:
         main: MainModule = _no_main(memory or MemoryType(), stack_size)

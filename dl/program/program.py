@@ -303,19 +303,12 @@ class Program:
     # generated code that is the same for all groups
 
     def base_code(self) -> CompiledModule:
-        """Return the code of the base module, made at its first use.
-
-        Raises:
-            ResourceLimitError: there is no memory for the side modules' stack.
-        """
+        """Return the code of the base module, made at its first use."""
         if self._base_code is None:
-            pointer = self.main.stack_pointer
-            if pointer is None:
-                pointer = self.side_stack_pointer()
             wasm = base_module(
                 self.main.anchors,
                 self.main.table_length,
-                pointer,
+                self.main.stack_pointer or 0,
                 exceptions=self.engine.capabilities.exceptions,
             )
             self._base_code = self.compiler.compile(wasm, "base")
@@ -335,7 +328,9 @@ class Program:
         return self._waits_code
 
     def side_stack_pointer(self) -> int:
-        """Allocate the stack that side modules have beside a static main module's; return its upper end, 0 for none yet.
+        """Allocate the stack that side modules have beside a static main module's; return its upper end, 0 for none.
+
+        When the first library comes: a program that opens none needs no room for it.
 
         Raises:
             ResourceLimitError: there is no memory for it.

@@ -17,7 +17,22 @@ from dl.modules.symbols import Symbol
 from dl.program.operations import LoadModules
 from dl.program.seats import Seats
 from dl.program.table import TableSpace
-from dl.wasm.types import FuncType
+from dl.wasm.types import FuncType, GlobalType
+
+
+@dataclass(eq=False)
+class LazyAddress:
+    """A table index that stands for a function which nothing defined when its address was taken.
+
+    Attributes:
+        name: the function.
+        type: its signature.
+        takers: the modules that hold the index, and the position of the import that means it; some may be gone.
+    """
+
+    name: str
+    type: FuncType
+    takers: list[tuple[LinkedModule, int]] = field(default_factory=list)
 
 
 @dataclass
@@ -44,6 +59,9 @@ class LinkerState:
         table: table indices.
         linker_addresses: addresses the linker defines itself, by symbol name, bytes.
         host_addresses: table indices of host functions whose address was taken.
+        placing: table indices that a load under way places a function at, with a module of that load.
+        variables: the module that has the one global of a number of the user's, by namespace, name and type.
+        lazy_addresses: table indices that stand for functions which nothing defined, and what for.
         loads: the operation that loads modules, by its number in the log; without those whose modules are gone.
         arriving: modules of the loads under way: planned, and not yet committed.
         ending: modules whose destructors run, by identity: a thread that opens one of them waits.
@@ -63,6 +81,9 @@ class LinkerState:
     copies: dict[bytes, Counter[int]] = field(default_factory=dict)
     linker_addresses: dict[str, int] = field(default_factory=dict)
     host_addresses: dict[tuple[str, str, FuncType], int] = field(default_factory=dict)
+    placing: dict[int, LinkedModule] = field(default_factory=dict)
+    variables: dict[tuple[str, str, GlobalType], LinkedModule] = field(default_factory=dict)
+    lazy_addresses: dict[int, LazyAddress] = field(default_factory=dict)
     loads: dict[int, LoadModules] = field(default_factory=dict)
     arriving: dict[ModuleHandle, LinkedModule] = field(default_factory=dict)
     _constructed: Iterator[int] = field(default_factory=lambda: itertools.count(1), repr=False)

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 
 from dl.program.program import Program
 from threads import RendezvousStatistics
+
+log = logging.getLogger("dl.link")
 
 
 @dataclass(frozen=True)
@@ -51,3 +54,19 @@ def linker_statistics(program: Program) -> LinkerStatistics:
         memory_bytes=program.linear.size if program.linear else 0,
         protocol=program.rendezvous.statistics(),
     )
+
+
+def unused_imports(program: Program) -> list[tuple[str, str]]:
+    """Return what the user's imports gave and no loaded module imports: namespace and name."""
+    if not any(program.host.user.values()):
+        return []
+    modules = program.state.modules.copy().values()
+    return program.host.unused({(entry.module, entry.name) for m in modules for entry in m.wasm.imports})
+
+
+def report_unused_imports(program: Program) -> None:
+    """Warn of imports that neither the main module nor what it needs asks for: a misspelt name would go unnoticed."""
+    unused = [f"{namespace}.{name}" for namespace, name in unused_imports(program)]
+    if unused:
+        more = f" and {len(unused) - 10} more" if len(unused) > 10 else ""
+        log.warning("%s: nothing imports %s%s", program.options.name, ", ".join(unused[:10]), more)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 
 import pytest
 
 from tests.support.elf import build, differences, missing_tool, random_graph, run_elf, run_wasm
+from tests.support.paths import ROOT
 
 FIRST_SEED = 1
 SHORT, LONG = 40, 600
@@ -37,3 +39,18 @@ def test_random_graphs_mean_what_they_mean_in_elf(tmp_path: Path) -> None:
             print("\n".join((*found, "ELF:", *elf, "WebAssembly:", *wasm)))
     assert failed == []
     assert started > count // 2, "too few graphs say anything"
+
+
+def test_every_row_of_the_page_has_a_test() -> None:
+    """What docs/elf.md says is the same, and what it says differs, is shown by a test that exists, in each row."""
+    rows = [
+        line
+        for line in (ROOT / "docs/elf.md").read_text(encoding="utf-8").splitlines()
+        if line.startswith("| ") and not line.startswith("| ---") and not line.endswith("| test |")
+    ]
+    assert len(rows) > 15
+    for row in rows:
+        named = re.findall(r"`(tests/[^`]+)::(\w+)`", row)
+        assert named, row
+        for file, function in named:
+            assert f"def {function}(" in (ROOT / file).read_text(encoding="utf-8"), (file, function)

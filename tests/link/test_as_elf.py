@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import itertools
+import threading
+import time
 from dataclasses import dataclass, field
-from typing import cast
+from typing import Any
 
 import pytest
 
 import dl
 from dl.link.order import dependencies_first
-from dl.modules.linked_module import LinkedModule
-from tests.support.modules import MEMORY, TABLE, calls, imports, library, pie, returns
+from tests.support.modules import MEMORY, TABLE, calls, got, imports, library, pie, reads, returns
 
 USER = library(imports("f"), calls("go", "f"))
 
@@ -129,11 +130,151 @@ class TestConstructorsInCycles:
 
     def test_a_long_chain(self) -> None:
         """The depth of a tree is not bounded by the depth of Python's stack."""
-        modules = [Bare() for _ in range(5000)]
+        modules: list[Any] = [Bare() for _ in range(5000)]
         for module, needed in itertools.pairwise(modules):
             module.needed.append(needed)
-        assert [*map(id, dependencies_first(cast("list[LinkedModule]", modules)))] == [
-            *map(id, modules[::-1])
-        ]
+        assert dependencies_first(modules) == modules[::-1]
         modules[-1].needed.append(modules[0])
-        assert [*map(id, dependencies_first(cast("list[LinkedModule]", modules)))] == [*map(id, modules)]
+        assert dependencies_first(modules) == modules
+
+
+INDIRECT = "(result i32) global.get $got_func_f call_indirect (result i32)"
+TAKER = library(
+    imports("f"), got("f", "func"), TABLE, reads("at", "got_func_f"), f'(func (export "go") {INDIRECT})'
+)
+
+
+class TestAddressOfAnUndefinedFunction:
+    """`&f` under RTLD_LAZY, where nothing defines `f` yet; ELF refuses it, as it refuses data."""
+
+    def test_it_can_be_called_once_something_defines_the_function(self) -> None:
+        """The address is no null pointer, and calls the function that a later library defines."""
+        with dl.Linker(None, libraries={"t.so": TAKER, "def.so": library(returns("f", 5))}) as program:
+            group = program.main_group
+            taker = group.dlopen("t.so", dl.RTLD_LAZY)
+            assert group.dlsym(taker, "at")() > 0
+            with pytest.raises(dl.UnresolvedCallError, match=r"env\.f"):
+                group.dlsym(taker, "go")()
+            group.dlopen("def.so", dl.RTLD_LAZY | dl.RTLD_GLOBAL)
+            assert group.dlsym(taker, "go")() == 5
+
+    def test_every_taker_gets_one_address(self) -> None:
+        """Two libraries that take the address hold the same one, also if the first does not call the function itself."""
+        only_address = library(
+            got("f", "func"), TABLE, reads("at", "got_func_f"), f'(func (export "go") {INDIRECT})'
+        )
+        libs = {"t.so": TAKER, "u.so": only_address}
+        with dl.Linker(None, libraries=libs) as program:
+            group = program.main_group
+            with pytest.raises(dl.UnresolvedSymbolsError, match="f"):
+                group.dlopen("u.so", dl.RTLD_LAZY)  # nothing says its signature
+            handles = [group.dlopen(name, dl.RTLD_LAZY) for name in libs]
+            assert len({group.dlsym(handle, "at")() for handle in handles}) == 1
+            group.dlopen(library(returns("f", 6)), dl.RTLD_NOW | dl.RTLD_GLOBAL)
+            assert [group.dlsym(handle, "go")() for handle in handles] == [6, 6]
+
+    def test_now_demands_it(self) -> None:
+        """RTLD_NOW refuses the library by the function's name."""
+        with dl.Linker(None, libraries={"t.so": TAKER}) as program, pytest.raises(dl.UnresolvedSymbolsError):
+            program.main_group.dlopen("t.so", dl.RTLD_NOW)
+
+    def test_other_groups_have_it_too(self) -> None:
+        """A thread that comes later calls the same function through the same address."""
+        memory = dl.MemoryType(minimum=1, maximum=64, shared=True)
+        with dl.Linker(
+            None, memory=memory, libraries={"t.so": TAKER, "d.so": library(returns("f", 7))}
+        ) as program:
+            taker = program.main_group.dlopen("t.so", dl.RTLD_LAZY)
+            program.main_group.dlopen("d.so", dl.RTLD_LAZY | dl.RTLD_GLOBAL)
+            assert program.spawn(lambda group: group.dlsym(taker, "go")()).join() == 7
+            assert program.main_group.dlsym(taker, "go")() == 7
+
+    def test_undefined_data_is_refused_as_in_elf(self) -> None:
+        """Data cannot come later: there is no call at which to look for it."""
+        wasm = library(got("d", "mem"))
+        with dl.Linker(None) as program, pytest.raises(dl.UnresolvedSymbolsError, match=r"GOT\.mem\.d"):
+            program.main_group.dlopen(wasm, dl.RTLD_LAZY)
+
+    def test_the_address_of_a_host_function_that_another_library_calls(self) -> None:
+        """Its signature may come from any library that imports it."""
+        taker = library(
+            got("h", "func"),
+            TABLE,
+            '(func (export "go") (result i32) global.get $got_func_h call_indirect (result i32))',
+        )
+        with dl.Linker(None, imports={"env": {"h": lambda: 8}}) as program:
+            group = program.main_group
+            with pytest.raises(dl.UnsupportedModuleError, match="signature is unknown"):
+                group.dlopen(taker, name="early")
+            group.dlopen(library(imports("h"), calls("x", "h")))
+            assert group.dlsym(group.dlopen(taker), "go")() == 8
+
+    @pytest.mark.parametrize("host", [False, True])
+    def test_an_address_that_another_thread_is_just_placing_is_waited_for(self, host: bool) -> None:
+        """A load that fails takes its table indices with it; another one that wants the same address gets one of its own."""
+        memory = dl.MemoryType(minimum=1, maximum=64, shared=True)
+        given: Any = {"env": {"f": lambda: 7}} if host else None
+        with dl.Linker(None, memory=memory, imports=given, interrupts=True) as program:
+            planned = threading.Event()
+            failed: list[str] = []
+
+            def checkpoint(step: str, _group: str | None) -> None:
+                if step == "instantiate" and not failed:
+                    failed.append(step)
+                    planned.set()
+                    time.sleep(0.3)  # the other thread resolves meanwhile
+                    raise dl.LinkError("t", "as the test wants it")
+
+            def open_failing(group: dl.InstanceGroup) -> None:
+                with pytest.raises(dl.LinkError, match="as the test wants"):
+                    group.dlopen(TAKER, dl.RTLD_LAZY)
+
+            program.program.checkpoint = checkpoint
+            thread = program.spawn(open_failing)
+            assert planned.wait(10)
+            group = program.main_group
+            taker = group.dlopen(TAKER, dl.RTLD_LAZY)
+            thread.join()
+            if not host:
+                group.dlopen(library(returns("f", 7)), dl.RTLD_LAZY | dl.RTLD_GLOBAL)
+            assert group.dlsym(taker, "go")() == 7
+
+
+class TestDifferences:
+    """What docs/elf.md lists as different, where no other test shows it."""
+
+    def test_a_direct_call_of_an_own_definition_stays(self) -> None:
+        """A function that a library calls without importing it is its own, whatever came before in the global scope."""
+        own = library('(func $f (export "f") (result i32) i32.const 2)', calls("direct", "f"))
+        with dl.Linker(None) as program:
+            group = program.main_group
+            group.dlopen(library(returns("f", 1)), dl.RTLD_NOW | dl.RTLD_GLOBAL)
+            handle = group.dlopen(own, dl.RTLD_NOW | dl.RTLD_GLOBAL)
+            assert group.dlsym(handle, "direct")() == 2
+            assert group.dlsym(dl.RTLD_DEFAULT, "f")() == 1
+
+    def test_what_is_defined_is_bound_at_the_load(self) -> None:
+        """A later definition that comes first in scope does not change what a library was bound to, called or not."""
+        libs = {
+            "use.so": library(imports("f"), calls("go", "f"), needed=["f.so"]),
+            "f.so": library(returns("f", 1)),
+        }
+        with dl.Linker(None, libraries=libs) as program:
+            group = program.main_group
+            handle = group.dlopen("use.so", dl.RTLD_LAZY)
+            group.dlopen(library(returns("f", 2)), dl.RTLD_LAZY | dl.RTLD_GLOBAL)
+            assert group.dlsym(handle, "go")() == 1
+
+    def test_an_undefined_weak_function_may_come_later(self) -> None:
+        """A weak function is looked for at each call until something defines it, after RTLD_NOW too; its address stays null."""
+        weak = library(
+            imports("f"), got("f", "func"), calls("go", "f"), reads("at", "got_func_f"), weak=["f"]
+        )
+        with dl.Linker(None) as program:
+            group = program.main_group
+            handle = group.dlopen(weak, dl.RTLD_NOW)
+            with pytest.raises(dl.UnresolvedCallError):
+                group.dlsym(handle, "go")()
+            group.dlopen(library(returns("f", 3)), dl.RTLD_NOW | dl.RTLD_GLOBAL)
+            assert group.dlsym(handle, "go")() == 3
+            assert group.dlsym(handle, "at")() == 0
