@@ -115,7 +115,9 @@ class OutOfBoundsError(MemoryLayoutError, IndexError):
         self.size = size
 
     def __str__(self) -> str:
-        text = f"access of {self.length} bytes at {self.address:#x} is outside the memory of {self.size} bytes"
+        text = (
+            f"access of {self.length} bytes at {self.address:#x} is outside the memory of {self.size} bytes"
+        )
         if -(1 << 31) <= self.address < 0:
             text += "; an address that a guest function returned is a signed number: use memory.address(it)"
         return text

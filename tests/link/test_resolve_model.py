@@ -26,13 +26,18 @@ class Spec:
 
 @dataclass
 class Model:
-    """What ELF says: first definition in the global scope, then in the tree that was opened; the other way with DEEPBIND."""
+    """What ELF says: first definition in the global scope, then in the tree that was opened; the other way with DEEPBIND.
+
+    Then in the trees opened later that contain the module, unless it is needed at start.
+    """
 
     specs: list[Spec]
     scope: list[int] = field(default_factory=list)
     trees: dict[int, list[int]] = field(default_factory=dict)
     deep: set[int] = field(default_factory=set)
     loaded: list[int] = field(default_factory=list)
+    opened: list[int] = field(default_factory=list)
+    main: int | None = None
     bound: dict[tuple[int, str], int] = field(default_factory=dict)
 
     def tree(self, root: int) -> list[int]:
@@ -48,6 +53,7 @@ class Model:
     def open(self, root: int, flags: dl.DlFlags) -> None:
         """Load a tree; dependencies get their numbers first."""
         tree = self.tree(root)
+        self.opened += [root] if root not in self.opened else []
         new = [m for m in self._post_order(root, set(self.loaded)) if m not in self.loaded]
         if flags & dl.RTLD_GLOBAL:
             self.scope += [m for m in tree if m not in self.scope]
@@ -73,6 +79,9 @@ class Model:
         """The module whose definition another sees."""
         own = self.trees.get(module, [])
         order = [*own, *self.scope] if module in self.deep else [*self.scope, *own]
+        at_start = self.main is not None and module in self.tree(self.main)
+        for later in [] if at_start else map(self.tree, self.opened):
+            order += later if module in later else []
         return next((m for m in [*order, module] if symbol in self.specs[m].defines), None)
 
 
@@ -169,6 +178,7 @@ def test_any_graph_opened_in_any_way(case: tuple[list[Spec], list[tuple[int, dl.
     with dl.Linker(main, libraries=libs, stack_size=1024) as program:
         group = program.main_group
         if with_main:
+            model.main = len(specs) - 1
             model.open(len(specs) - 1, dl.RTLD_GLOBAL)
             model.loaded.sort(key=lambda m: m != len(specs) - 1)
         for root, flags in opens:
