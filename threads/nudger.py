@@ -15,7 +15,9 @@ There is one for each engine; each kind of request registers a predicate.
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Callable
+from typing import Final
 
 from threads.platform import Platform
 from threads.waiter import Waiter
@@ -25,6 +27,7 @@ __all__ = ["FIRST_REPEAT_NS", "LAST_REPEAT_NS", "Nudger"]
 FIRST_REPEAT_NS = (
     2_000_000  # a bump is heard within microseconds; 64 threads that share a GIL take about this long
 )
+_MOST_REPEATS_HERE: Final = 10  # by a thread that can start no other for it; about a third of a second
 LAST_REPEAT_NS = 50_000_000  # intervals double up to this
 
 
@@ -75,20 +78,29 @@ class Nudger:
         if self._unheard() and self._repeating.acquire(blocking=False):
             try:
                 self._platform.start_daemon(self._repeat, "rendezvous nudger")
+            except Exception:  # noqa: BLE001 - the host has no thread or no memory for one
+                try:
+                    self._repeat_until_heard(_MOST_REPEATS_HERE)
+                finally:
+                    self._repeating.release()
             except BaseException:
                 self._repeating.release()
                 raise
 
-    def _repeat(self) -> None:
+    def _repeat_until_heard(self, most: float) -> None:
         waiter = Waiter("rendezvous nudger", self._platform)
+        pause = FIRST_REPEAT_NS
+        while most > 0 and self._unheard():
+            most -= 1
+            waiter.park(pause)
+            pause = min(2 * pause, LAST_REPEAT_NS)
+            if self._unheard():
+                self._interrupt()
+
+    def _repeat(self) -> None:
         while True:
             try:
-                pause = FIRST_REPEAT_NS
-                while self._unheard():
-                    waiter.park(pause)
-                    pause = min(2 * pause, LAST_REPEAT_NS)
-                    if self._unheard():
-                        self._interrupt()
+                self._repeat_until_heard(math.inf)
             finally:
                 self._repeating.release()
             if not (self._unheard() and self._repeating.acquire(blocking=False)):

@@ -11,6 +11,7 @@ from dl.errors import (
     LinkerUsageError,
     ProgramDeadlockedError,
     ProgramExited,
+    ResourceLimitError,
     ThreadExited,
 )
 from dl.groups.endings import await_end
@@ -129,6 +130,9 @@ class GuestThreads:
         with self._program.waits.outsider():
             try:
                 target.start()
+            except (RuntimeError, MemoryError) as error:
+                self._forget(thread)
+                raise ResourceLimitError(thread.name, f"the host starts no thread: {error}") from error
             except BaseException:
                 self._groups.places.give_back()
                 self._forget(thread)

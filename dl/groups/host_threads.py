@@ -8,7 +8,7 @@ import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from dl.errors import LinkerUsageError
+from dl.errors import LinkerUsageError, ResourceLimitError
 from dl.groups.allocating import NotStoppable
 from dl.groups.endings import await_end
 from dl.groups.entry import Group
@@ -204,13 +204,16 @@ class HostThreads:
 
         Raises:
             LinkerUsageError: the program's memory is not shared.
-            ResourceLimitError: the program has as many threads as it may.
+            ResourceLimitError: the program has as many threads as it may, or the host has no thread for it.
         """
         self._check_shared()
         thread = self.prepare(name)
         start = threading.Thread(target=thread.run, args=(function, arguments), name=thread.name, daemon=True)
         try:
             start.start()
+        except (RuntimeError, MemoryError) as error:
+            self.forget(thread)
+            raise ResourceLimitError(thread.name, f"the host starts no thread: {error}") from error
         except BaseException:
             self.forget(thread)
             raise

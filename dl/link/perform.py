@@ -47,8 +47,8 @@ class Change:
         self._guard = unwound_whole()
         self.committed = False
 
-    @protect
     def __enter__(self) -> Self:
+        # Not protected: a guard that is entered where an outer one holds signals back would hold them back throughout.
         self._guard.__enter__()
         return self
 

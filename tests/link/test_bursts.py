@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import linecache
 import os
 import random
 import signal
@@ -37,6 +38,10 @@ def press(times: int) -> None:
         signal.raise_signal(signal.SIGINT)
 
 
+def _is_with(frame: FrameType) -> bool:
+    return linecache.getline(frame.f_code.co_filename, frame.f_lineno).lstrip().startswith("with ")
+
+
 class Presser:
     """Presses Ctrl-C when the n-th line of `dl/link` is about to run, and at each of the next ones until it has `times`.
 
@@ -51,7 +56,9 @@ class Presser:
     def __call__(self, frame: FrameType, event: str, _argument: Any) -> Any:
         if not frame.f_code.co_filename.startswith(LINK):
             return None
-        if event == "line":
+        # A `with` line is also its end: the trace function is called there a step before the interpreter marks the exception as
+        # handled, where no signal handler is ever run.
+        if event == "line" and not _is_with(frame):
             self.lines += 1
             if self.at <= self.lines < self.at + self.times:
                 press(1)
