@@ -33,6 +33,7 @@ class TableSpace:
         self.length = self._initial = length
         self._limits = limits
         self._ends: dict[int, int] = {}
+        self._reach: int | None = length  # None when it must be found again
         self._allocator = Allocator(self._grow, page_size=1, limit_pages=limits.table_elements)
 
     def _grow(self, elements: int) -> int | None:
@@ -52,6 +53,8 @@ class TableSpace:
             with self._lock:
                 region = self._allocator.allocate(elements, align_log2)
                 self._ends[region.address] = region.end
+                if self._reach is not None:
+                    self._reach = max(self._reach, region.end)
         except LayoutExhaustedError as error:
             raise self._limits.refusal(
                 "table_elements",
@@ -66,13 +69,16 @@ class TableSpace:
         Not `length`, which a failed load has raised for good: a table with a maximum could then never serve again.
         """
         with self._lock:
-            return max(self._initial, *self._ends.values(), 0)
+            if self._reach is None:
+                self._reach = max(self._initial, *self._ends.values(), 0)
+            return self._reach
 
     def free(self, region: Region) -> None:
         """Give a run of indices back."""
         with self._lock:
             self._allocator.free(region)
-            self._ends.pop(region.address, None)
+            if self._ends.pop(region.address, None) == self._reach:
+                self._reach = None
 
     def in_use(self) -> int:
         """Elements handed out and not given back."""
