@@ -248,7 +248,9 @@ class Compiler:
             return
         self._memory.clear()  # what the program has used once may only be kept in case it comes again
         if len(self._counted) >= most:
-            raise self._limits.refusal("code_modules", name, f"{most} compiled modules are in use")
+            raise self._limits.refusal(
+                "code_modules", name, f"{most} compiled modules are in use, or were in threads that still run"
+            )
 
     def _find(self, digest: bytes) -> CompiledModule | None:
         known = self._memory.find(digest)
