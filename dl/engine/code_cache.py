@@ -22,7 +22,7 @@ from dl.engine.protocol import CompiledModule, Engine
 from dl.errors import EngineError, InvalidModuleError
 from dl.limits import Limits
 
-_LEAST_WEIGHT = 32 << 10
+_LEAST_WEIGHT = 16 << 10
 """Bytes that a module counts for at least: small ones cost memory maps, two each, of which a process has 65,530."""
 
 MOST_BYTES = 128 << 20
