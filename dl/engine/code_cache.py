@@ -23,7 +23,7 @@ from dl.errors import EngineError, InvalidModuleError
 from dl.forks import in_forked_child, renew
 from dl.limits import Limits
 
-_LEAST_WEIGHT = 32 << 10
+_LEAST_WEIGHT = 16 << 10
 """Bytes that a module counts for at least: small ones cost memory maps, two each, of which a process has 65,530."""
 
 MOST_BYTES = 128 << 20
@@ -256,7 +256,9 @@ class Compiler:
             return
         self._memory.clear()  # what the program has used once may only be kept in case it comes again
         if len(self._counted) >= most:
-            raise self._limits.refusal("code_modules", name, f"{most} compiled modules are in use")
+            raise self._limits.refusal(
+                "code_modules", name, f"{most} compiled modules are in use, or were in threads that still run"
+            )
 
     def _find(self, digest: bytes) -> CompiledModule | None:
         known = self._memory.find(digest)

@@ -162,9 +162,8 @@ class LinkerState:
                 self.global_symbols.setdefault(name, symbol)
         for module in promoted:
             module.global_opens += 1
-        if added:
-            # A new list, since readers walk the old one without a lock.
-            self.global_scope = [*self.global_scope, *added]
+        # In place: readers that walk the list without a lock may find what is added meanwhile.
+        self.global_scope += added
 
     def note_open(self, root: LinkedModule) -> None:
         """Note that a published module was opened by name, so that its tree is one by itself; the first time counts."""
@@ -319,7 +318,7 @@ class LinkerState:
         scope = [module for module in self.global_scope if module.global_opens]
         if len(scope) == len(self.global_scope):
             return
-        self.global_scope = scope
+        self.global_scope = scope  # a new list, since readers walk the old one without a lock
         symbols: dict[str, Symbol] = {}
         for module in scope:
             for name, symbol in module.symbols.items():

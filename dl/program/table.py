@@ -40,6 +40,7 @@ class TableSpace:
         self._ends: dict[int, int] = {}
         self._resting: deque[Region] = deque()
         self._resting_elements = 0
+        self._reach: int | None = length  # None when it must be found again
         self._allocator = Allocator(self._grow, page_size=1, limit_pages=limits.table_elements)
 
     def _grow(self, elements: int) -> int | None:
@@ -59,6 +60,8 @@ class TableSpace:
             with self._lock:
                 region = self._allocator.allocate(elements, align_log2)
                 self._ends[region.address] = region.end
+                if self._reach is not None:
+                    self._reach = max(self._reach, region.end)
         except LayoutExhaustedError as error:
             raise self._limits.refusal(
                 "table_elements",
@@ -73,7 +76,9 @@ class TableSpace:
         Not `length`, which a failed load has raised for good: a table with a maximum could then never serve again.
         """
         with self._lock:
-            return max(self._initial, *self._ends.values(), 0)
+            if self._reach is None:
+                self._reach = max(self._initial, *self._ends.values(), 0)
+            return self._reach
 
     def free(self, region: Region, *, rest: bool = False) -> None:
         """Give a run of indices back.
@@ -87,7 +92,7 @@ class TableSpace:
             with self._lock:
                 self._resting.append(region)
                 self._resting_elements += region.size
-                self._ends.pop(region.address, None)
+                self._forget_end(region)
                 while self._resting_elements > RESTING_ELEMENTS:
                     oldest = self._resting.popleft()
                     self._resting_elements -= oldest.size
@@ -95,7 +100,12 @@ class TableSpace:
             return
         with self._lock:
             self._allocator.free(region)
-            self._ends.pop(region.address, None)
+            self._forget_end(region)
+
+    def _forget_end(self, region: Region) -> None:
+        """Only while holding the lock."""
+        if self._ends.pop(region.address, None) == self._reach:
+            self._reach = None
 
     def in_use(self) -> int:
         """Elements handed out and not given back."""

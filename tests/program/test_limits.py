@@ -194,22 +194,48 @@ def attached(p: Program) -> BaseException | None:
 
 class TestCode:
     def test_code_that_is_gone_does_not_count(self) -> None:
-        """Loads that fail do not use the limit up, also with ever new contents, and loads that stay do."""
+        """Loads that fail do not use the limit up in threads that end, nor with one content in one that goes on."""
+
+        def fail(group: dl.InstanceGroup, addend: int) -> None:
+            with pytest.raises(dl.InitializationError):
+                group.dlopen(stress_library(addend, traps=True), dl.RTLD_NOW, name=f"trap{addend}.so")
+
+        def fail_often(group: dl.InstanceGroup, first: int) -> None:
+            for number in range(10):
+                fail(group, first + number)
+
         with program(limits=dl.Limits(code_modules=60)) as p:
-            for number in range(60):
-                with pytest.raises(dl.InitializationError):
-                    p.main.dlopen(stress_library(9000 + number, traps=True), name=f"trap{number}.so")
+            for number in range(12):
+                p.linker.spawn(fail_often, 9000 + 10 * number).join()
+            for _ in range(60):
+                fail(p.main, 8999)
+            assert p.main.dlopen(stress_library(1), dl.RTLD_NOW, name="a.so") > 1
+
+    def test_code_in_use_counts(self) -> None:
+        """At the limit a load fails and leaves nothing, whether others stay loaded or have failed in a thread that goes on."""
+        with program(limits=dl.Limits(code_modules=60)) as p:
 
             def load(number: int) -> dl.ModuleHandle:
-                return p.main.dlopen(stress_library(9100 + number), dl.RTLD_NOW, name=f"{number}.so")
+                lib = stress_library(9100 + number, traps=number % 3 == 2)
+                return p.main.dlopen(lib, dl.RTLD_NOW, name=f"{number}.so")
 
-            loaded: list[dl.ModuleHandle] = []
-            with pytest.raises(dl.ResourceLimitError, match=refused("code_modules", 60)):
-                loaded.extend(load(number) for number in range(60))
+            loaded = 0
+            refusal: dl.ResourceLimitError | None = None
+            for number in range(60):
+                try:
+                    load(number)
+                    loaded += 1
+                except dl.InitializationError:
+                    assert number % 3 == 2
+                except dl.ResourceLimitError as error:
+                    refusal = error
+                    break
+            assert refusal is not None
+            assert re.search(refused("code_modules", 60), str(refusal))
+            assert len(p.linker.modules()) == loaded + 1 > 10
             before = held(p.linker)
-            assert len(p.linker.modules()) > 10
             with pytest.raises(dl.ResourceLimitError, match=refused("code_modules", 60)):
-                p.main.dlopen(stress_library(9999), dl.RTLD_NOW, name="more.so")
+                load(99)
             assert held(p.linker) == before
             assert p.main.dlopen("0.so") > 1
 

@@ -77,6 +77,8 @@ class WasmtimeStore:
         self._names = Names()
         self._interrupt_callback: Any = None
         self._kept: list[Any] = []
+        # The native store keeps instances, and so their code, to its end; who counts code must see it.
+        self._code: set[Any] = set()
         self._function_types: dict[int, FuncType] = {}
         if engine.capabilities.interrupts:
             c.context_set_epoch_deadline(self._context, 1)
@@ -143,6 +145,7 @@ class WasmtimeStore:
             self._host_known += 1
         raw = c.Instance()
         need_room()
+        self._code.add(module)
         if get_ident() != self.thread:
             self.enter_thread()
         self.running += 1
@@ -290,6 +293,7 @@ class WasmtimeStore:
         store, self._store = self._store, 0
         _delete_linker(self._linker)
         _delete_store(store)
+        self._code.clear()
         self._kept.clear()
         self._interrupt_callback = None
 
