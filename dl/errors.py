@@ -35,8 +35,7 @@
         ├── LinkerClosedError          the linker or group was closed
         └── ProgramForkedError         the linker belongs to the parent of this process
 
-A leaf module: it imports nothing of ours but `dl.text`, so every other module may import it. Fields come first, the
-one-line message is built from them.
+Fields come first, the one-line message is built from them.
 """
 
 from __future__ import annotations
@@ -108,8 +107,7 @@ class LinkError(DlError):
         return f"cannot link {shown(self.module) or repr('')}: {self.reason}"
 
 
-Tried = Sequence[tuple[str, str]]
-"""Paths, each with what was wrong with it."""
+Tried = Sequence[tuple[str, str]]  # paths, each with what was wrong with it
 
 
 class LibraryNotFoundError(LinkError):
@@ -132,7 +130,7 @@ class LibraryNotFoundError(LinkError):
     @property
     def for_guest(self) -> str:
         """The message with the paths as a guest may learn of them; it may still name modules as the host does."""
-        return f"cannot link {shown(self.module) or repr('')}: {self._reason(self.guest_tried)}"
+        return str(LinkError(self.module, self._reason(self.guest_tried)))
 
     def _reason(self, tried: Tried) -> str:
         where = "; ".join(f"{path}: {why}" for path, why in tried[:MOST_LISTED]) or "no directory to search"

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -118,6 +119,7 @@ class Program:
         side_memory: hands out linear memory; None when the program's memory cannot be reached.
         reserve: thread-local blocks for replays; None while side memory needs no guest code.
         linear: the program's memory; None likewise.
+        clock_began: when the guest's monotonic clock began, on the host's, nanoseconds; not before the engine's own did.
         ended: what ended the program; None while it can run.
         limbo: what is taken out of the program while guest code may still use it.
         checkpoint: called with the name of each step of a change of the program as it is about to begin, and the name of the
@@ -155,6 +157,7 @@ class Program:
         self.side_memory: SideMemory | None = None
         self.reserve: ThreadLocalReserve | None = None
         self.linear: LinearMemory | None = None
+        self.clock_began = time.monotonic_ns()
         self.ended: BaseException | None = None
         self.limbo = Limbo()
         self.checkpoint: Callable[[str, str | None], None] = lambda _step, _group: None
@@ -235,12 +238,13 @@ class Program:
                 store.define_memory(BASE_NAMESPACE, "memory", self._memory)
                 return store
             store.enable_wasi(self.options.wasi)
+            self.clock_began = time.monotonic_ns()
             if self.main.makes_memory:
                 kind = self.main.memory_type
                 assert kind is not None
                 memory = store.new_memory(kind)
                 store.define_memory(BASE_NAMESPACE, "memory", memory)
-                self.wasi = add_forwarder(self.compiler, store, kind)
+                self.wasi = add_forwarder(self.compiler, store, kind, self.host)
                 self._use(memory)
         except BaseException:
             store.close()
@@ -294,7 +298,7 @@ class Program:
             self._use(memory)
             return True
         store.define_memory(BASE_NAMESPACE, "memory", memory)
-        self.wasi = add_forwarder(self.compiler, store, kind)
+        self.wasi = add_forwarder(self.compiler, store, kind, self.host)
         self._use(memory)
         # Modules from here on need not export their memory: they go through the forwarder.
         forwarded_wasi(self.host)

@@ -32,7 +32,7 @@ from dl.engine.protocol import (
     WasiOptions,
 )
 from dl.errors import LinkerUsageError, TrapError
-from dl.glue.forwarder import forwarder_module
+from dl.glue.forwarder import CLOCK, forwarder_module
 from dl.glue.generated import generated
 from dl.glue.names import BASE_NAMESPACE
 from dl.glue.resolution import FromNamespace
@@ -47,6 +47,7 @@ log = logging.getLogger("dl.threads")
 
 _FORWARDED = "wasi"
 _CLOSE_SECONDS = 2.0
+_CLOCK = "clock_time_get"
 _MOST_SLOTS = max(len(kind.params) for kind in FUNCTIONS.values())
 
 NATIVE = (
@@ -174,20 +175,28 @@ def _add(host: HostSymbols, functions: dict[str, SystemFunction]) -> None:
         host.system[namespace] = known | functions
 
 
-def add_forwarder(compiler: Compiler, store: Store, memory: MemoryType) -> WasiCalls:
-    """Instantiate the forwarder in a store that has a WASI context and whose memory is defined."""
-    forwarder = store.instantiate(_forwarder(compiler, memory), _FORWARDED)
+def add_forwarder(compiler: Compiler, store: Store, memory: MemoryType, host: HostSymbols) -> WasiCalls:
+    """Instantiate the forwarder in a store that has a WASI context and whose memory is defined.
+
+    From here on modules reach the clocks through it, which leave WebAssembly only for the CPU times: the system interface's
+    own function costs ten times as much, and programs ask for the time often.
+    """
+    kind = FUNCTIONS[_CLOCK]
+    clock = host.bind_system(PREVIEW1, _CLOCK, kind, "the linker")
+    forwarder = store.instantiate(_forwarder(compiler, memory, clock), _FORWARDED)
     store.define_instance(_FORWARDED, forwarder)
+    if clock is not None:
+        _add(host, {_CLOCK: SystemFunction(kind, binding=FromNamespace(_FORWARDED, CLOCK))})
     return WasiCalls(compiler.engine, forwarder)
 
 
-def _forwarder(compiler: Compiler, memory: MemoryType) -> CompiledModule:
+def _forwarder(compiler: Compiler, memory: MemoryType, clock: FromNamespace | None = None) -> CompiledModule:
     entry = Import(BASE_NAMESPACE, "memory", "memory", memory, 0)
     return generated(
         compiler,
-        ("wasi forwarder", memory),
+        ("wasi forwarder", memory, clock),
         _FORWARDED,
-        lambda: forwarder_module(FUNCTIONS.items(), entry, PREVIEW1),
+        lambda: forwarder_module(FUNCTIONS.items(), entry, PREVIEW1, clock),
     )
 
 

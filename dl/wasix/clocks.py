@@ -1,5 +1,8 @@
 """`clock_time_get` and `clock_res_get`: ours, since the engine's WASI has no clocks of CPU time.
 
+Where it can, `dl.glue.forwarder` asks the engine for the others. Its monotonic clock begins just before ours, so what waits
+until a time by ours does not return before it by the engine's.
+
 Numbers of the clocks: the witx definition `clockid`. All times are nanoseconds. The monotonic clock and the CPU time of the
 process begin with the program, as those of a process of its own would.
 """
@@ -36,11 +39,10 @@ class Clocks:
     def __init__(self, system: System) -> None:
         self._system = system
         self._memory: LinearMemory | None = None
-        self._began = time.monotonic_ns()
         self._used = time.process_time_ns()
         self._now: dict[int, Callable[[], int]] = {
             REALTIME: time.time_ns,
-            MONOTONIC: lambda: time.monotonic_ns() - self._began,
+            MONOTONIC: lambda: time.monotonic_ns() - system.clock_began,
             PROCESS_CPU_TIME: lambda: time.process_time_ns() - self._used,
             THREAD_CPU_TIME: time.thread_time_ns,
         }

@@ -108,6 +108,11 @@ class System:
     # WASI
 
     @property
+    def clock_began(self) -> int:
+        """When the guest's monotonic clock began, on the host's, nanoseconds."""
+        return self._program.clock_began
+
+    @property
     def wasi(self) -> WasiCalls | None:
         """The engine's WASI; None until a main module that defines the memory is instantiated."""
         return self._program.wasi

@@ -11,6 +11,7 @@ ELSE, END, RETURN, DROP, UNREACHABLE = b"\x05", b"\x0b", b"\x0f", b"\x1a", b"\x0
 BR, BR_IF = b"\x0c", b"\x0d"
 
 I32_EQZ, I32_EQ, I32_NE, I32_LT_S, I32_GT_U, I32_GE_U = b"\x45", b"\x46", b"\x47", b"\x48", b"\x4b", b"\x4f"
+I32_LT_U, I32_SHR_U = b"\x49", b"\x76"
 I32_ADD, I32_SUB, I32_AND, I32_OR = b"\x6a", b"\x6b", b"\x71", b"\x72"
 I64_EQ, I64_NE, I64_GT_U, I64_LE_U, I64_GE_U, I64_ADD, I64_SHL = (
     b"\x51", b"\x52", b"\x56", b"\x58", b"\x5a", b"\x7c", b"\x86",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import subprocess
 import sys
 import weakref
@@ -56,15 +57,20 @@ def test_frames_lead_through_modules(engine: Engine) -> None:
 
 
 def test_code_says_how_large_it_is_and_is_freed(engine: Engine) -> None:
-    """Code has a size in bytes, can be referred to weakly, and goes when nobody holds it."""
+    """Code has a size in bytes, can be referred to weakly, and goes when nobody holds it, nor a store that instantiated it."""
     code = compiled(engine, TRAP)
+    unused = compiled(engine, TRAP)
     assert code.code_bytes > 0
-    gone = weakref.ref(code)
-    instance = engine.new_store(engine.host_functions(NoBoundary())).instantiate(code, "m")
-    del code
+    gone, gone_unused = weakref.ref(code), weakref.ref(unused)
+    store = engine.new_store(engine.host_functions(NoBoundary()))
+    frames(store.instantiate(code, "m").function("trap", NOTHING))
+    del code, unused
+    assert gone_unused() is None
 
+    store.close()
+    del store
+    gc.collect()
     assert gone() is None
-    frames(instance.function("trap", NOTHING))
 
 
 def test_namespaces_are_replaced_by_later_definitions(engine: Engine) -> None:

@@ -58,10 +58,8 @@ print("closed", flush=True)
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="limits of the address space")
 @pytest.mark.parametrize("room", [6, 12, 24])
 def test_near_out_of_memory_nothing_hangs(room: int) -> None:
-    """Where the host has no memory for threads, each is refused with an error; one can be cancelled, and `close` returns.
-
-    Not where it has none at all: then the engine itself ends the process.
-    """
+    """Where the host has no memory for threads, each is refused with an error; one can be cancelled, and `close` returns."""
+    # Not where it has none at all: then the engine itself ends the process.
     code = textwrap.dedent(LIMITED).replace("ROOM", f"({room} << 20)")
     done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, timeout=80, check=False

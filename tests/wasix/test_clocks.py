@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import struct
 import time
 
 import pytest
 
-from tests.support.wasi import RESULT, calls
+from tests.support.wasi import BUFFER, RESULT, calls
 
 REALTIME, MONOTONIC, PROCESS_CPU_TIME, THREAD_CPU_TIME = range(4)
 
@@ -63,3 +64,32 @@ def test_an_unknown_clock_is_invalid(namespace: str) -> None:
     with calls({}, namespace) as wasi:
         assert wasi.clock_time_get(9, 0, RESULT) == 28
         assert wasi.clock_res_get(9, RESULT) == 28
+
+
+@pytest.mark.parametrize("shared", [False, True])
+@pytest.mark.parametrize("clock", [REALTIME, MONOTONIC])
+def test_waiting_until_a_time_ends_after_it(clock: int, shared: bool) -> None:
+    """After a wait until a time, the clock that was waited for has reached it."""
+    with calls({}, shared=shared) as wasi:
+        for _ in range(5):
+            wasi.clock_time_get(clock, 0, RESULT)
+            until = wasi.memory.read_u64(RESULT) + 2_000_000
+            wasi.memory.write(BUFFER, struct.pack("<QB7xIxxxxQQH6x", 5, 0, clock, until, 0, 1))
+            assert wasi.poll_oneoff(BUFFER, BUFFER + 64, 1, RESULT) == 0
+            wasi.clock_time_get(clock, 0, RESULT)
+
+            assert wasi.memory.read_u64(RESULT) >= until
+
+
+@pytest.mark.parametrize("shared", [False, True])
+@pytest.mark.parametrize("clock", range(4))
+def test_a_time_can_be_written_anywhere_in_memory_and_nowhere_else(clock: int, shared: bool) -> None:
+    """A time may lie at any address, the last eight bytes included; beyond is an errno, and no trap."""
+    with calls({}, shared=shared) as wasi:
+        end = wasi.memory.size
+        for address in (RESULT + 1, end - 8, end - 9):
+            wasi.memory.write(address, b"\xff" * 8)
+            assert wasi.clock_time_get(clock, 0, address) == 0
+            assert wasi.memory.read_u64(address) != 0xFFFFFFFFFFFFFFFF
+        for address in (end - 7, end, end + 8, 0xFFFFFFF8, 0xFFFFFFFF):
+            assert wasi.clock_time_get(clock, 0, address) != 0
