@@ -1,6 +1,4 @@
-"""Every exception of the linker, as one tree.
-
-::
+"""Every exception of the linker, as one tree::
 
     DlError                            anything the linker reports
     ├── MalformedModuleError           the bytes are not a valid WebAssembly module
