@@ -2,74 +2,151 @@
 
 from __future__ import annotations
 
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from dl.callbacks import Callback
-from dl.dlfcn import (
-    INVALID_HANDLE,
-    MAIN_HANDLE,
-    RTLD_DEEPBIND,
-    RTLD_DEFAULT,
-    RTLD_GLOBAL,
-    RTLD_LAZY,
-    RTLD_LOCAL,
-    RTLD_NODELETE,
-    RTLD_NOLOAD,
-    RTLD_NOW,
-    DlFlags,
-    ModuleHandle,
-)
-from dl.errors import (
-    DlError,
-    DylinkError,
-    EngineError,
-    EngineNotFoundError,
-    FinalizationError,
-    GroupEndedError,
-    GuestThreadError,
-    ImportTypeError,
-    InitializationError,
-    InstantiationError,
-    InternalError,
-    InvalidHandleError,
-    InvalidModuleError,
-    LibraryNotFoundError,
-    LinkerClosedError,
-    LinkError,
-    LinkerUsageError,
-    MalformedModuleError,
-    MissingSymbol,
-    NotDynamicError,
-    ProgramDeadlockedError,
-    ProgramExited,
-    ProgramForkedError,
-    ReplayFailedError,
-    ResourceLimitError,
-    SymbolNotFoundError,
-    ThreadExited,
-    TrapError,
-    UncaughtExceptionError,
-    UnresolvedCallError,
-    UnresolvedSymbolsError,
-    UnsupportedModuleError,
-    ValueConversionError,
-)
-from dl.group import GuestData, GuestFunction, InstanceGroup
-from dl.limits import Limits
-from dl.linker import Linker
-from dl.options import HostFunction, MemoryType
-
 if TYPE_CHECKING:
+    from dl.callbacks import Callback
+    from dl.dlfcn import (
+        INVALID_HANDLE,
+        MAIN_HANDLE,
+        RTLD_DEEPBIND,
+        RTLD_DEFAULT,
+        RTLD_GLOBAL,
+        RTLD_LAZY,
+        RTLD_LOCAL,
+        RTLD_NODELETE,
+        RTLD_NOLOAD,
+        RTLD_NOW,
+        DlFlags,
+        ModuleHandle,
+    )
+    from dl.errors import (
+        DlError,
+        DylinkError,
+        EngineError,
+        EngineNotFoundError,
+        FinalizationError,
+        GroupEndedError,
+        GuestThreadError,
+        ImportTypeError,
+        InitializationError,
+        InstantiationError,
+        InternalError,
+        InvalidHandleError,
+        InvalidModuleError,
+        LibraryNotFoundError,
+        LinkerClosedError,
+        LinkError,
+        LinkerUsageError,
+        MalformedModuleError,
+        MissingSymbol,
+        NotDynamicError,
+        ProgramDeadlockedError,
+        ProgramExited,
+        ProgramForkedError,
+        ReplayFailedError,
+        ResourceLimitError,
+        SymbolNotFoundError,
+        ThreadExited,
+        TrapError,
+        UncaughtExceptionError,
+        UnresolvedCallError,
+        UnresolvedSymbolsError,
+        UnsupportedModuleError,
+        ValueConversionError,
+    )
+    from dl.group import GuestData, GuestFunction, InstanceGroup
+    from dl.limits import Limits
+    from dl.linker import Linker
+    from dl.options import HostFunction, MemoryType
     from dl.trio import TrioLinker, open_linker
+
+_NAMES = {
+    "dl.callbacks": ("Callback",),
+    "dl.dlfcn": (
+        "INVALID_HANDLE",
+        "MAIN_HANDLE",
+        "RTLD_DEEPBIND",
+        "RTLD_DEFAULT",
+        "RTLD_GLOBAL",
+        "RTLD_LAZY",
+        "RTLD_LOCAL",
+        "RTLD_NODELETE",
+        "RTLD_NOLOAD",
+        "RTLD_NOW",
+        "DlFlags",
+        "ModuleHandle",
+    ),
+    "dl.errors": (
+        "DlError",
+        "DylinkError",
+        "EngineError",
+        "EngineNotFoundError",
+        "FinalizationError",
+        "GroupEndedError",
+        "GuestThreadError",
+        "ImportTypeError",
+        "InitializationError",
+        "InstantiationError",
+        "InternalError",
+        "InvalidHandleError",
+        "InvalidModuleError",
+        "LibraryNotFoundError",
+        "LinkerClosedError",
+        "LinkError",
+        "LinkerUsageError",
+        "MalformedModuleError",
+        "MissingSymbol",
+        "NotDynamicError",
+        "ProgramDeadlockedError",
+        "ProgramExited",
+        "ProgramForkedError",
+        "ReplayFailedError",
+        "ResourceLimitError",
+        "SymbolNotFoundError",
+        "ThreadExited",
+        "TrapError",
+        "UncaughtExceptionError",
+        "UnresolvedCallError",
+        "UnresolvedSymbolsError",
+        "UnsupportedModuleError",
+        "ValueConversionError",
+    ),
+    "dl.group": (
+        "GuestData",
+        "GuestFunction",
+        "InstanceGroup",
+    ),
+    "dl.limits": ("Limits",),
+    "dl.linker": ("Linker",),
+    "dl.options": (
+        "HostFunction",
+        "MemoryType",
+    ),
+    "dl.trio": (
+        "TrioLinker",
+        "open_linker",
+    ),
+}
+"""Where each public name is. A file is imported when one of its names is first asked for, so that naming an exception costs
+no engine, and only what needs trio imports it."""
+
+_FILES = {name: file for file, names in _NAMES.items() for name in names}
 
 
 def __getattr__(name: str) -> Any:
-    """Load what needs trio when it is first asked for: importing trio costs as much as all the rest."""
-    if name in ("TrioLinker", "open_linker"):
-        from dl import trio as trio_linker  # noqa: PLC0415
+    """Import the file that a name is in."""
+    file = _FILES.get(name)
+    if file is None:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = globals()[name] = getattr(import_module(file), name)
+    return value
 
-        return getattr(trio_linker, name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+def __dir__() -> list[str]:
+    """Return the names that there are, imported or not."""
+    return sorted({*globals(), *__all__})
 
 
 __all__ = [

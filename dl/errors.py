@@ -1,4 +1,6 @@
-"""Every exception of the linker, as one tree::
+"""Every exception of the linker, as one tree.
+
+::
 
     DlError                            anything the linker reports
     ├── MalformedModuleError           the bytes are not a valid WebAssembly module
@@ -32,8 +34,6 @@
     └── LinkerUsageError               the API was used in a way it cannot serve
         ├── LinkerClosedError          the linker or group was closed
         └── ProgramForkedError         the linker belongs to the parent of this process
-
-Fields come first, the one-line message is built from them.
 """
 
 from __future__ import annotations

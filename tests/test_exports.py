@@ -104,12 +104,35 @@ def test_leaf_packages_stand_alone(package: str) -> None:
 
 def test_importing_dl_loads_neither_engine_nor_command_line() -> None:
     """`import dl` is cheap: the engine is loaded when a linker needs it, click and rich only by the command line."""
-    code = "import sys, dl; print([name for name in ('wasmtime', 'click', 'rich', 'dl.cli') if name in sys.modules])"
+    code = f"import sys, dl; dl.Linker; print([n for n in {HEAVY} if n in sys.modules])"
     done = subprocess.run(
         [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60, check=True
     )
 
     assert done.stdout.strip() == "[]"
+
+
+HEAVY = (
+    "wasmtime",
+    "click",
+    "rich",
+    "dl.cli",
+    "trio",
+)
+"""What a linker can do without, and costs as much to import as a part of it."""
+
+
+def test_help_loads_no_linker() -> None:
+    """`dlrun --help` imports the command line, and neither the linker nor what prints in colours."""
+    code = (
+        "import sys; from dl.cli import main; main(['--help']); "
+        "print([n for n in ('dl.linker', 'dl.program.program', 'rich', 'wasmtime') if n in sys.modules])"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60, check=True
+    )
+
+    assert done.stdout.splitlines()[-1] == "[]"
 
 
 PUBLIC = [

@@ -5,16 +5,12 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Sequence
-from importlib.metadata import PackageNotFoundError, version
+from importlib import import_module
 
 import click
 
-from dl.cli.cache import cache
-from dl.cli.deps import deps
 from dl.cli.endings import report
-from dl.cli.inspection import inspect
 from dl.cli.run import run
-from dl.cli.stress import stress
 
 EXAMPLES = """\b
 Examples:
@@ -38,12 +34,35 @@ A program whose name is that of a command is reached by its path: ./inspect
 """
 
 
+_COMMANDS = {
+    "cache": ("dl.cli.cache", "Look at compiled code that is kept on disk, check it, or remove it."),
+    "deps": ("dl.cli.deps", "Show the tree of libraries that a module needs, like ldd."),
+    "inspect": ("dl.cli.inspection", "Show what a module or library says about itself."),
+    "run": ("dl.cli.run", "Link a program and run it (the default)."),
+    "stress": ("dl.cli.stress", "Try the linker with many threads, and compare them."),
+}
+"""The file of each subcommand, where it has its own name, and its line in the help. Running a program imports only its own."""
+
+
 class _RunByDefault(click.Group):
     """A group whose first word is a subcommand, or else an option or argument of `run`."""
 
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002
+        return list(_COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002
+        if cmd_name not in _COMMANDS:
+            return None
+        command: click.Command = getattr(import_module(_COMMANDS[cmd_name][0]), cmd_name)
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, line) for name, (_, line) in _COMMANDS.items()])
+
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         own = {name for parameter in self.get_params(ctx) for name in parameter.opts}
-        if args and args[0] not in self.commands and args[0] not in own:
+        if args and args[0] not in _COMMANDS and args[0] not in own:
             args = ["run", *args]
         return super().parse_args(ctx, args)
 
@@ -59,11 +78,16 @@ class _RunByDefault(click.Group):
         super().format_options(ctx, formatter)
 
 
-def _version() -> str:
+def _print_version(context: click.Context, _option: click.Parameter, wanted: bool) -> None:
+    if not wanted or context.resilient_parsing:
+        return
+    from importlib.metadata import PackageNotFoundError, version  # noqa: PLC0415  as costly to import as click
+
     try:
-        return version("wasix-dl")
+        click.echo(f"dlrun {version('wasix-dl')}")
     except PackageNotFoundError:
-        return "unknown (not installed)"
+        click.echo("dlrun unknown (not installed)")
+    context.exit()
 
 
 @click.group(
@@ -72,16 +96,16 @@ def _version() -> str:
     subcommand_metavar="APP.WASM [ARGS]...\n       dlrun COMMAND ...",
     epilog=EXAMPLES,
 )
-@click.version_option(_version(), prog_name="dlrun", message="%(prog)s %(version)s")
+@click.option(
+    "--version",
+    is_flag=True,
+    expose_value=False,
+    is_eager=True,
+    callback=_print_version,
+    help="Show the version and exit.",
+)
 def dlrun() -> None:
     """Run WebAssembly programs that are linked to shared libraries, and look into both."""
-
-
-dlrun.add_command(run)
-dlrun.add_command(inspect)
-dlrun.add_command(deps)
-dlrun.add_command(stress)
-dlrun.add_command(cache)
 
 
 def _is_open(descriptor: int) -> bool:

@@ -7,21 +7,13 @@ from __future__ import annotations
 
 import os
 import sys
-from typing import TextIO
+from typing import TYPE_CHECKING, TextIO
 
-from rich.console import Console
-from rich.text import Text
+if TYPE_CHECKING:
+    from rich.console import Console
 
 _NO_WRAPPING = 1_000_000
 """Columns of what is not a terminal: a line stays a line, so that other programs can read it."""
-
-
-class _Console(Console):
-    """A console that leaves it to the command what a broken pipe means."""
-
-    def on_broken_pipe(self) -> None:
-        """Raise the error that is being handled, where rich ends the process."""
-        raise  # noqa: PLE0704  called by rich from its handler of BrokenPipeError
 
 
 def output() -> Console:
@@ -35,9 +27,12 @@ def messages() -> Console:
 
 
 def _console(file: TextIO) -> Console:
+    # Running a program prints nothing, and rich takes longer to import than the linker.
+    from dl.cli.plain_console import PlainConsole  # noqa: PLC0415
+
     # A terminal by its own word: rich would take FORCE_COLOR for one and wrap what goes into a file.
     terminal = file.isatty() and os.environ.get("TERM") != "dumb"
-    return _Console(
+    return PlainConsole(
         file=file,
         force_terminal=terminal,
         no_color=None if terminal else True,
@@ -58,6 +53,8 @@ def shown(text: str) -> str:
 
 def print_error(message: object) -> None:
     """Print an error as one line on standard error."""
+    from rich.text import Text  # noqa: PLC0415  see `_console`
+
     line = Text("dlrun: ")
     line.append("error", style="bold red")
     line.append(f": {shown(str(message))}")
@@ -66,4 +63,6 @@ def print_error(message: object) -> None:
 
 def print_note(message: str, *, style: str = "") -> None:
     """Print one line that belongs to the error before it, on standard error."""
+    from rich.text import Text  # noqa: PLC0415  see `_console`
+
     messages().print(Text(f"  {shown(message)}", style=style))

@@ -11,7 +11,6 @@ from typing import Any, TypeVar
 import click
 
 from dl.limits import Limits, limit_options
-from dl.modules.locate import split_path
 from dl.options import MAX_PAGES
 
 PAGE_BYTES = 65536
@@ -76,6 +75,8 @@ engine_option = click.option(
 
 def directories(text: str) -> list[Path]:
     """Return the directories of a colon-separated list; empty entries are left out."""
+    from dl.modules.locate import split_path  # noqa: PLC0415  the help needs nothing of the linker
+
     return split_path(text)
 
 

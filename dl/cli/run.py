@@ -21,17 +21,15 @@ from dl.cli.params import (
     variable,
 )
 from dl.cli.tracing import tracing
-from dl.linker import Linker
-from dl.modules.image import image_from_file
-from dl.modules.locate import split_path
 from dl.options import DEFAULT_STACK_BYTES, MemoryType
-from dl.wasm.types import MemoryType as WasmMemoryType
 
 _STACK_STEP = 1024
 
 
 def search_path(given: tuple[list[Path], ...], program: str) -> list[Path]:
     """Return where bare library names are looked for: what the user gave, then the program's own directory."""
+    from dl.modules.locate import split_path  # noqa: PLC0415  the help needs nothing of the linker
+
     from_environment = split_path(os.environ.get("DLRUN_LIBRARY_PATH", ""))
     return [*(directory for group in given for directory in group), *from_environment, Path(program).parent]
 
@@ -136,6 +134,8 @@ def run(
 
     Everything after APP.WASM belongs to the program, also what looks like an option.
     """
+    from dl.linker import Linker  # noqa: PLC0415  the help needs nothing of the linker
+
     for text in (program, *arguments, *(part for pair in variables for part in pair)):
         _check_text(text)
     memory = _memory(program, memory_min, memory_max)
@@ -183,6 +183,9 @@ def _memory(program: str, least: int | None, most: int | None) -> MemoryType | N
     """
     if least is None and most is None:
         return None
+    from dl.modules.image import image_from_file  # noqa: PLC0415
+    from dl.wasm.types import MemoryType as WasmMemoryType  # noqa: PLC0415
+
     imported = next(
         (
             e.type

@@ -7,9 +7,6 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from rich.highlighter import RegexHighlighter
-from rich.logging import RichHandler
-
 from dl.cli.console import messages, shown
 
 _LOGGER = "dl"
@@ -32,6 +29,9 @@ def tracing(on: bool) -> Iterator[None]:
     logger = logging.getLogger(_LOGGER)
     handler: logging.Handler
     if sys.stderr.isatty():
+        from rich.highlighter import RegexHighlighter  # noqa: PLC0415  not needed elsewhere
+        from rich.logging import RichHandler  # noqa: PLC0415
+
         handler = RichHandler(
             console=messages(),
             show_time=False,
