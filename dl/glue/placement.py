@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 
 from dl.dlfcn import RTLD_DEFAULT, ModuleHandle
 from dl.glue.imports import ONWARD_TABLE, _with_index
@@ -52,6 +52,28 @@ class PlacedFunction:
 
 
 @dataclass(frozen=True, slots=True)
+class PlacedRun:
+    """Exported functions of one module, which get table indices in a row.
+
+    Attributes:
+        namespace: the module.
+        digest: of its content, which says what the functions are.
+        first: the table index of the first.
+        functions: their names and types; not compared, because the digest says as much.
+    """
+
+    namespace: str
+    digest: bytes
+    first: int
+    functions: Sequence[tuple[str, FuncType]] = field(compare=False, repr=False)
+
+    def placed(self) -> Iterator[PlacedFunction]:
+        """Yield the functions one by one."""
+        for number, (name, kind) in enumerate(self.functions):
+            yield PlacedFunction(self.namespace, name, kind, self.first + number)
+
+
+@dataclass(frozen=True, slots=True)
 class ThreadLocalModule:
     """A module with thread-local storage.
 
@@ -81,6 +103,7 @@ def placement_module(
     addresses: Iterable[tuple[int, str, GlobalType, int, int]],
     places: TableAndStack,
     onward: Mapping[int, Sequence[FuncType]] | None = None,
+    runs: Iterable[PlacedRun] = (),
 ) -> bytes:
     """Generate the module that places functions and sets up thread-local storage.
 
@@ -91,8 +114,10 @@ def placement_module(
             that defines the variable, and its offset in bytes.
         places: where the table is.
         onward: by seat of a module, what its import module calls through a private table; see `onward_calls`.
+        runs: more functions to place.
     """
-    placed = sorted(functions, key=lambda f: f.address)
+    all_functions = [*functions, *(function for run in runs for function in run.placed())]
+    placed = sorted(all_functions, key=lambda f: f.address)
     entries = list(addresses)
     build = ModuleBuilder()
     if placed or onward:

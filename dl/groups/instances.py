@@ -45,7 +45,7 @@ from dl.glue.resolution import LazyStub
 from dl.groups.slot_functions import SlotFunctions
 from dl.groups.thread_locals import ThreadLocals
 from dl.modules.linked_module import LinkedModule
-from dl.modules.symbols import DataSymbol, FunctionSymbol, Symbol, TagSymbol, TlsSymbol
+from dl.modules.symbols import DataSymbol, FunctionSymbol, Symbol, TlsSymbol, exported_tags
 from dl.program.limbo import Visitor
 from dl.program.operations import LoadModules, SetSlot, UnloadModules
 from dl.program.program import Program
@@ -207,9 +207,8 @@ class Instances:
                 self._store.define_instance(glue_namespace(module.seat), glue)
         instance = self._store.instantiate(module.code, module.name)
         self._store.define_instance(module_namespace(module.seat), instance)
-        for name, symbol in module.symbols.items() if module.wasm.tags else ():
-            if isinstance(symbol, TagSymbol):
-                self._store.name_tag(instance, name)
+        for name in exported_tags(module.wasm):
+            self._store.name_tag(instance, name)
         self._by_handle[module.handle] = instance
 
     def _main_instantiated(self, operation: LoadModules) -> None:

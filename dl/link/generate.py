@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from functools import partial
 
 from dl.dlfcn import ModuleHandle
 from dl.glue.generated import generated
 from dl.glue.imports import import_module, link_names, onward_calls
 from dl.glue.names import module_namespace
-from dl.glue.placement import PlacedFunction, placement_module
+from dl.glue.placement import PlacedFunction, PlacedRun, placement_module
 from dl.glue.resolution import Binding, Constant, FromNamespace, ThreadLocalAddress, ThroughTable
-from dl.link.place import functions_without_index
 from dl.link.plan import LinkPlan
 from dl.link.sources import is_variable
 from dl.modules.linked_module import LinkedModule
-from dl.modules.symbols import FunctionSymbol, exported_functions
+from dl.modules.symbols import placed_functions
 from dl.program.operations import LoadModules
 from dl.program.program import Program
 from dl.wasm.types import FuncType, GlobalType, MemoryType
@@ -104,11 +103,13 @@ def load_operation(
     anchors = program.main.anchors
     keeps_glue: set[ModuleHandle] = set()
     thread_addresses: list[tuple[int, str, GlobalType, int, int]] = []
-    placed = list(host_functions)
+    placed, runs = tuple(host_functions), list[PlacedRun]()
     onward: dict[int, tuple[FuncType, ...]] = {}
     for module in modules:
         imports = module.wasm.imports
-        for entry, name, binding in zip(imports, link_names(imports), module.bindings, strict=True):
+        kinds = set(map(type, module.bindings))
+        names = link_names(imports) if kinds & {ThreadLocalAddress, Constant} else ()
+        for entry, name, binding in zip(imports, names, module.bindings, strict=False):
             if isinstance(binding, ThreadLocalAddress):
                 assert isinstance(entry.type, GlobalType)
                 keeps_glue.add(module.handle)
@@ -117,21 +118,24 @@ def load_operation(
                 thread_addresses.append((module.seat, name, entry.type, provider.seat, binding.offset))
             elif isinstance(binding, Constant) and is_variable(entry):
                 keeps_glue.add(module.handle)  # other modules share it
-        placed += _placed_functions(module)
+        run = _placed_run(module)
+        if run is not None:
+            runs.append(run)
         calls = onward_calls(module.seat, imports, module.bindings, anchors)
         if calls:
             keeps_glue.add(module.handle)
             onward[module.seat] = tuple(calls)
     thread_local = tuple(m.thread_local for m in modules if m.thread_local is not None)
     placement = None
-    if any((placed, thread_local, thread_addresses, onward)):
+    if any((placed, runs, thread_local, thread_addresses, onward)):
         # Keyed by what it is generated from: generating costs more than looking it up.
         placement = generated(
             program.compiler,
             (
                 "placement",
                 (
-                    tuple(placed),
+                    placed,
+                    tuple(runs),
                     tuple((m.seat, m.size, m.base_type, m.initializer) for m in thread_local),
                     tuple(thread_addresses),
                     anchors,
@@ -139,7 +143,7 @@ def load_operation(
                 ),
             ),
             f"{modules[-1].name if modules else 'host'} (placement)",
-            partial(placement_module, placed, thread_local, thread_addresses, anchors, onward),
+            partial(placement_module, placed, thread_local, thread_addresses, anchors, onward, runs),
             weight=1 + 4 * len(placed),
         )
     return LoadModules(
@@ -153,12 +157,9 @@ def load_operation(
     )
 
 
-def _placed_functions(module: LinkedModule) -> Iterator[PlacedFunction]:
-    if module.elements is None:
-        return  # nothing to place, or a main module whose table cannot grow
-    names = exported_functions(module.wasm)
-    namespace = module_namespace(module.seat)
-    for function in functions_without_index(module):
-        symbol = module.symbols[names[function]]
-        assert isinstance(symbol, FunctionSymbol)
-        yield PlacedFunction(namespace, symbol.name, symbol.type, symbol.address)
+def _placed_run(module: LinkedModule) -> PlacedRun | None:
+    first = module.first_placed
+    functions = placed_functions(module.wasm)
+    if first is None or not functions:
+        return None  # nothing to place, or a main module whose table cannot grow
+    return PlacedRun(module_namespace(module.seat), module.image.digest, first, functions)

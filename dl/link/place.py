@@ -10,13 +10,7 @@ from dl.errors import LinkError, UnsupportedModuleError
 from dl.glue.placement import ThreadLocalModule
 from dl.link.plan import LinkPlan
 from dl.modules.linked_module import LinkedModule
-from dl.modules.symbols import (
-    data_value,
-    element_positions,
-    element_runs,
-    exported_functions,
-    module_symbols,
-)
+from dl.modules.symbols import ModuleSymbols, data_value, element_runs, functions_without_index
 from dl.wasm.types import FuncType, GlobalType
 
 
@@ -44,7 +38,7 @@ def place_modules(plan: LinkPlan) -> None:
 
 def _place_functions(plan: LinkPlan, module: LinkedModule, own: int, align_log2: int) -> None:
     """Reserve the module's own run, followed by an index for each exported function that has none in it."""
-    total = own + len(functions_without_index(module))
+    total = own + len(functions_without_index(module.wasm))
     if not total:
         return
     table = plan.program.state.table
@@ -75,29 +69,13 @@ def _check_elements(module: LinkedModule) -> None:
             )
 
 
-def functions_without_index(module: LinkedModule) -> list[int]:
-    """Return the exported functions that the module's own element segments give no table index."""
-    placed = element_positions(module.wasm, 0)
-    first_defined = module.wasm.import_counts["func"]
-    return [f for f in exported_functions(module.wasm) if f >= first_defined and f not in placed]
-
-
 def define_symbols(plan: LinkPlan) -> None:
     """Give every new module the symbols that it defines itself."""
     for module in plan.new:
-        module.symbols = module_symbols(
-            module.wasm, module.handle, module.memory_base, _function_addresses(module)
+        module.symbols = ModuleSymbols(
+            module.wasm, module.handle, module.memory_base, module.table_base, module.first_placed
         )
         module.thread_local = _thread_local(module)
-
-
-def _function_addresses(module: LinkedModule) -> dict[int, int]:
-    addresses = element_positions(module.wasm, module.table_base)
-    extra = functions_without_index(module)
-    # Without a table that can grow a main module's functions have no address: 0, the null pointer.
-    first = 0 if module.elements is None else module.elements.end - len(extra)
-    addresses.update((function, first and first + i) for i, function in enumerate(extra))
-    return addresses
 
 
 def _thread_local(module: LinkedModule) -> ThreadLocalModule | None:

@@ -153,7 +153,7 @@ class Resolver:
 
     def define(self, module: LinkedModule, symbol: FunctionSymbol) -> None:
         """Give a new module one symbol more."""
-        module.symbols = {**module.symbols, symbol.name: symbol}
+        module.symbols.add(symbol)
         self._modules.defined(module, symbol)
 
     # functions by their table index

@@ -48,9 +48,10 @@ def scope_of(module: LinkedModule, global_scope: Sequence[LinkedModule]) -> Iter
 def find_symbol(name: str, scope: Sequence[LinkedModule] | Iterator[LinkedModule]) -> Symbol | None:
     """Return the first definition of a symbol in a scope."""
     for module in scope:
-        symbol = module.symbols.get(name)
-        if symbol is not None:
-            return symbol
+        if name in module.image.wasm.exports:  # most modules of a scope do not have it
+            symbol: Symbol | None = module.symbols.get(name)
+            if symbol is not None:
+                return symbol
     return None
 
 

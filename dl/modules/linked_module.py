@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterable, Mapping
+from collections.abc import Container, Iterable
 from dataclasses import dataclass, field
 
 from dl.dlfcn import RTLD_DEFAULT, ModuleHandle
@@ -11,7 +11,7 @@ from dl.glue.placement import ThreadLocalModule
 from dl.glue.resolution import Binding
 from dl.modules.construction import Construction
 from dl.modules.image import ModuleImage
-from dl.modules.symbols import Symbol
+from dl.modules.symbols import NO_SYMBOLS, ModuleSymbols, functions_without_index
 from dl.wasm.dylink import DylinkInfo
 from dl.wasm.module import WasmModule
 from memory import Block, Region
@@ -82,7 +82,7 @@ class LinkedModule:
     table_base: int = 0
     block: Block | None = None
     elements: Region | None = None
-    symbols: Mapping[str, Symbol] = field(default_factory=dict)
+    symbols: ModuleSymbols = field(default_factory=lambda: NO_SYMBOLS)
     bindings: tuple[Binding, ...] = ()
     providers: frozenset[ModuleHandle] = frozenset()
     stub_targets: dict[int, StubTarget] = field(default_factory=dict)
@@ -109,6 +109,11 @@ class LinkedModule:
     def dylink(self) -> DylinkInfo | None:
         """Its dylink section."""
         return self.image.wasm.dylink
+
+    @property
+    def first_placed(self) -> int | None:
+        """The table index of the first of the functions that the linker places for it; None if it places none."""
+        return None if self.elements is None else self.elements.end - len(functions_without_index(self.wasm))
 
     def uses(self, handles: Container[ModuleHandle]) -> bool:
         """Whether this module needs one of some modules, or one of its imports is bound to one of them."""

@@ -1,21 +1,22 @@
 """What a module defines: symbols, and where they are.
 
-A module's exports become symbols once, when its place in memory and table is known; from then on an address is a
-look-up. Rules: tool-conventions `DynamicLinking.md` (exports of data are immutable globals that hold the offset from
-the module's memory base; TLS symbols hold the offset from its TLS base).
+A module's exports become symbols when somebody looks for them: where its functions and data begin is known when it is linked,
+and the rest is arithmetic. What does not depend on that is computed once for a parsed module. Rules: tool-conventions
+`DynamicLinking.md` (exports of data are immutable globals that hold the offset from the module's memory base; TLS symbols hold
+the offset from its TLS base).
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
-from dl.dlfcn import ModuleHandle
+from dl.dlfcn import RTLD_DEFAULT, ModuleHandle
 from dl.wasm.const_expr import evaluate
 from dl.wasm.dylink import SymbolFlags
-from dl.wasm.module import WasmModule
-from dl.wasm.records import Import
+from dl.wasm.module import WasmModule, parse_module
+from dl.wasm.records import Export, Import
 from dl.wasm.types import FuncType, GlobalType, TagType
 
 INTERNAL_EXPORTS = frozenset(
@@ -117,21 +118,59 @@ def element_positions(module: WasmModule, table_base: int) -> dict[int, int]:
 
 def exported_functions(module: WasmModule) -> dict[int, str]:
     """Return the functions that need an address, by function index, with the first name each is exported under."""
-    functions: dict[int, str] = {}
-    for export in module.exports.values():
-        if export.kind == "func" and export.name not in INTERNAL_EXPORTS:
-            functions.setdefault(export.index, export.name)
-    return functions
+    known: dict[int, str] | None = module.derived.get("exported functions")
+    if known is None:
+        known = {}
+        for export in module.exports.values():
+            if export.kind == "func" and export.name not in INTERNAL_EXPORTS:
+                known.setdefault(export.index, export.name)
+        module.derived["exported functions"] = known
+    return known
+
+
+def functions_without_index(module: WasmModule) -> dict[int, int]:
+    """Return the exported functions that the module's own element segments give no table index, numbered from 0."""
+    known: dict[int, int] | None = module.derived.get("functions without index")
+    if known is None:
+        placed = element_positions(module, 0)
+        first_defined = module.import_counts["func"]
+        new = [f for f in exported_functions(module) if f >= first_defined and f not in placed]
+        known = module.derived["functions without index"] = {function: i for i, function in enumerate(new)}
+    return known
+
+
+def placed_functions(module: WasmModule) -> tuple[tuple[str, FuncType], ...]:
+    """Return name and type of `functions_without_index`, in their order."""
+    known: tuple[tuple[str, FuncType], ...] | None = module.derived.get("placed functions")
+    if known is None:
+        names = exported_functions(module)
+        known = tuple(
+            (names[function], module.functions[function]) for function in functions_without_index(module)
+        )
+        module.derived["placed functions"] = known
+    return known
+
+
+def exported_tags(module: WasmModule) -> tuple[str, ...]:
+    """Return the names of the tags that a module exports as symbols."""
+    if not module.tags:
+        return ()
+    return tuple(
+        e.name for e in module.exports.values() if e.kind == "tag" and e.name not in INTERNAL_EXPORTS
+    )
 
 
 def exported_imports(module: WasmModule) -> dict[str, Import]:
     """Return the imported functions that a module exports again, by the name it exports them under."""
-    functions = [entry for entry in module.imports if entry.kind == "func"]
-    return {
-        export.name: functions[export.index]
-        for export in module.exports.values()
-        if export.kind == "func" and export.index < len(functions) and export.name not in INTERNAL_EXPORTS
-    }
+    known: dict[str, Import] | None = module.derived.get("exported imports")
+    if known is None:
+        functions = [entry for entry in module.imports if entry.kind == "func"]
+        known = module.derived["exported imports"] = {
+            export.name: functions[export.index]
+            for export in (module.exports.values() if functions else ())
+            if export.kind == "func" and export.index < len(functions) and export.name not in INTERNAL_EXPORTS
+        }
+    return known
 
 
 def data_value(module: WasmModule, name: str) -> int | None:
@@ -148,41 +187,95 @@ def data_value(module: WasmModule, name: str) -> int | None:
     return value & 0xFFFFFFFF
 
 
-def module_symbols(
-    module: WasmModule,
-    handle: ModuleHandle,
-    memory_base: int,
-    addresses: Mapping[int, int],
-) -> dict[str, Symbol]:
-    """Return everything a module defines for others; imports that it exports again are not its own.
+class ModuleSymbols(Mapping[str, Symbol]):
+    """Everything a module defines for others, by name; imports that it exports again are not its own, unless they are added.
+
+    A symbol is made when it is first looked for. Any thread may do so: two of them make equal ones, and one is kept.
 
     Args:
         module: the parsed module.
         handle: its handle.
         memory_base: bytes.
-        addresses: function index to table index, for every function it defines and exports.
+        table_base: table index from which on its own element segments lie.
+        first: the table index of the first of `functions_without_index`, which lie in a row; None if functions have no index.
     """
-    flags = module.dylink.exports if module.dylink else {}
-    symbols: dict[str, Symbol] = {}
-    for name, export in module.exports.items():
-        if name in INTERNAL_EXPORTS:
-            continue
-        if export.kind == "func":
-            assert isinstance(export.type, FuncType)
-            if export.index >= module.import_counts["func"]:
-                symbols[name] = FunctionSymbol(handle, name, export.type, addresses[export.index])
-        elif export.kind == "global":
-            assert isinstance(export.type, GlobalType)
-            value = data_value(module, name)
+
+    def __init__(
+        self, module: WasmModule, handle: ModuleHandle, memory_base: int, table_base: int, first: int | None
+    ) -> None:
+        self._module = module
+        self._handle = handle
+        self._memory_base = memory_base
+        self._table_base = table_base
+        self._first = first
+        self._positions: dict[int, int] | None = None
+        self._made: dict[str, Symbol] = {}
+        self._added: dict[str, Symbol] = {}
+
+    def add(self, symbol: FunctionSymbol) -> None:
+        """Add a function that the module imports and exports again; before others can find the module."""
+        self._made[symbol.name] = self._added[symbol.name] = symbol
+
+    def get(self, name: str, default: Any = None) -> Any:
+        """Return a symbol, or the default."""
+        known = self._made.get(name)
+        if known is not None:
+            return known
+        export = self._module.exports.get(name)
+        if export is None or name in INTERNAL_EXPORTS:
+            return default
+        made = self._make(name, export)
+        if made is None:
+            return default
+        self._made[name] = made
+        return made
+
+    def __getitem__(self, name: str) -> Symbol:
+        found: Symbol | None = self.get(name)
+        if found is None:
+            raise KeyError(name)
+        return found
+
+    def __iter__(self) -> Iterator[str]:
+        own = self._module.import_counts["func"]
+        for name, export in self._module.exports.items():
+            if name in INTERNAL_EXPORTS or export.kind in ("memory", "table"):
+                continue
+            if export.kind != "func" or export.index >= own or name in self._added:
+                yield name
+
+    def __len__(self) -> int:
+        return sum(1 for _ in self)
+
+    def _make(self, name: str, export: Export) -> Symbol | None:
+        kind = export.type
+        if isinstance(kind, FuncType):
+            if export.index < self._module.import_counts["func"]:
+                return None
+            return FunctionSymbol(self._handle, name, kind, self._function_address(export.index))
+        if isinstance(kind, GlobalType):
+            value = data_value(self._module, name)
+            flags = self._module.dylink.exports if self._module.dylink else {}
             flag = flags.get(name, SymbolFlags(0))
             if value is None:
-                symbols[name] = GlobalSymbol(handle, name, export.type)
-            elif flag & SymbolFlags.TLS:
-                symbols[name] = TlsSymbol(handle, name, value)
-            else:
-                base = 0 if flag & SymbolFlags.ABSOLUTE else memory_base
-                symbols[name] = DataSymbol(handle, name, (base + value) & 0xFFFFFFFF)
-        elif export.kind == "tag":
-            assert isinstance(export.type, TagType)
-            symbols[name] = TagSymbol(handle, name, export.type)
-    return symbols
+                return GlobalSymbol(self._handle, name, kind)
+            if flag & SymbolFlags.TLS:
+                return TlsSymbol(self._handle, name, value)
+            base = 0 if flag & SymbolFlags.ABSOLUTE else self._memory_base
+            return DataSymbol(self._handle, name, (base + value) & 0xFFFFFFFF)
+        if isinstance(kind, TagType):
+            return TagSymbol(self._handle, name, kind)
+        return None
+
+    def _function_address(self, function: int) -> int:
+        number = functions_without_index(self._module).get(function)
+        if number is not None:
+            # Without a table that can grow a main module's functions have no address: 0, the null pointer.
+            return 0 if self._first is None else self._first + number
+        if self._positions is None:
+            self._positions = element_positions(self._module, self._table_base)
+        return self._positions[function]
+
+
+NO_SYMBOLS = ModuleSymbols(parse_module(b"\0asm\1\0\0\0", "nothing"), RTLD_DEFAULT, 0, 0, None)
+"""What a module defines before its place is known."""

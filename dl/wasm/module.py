@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from dl.errors import DylinkError, MalformedModuleError
 from dl.wasm import sections as read
@@ -82,6 +83,7 @@ class WasmModule:
         code_end: file offset behind the code section, 0 without one.
         dylink: what the dylink section says, None without one.
         module_name: the module's own name in its `name` section, None without one.
+        derived: what others have computed from it, by their own keys: each value is the same whoever computes it.
     """
 
     name: str
@@ -103,6 +105,7 @@ class WasmModule:
     code_end: int
     dylink: DylinkInfo | None = field(repr=False)
     module_name: str | None
+    derived: dict[str, Any] = field(default_factory=dict, repr=False)
 
     def func_type(self, index: int) -> FuncType:
         """Give a function's type.
