@@ -7,7 +7,7 @@ What no such path reaches goes together, cycles included:
 1. Nobody can find it any longer: by name, by path or in the global scope. A thread that opens it again waits, and loads it
    anew.
 2. Its destructors run, in reverse order of construction, in the closing thread, with no lock held. They may open and close
-   libraries. One that fails does not save its library.
+   libraries. One that fails does not save its library, nor does Ctrl-C between two of them, which leaves the rest out.
 3. One operation removes it from every group: table indices are cleared, instances forgotten.
 4. Its memory and its table indices rest until no thread can be inside its code any longer (`dl.program.limbo`), and the
    indices longer still, so that a function pointer that somebody kept traps instead of reaching another function.
@@ -25,6 +25,7 @@ from dl.link.finalizers import Finalizers
 from dl.link.unload import remove_modules
 from dl.modules.linked_module import LinkedModule
 from dl.program.state import LinkerState
+from threads import uninterrupted, unwound_whole
 
 log = logging.getLogger("dl.link")
 
@@ -46,26 +47,43 @@ def close_library(groups: Groups, finalizers: Finalizers, group: Group, handle: 
     program = groups.program
     if group.applying or group.replica.replaying:
         raise LinkerUsageError("no library can be closed in the midst of a load, by a start function")
-    with program.rendezvous.instigate(group.replica):
-        module = _open_module(program.state, handle)
-        if module.handle == MAIN_HANDLE:
-            return
-        module.opens -= 1
-        gone = program.state.take_unreachable()
+    gone: list[LinkedModule] = []
     failures: list[BaseException] = []
-    if gone:
-        # Last constructed, first destroyed.
-        for module in sorted(gone, key=lambda m: m.constructed, reverse=True):
-            log.debug("%s: its destructors", module.name)
-            failures += finalizers.run(group, module)
-        with group.replica.waiter.shielded():
-            remove_modules(program, group, gone, resting=groups.all())
-            for module in gone:
-                log.info("unloaded %s, which was %d", module.name, module.handle)
-                program.state.closed(module)
+    with unwound_whole():
+        try:
+            with program.rendezvous.instigate(group.replica), uninterrupted():
+                module = _open_module(program.state, handle)
+                if module.handle == MAIN_HANDLE:
+                    return
+                module.opens -= 1
+                gone += program.state.take_unreachable()
+            # Last constructed, first destroyed.
+            for module in sorted(gone, key=lambda m: m.constructed, reverse=True):
+                log.debug("%s: its destructors", module.name)
+                failures += finalizers.run(group, module)
+            with uninterrupted():
+                _remove(groups, group, gone)
+        except BaseException:
+            # Nobody else would: they can be found no longer, and threads wait to load them anew.
+            _remove(groups, group, gone)
+            raise
     program.limbo.drain()
     if failures:
         raise failures[0]
+
+
+def _remove(groups: Groups, group: Group, gone: list[LinkedModule]) -> None:
+    """Remove the modules of a list from the program, and from the list."""
+    if not gone:
+        return
+    try:
+        with group.replica.waiter.shielded():
+            remove_modules(groups.program, group, gone, resting=groups.all())
+    finally:
+        while gone:
+            module = gone.pop()
+            log.info("unloaded %s, which was %d", module.name, module.handle)
+            groups.program.state.closed(module)
 
 
 def _open_module(state: LinkerState, handle: int) -> LinkedModule:

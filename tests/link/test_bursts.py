@@ -1,4 +1,4 @@
-"""Ctrl-C, several times within a millisecond, at every line of a load: groups stay equal, and nothing leaks."""
+"""Ctrl-C, several times within a millisecond, at every line of a load or a close: groups stay equal, and nothing leaks."""
 
 from __future__ import annotations
 
@@ -146,6 +146,37 @@ def test_at_every_line(load: str, times: int) -> None:
             other = p.main.dlopen(library(9), name="other.so")
             assert p.main.dlsym(other, "value")(1) == 10
             check()
+
+
+@pytest.mark.parametrize("times", [1, 3])
+@pytest.mark.timeout(600)
+@pytest.mark.soak
+def test_at_every_line_of_a_close(times: int) -> None:
+    """Pressed at any line of a dlclose, and at the lines after it: the library is open or gone, in all groups."""
+    print(f"seed {SEED}")
+    with followed() as (p, check):
+
+        def close(handle: int, presser: Presser) -> None:
+            with contextlib.suppress(KeyboardInterrupt), presser.watching():
+                p.main.dlclose(handle)
+
+        counter = Presser(0, 0)
+        close(p.main.dlopen(GOOD, name="lib.so"), counter)
+        assert counter.lines > 20
+        before = p.linker.statistics()
+        for at in range(1 + SEED % STEP, counter.lines + 1, STEP):
+            handle = p.main.dlopen(GOOD, name="lib.so")
+            assert p.main.dlsym(handle, "value")(1) == 2
+            close(handle, Presser(at, times))
+            check()
+            if p.linker.statistics().modules != before.modules:
+                p.main.dlclose(handle)  # nothing was closed
+            assert p.linker.statistics().modules == before.modules, f"line {at} of {counter.lines}"
+            with pytest.raises(dl.InvalidHandleError):
+                p.main.dlclose(handle)
+        check()
+        now = p.linker.statistics()
+        assert (now.side_regions, now.global_scope) == (before.side_regions, before.global_scope)
 
 
 def count_lines(wasm: bytes) -> int:
