@@ -65,8 +65,11 @@ def unused_imports(program: Program) -> list[tuple[str, str]]:
 
 
 def report_unused_imports(program: Program) -> None:
-    """Warn of imports that neither the main module nor what it needs asks for: a misspelt name would go unnoticed."""
+    """Tell of imports that neither the main module nor what it needs asks for: a misspelt name would go unnoticed.
+
+    No warning, because a library that is opened later may import them.
+    """
     unused = [f"{namespace}.{name}" for namespace, name in unused_imports(program)]
     if unused:
         more = f" and {len(unused) - 10} more" if len(unused) > 10 else ""
-        log.warning("%s: nothing imports %s%s", program.options.name, ", ".join(unused[:10]), more)
+        log.info("%s: nothing imports %s%s yet", program.options.name, ", ".join(unused[:10]), more)

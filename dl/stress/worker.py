@@ -416,25 +416,14 @@ class Worker:
 
     def _open_and_close(self) -> None:
         """Open a library that nobody else knows, use it, and close it: so a run links and unlinks until it is told to stop."""
-        if not self.can_close():
-            return
         number = self.random.choice(_CLOSED)
         handle = self._group.dlopen(self._run.libraries[number], RTLD_NOW, name=self._odd_name())
         addend = KINDS[number].addend
         self._check(
             function(self._group, handle, "value")(5) == 5 + addend, f"value of module {handle} is wrong"
         )
-        self.close_library(handle)
+        self._group.dlclose(handle)
         self._shared.count("open and close")
-
-    def can_close(self) -> bool:
-        """Whether the linker can close libraries."""
-        return hasattr(self._group, "dlclose")
-
-    def close_library(self, handle: ModuleHandle) -> None:
-        """Close a library."""
-        close: Callable[[ModuleHandle], object] = getattr(self._group, "dlclose")  # noqa: B009  not there yet
-        close(handle)
 
     def _open_missing(self) -> None:
         self._fails(LibraryNotFoundError, "open, missing", lambda: self._group.dlopen("missing.so"))
