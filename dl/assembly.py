@@ -46,6 +46,7 @@ from dl.program.host_symbols import FINALIZERS, HostSymbols
 from dl.program.main_module import describe_main
 from dl.program.operations import DlOperation
 from dl.program.program import Program, ProgramOptions
+from dl.program.statistics import report_unused_imports
 from dl.wasix import system_interface
 from dl.wasix.files.defaults import DefaultFiles
 from dl.wasix.process import Process
@@ -116,6 +117,7 @@ class Parts:
             group = self.groups.new_main_group()
             if image is not None:
                 load_main(self.groups, group, image)
+                report_unused_imports(self.program)
         except BaseException:
             self.stop(group)
             raise

@@ -25,20 +25,8 @@ from dl.link.host_libraries import module_image, open_for_host
 from dl.link.lookup import look_up
 from dl.modules.linked_module import LinkedModule
 from dl.modules.symbols import Symbol
-from dl.options import (
-    DEFAULT_STACK_BYTES,
-    HostImports,
-    MemoryType,
-    ModuleSource,
-    Output,
-    SideMemorySource,
-)
-from dl.program.statistics import (
-    LinkerStatistics,
-    linker_statistics,
-    report_unused_imports,
-    unused_imports,
-)
+from dl.options import DEFAULT_STACK_BYTES, HostImports, MemoryType, ModuleSource, Output, SideMemorySource
+from dl.program.statistics import LinkerStatistics, linker_statistics, unused_imports
 from dl.wasm.types import FuncType
 from memory import LinearMemory
 
@@ -103,19 +91,16 @@ class Linker:
         limits: Limits | None = None,
     ) -> None:
         self._closed = False
-        limits = limits or Limits()
-        locator = new_locator(library_path, libraries, limits)
+        locator = new_locator(library_path, libraries, limits or Limits())
         image = None if main is None else module_image(locator, main, name)
         # In the order of the fields of `Options`.
         self.parts = assemble(image, locator, Options(
             imports, args, env, preopens, stdin, stdout, stderr, memory, stack_size, thread_stack_size, side_memory, interrupts,
-            engine, default_files, limits, cache,
+            engine, default_files, limits or Limits(), cache,
         ))  # fmt: skip
         self.program = self.parts.program
         self.engine = self.program.engine
         self._main_group = self.parts.start(image)
-        if image is not None:
-            report_unused_imports(self.program)
 
     def open(self, group: Group, library: ModuleSource, flags: DlFlags, **options: Any) -> ModuleHandle:
         """Load a library for a group; see `InstanceGroup.dlopen`."""
@@ -134,9 +119,7 @@ class Linker:
 
     @contextmanager
     def attach(self, name: str | None = None) -> Iterator[InstanceGroup]:
-        """Give the calling thread an instance group of its own, for a `with`.
-
-        For any thread that the host owns, such as a thread pool's worker. A thread that has a group keeps it.
+        """Give the calling thread, any of the host's, an instance group of its own for a `with`; it keeps one that it has.
 
         Args:
             name: the thread's name in messages.
@@ -225,10 +208,7 @@ class Linker:
         return sorted(self.program.state.modules.copy().values(), key=lambda m: m.handle)
 
     def unused_imports(self) -> list[tuple[str, str]]:
-        """Return what `imports` gave and no module that is loaded now imports: namespace and name.
-
-        A library that comes later may still import it; a name that none ever imports is likely misspelt.
-        """
+        """Return what `imports` gave and no loaded module imports, by namespace and name; a library may come that does."""
         return unused_imports(self.program)
 
     def statistics(self) -> LinkerStatistics:

@@ -192,3 +192,8 @@ PUBLIC = [
     "ValueConversionError",
     "open_linker",
 ]
+
+
+def test_the_linker_that_users_hold_is_short() -> None:
+    """What a user holds passes calls on and does little itself: at most 250 lines."""
+    assert len((ROOT / "dl" / "linker.py").read_text().splitlines()) <= 250
