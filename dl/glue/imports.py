@@ -155,14 +155,15 @@ class _Forwarding:
         if self._private:
             target += i32_const(self._slots)
             self._slots += 1
-            called = _with_index(kind)
+            called = with_index(kind)
         else:
             called = kind
         indirect = self._call(self._build.type_index(called))
         return self._build.function(kind, before + arguments + target + indirect)
 
 
-def _with_index(kind: FuncType) -> FuncType:
+def with_index(kind: FuncType) -> FuncType:
+    """Return the type of a function that takes a table index beside the parameters of another, the index last."""
     return FuncType((*kind.params, "i32"), kind.results)
 
 

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from dl.dlfcn import RTLD_DEFAULT, ModuleHandle
-from dl.glue.imports import ONWARD_TABLE, _with_index
+from dl.glue.imports import ONWARD_TABLE, with_index
 from dl.glue.names import (
     ADDRESS_TO_NOTHING,
     ANY_TABLE,
@@ -157,7 +157,7 @@ def placement_module(
     for seat, kinds_called in (onward or {}).items():
         functions_onward = [
             build.function(
-                _with_index(kind),
+                with_index(kind),
                 b"".join(local_get(i) for i in range(len(kind.params) + 1))
                 + call_indirect(build.type_index(kind)),
             )

@@ -18,7 +18,7 @@ from __future__ import annotations
 import logging
 
 from dl.dlfcn import MAIN_HANDLE, ModuleHandle
-from dl.errors import FinalizationError, InvalidHandleError, LinkerUsageError
+from dl.errors import InvalidHandleError, LinkerUsageError
 from dl.groups.entry import Group
 from dl.groups.registry import Groups
 from dl.link.finalizers import Finalizers
@@ -93,6 +93,3 @@ def _open_module(state: LinkerState, handle: int) -> LinkedModule:
     if module.handle != MAIN_HANDLE and not module.opens:
         raise InvalidHandleError(handle, f"{module.name} is not open: other modules keep it loaded")
     return module
-
-
-__all__ = ["FinalizationError", "close_library"]

@@ -143,8 +143,9 @@ def _load_or_undo(
             plans.append(plan)
             _link(group, tree, plan)
         new = [module for plan in plans for module in plan.new]
-        for module in new if plan.opened.handle == MAIN_HANDLE else ():
-            module.stays = True
+        if plan.opened.handle == MAIN_HANDLE:
+            for module in new:
+                module.stays = True
         initialize(groups, group, new, plan.opened)
     except BaseException as error:
         published = [plan for plan in plans if plan.published]

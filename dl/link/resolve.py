@@ -33,8 +33,8 @@ from dl.glue.resolution import (
     ThreadLocalAddress,
     ThroughTable,
 )
+from dl.link.host_numbers import label
 from dl.link.number import ModuleArrivingError
-from dl.link.numbers import label
 from dl.link.plan import LinkPlan
 from dl.link.sources import (
     ENV,

@@ -20,7 +20,7 @@ from dl.glue.names import (
     module_namespace,
 )
 from dl.glue.resolution import HOST, LINKER, Binding, Constant, FromNamespace, ThreadLocalAddress
-from dl.link.numbers import host_number, label
+from dl.link.host_numbers import host_number, label
 from dl.modules.linked_module import LinkedModule
 from dl.modules.symbols import DataSymbol, FunctionSymbol, GlobalSymbol, Symbol, TagSymbol, TlsSymbol
 from dl.program.host_symbols import ATOMICS, FINALIZERS, HostSymbols

@@ -10,6 +10,7 @@ Whatever differs between the kinds is a member here, so that nothing else asks w
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Container, Mapping
 from dataclasses import dataclass, field, replace
 from typing import ClassVar
@@ -41,7 +42,7 @@ _ADDRESS_SPACE = 1 << 32
 
 
 @dataclass(frozen=True)
-class MainModule:
+class MainModule(ABC):
     """What every kind of main module answers; the defaults are those of a program whose memory and table the linker makes.
 
     Attributes:
@@ -100,13 +101,13 @@ class MainModule:
         """Whether the guest's function pointers are indices of the table that the linker works on."""
         return True
 
+    @abstractmethod
     def initializer(self, exports: Container[str]) -> str | None:
         """Return the export that initializes the main module when it is linked; None if it needs no call.
 
         Args:
             exports: names of what it exports.
         """
-        raise NotImplementedError
 
 
 @dataclass(frozen=True)

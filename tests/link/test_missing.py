@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import pytest
 
 import dl
@@ -15,18 +13,11 @@ from tests.support.modules import (
     got,
     imports,
     library,
+    linker,
     pie,
     reads,
     returns,
 )
-
-CALL_POINTER = (
-    '(func (export "call_pointer") (param i32) (result i32) local.get 0 call_indirect (result i32))'
-)
-
-
-def linker(libraries: dict[str, bytes], **options: Any) -> dl.Linker:
-    return dl.Linker(None, libraries=libraries, **options)
 
 
 class TestWeak:

@@ -6,9 +6,11 @@ Fields may come in any order: imports are moved to the front, where the text for
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import wasmtime
 
+import dl
 from dl.wasm.encode import name_bytes, section, unsigned, vector
 
 MEMORY = '(import "env" "memory" (memory 0))'
@@ -117,3 +119,14 @@ def constructor(*body: str, name: str = "__wasm_call_ctors") -> str:
 def wat_bytes(data_bytes: bytes) -> str:
     """Bytes as a string of the text format."""
     return '"' + "".join(f"\\{b:02x}" for b in data_bytes) + '"'
+
+
+CALL_POINTER = (
+    '(func (export "call_pointer") (param i32) (result i32) local.get 0 call_indirect (result i32))'
+)
+"""A function that calls the one at a table index; for modules that have `TABLE`."""
+
+
+def linker(libraries: dict[str, bytes], **options: Any) -> dl.Linker:
+    """Return a linker without a main module that knows some libraries."""
+    return dl.Linker(None, libraries=libraries, **options)

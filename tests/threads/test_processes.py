@@ -3,33 +3,16 @@
 from __future__ import annotations
 
 import os
-import sys
 import threading
-import warnings
 from collections.abc import Callable
 
 import pytest
 
+from tests.support.forks import in_child
 from tests.support.rendezvous_program import DEADLINE, Program, running
 from threads import ForkedProcessError
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system")
-
-
-def in_child(check: Callable[[], None]) -> None:
-    """Run a check in a forked child; it must return within the test's time limit."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)  # 3.12 and later warn of what is tested here
-        child = os.fork()
-    if child == 0:
-        status = 1
-        try:
-            check()
-            status = 0
-        finally:
-            sys.stderr.flush()
-            os._exit(status)
-    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
 
 
 class TestFork:
