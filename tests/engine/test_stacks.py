@@ -59,13 +59,14 @@ def test_endless_recursion_traps_in_any_thread(stack_bytes: int) -> None:
 
 def test_a_thread_with_too_small_a_stack_is_refused() -> None:
     """Where guest code could overflow the native stack, there is an error that says what to do, not a crash."""
-    instance = instantiated(default_engine(), TRAPS)
+    engine = WasmtimeEngine()  # made while new threads have stacks of the usual size
+    instance = instantiated(engine, TRAPS)
     refused = in_thread(512 << 10, instance.function("endless", NOTHING))
 
     assert isinstance(refused, EngineError)
     assert "stack of 524288 bytes is too small" in str(refused)
     assert "threading.stack_size()" in str(refused)
-    assert isinstance(in_thread(512 << 10, lambda: instantiated(default_engine(), TRAPS)), EngineError)
+    assert isinstance(in_thread(512 << 10, lambda: instantiated(engine, TRAPS)), EngineError)
     assert instance.function("fine", NUMBER)() == 42
 
 

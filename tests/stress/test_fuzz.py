@@ -45,9 +45,13 @@ class Worker:
         self._asked, self._answered = threading.Event(), threading.Event()
         self._call: Callable[[dl.InstanceGroup], Any] | None = None
         self._error: BaseException | None = None
+        self._begun = threading.Event()
         self.thread = linker.spawn(self._run)
+        # A thread that is cancelled before it has begun never runs anything, and so would never answer.
+        assert self._begun.wait(BOUND_SECONDS)
 
     def _run(self, group: dl.InstanceGroup) -> None:
+        self._begun.set()
         while True:
             self._asked.wait()
             self._asked.clear()
