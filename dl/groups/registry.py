@@ -134,10 +134,15 @@ class Groups:
     # signals of the host
 
     def signal_came(self) -> None:
-        """Interrupt the guest code of the process's main thread, so that Python runs its signal handlers; from any thread."""
+        """Have the process's main thread run Python code, so that its signal handlers run; from any thread.
+
+        Guest code is interrupted. A wait is woken: the kernel may give the signal to another thread, or to the main thread
+        just before it waits for its lock; in both cases nothing else would end the wait. It goes on when no handler raises.
+        """
         group = self._by_thread.get(threading.main_thread().ident or 0)
         if group is not None:
             group.must_notice = True
+            group.replica.waiter.unpark()
         self.program.rendezvous.nudger.nudge()
 
     def _main_thread_is_unaware(self) -> bool:

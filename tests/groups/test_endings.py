@@ -19,7 +19,6 @@ Combinations that make no sense are skipped, with the reason.
 from __future__ import annotations
 
 import contextlib
-import os
 import signal
 import threading
 import time
@@ -332,11 +331,14 @@ def within_deadline(end: Callable[[], Any]) -> Any:
 
 
 def interrupted_when(world: World, state: State) -> threading.Thread:
-    """Start a thread that sends SIGINT once the state is reached."""
+    """Start a thread that sends SIGINT once the state is reached.
+
+    The kernel is made to deliver it to that thread, as it may: the main thread's system call is not cut short then.
+    """
 
     def watch() -> None:
         state.entered(world)
-        os.kill(os.getpid(), signal.SIGINT)
+        signal.pthread_kill(threading.get_ident(), signal.SIGINT)
 
     thread = threading.Thread(target=watch, daemon=True)
     thread.start()
