@@ -11,27 +11,19 @@ from typing_extensions import Self
 
 from dl.assembly import Options, assemble, new_locator
 from dl.callbacks import Callback
-from dl.dlfcn import MAIN_HANDLE, DlFlags, ModuleHandle
+from dl.dlfcn import MAIN_HANDLE, ModuleHandle
 from dl.engine.protocol import Engine
-from dl.errors import LinkerClosedError, LinkerUsageError
+from dl.errors import LinkerUsageError
 from dl.group import InstanceGroup
-from dl.groups.entry import Group
-from dl.groups.errors import check_process
 from dl.groups.host_threads import HostThread
-from dl.groups.run import run_program
+from dl.introspection import Introspection
 from dl.limits import Limits
-from dl.link.close import close_library
-from dl.link.host_libraries import module_image, open_for_host
-from dl.link.lookup import look_up
-from dl.modules.linked_module import LinkedModule
-from dl.modules.symbols import Symbol
+from dl.link.host_libraries import module_image
 from dl.options import DEFAULT_STACK_BYTES, HostImports, MemoryType, ModuleSource, Output, SideMemorySource
-from dl.program.statistics import LinkerStatistics, linker_statistics, unused_imports
 from dl.wasm.types import FuncType
-from memory import LinearMemory
 
 
-class Linker:
+class Linker(Introspection):
     """A WebAssembly program that libraries can be linked into while it runs.
 
     Args:
@@ -93,29 +85,14 @@ class Linker:
         self._closed = False
         locator = new_locator(library_path, libraries, limits or Limits())
         image = None if main is None else module_image(locator, main, name)
-        # In the order of the fields of `Options`.
         self.parts = assemble(image, locator, Options(
-            imports, args, env, preopens, stdin, stdout, stderr, memory, stack_size, thread_stack_size, side_memory, interrupts,
-            engine, default_files, limits or Limits(), cache,
+            imports=imports, args=args, env=env, preopens=preopens, stdin=stdin, stdout=stdout, stderr=stderr, memory=memory,
+            stack_size=stack_size, thread_stack_size=thread_stack_size, side_memory=side_memory, interrupts=interrupts,
+            engine=engine, default_files=default_files, limits=limits or Limits(), cache=cache,
         ))  # fmt: skip
         self.program = self.parts.program
         self.engine = self.program.engine
         self._main_group = self.parts.start(image)
-
-    def open(self, group: Group, library: ModuleSource, flags: DlFlags, **options: Any) -> ModuleHandle:
-        """Load a library for a group; see `InstanceGroup.dlopen`."""
-        self._check_open()
-        return open_for_host(self.parts.groups, group, library, flags, **options)
-
-    def close_library(self, group: Group, handle: int) -> None:
-        """Close a library for a group; see `InstanceGroup.dlclose`."""
-        self._check_open()
-        close_library(self.parts.groups, self.parts.finalizers, group, handle)
-
-    def look_up(self, handle: int, name: str) -> Symbol:
-        """Find a symbol; see `InstanceGroup.dlsym`."""
-        self._check_open()
-        return look_up(self.program.state, handle, name)
 
     @contextmanager
     def attach(self, name: str | None = None) -> Iterator[InstanceGroup]:
@@ -143,17 +120,6 @@ class Linker:
         """
         self._check_open()
         return self.parts.host_threads.spawn(self.viewing(function), args, name)
-
-    def view(self, group: Group) -> InstanceGroup:
-        """Return a group as the user holds it: the same object each time."""
-        if group.view is None:
-            group.view = InstanceGroup(self, group)
-        view: InstanceGroup = group.view
-        return view
-
-    def viewing(self, function: Callable[..., Any]) -> Callable[..., Any]:
-        """Return a function that calls another one with a group as the user holds it."""
-        return lambda group, *arguments: function(self.view(group), *arguments)
 
     @property
     def main_group(self) -> InstanceGroup:
@@ -186,45 +152,6 @@ class Linker:
     def main(self) -> ModuleHandle:
         """Handle of the main module."""
         return MAIN_HANDLE
-
-    @property
-    def memory(self) -> LinearMemory:
-        """The program's linear memory.
-
-        Raises:
-            LinkerUsageError: the program has none that the host can reach.
-        """
-        self._check_open()
-        return self.program.memory
-
-    def grow_memory(self, pages: int) -> int | None:
-        """Grow linear memory by a number of 64 KiB pages; return its former size in pages, or None when refused."""
-        self._check_open()
-        return self.program.grow_memory(pages)
-
-    def modules(self) -> list[LinkedModule]:
-        """Return the loaded modules, in handle order."""
-        check_process(self.program.rendezvous.process)
-        return sorted(self.program.state.modules.copy().values(), key=lambda m: m.handle)
-
-    def unused_imports(self) -> list[tuple[str, str]]:
-        """Return what `imports` gave and no loaded module imports, by namespace and name; a library may come that does."""
-        return unused_imports(self.program)
-
-    def statistics(self) -> LinkerStatistics:
-        """Return a snapshot of what the program holds."""
-        check_process(self.program.rendezvous.process)
-        return linker_statistics(self.program)
-
-    def run(self, group: Group) -> int:
-        """Run the program in a group; see `InstanceGroup.run`."""
-        self._check_open()
-        return run_program(self.program, self.parts.guest_threads, group)
-
-    def _check_open(self) -> None:
-        check_process(self.program.rendezvous.process)
-        if self._closed:
-            raise LinkerClosedError("the linker is closed")
 
     def close(self) -> None:
         """End the program, wait for the threads that it or the linker started, and free all it holds; idempotent.

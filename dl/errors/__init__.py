@@ -1,0 +1,121 @@
+"""Every exception of the linker, as one tree.
+
+::
+
+    DlError                            anything the linker reports
+    ├── MalformedModuleError           the bytes are not a valid WebAssembly module
+    │   └── DylinkError                its dylink section is corrupt or asks for the impossible
+    ├── UnsupportedModuleError         valid, but uses something this linker or engine does not handle
+    ├── LinkError                      a module cannot be linked into the program
+    │   ├── LibraryNotFoundError       no file for a library's name
+    │   ├── NotDynamicError            the module is not a shared library, or the main module cannot take any
+    │   ├── InvalidModuleError         the engine refuses to compile the module
+    │   ├── UnresolvedSymbolsError     nothing defines what the module needs
+    │   ├── ImportTypeError            something defines it, with another type
+    │   ├── InstantiationError         the engine refuses to instantiate the module
+    │   └── InitializationError        its start function, relocations or constructors trapped
+    ├── ResourceLimitError             linear memory, table, handles or another bound is used up
+    ├── SymbolNotFoundError            dlsym found no such symbol
+    ├── InvalidHandleError             no module has this handle
+    ├── FinalizationError              a destructor of a library that was closed failed
+    ├── UnresolvedCallError            the guest called an import that nothing provides
+    ├── TrapError                      the guest trapped
+    │   └── UncaughtExceptionError     it threw an exception that none of it caught
+    ├── ProgramExited                  the guest ended the program
+    ├── ThreadExited                   the guest ended the calling thread
+    ├── GuestThreadError               a thread of the guest ended abnormally, and the program with it
+    ├── ProgramDeadlockedError         all threads of the program wait for each other
+    ├── GroupEndedError                the instance group can run no more guest code
+    │   └── ReplayFailedError          it could not make a link operation that all others have made
+    ├── ValueConversionError           a Python value does not fit a WebAssembly signature
+    ├── EngineError                    the engine failed, or refuses a configuration or a module
+    ├── EngineNotFoundError            no engine of this name is installed
+    ├── InternalError                  a fault of the linker itself, to be reported
+    └── LinkerUsageError               the API was used in a way it cannot serve
+        ├── LinkerClosedError          the linker or group was closed
+        └── ProgramForkedError         the linker belongs to the parent of this process
+"""
+
+from __future__ import annotations
+
+from dl.errors.base import (
+    DlError,
+    InternalError,
+)
+from dl.errors.linking import (
+    FinalizationError,
+    ImportTypeError,
+    InitializationError,
+    InstantiationError,
+    InvalidModuleError,
+    LibraryNotFoundError,
+    LinkError,
+    MissingSymbol,
+    NotDynamicError,
+    UnresolvedSymbolsError,
+)
+from dl.errors.lookup import (
+    InvalidHandleError,
+    ResourceLimitError,
+    SymbolNotFoundError,
+    UnresolvedCallError,
+)
+from dl.errors.modules import (
+    DylinkError,
+    MalformedModuleError,
+    UnsupportedModuleError,
+)
+from dl.errors.running import (
+    GroupEndedError,
+    GuestThreadError,
+    ProgramDeadlockedError,
+    ProgramExited,
+    ReplayFailedError,
+    ThreadExited,
+    TrapError,
+    UncaughtExceptionError,
+)
+from dl.errors.usage import (
+    EngineError,
+    EngineNotFoundError,
+    LinkerClosedError,
+    LinkerUsageError,
+    ProgramForkedError,
+    ValueConversionError,
+)
+
+__all__ = [
+    "DlError",
+    "DylinkError",
+    "EngineError",
+    "EngineNotFoundError",
+    "FinalizationError",
+    "GroupEndedError",
+    "GuestThreadError",
+    "ImportTypeError",
+    "InitializationError",
+    "InstantiationError",
+    "InternalError",
+    "InvalidHandleError",
+    "InvalidModuleError",
+    "LibraryNotFoundError",
+    "LinkError",
+    "LinkerClosedError",
+    "LinkerUsageError",
+    "MalformedModuleError",
+    "MissingSymbol",
+    "NotDynamicError",
+    "ProgramDeadlockedError",
+    "ProgramExited",
+    "ProgramForkedError",
+    "ReplayFailedError",
+    "ResourceLimitError",
+    "SymbolNotFoundError",
+    "ThreadExited",
+    "TrapError",
+    "UncaughtExceptionError",
+    "UnresolvedCallError",
+    "UnresolvedSymbolsError",
+    "UnsupportedModuleError",
+    "ValueConversionError",
+]

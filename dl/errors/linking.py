@@ -1,0 +1,158 @@
+"""Errors of linking a module into the program, and of closing it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from dl.errors.base import DlError
+from dl.text import MOST_LISTED, first_of, shown
+
+
+class LinkError(DlError):
+    """A module cannot be linked into the program; the program is as before.
+
+    Attributes:
+        module: name of the module that could not be linked.
+        reason: why, lower case, without the module's name.
+    """
+
+    def __init__(self, module: str, reason: str) -> None:
+        super().__init__(module, reason)
+        self.module = module
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return f"cannot link {shown(self.module) or repr('')}: {self.reason}"
+
+
+Tried = Sequence[tuple[str, str]]  # paths, each with what was wrong with it
+
+
+class LibraryNotFoundError(LinkError):
+    """No file was found for a library's name.
+
+    Attributes:
+        needed_by: the module whose needed list or dlopen asked for it; None when the host asked.
+        tried: every path that was tried, with what was wrong with it, in order (the message lists the first 100).
+        guest_tried: the same paths, as a guest may learn of them.
+    """
+
+    def __init__(
+        self, module: str, tried: Tried, needed_by: str | None = None, *, guest_tried: Tried | None = None
+    ) -> None:
+        self.tried = tuple(tried)
+        self.guest_tried = self.tried if guest_tried is None else tuple(guest_tried)
+        self.needed_by = needed_by
+        super().__init__(module, self._reason(self.tried))
+
+    @property
+    def for_guest(self) -> str:
+        """The message with the paths as a guest may learn of them; it may still name modules as the host does."""
+        return str(LinkError(self.module, self._reason(self.guest_tried)))
+
+    def _reason(self, tried: Tried) -> str:
+        where = "; ".join(f"{path}: {why}" for path, why in tried[:MOST_LISTED]) or "no directory to search"
+        more = f"; and {len(tried) - MOST_LISTED} more" if len(tried) > MOST_LISTED else ""
+        return f"not found ({where}{more})" + (f" (needed by {self.needed_by})" if self.needed_by else "")
+
+
+class NotDynamicError(LinkError):
+    """The module is not a shared library, or the main module cannot take any."""
+
+
+class InvalidModuleError(LinkError):
+    """The engine refuses to compile the module."""
+
+
+@dataclass(frozen=True)
+class MissingSymbol:
+    """An import that nothing defines.
+
+    Attributes:
+        importer: name of the importing module.
+        namespace: the import's module name, such as `env` or `GOT.mem`.
+        symbol: the import's field name.
+        type: the import's type as text.
+        hint: a name much like it among the host's imports; empty when there is none.
+    """
+
+    importer: str
+    namespace: str
+    symbol: str
+    type: str
+    hint: str = ""
+
+    def __str__(self) -> str:
+        hint = f"; imports has {shown(self.hint)}" if self.hint else ""
+        return f"{shown(self.namespace)}.{shown(self.symbol)} ({shown(self.type)}{hint})"
+
+
+class UnresolvedSymbolsError(LinkError):
+    """Nothing defines what modules need: every missing symbol, not only the first (the message tells the first 100).
+
+    Attributes:
+        missing: the unresolved imports, in import order.
+        searched: names of the modules that were searched, in order.
+    """
+
+    def __init__(self, module: str, missing: Sequence[MissingSymbol], searched: Sequence[str]) -> None:
+        self.missing = tuple(missing)
+        self.searched = tuple(searched)
+        several = len({m.importer for m in self.missing}) > 1 or self.missing[0].importer != module
+        listed = first_of(
+            [f"{m} needed by {m.importer}" if several else str(m) for m in self.missing[:MOST_LISTED]],
+            len(self.missing),
+        )
+        where = first_of(self.searched, len(self.searched)) or "nothing else is loaded"
+        super().__init__(module, f"undefined symbols: {listed} (searched {where})")
+
+
+class ImportTypeError(LinkError):
+    """A definition was found, but its type is not the one the import asks for.
+
+    Attributes:
+        symbol: namespace and name of the import, joined by a dot.
+        expected: the import's type as text.
+        got: the definition's type as text.
+        provider: name of the module, or `the host`, that defines it.
+    """
+
+    def __init__(self, module: str, symbol: str, expected: str, got: str, provider: str) -> None:
+        self.symbol, self.expected, self.got, self.provider = symbol, expected, got, provider
+        super().__init__(module, f"import {symbol} is {expected}, but {provider} defines it as {got}")
+
+
+class InstantiationError(LinkError):
+    """The engine refuses to instantiate the module."""
+
+
+class InitializationError(LinkError):
+    """A start function, relocation function or constructor ended abnormally; the load was undone.
+
+    Attributes:
+        function: what was running, such as `__wasm_call_ctors`.
+    """
+
+    def __init__(self, module: str, function: str, cause: BaseException) -> None:
+        self.function = function
+        super().__init__(module, f"{function} failed: {cause}")
+
+
+class FinalizationError(DlError):
+    """A destructor of a library that was closed ended abnormally; the library is unloaded nevertheless.
+
+    Attributes:
+        module: name of the library.
+        function: what was running.
+        cause: how it ended.
+    """
+
+    def __init__(self, module: str, function: str, cause: Exception) -> None:
+        super().__init__(module, function, cause)
+        self.module = module
+        self.function = function
+        self.cause = cause
+
+    def __str__(self) -> str:
+        return f"{shown(self.module)}: its destructor {self.function} failed: {self.cause}"

@@ -1,0 +1,135 @@
+"""How guest code ends that does not return."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from dl.errors.base import DlError
+
+
+class TrapError(DlError):
+    """Guest code trapped.
+
+    Attributes:
+        reason: the trap in words, such as `unreachable`.
+        code: the engine's trap code; None when the engine gives none.
+        frames: the guest's stack, innermost first, as `module!function` texts.
+    """
+
+    def __init__(self, reason: str, code: int | None = None, frames: Sequence[str] = ()) -> None:
+        super().__init__(reason, code, frames)
+        self.reason = reason
+        self.code = code
+        self.frames = tuple(frames)
+
+    def __str__(self) -> str:
+        at = f" (in {' < '.join(self.frames[:8])})" if self.frames else ""
+        return f"guest trapped: {self.reason}{at}"
+
+
+class UncaughtExceptionError(TrapError):
+    """Guest code threw a WebAssembly exception that none of the guest code in the call caught.
+
+    It ends the call as a trap does: no guest code further out can catch it.
+
+    Attributes:
+        tag: name of the exception's tag, `__cpp_exception` or `__c_longjmp` for C++ and `longjmp`; None for a tag that
+            no module exports.
+        value: its first value if that is an i32, unsigned: with the two tags, an address in linear memory; None otherwise.
+    """
+
+    def __init__(
+        self, tag: str | None, value: int | None, code: int | None = None, frames: Sequence[str] = ()
+    ) -> None:
+        named = f" with tag {tag}" if tag else ""
+        carries = "" if value is None else f" (its first value is {value:#x})"
+        super().__init__(f"uncaught exception{named}{carries}", code, frames)
+        self.args = (tag, value, code, frames)
+        self.tag = tag
+        self.value = value
+
+
+class ProgramExited(DlError):  # noqa: N818  an ending asked for, not a fault
+    """The guest ended the program.
+
+    Attributes:
+        code: its exit code.
+    """
+
+    def __init__(self, code: int) -> None:
+        super().__init__(code)
+        self.code = code
+
+    def __str__(self) -> str:
+        return f"program exited with code {self.code}"
+
+
+class ThreadExited(DlError):  # noqa: N818  an ending asked for, not a fault
+    """The guest ended the calling thread."""
+
+    def __str__(self) -> str:
+        return "thread exited"
+
+
+class GuestThreadError(DlError):
+    """A thread that the guest started ended abnormally, and the program with it.
+
+    Attributes:
+        thread: its name.
+        cause: what ended it.
+    """
+
+    def __init__(self, thread: str, cause: BaseException) -> None:
+        super().__init__(thread, cause)
+        self.thread = thread
+        self.cause = cause
+        self.__cause__ = cause
+
+    def __str__(self) -> str:
+        return f"{self.thread}: {self.cause}"
+
+
+class ProgramDeadlockedError(DlError):
+    """All threads of the program wait, and nothing is left that could wake one.
+
+    Attributes:
+        threads: name of each thread, and what it waits for.
+    """
+
+    def __init__(self, threads: Sequence[tuple[str, str]]) -> None:
+        super().__init__(threads)
+        self.threads = tuple(threads)
+
+    def __str__(self) -> str:
+        return "deadlock: " + "; ".join(f"{name} waits for {what}" for name, what in self.threads)
+
+
+class GroupEndedError(DlError):
+    """The thread's instance group can run no more guest code; the program's other threads can.
+
+    Attributes:
+        thread: name of the group's thread.
+        reason: why, lower case.
+    """
+
+    def __init__(self, thread: str, reason: str) -> None:
+        super().__init__(thread, reason)
+        self.thread = thread
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return f"{self.thread}: its instance group has ended: {self.reason}"
+
+
+class ReplayFailedError(GroupEndedError):
+    """The group could not make a link operation that another thread has committed, so it alone has ended.
+
+    Attributes:
+        cause: what went wrong, such as memory or table that cannot grow.
+    """
+
+    def __init__(self, thread: str, cause: BaseException) -> None:
+        super().__init__(thread, f"it cannot follow a link operation: {cause}")
+        self.args = (thread, cause)
+        self.cause = cause
+        self.__cause__ = cause

@@ -1,0 +1,60 @@
+"""Errors of those who use the linker, and of engines."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from dl.errors.base import DlError
+from dl.text import shown
+
+
+class ValueConversionError(DlError, TypeError):
+    """A Python value does not fit a WebAssembly signature.
+
+    Attributes:
+        kind: the signature.
+        reason: what does not fit.
+    """
+
+    def __init__(self, kind: object, reason: str) -> None:
+        super().__init__(kind, reason)
+        self.kind = kind
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return f"function {self.kind}: {self.reason}"
+
+
+class EngineError(DlError):
+    """The engine failed, or refuses a configuration."""
+
+
+class EngineNotFoundError(DlError):
+    """No engine of this name can be used.
+
+    Attributes:
+        name: the engine that was asked for.
+        known: names of those that are installed.
+        reason: why not, or what to do.
+    """
+
+    def __init__(self, name: str, known: Sequence[str], reason: str) -> None:
+        super().__init__(name, known, reason)
+        self.name = name
+        self.known = tuple(known)
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return f"no engine {self.name!r}: {shown(self.reason)} (installed: {', '.join(self.known)})"
+
+
+class LinkerUsageError(DlError):
+    """The API was used in a way it cannot serve; the message says what to do instead."""
+
+
+class ProgramForkedError(LinkerUsageError):
+    """A linker was used in a child made by `os.fork`; its threads, and whoever held its locks, stayed in the parent."""
+
+
+class LinkerClosedError(LinkerUsageError):
+    """The linker or the instance group was closed."""

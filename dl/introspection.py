@@ -1,0 +1,26 @@
+"""Looking into a linked program."""
+
+from __future__ import annotations
+
+from dl.groups.errors import check_process
+from dl.linker_base import LinkerBase
+from dl.modules.linked_module import LinkedModule
+from dl.program.statistics import LinkerStatistics, linker_statistics, unused_imports
+
+
+class Introspection(LinkerBase):
+    """The methods of `Linker` that show what is loaded and what it takes; nothing here changes the program."""
+
+    def modules(self) -> list[LinkedModule]:
+        """Return the loaded modules, in handle order."""
+        check_process(self.program.rendezvous.process)
+        return sorted(self.program.state.modules.copy().values(), key=lambda m: m.handle)
+
+    def unused_imports(self) -> list[tuple[str, str]]:
+        """Return what `imports` gave and no loaded module imports, by namespace and name; a library may come that does."""
+        return unused_imports(self.program)
+
+    def statistics(self) -> LinkerStatistics:
+        """Return a snapshot of what the program holds."""
+        check_process(self.program.rendezvous.process)
+        return linker_statistics(self.program)

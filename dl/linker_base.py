@@ -1,0 +1,93 @@
+"""What all parts of a linker's public side build on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, cast
+
+from dl.assembly import Parts
+from dl.dlfcn import DlFlags, ModuleHandle
+from dl.engine.protocol import Engine
+from dl.errors import LinkerClosedError
+from dl.group import InstanceGroup
+from dl.groups.entry import Group
+from dl.groups.errors import check_process
+from dl.groups.run import run_program
+from dl.link.close import close_library
+from dl.link.host_libraries import open_for_host
+from dl.link.lookup import look_up
+from dl.modules.symbols import Symbol
+from dl.options import ModuleSource
+from dl.program.program import Program
+from memory import LinearMemory
+
+if TYPE_CHECKING:
+    from dl.linker import Linker
+
+
+class LinkerBase:
+    """A program and its state; `Linker` is made of classes that derive from this one, each with one kind of methods.
+
+    Attributes:
+        engine: the engine.
+        parts: what the program is made of, for tools; see `dl.assembly.Parts`.
+        program: memory, table and linker state, the part that all groups share.
+    """
+
+    engine: Engine
+    parts: Parts
+    program: Program
+    _closed: bool
+
+    def _check_open(self) -> None:
+        check_process(self.program.rendezvous.process)
+        if self._closed:
+            raise LinkerClosedError("the linker is closed")
+
+    def view(self, group: Group) -> InstanceGroup:
+        """Return a group as the user holds it: the same object each time."""
+        if group.view is None:
+            group.view = InstanceGroup(cast("Linker", self), group)  # the only class made of this one
+        view: InstanceGroup = group.view
+        return view
+
+    def viewing(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        """Return a function that calls another one with a group as the user holds it."""
+        return lambda group, *arguments: function(self.view(group), *arguments)
+
+    @property
+    def memory(self) -> LinearMemory:
+        """The program's linear memory.
+
+        Raises:
+            LinkerUsageError: the program has none that the host can reach.
+        """
+        self._check_open()
+        return self.program.memory
+
+    def grow_memory(self, pages: int) -> int | None:
+        """Grow linear memory by a number of 64 KiB pages; return its former size in pages, or None when refused."""
+        self._check_open()
+        return self.program.grow_memory(pages)
+
+    # what groups do
+
+    def open(self, group: Group, library: ModuleSource, flags: DlFlags, **options: Any) -> ModuleHandle:
+        """Load a library for a group; see `InstanceGroup.dlopen`."""
+        self._check_open()
+        return open_for_host(self.parts.groups, group, library, flags, **options)
+
+    def close_library(self, group: Group, handle: int) -> None:
+        """Close a library for a group; see `InstanceGroup.dlclose`."""
+        self._check_open()
+        close_library(self.parts.groups, self.parts.finalizers, group, handle)
+
+    def look_up(self, handle: int, name: str) -> Symbol:
+        """Find a symbol; see `InstanceGroup.dlsym`."""
+        self._check_open()
+        return look_up(self.program.state, handle, name)
+
+    def run(self, group: Group) -> int:
+        """Run the program in a group; see `InstanceGroup.run`."""
+        self._check_open()
+        return run_program(self.program, self.parts.guest_threads, group)
