@@ -32,7 +32,9 @@ from dl.program.state import LinkerState
 from dl.wasm.dylink import SymbolFlags
 from dl.wasm.module import WasmModule
 
-_LAYOUT = frozenset({"__data_end", "__global_base", "__heap_base", "__heap_end", "__stack_low", "__stack_high"})
+_LAYOUT = frozenset(
+    {"__data_end", "__global_base", "__heap_base", "__heap_end", "__stack_low", "__stack_high"}
+)
 """Exports that say where something begins or ends, and name no data."""
 
 

@@ -101,7 +101,9 @@ class TestData:
 
             assert group.dlsym(handle, "first").address == base + 8
             for offset in range(64):
-                symbol, start = (None, None) if offset < 8 else ("first", 8) if offset < 24 else ("second", 24)
+                symbol, start = (
+                    (None, None) if offset < 8 else ("first", 8) if offset < 24 else ("second", 24)
+                )
                 at = None if start is None else base + start
                 assert seen(data_at(state, base + offset)) == ("lib.so", "data", symbol, at)
             assert data_at(state, base + 64) is None
