@@ -203,7 +203,7 @@ def assemble(image: ModuleImage | None, locator: Locator, options: Options) -> P
             open_cache(options.cache, default_files.preopens.values()),
             paths_of_program(default_files.preopens, locator.library_path, image.path if image else None),
             checked_binding(options.bind),
-            tuple(map(os.fspath, listed("preload", options.preload))),
+            tuple(os.fspath(library) for library in listed("preload", options.preload)),
         ),
     )
     groups = Groups(program, boundary)

@@ -19,7 +19,15 @@ from dl.groups.host_threads import HostThread
 from dl.introspection import Introspection
 from dl.limits import Limits
 from dl.link.host_libraries import module_image
-from dl.options import DEFAULT_STACK_BYTES, Binding, HostImports, MemoryType, ModuleSource, Output, SideMemorySource
+from dl.options import (
+    DEFAULT_STACK_BYTES,
+    Binding,
+    HostImports,
+    MemoryType,
+    ModuleSource,
+    Output,
+    SideMemorySource,
+)
 from dl.wasm.types import FuncType
 
 

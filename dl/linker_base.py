@@ -84,7 +84,7 @@ class LinkerBase:
         self._check_open()
         close_library(self.parts.groups, self.parts.finalizers, group, handle)
 
-    def look_up(self, handle: int, name: str, caller: int | None) -> Symbol:
+    def look_up(self, handle: int, name: str, caller: int | None = None) -> Symbol:
         """Find a symbol; see `InstanceGroup.dlsym`."""
         self._check_open()
         return look_up(self.program.state, handle, name, caller=caller)

@@ -106,7 +106,10 @@ def load_main(groups: Groups, group: Group, image: ModuleImage) -> None:
     program = groups.program
     info = image.wasm.dylink
     if program.main.no_libraries and (program.options.preload or (info is not None and info.needed)):
-        raise NotDynamicError(image.name, f"needs libraries, or is to get some by preload, but can take none: {program.main.no_libraries}")
+        raise NotDynamicError(
+            image.name,
+            f"needs libraries, or is to get some by preload, but can take none: {program.main.no_libraries}",
+        )
     policy = SearchPolicy.of_host((), program.options.paths)
     request = LoadRequest(DlFlags.LAZY | DlFlags.GLOBAL, lenient=True, policy=policy)
     tree = find_main(program, image, request)

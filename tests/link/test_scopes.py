@@ -98,7 +98,7 @@ class TestNext:
             assert value(group, dl.RTLD_NEXT, "f", b) == 4
 
     def test_after_a_module_that_was_opened(self) -> None:
-        """A library that a dlopen brought goes on in that one's tree, wherever else it is needed, and not in the global scope."""
+        """A library that a dlopen brought goes on in that one's tree, not in the global scope."""
         libs = {
             "top.so": library(returns("f", 1), needed=["left.so", "right.so"]),
             "left.so": library(returns("f", 2), needed=["deep.so"]),
@@ -191,7 +191,9 @@ class TestPreload:
         with dl.Linker(main, libraries=libs, preload=["first.so"], bind="now") as program:
             group = program.main_group
             assert value(group, dl.MAIN_HANDLE, "calls_f") == 1
-            assert value(group, dl.MAIN_HANDLE, "calls_h") == 7  # the main module's own definition comes first
+            assert (
+                value(group, dl.MAIN_HANDLE, "calls_h") == 7
+            )  # the main module's own definition comes first
             assert value(group, dl.RTLD_DEFAULT, "f") == 1
             assert value(group, dl.RTLD_DEFAULT, "g") == 20
             assert value(group, dl.RTLD_NEXT, "f", handle_of(program, "first.so")) == 2
