@@ -83,6 +83,7 @@ class ProgramOptions:
         code_store: compiled code that outlives the process; None for none.
         paths: the directories it may load from, as they were before any of its code ran.
         bind_now: whether every load demands all functions, whatever its flags say, as with ELF's LD_BIND_NOW.
+        guest_elf: whether the guest's dlopen and dlsym honour flags and scopes as ELF's do.
         preload: paths and names of libraries that come before what the main module needs, as with ELF's LD_PRELOAD.
     """
 
@@ -95,6 +96,7 @@ class ProgramOptions:
     code_store: CodeStore | None = None
     paths: GuestPaths = field(default_factory=GuestPaths)
     bind_now: bool = False
+    guest_elf: bool = False
     preload: tuple[str, ...] = ()
 
 
