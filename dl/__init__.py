@@ -61,6 +61,8 @@ if TYPE_CHECKING:
     from dl.linker import Linker
     from dl.options import HostFunction, MemoryType
     from dl.trio import TrioLinker, open_linker
+    from dl.wamr.dlfcn import WamrStatistics
+    from dl.wamr.mode import WamrMode
 
 _NAMES = {
     "dl.callbacks": ("Callback",),
@@ -128,6 +130,8 @@ _NAMES = {
         "TrioLinker",
         "open_linker",
     ),
+    "dl.wamr.dlfcn": ("WamrStatistics",),
+    "dl.wamr.mode": ("WamrMode",),
 }
 """Where each public name is. A file is imported when one of its names is first asked for, so that naming an exception costs
 no engine, and only what needs trio imports it."""
@@ -204,5 +208,7 @@ __all__ = [
     "UnresolvedSymbolsError",
     "UnsupportedModuleError",
     "ValueConversionError",
+    "WamrMode",
+    "WamrStatistics",
     "open_linker",
 ]

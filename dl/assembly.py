@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 from dl.callbacks import Callbacks
@@ -43,10 +44,12 @@ from dl.options import (
 )
 from dl.program.closure_slots import ClosureSlots
 from dl.program.host_symbols import FINALIZERS, HostSymbols
-from dl.program.main_module import describe_main
+from dl.program.main_module import RootNames, describe_main
 from dl.program.operations import DlOperation
 from dl.program.program import Program, ProgramOptions
 from dl.program.statistics import report_unused_imports
+from dl.wamr.mode import WamrMode
+from dl.wamr.program import WamrProgram
 from dl.wasix import system_interface
 from dl.wasix.files.defaults import DefaultFiles
 from dl.wasix.process import Process
@@ -74,6 +77,7 @@ class Options:
     default_files: bool = True
     limits: Limits = field(default_factory=Limits)
     cache: bool | str | os.PathLike[str] = True
+    wamr: WamrMode | int | None = None
 
 
 @dataclass(frozen=True)
@@ -91,6 +95,7 @@ class Parts:
         libc: the host's threads as threads of the program's C library.
         default_files: directories of its own.
         finalizers: what libraries have registered to run at their end.
+        wamr: its mode as a program of WAMR's kind; None for none.
     """
 
     program: Program
@@ -103,6 +108,7 @@ class Parts:
     libc: LibcThreads
     default_files: DefaultFiles
     finalizers: Finalizers
+    wamr: WamrProgram | None = None
 
     def start(self, image: ModuleImage | None) -> Group:
         """Make the main group in the calling thread, and load the main module.
@@ -147,12 +153,18 @@ class Parts:
 
 
 def new_locator(
-    library_path: Sequence[str | os.PathLike[str]], libraries: Mapping[str, bytes] | None, limits: Limits
+    library_path: Sequence[str | os.PathLike[str]],
+    libraries: Mapping[str, bytes] | None,
+    limits: Limits,
+    map_name: Callable[[str, str], str] | None = None,
 ) -> Locator:
     """Make what finds a program's libraries, from the options of the same names."""
     directories = [Path(directory) for directory in listed("library_path", library_path)]
     return Locator(
-        directories, dict(libraries or {}), budget=ReadBudget(limits.module_bytes, limits.load_bytes)
+        directories,
+        dict(libraries or {}),
+        budget=ReadBudget(limits.module_bytes, limits.load_bytes),
+        map_name=map_name,
     )
 
 
@@ -165,14 +177,19 @@ def assemble(image: ModuleImage | None, locator: Locator, options: Options) -> P
     """
     wasm = image.wasm if image else None
     default_files = DefaultFiles(options.preopens or {}, wasm, wanted=options.default_files)
-    main = describe_main(wasm, memory=options.memory, stack_size=options.stack_size, limits=options.limits)
+    mode = WamrMode.from_mode_bits(options.wamr) if isinstance(options.wamr, int) else options.wamr
+    wamr = None if mode is None else WamrProgram(mode, wasm)
+    names = RootNames() if wamr is None else wamr.root_names
+    main = describe_main(
+        wasm, memory=options.memory, stack_size=options.stack_size, limits=options.limits, names=names
+    )
     shared = main.memory_type is not None and main.memory_type.limits.shared
     name = image.name if image else "libraries only"
     engine = chosen_engine(options.engine, name, interrupts=options.interrupts, shared=shared)
     rendezvous: Rendezvous[DlOperation] = Rendezvous(engine.interrupt)
     boundary = GuestBoundary(rendezvous)
     functions = engine.host_functions(boundary)
-    host = HostSymbols(functions, options.imports or {})
+    host = HostSymbols(functions, options.imports or {}, wamr.imports() if wamr else None)
     program = Program(
         main,
         engine,
@@ -196,6 +213,9 @@ def assemble(image: ModuleImage | None, locator: Locator, options: Options) -> P
             options.limits,
             open_cache(options.cache, default_files.preopens.values()),
             paths_of_program(default_files.preopens, locator.library_path, image.path if image else None),
+            names,
+            keeps_stub_targets=mode is None or mode.table_cache,
+            load_needed=mode is None or mode.load_needed,
         ),
     )
     groups = Groups(program, boundary)
@@ -210,11 +230,11 @@ def assemble(image: ModuleImage | None, locator: Locator, options: Options) -> P
     finalizers = Finalizers(groups)
     finalizers.make_entry = callbacks.make_kept
     host.system[FINALIZERS] = finalizers.functions()
+    if wamr is not None:
+        wamr.connect(groups, finalizers, system)
+    resolve = partial(resolve_stub, program)
     functions.define(
-        HOST_NAMESPACE,
-        RESOLVE_STUB,
-        RESOLVE_STUB_TYPE,
-        lambda handle, position: resolve_stub(program, handle, position),
+        HOST_NAMESPACE, RESOLVE_STUB, RESOLVE_STUB_TYPE, wamr.counting(resolve) if wamr else resolve
     )
     functions.define(HOST_NAMESPACE, FIND_INVOKER, FIND_INVOKER_TYPE, process.invokers.find)
     host_threads = HostThreads(groups, libc)
@@ -229,6 +249,7 @@ def assemble(image: ModuleImage | None, locator: Locator, options: Options) -> P
         libc,
         default_files,
         finalizers,
+        wamr,
     )
 
 

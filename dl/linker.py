@@ -20,6 +20,7 @@ from dl.introspection import Introspection
 from dl.limits import Limits
 from dl.link.host_libraries import module_image
 from dl.options import DEFAULT_STACK_BYTES, HostImports, MemoryType, ModuleSource, Output, SideMemorySource
+from dl.wamr.mode import WamrMode
 from dl.wasm.types import FuncType
 
 
@@ -31,6 +32,7 @@ class Linker(Introspection):
         name: what messages call the main module, and what its bytes are known by.
         library_path: directories in which bare library names are looked for.
         libraries: modules held in memory by the names that open them and that needed lists use.
+        map_name: given a name of a needed list, and the extension of the file that needs it, returns the name to look for.
         imports: host functions and numbers, by import module name and field name.
         args: the program's arguments, its name first; the main module's name when empty.
         env: its environment variables.
@@ -48,6 +50,7 @@ class Linker(Introspection):
         engine: the engine, or its name, such as "wasmtime"; None for the default one.
         cache: the directory where compiled code is kept; True for the user's (or that in DLRUN_CACHE), False for none.
         limits: what the program may take of the host; None for the defaults.
+        wamr: its mode, for a program of WAMR's kind; as a `WamrMode` or the number of `iwasm --enable-dlopen` (docs/wamr.md).
 
     Attributes:
         engine: the engine.
@@ -65,6 +68,7 @@ class Linker(Introspection):
         name: str | None = None,
         library_path: Sequence[str | os.PathLike[str]] = (),
         libraries: Mapping[str, bytes] | None = None,
+        map_name: Callable[[str, str], str] | None = None,
         imports: HostImports | None = None,
         args: Sequence[str] = (),
         env: Mapping[str, str] | None = None,
@@ -81,14 +85,16 @@ class Linker(Introspection):
         engine: str | Engine | None = None,
         cache: bool | str | os.PathLike[str] = True,
         limits: Limits | None = None,
+        wamr: WamrMode | int | None = None,
     ) -> None:
         self._closed = False
-        locator = new_locator(library_path, libraries, limits or Limits())
+        locator = new_locator(library_path, libraries, limits or Limits(), map_name)
         image = None if main is None else module_image(locator, main, name)
         self.parts = assemble(image, locator, Options(
             imports=imports, args=args, env=env, preopens=preopens, stdin=stdin, stdout=stdout, stderr=stderr, memory=memory,
             stack_size=stack_size, thread_stack_size=thread_stack_size, side_memory=side_memory, interrupts=interrupts,
             engine=engine, default_files=default_files, limits=limits or Limits(), cache=cache,
+            wamr=wamr,
         ))  # fmt: skip
         self.program = self.parts.program
         self.engine = self.program.engine

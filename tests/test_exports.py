@@ -190,6 +190,8 @@ PUBLIC = [
     "UnresolvedSymbolsError",
     "UnsupportedModuleError",
     "ValueConversionError",
+    "WamrMode",
+    "WamrStatistics",
     "open_linker",
 ]
 

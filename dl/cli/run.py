@@ -103,6 +103,13 @@ library_path_option = click.option(
     is_flag=True,
     help="Do not give the program /dev/null and the like, and a /tmp of its own.",
 )
+@click.option(
+    "--wamr-mode",
+    type=click.IntRange(0, 31),
+    metavar="N",
+    help="Run it as a program of WAMR's that opens libraries through functions of env; N is the number of iwasm "
+    "--enable-dlopen: 1 lazy binding, 2 malloc from the program, 4 table cache, 8 AssemblyScript, 16 cache of look-ups.",
+)
 @limits_of_program
 @engine_option
 @click.option(
@@ -125,6 +132,7 @@ def run(
     side_memory: Any,
     interrupts: bool | None,
     no_default_files: bool,
+    wamr_mode: int | None,
     engine: str | None,
     no_cache: bool,
     trace: bool,
@@ -156,6 +164,7 @@ def run(
             memory=memory,
             default_files=not no_default_files,
             limits=taken_limits(limits),
+            wamr=wamr_mode,
         ) as linker,
         ctrl_c.to(linker.parts.process),
     ):

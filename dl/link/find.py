@@ -111,6 +111,9 @@ def _find_needed(program: Program, tree: FoundTree, root: FoundModule, request: 
     def by_base_name(name: str) -> ModuleImage | None:
         return program.state.image_by_base_name(name) or coming.get(name)
 
+    if not request.load_needed:
+        tree.new.append(root)
+        return
     open_: list[tuple[FoundModule, Iterator[str]]] = [(root, _needed(root))]
     while open_:
         module, names = open_[-1]

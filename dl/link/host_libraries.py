@@ -44,6 +44,7 @@ def open_for_host(
     *,
     name: str | None = None,
     library_path: Sequence[str | os.PathLike[str]] | None = None,
+    load_needed: bool = True,
 ) -> ModuleHandle:
     """Load a library for the host; see `InstanceGroup.dlopen`."""
     program = groups.program
@@ -64,7 +65,7 @@ def open_for_host(
         image = locator.find(os.fspath(library), Requester(), policy, program.state.image_by_base_name)
     try:
         program.check_dynamic(image.name)
-        return open_library(groups, group, image, LoadRequest(flags, policy=policy))
+        return open_library(groups, group, image, LoadRequest(flags, policy=policy, load_needed=load_needed))
     except BaseException:
         if named is not None:
             locator.remove(named)

@@ -107,7 +107,12 @@ def load_main(groups: Groups, group: Group, image: ModuleImage) -> None:
     if info is not None and info.needed and program.main.no_libraries:
         raise NotDynamicError(image.name, f"needs libraries, but can take none: {program.main.no_libraries}")
     policy = SearchPolicy.of_host((), program.options.paths)
-    request = LoadRequest(DlFlags.LAZY | DlFlags.GLOBAL, lenient=True, policy=policy)
+    request = LoadRequest(
+        DlFlags.LAZY | DlFlags.GLOBAL,
+        lenient=True,
+        policy=policy,
+        load_needed=program.options.load_needed,
+    )
     tree = find_main(program, image, request)
     if program.main.makes_memory or len(tree.new) == 1:
         _load(groups, group, [tree], request)

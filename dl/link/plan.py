@@ -21,11 +21,13 @@ class LoadRequest:
         flags: those of dlopen.
         lenient: whether functions that nothing defines become stubs whatever the flags say.
         policy: who asks for the load, and which files may be opened for it.
+        load_needed: whether what the modules' needed lists name is loaded with them.
     """
 
     flags: DlFlags = DlFlags.NOW
     lenient: bool = False
     policy: SearchPolicy = field(default_factory=SearchPolicy)
+    load_needed: bool = True
 
     @property
     def demands_functions(self) -> bool:

@@ -35,7 +35,7 @@ from dl.options import MAX_PAGES, SideMemorySource
 from dl.program.compiling import Compiling
 from dl.program.host_symbols import ATOMICS, HostSymbols
 from dl.program.limbo import Limbo
-from dl.program.main_module import MainModule
+from dl.program.main_module import MainModule, RootNames
 from dl.program.operations import DlOperation
 from dl.program.reserve import ThreadLocalReserve
 from dl.program.side_memory import GrownMemory, GuestAllocator, SideMemory
@@ -82,6 +82,9 @@ class ProgramOptions:
         limits: what it may take of the host.
         code_store: compiled code that outlives the process; None for none.
         paths: the directories it may load from, as they were before any of its code ran.
+        root_names: under which its main module exports what the linker uses of it.
+        keeps_stub_targets: whether a stub keeps the table index that it was bound to, or asks for it at each call.
+        load_needed: whether the needed lists of libraries are loaded with them.
     """
 
     name: str
@@ -92,6 +95,9 @@ class ProgramOptions:
     limits: Limits = field(default_factory=Limits)
     code_store: CodeStore | None = None
     paths: GuestPaths = field(default_factory=GuestPaths)
+    root_names: RootNames = field(default_factory=RootNames)
+    keeps_stub_targets: bool = True
+    load_needed: bool = True
 
 
 class Program:

@@ -241,11 +241,15 @@ class System:
             DlError: it could not be loaded.
         """
         program = self._program
-        policy = SearchPolicy.of_guest(search, replace(self.paths, current=self.process.directory), name)
+        policy = SearchPolicy.of_guest(search, self.guest_paths(), name)
         # No run path: the call does not say which module's code made it (nor does WASIX ask).
         image = program.locator.find(name, Requester(), policy, program.state.image_by_base_name)
         request = LoadRequest(DlFlags.LAZY | DlFlags.GLOBAL, lenient=True, policy=policy)
         return open_library(self._groups, self._groups.current(), image, request)
+
+    def guest_paths(self) -> GuestPaths:
+        """Return the directories that the program may load from, and the guest's current one."""
+        return replace(self.paths, current=self.process.directory)
 
     @property
     def paths(self) -> GuestPaths:

@@ -10,6 +10,7 @@ ORDER = (
     ("__init__",),  # the public names
     ("trio",),
     ("assembly", "linker", "linker_base", "introspection", "group", "callbacks"),  # see FACADE
+    ("wamr",),
     ("wasix",),
     ("link",),
     ("groups",),
