@@ -181,6 +181,7 @@ PUBLIC = [
     "RTLD_NOW",
     "ReplayFailedError",
     "ResourceLimitError",
+    "StalePointerError",
     "SymbolNotFoundError",
     "ThreadExited",
     "TrapError",

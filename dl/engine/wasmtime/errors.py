@@ -110,8 +110,10 @@ def raise_ending(context: int, error: int | None, trap: int | None, names: Names
         TrapError: the guest trapped.
     """
     if get_ident() in _PENDING:
-        pending = discard_ending(error, trap)
-        assert pending is not None
+        pending = _PENDING[get_ident()]
+        if isinstance(pending, TrapError) and not pending.frames and error:
+            pending.frames = _frames(lambda out: c.error_trace(error, out), names)
+        discard_ending(error, trap)
         raise pending
     if trap:
         raise _trap(context, trap, names)
