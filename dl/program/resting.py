@@ -1,8 +1,8 @@
 """Table indices of closed libraries that rest before they are used again, and what stands there meanwhile.
 
 A function pointer that somebody kept must reach no other function, and its call should say what it pointed to. So the indices
-of a library rest when it is closed, at most `RESTING_ELEMENTS` of all libraries together, but those of the last one always; those
-that have rested longest are used again first. Until then they hold functions that end the guest (`dl.glue.trap_functions`).
+of a library rest when it is closed, at most `RESTING_ELEMENTS` of all libraries together, but those of the last one always.
+Those that have rested longest are used again first. Until then they hold functions that end the guest (`dl.glue.trap_functions`).
 """
 
 from __future__ import annotations
@@ -108,8 +108,9 @@ def _runs(addresses: Iterable[int]) -> list[tuple[int, int]]:
 
 @dataclass
 class RestingIndices:
-    """The libraries whose table indices rest. Changed under the link lock; `code`, `keep_code` and `library` are
-    for any thread, and do one step each.
+    """The libraries whose table indices rest.
+
+    Changed under the link lock; `code`, `keep_code` and `library` are for any thread, and do one step each.
 
     Attributes:
         entry: number of the log entry that tells new groups what stands where; 0 before the first close.
