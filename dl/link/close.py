@@ -53,9 +53,9 @@ def close_library(groups: Groups, finalizers: Finalizers, group: Group, handle: 
     with unwound_whole():
         try:
             with program.rendezvous.instigate(group.replica), uninterrupted():
-                module = _open_module(program.state, handle)
-                if module.handle == MAIN_HANDLE:
+                if handle == MAIN_HANDLE:
                     return
+                module = _open_module(program.state, handle)
                 module.opens -= 1
                 gone += program.state.take_unreachable()
             # Last constructed, first destroyed.
@@ -103,6 +103,6 @@ def _open_module(state: LinkerState, handle: int) -> LinkedModule:
     module = state.modules.get(ModuleHandle(handle))
     if module is None or module.closing:
         raise InvalidHandleError(handle, "it was closed" if 0 < handle < state.next_handle else "")
-    if module.handle != MAIN_HANDLE and not module.opens:
+    if not module.opens:
         raise InvalidHandleError(handle, f"{module.name} is not open: other modules keep it loaded")
     return module
