@@ -2,7 +2,8 @@
 
 A function pointer that somebody kept must reach no other function, and its call should say what it pointed to. So the indices
 of a library rest when it is closed, at most `RESTING_ELEMENTS` of all libraries together, but those of the last one always.
-Those that have rested longest are used again first. Until then they hold functions that end the guest (`dl.glue.trap_functions`).
+Those that have rested longest are used again first. Until then they hold functions that end the guest: see
+`dl.glue.trap_functions`.
 """
 
 from __future__ import annotations
