@@ -62,6 +62,7 @@ if TYPE_CHECKING:
     from dl.limits import Limits
     from dl.linker import Linker
     from dl.options import HostFunction, MemoryType
+    from dl.program.events import Event, EventKind, EventQueue, Events, EventSubscription
     from dl.trio import TrioLinker, open_linker
 
 _NAMES = {
@@ -128,6 +129,13 @@ _NAMES = {
         "HostFunction",
         "MemoryType",
     ),
+    "dl.program.events": (
+        "Event",
+        "EventKind",
+        "EventQueue",
+        "EventSubscription",
+        "Events",
+    ),
     "dl.trio": (
         "TrioLinker",
         "open_linker",
@@ -171,6 +179,11 @@ __all__ = [
     "DylinkError",
     "EngineError",
     "EngineNotFoundError",
+    "Event",
+    "EventKind",
+    "EventQueue",
+    "EventSubscription",
+    "Events",
     "FinalizationError",
     "GroupEndedError",
     "GuestData",

@@ -139,6 +139,7 @@ class Parts:
         with ExitStack() as steps:  # the last one first
             steps.callback(wakeup_bell.BELL.remove, self.groups.signal_came)
             steps.callback(self.default_files.close)
+            steps.callback(self.program.events.end)
             steps.callback(self.program.close)
             steps.callback(self._leave_main, main_group)
             steps.callback(self.groups.allocating.close, PATIENCE_SECONDS)

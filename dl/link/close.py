@@ -25,6 +25,7 @@ from dl.groups.registry import Groups
 from dl.link.finalizers import Finalizers
 from dl.link.unload import remove_modules
 from dl.modules.linked_module import LinkedModule
+from dl.program.events import EventKind
 from dl.program.state import LinkerState
 from threads import uninterrupted, unwound_whole
 
@@ -58,6 +59,10 @@ def close_library(groups: Groups, finalizers: Finalizers, group: Group, handle: 
                 module = _open_module(program.state, handle)
                 module.opens -= 1
                 gone += program.state.take_unreachable()
+                if program.events.listening:
+                    for module in gone:
+                        program.events.record(EventKind.CLOSED, module.name, module.handle)
+            program.events.deliver()
             # Last constructed, first destroyed.
             for module in sorted(gone, key=lambda m: m.constructed, reverse=True):
                 log.debug("%s: its destructors", module.name)
@@ -67,7 +72,9 @@ def close_library(groups: Groups, finalizers: Finalizers, group: Group, handle: 
         except BaseException:
             # Nobody else would: they can be found no longer, and threads wait to load them anew.
             _remove(groups, group, gone)
+            program.events.deliver()
             raise
+    program.events.deliver()
     program.limbo.drain()
     if failures:
         raise failures[0]

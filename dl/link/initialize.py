@@ -23,6 +23,7 @@ from dl.groups.libc_threads import INIT_FIRST, has_threads
 from dl.groups.registry import Groups
 from dl.link.order import dependencies_first
 from dl.modules.linked_module import LinkedModule, breadth_first
+from dl.program.events import EventKind
 from dl.program.main_module import CONSTRUCTORS, INITIALIZE, START
 from dl.wasm.types import FuncType
 
@@ -61,6 +62,8 @@ def initialize(groups: Groups, group: Group, new: Sequence[LinkedModule], opened
         program.checkpoint("construct", None)
         _construct(groups, group, module)
     for module in new:
+        if program.events.listening:
+            program.events.record(EventKind.CONSTRUCTED, module.name, module.handle)
         program.state.constructed(module)
 
 

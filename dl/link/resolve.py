@@ -50,6 +50,7 @@ from dl.link.sources import (
 )
 from dl.modules.linked_module import LinkedModule, StubTarget
 from dl.modules.symbols import FunctionSymbol, element_positions, exported_imports
+from dl.program.events import EventKind
 from dl.program.program import Program
 from dl.program.state import LazyAddress
 from dl.wasm.records import Import
@@ -394,6 +395,17 @@ def _stub_target(
     target = state.bind_stub(module, position, find)
     if fresh and target is not None:
         log.info("%s: %s bound at its first call to table index %d", module.name, entry.name, target.address)
+        events = program.events
+        if events.listening:
+            provider = state.module(target.provider)
+            events.record(
+                EventKind.BOUND,
+                module.name,
+                module.handle,
+                symbol=entry.name,
+                provider="" if provider is None else provider.name,
+            )
+            events.deliver()
     return target
 
 

@@ -14,6 +14,7 @@ from dl.link.generate import load_operation
 from dl.link.perform import Change
 from dl.link.plan import LinkPlan
 from dl.modules.linked_module import LinkedModule
+from dl.program.events import EventKind
 from dl.program.main_module import CONSTRUCTORS
 from dl.program.operations import DlOperation, HoldIndices, LoadModules, UnloadModules
 from dl.program.program import Program
@@ -148,6 +149,9 @@ def _unload(
                 loads.pop(number, None)
         if rest is not None:
             state.rest_indices(rest)
+        if program.events.listening:
+            for module in modules:
+                program.events.record(EventKind.UNLOADED, module.name, module.handle)
 
     made.apply(operation, lambda _group: None)
     made.commit(operation, done, replaces=replaces, only_after=min(replaces))

@@ -33,6 +33,7 @@ from dl.modules.linked_module import LinkedModule
 from dl.modules.locate import Locator
 from dl.options import MAX_PAGES, SideMemorySource
 from dl.program.compiling import Compiling
+from dl.program.events import Events
 from dl.program.host_symbols import ATOMICS, HostSymbols
 from dl.program.limbo import Limbo
 from dl.program.main_module import MainModule
@@ -125,6 +126,7 @@ class Program:
         linear: the program's memory; None likewise.
         clock_began: when the guest's monotonic clock began, on the host's, nanoseconds; not before the engine's own did.
         ended: what ended the program; None while it can run.
+        events: what happens to its modules, for who listens.
         limbo: what is taken out of the program while guest code may still use it.
         checkpoint: called with the name of each step of a change of the program as it is about to begin, and the name of the
             group that takes it; None for steps that no single group takes. What it raises fails the step. For fault injection.
@@ -164,6 +166,7 @@ class Program:
         self.clock_began = time.monotonic_ns()
         self.ended: BaseException | None = None
         self.limbo = Limbo()
+        self.events = Events()
         self.checkpoint: Callable[[str, str | None], None] = lambda _step, _group: None
         self._end_lock = threading.Lock()
         self._memory: EngineMemory | None = None
