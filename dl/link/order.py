@@ -70,8 +70,8 @@ def users_first(
 ) -> list[LinkedModule]:
     """Return modules so that each comes before those of them that it needs or is bound to; else the last constructed first.
 
-    Reverse construction alone is not enough: a stub of a library may have been bound to one that came later, and a destructor may
-    call it. In a circle of both, the needed lists decide, as in ELF.
+    Reverse construction alone is not enough: a stub of a library may have been bound to one that came later, and a
+    destructor may call it. In a circle of both, the needed lists decide, as in ELF.
 
     Args:
         modules: modules that go together.

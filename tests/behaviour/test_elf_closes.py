@@ -7,7 +7,17 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.elf import MAIN, Graph, Operation, Part, build, differences, missing_tool, run_elf, run_wasm
+from tests.support.elf import (
+    MAIN,
+    Graph,
+    Operation,
+    Part,
+    build,
+    differences,
+    missing_tool,
+    run_elf,
+    run_wasm,
+)
 from tests.support.elf_closes import random_history
 
 FIRST_SEED = 1

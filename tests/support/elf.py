@@ -459,8 +459,8 @@ def _needs(module: dl.LinkedModule, other: dl.LinkedModule) -> bool:
 def differences(graph: Graph, elf: Sequence[str], wasm: Sequence[str]) -> list[str]:
     """Return the lines in which the two worlds differ, side by side, but for what may differ (docs/elf.md).
 
-    The order in which unrelated libraries are constructed and destroyed; and a weak function that nothing defined when its library was
-    opened with RTLD_NOW: null for good in ELF, looked for again at each call here.
+    The order in which unrelated libraries are constructed and destroyed; and a weak function that nothing defined when its
+    library was opened with RTLD_NOW: null for good in ELF, looked for again at each call here.
     """
     found = [] if len(elf) == len(wasm) else [f"{len(elf)} lines and {len(wasm)}"]
     opens = iter([o for o in graph.operations if o.what == "open"])

@@ -24,9 +24,7 @@ def random_history(seed: int) -> Graph:
     return Graph(seed, Part(MAIN, ".", "main", needed, (), functions), parts, tuple(_operations(rng, files)))
 
 
-def _part(
-    rng: Random, number: int, directory: str, name: str, names: Sequence[str], density: float
-) -> Part:
+def _part(rng: Random, number: int, directory: str, name: str, names: Sequence[str], density: float) -> Part:
     needed = tuple(n for n in rng.sample(names, min(len(names), rng.choice([0, 0, 0, 1, 1, 2]))) if n != name)
     return Part(
         number,
