@@ -176,6 +176,7 @@ PUBLIC = [
     "RTLD_GLOBAL",
     "RTLD_LAZY",
     "RTLD_LOCAL",
+    "RTLD_NEXT",
     "RTLD_NODELETE",
     "RTLD_NOLOAD",
     "RTLD_NOW",

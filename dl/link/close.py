@@ -7,7 +7,8 @@ What no such path reaches goes together, cycles included:
 1. Nobody can find it any longer: by name, by path or in the global scope. A thread that opens it again waits, and loads it
    anew.
 2. Its destructors run, those of users before those of what they use, else in reverse order of construction, in the closing
-   thread, with no lock held. They may open and close libraries. One that fails does not save its library, nor does Ctrl-C between two of them, which leaves the rest out.
+   thread, with no lock held. They may open and close libraries. One that fails does not save its library, nor does Ctrl-C
+   between two of them, which leaves the rest out.
 3. One operation removes it from every group: table indices are cleared, instances forgotten.
 4. Its memory and its table indices rest until no thread can be inside its code any longer (`dl.program.limbo`), and the
    indices longer still, so that a function pointer that somebody kept traps instead of reaching another function.
@@ -53,9 +54,9 @@ def close_library(groups: Groups, finalizers: Finalizers, group: Group, handle: 
     with unwound_whole():
         try:
             with program.rendezvous.instigate(group.replica), uninterrupted():
-                module = _open_module(program.state, handle)
-                if module.handle == MAIN_HANDLE:
+                if handle == MAIN_HANDLE:
                     return
+                module = _open_module(program.state, handle)
                 module.opens -= 1
                 gone += program.state.take_unreachable()
             for module in users_first(gone, program.state.modules):
@@ -90,6 +91,6 @@ def _open_module(state: LinkerState, handle: int) -> LinkedModule:
     module = state.modules.get(ModuleHandle(handle))
     if module is None or module.closing:
         raise InvalidHandleError(handle, "it was closed" if 0 < handle < state.next_handle else "")
-    if module.handle != MAIN_HANDLE and not module.opens:
+    if not module.opens:
         raise InvalidHandleError(handle, f"{module.name} is not open: other modules keep it loaded")
     return module
