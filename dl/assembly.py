@@ -15,6 +15,7 @@ from dl.engine.protocol import Engine, WasiOptions
 from dl.errors import LinkerClosedError
 from dl.glue.base import FIND_INVOKER, FIND_INVOKER_TYPE
 from dl.glue.names import HOST_NAMESPACE, RESOLVE_STUB, RESOLVE_STUB_TYPE
+from dl.glue.trap_functions import CLOSED_CALL, CLOSED_CALL_TYPE
 from dl.groups import wakeup_bell
 from dl.groups.boundary import GuestBoundary
 from dl.groups.endings import PATIENCE_SECONDS
@@ -25,6 +26,7 @@ from dl.groups.host_threads import HostThreads
 from dl.groups.libc_threads import LibcThreads
 from dl.groups.registry import Groups
 from dl.limits import Limits
+from dl.link.close import closed_call
 from dl.link.finalizers import Finalizers
 from dl.link.open import load_main, preload_libraries
 from dl.link.resolve import resolve_stub
@@ -225,6 +227,13 @@ def assemble(image: ModuleImage | None, locator: Locator, options: Options) -> P
         lambda handle, position: resolve_stub(program, handle, position),
     )
     functions.define(HOST_NAMESPACE, FIND_INVOKER, FIND_INVOKER_TYPE, process.invokers.find)
+    functions.define(
+        HOST_NAMESPACE,
+        CLOSED_CALL,
+        CLOSED_CALL_TYPE,
+        lambda number: closed_call(program.state, number),
+        blocking=False,
+    )
     host_threads = HostThreads(groups, libc)
     return Parts(
         program,

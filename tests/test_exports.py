@@ -182,6 +182,7 @@ PUBLIC = [
     "RTLD_NOW",
     "ReplayFailedError",
     "ResourceLimitError",
+    "StalePointerError",
     "SymbolNotFoundError",
     "ThreadExited",
     "TrapError",

@@ -11,7 +11,8 @@ What no such path reaches goes together, cycles included:
    between two of them, which leaves the rest out.
 3. One operation removes it from every group: table indices are cleared, instances forgotten.
 4. Its memory and its table indices rest until no thread can be inside its code any longer (`dl.program.limbo`), and the
-   indices longer still, so that a function pointer that somebody kept traps instead of reaching another function.
+   indices longer still, so that a function pointer that somebody kept reaches no other function: its call traps, and names
+   the library (`dl.program.resting`).
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from __future__ import annotations
 import logging
 
 from dl.dlfcn import MAIN_HANDLE, ModuleHandle
-from dl.errors import InvalidHandleError, LinkerUsageError
+from dl.errors import InvalidHandleError, LinkerUsageError, StalePointerError, TrapError
 from dl.groups.entry import Group
 from dl.groups.registry import Groups
 from dl.link.finalizers import Finalizers
@@ -71,6 +72,18 @@ def close_library(groups: Groups, finalizers: Finalizers, group: Group, handle: 
     program.limbo.drain()
     if failures:
         raise failures[0]
+
+
+def closed_call(state: LinkerState, number: int) -> None:
+    """End a call through a function pointer into a closed library; the host side of `dl.glue.trap_functions`.
+
+    Raises:
+        StalePointerError: always, while its table index rests.
+    """
+    library = state.resting.library(number)
+    if library is None:
+        raise TrapError("call of a function pointer into a library that was closed")
+    raise StalePointerError(library.name, int(library.handle))
 
 
 def _remove(groups: Groups, group: Group, gone: list[LinkedModule]) -> None:
