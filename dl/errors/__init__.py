@@ -20,6 +20,7 @@
     ├── FinalizationError              a destructor of a library that was closed failed
     ├── UnresolvedCallError            the guest called an import that nothing provides
     ├── TrapError                      the guest trapped
+    │   ├── StalePointerError          it called a function pointer into a library that was closed
     │   └── UncaughtExceptionError     it threw an exception that none of it caught
     ├── ProgramExited                  the guest ended the program
     ├── ThreadExited                   the guest ended the calling thread
@@ -71,6 +72,7 @@ from dl.errors.running import (
     ProgramDeadlockedError,
     ProgramExited,
     ReplayFailedError,
+    StalePointerError,
     ThreadExited,
     TrapError,
     UncaughtExceptionError,
@@ -110,6 +112,7 @@ __all__ = [
     "ProgramForkedError",
     "ReplayFailedError",
     "ResourceLimitError",
+    "StalePointerError",
     "SymbolNotFoundError",
     "ThreadExited",
     "TrapError",
