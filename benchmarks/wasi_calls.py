@@ -2,8 +2,8 @@
 
     python benchmarks/wasi_calls.py [--json FILE]
 
-The guest is one module in two forms, whose loops differ in nothing but their memory: ours imports a shared one, as programs with
-threads do, and the engine's exports one of its own, since its WASI serves no shared memory.
+The guest is one module in two forms, whose loops differ in nothing but their memory: ours imports a shared one, as programs
+with threads do, and the engine's exports one of its own.
 
 * *with files*: a write of 16 bytes at an offset, looking a path up, opening and closing.
 * *without*: the time, random bytes, giving the processor up, the sizes of the arguments.
@@ -61,7 +61,7 @@ Call = Callable[..., int]
 
 
 def guest(memory: str) -> bytes:
-    """The loops: each returns the first error number that a call answers, or 0. `open` opens one of the files `a`, `b` and `c`."""
+    """The loops: each returns the first error number that a call answers, or 0. `open` opens one of `a`, `b` and `c`."""
     imports = "".join(
         f'(import "{WASI}" "{name}" (func ${name} (param {kinds}) (result i32)))'
         for name, kinds in IMPORTS.items()
