@@ -6,8 +6,9 @@ What no such path reaches goes together, cycles included:
 
 1. Nobody can find it any longer: by name, by path or in the global scope. A thread that opens it again waits, and loads it
    anew.
-2. Its destructors run, in reverse order of construction, in the closing thread, with no lock held. They may open and close
-   libraries. One that fails does not save its library, nor does Ctrl-C between two of them, which leaves the rest out.
+2. Its destructors run, those of users before those of what they use, else in reverse order of construction, in the closing
+   thread, with no lock held. They may open and close libraries. One that fails does not save its library, nor does Ctrl-C
+   between two of them, which leaves the rest out.
 3. One operation removes it from every group: table indices are cleared, instances forgotten.
 4. Its memory and its table indices rest until no thread can be inside its code any longer (`dl.program.limbo`), and the
    indices longer still, so that a function pointer that somebody kept reaches no other function: its call traps, and names
@@ -23,6 +24,7 @@ from dl.errors import InvalidHandleError, LinkerUsageError, StalePointerError, T
 from dl.groups.entry import Group
 from dl.groups.registry import Groups
 from dl.link.finalizers import Finalizers
+from dl.link.order import users_first
 from dl.link.unload import remove_modules
 from dl.modules.linked_module import LinkedModule
 from dl.program.events import EventKind
@@ -63,8 +65,7 @@ def close_library(groups: Groups, finalizers: Finalizers, group: Group, handle: 
                     for module in gone:
                         program.events.record(EventKind.CLOSED, module.name, module.handle)
             program.events.deliver()
-            # Last constructed, first destroyed.
-            for module in sorted(gone, key=lambda m: m.constructed, reverse=True):
+            for module in users_first(gone, program.state.modules):
                 log.debug("%s: its destructors", module.name)
                 failures += finalizers.run(group, module)
             with uninterrupted():

@@ -33,7 +33,7 @@ class EventKind(str, Enum):
     LOADED = "loaded"
     """A module became part of the program, for all threads; its constructors have not run."""
     CONSTRUCTED = "constructed"
-    """Its constructors have run, and other threads that open it no longer wait."""
+    """Its constructors have run; other threads that open it wait for those of all modules of its load."""
     CLOSED = "closed"
     """Nothing keeps it any longer: it can be found no more, and its destructors run next."""
     UNLOADED = "unloaded"

@@ -258,9 +258,8 @@ class LinkerState:
             self.table.free(library.region, rested=True)
 
     def constructed(self, module: LinkedModule) -> None:
-        """Note that a module's construction is over; wake the threads that wait for it."""
+        """Note that a module's constructors have run; those of other modules of its load may not have."""
         module.constructed = next(self._constructed)
-        module.construction.finished()
 
     def closed(self, module: LinkedModule) -> None:
         """Note that a module's end is over; wake the threads that wait to load it anew."""
@@ -297,7 +296,15 @@ class LinkerState:
                 for module in modules:
                     if self.modules.pop(module.handle, None) is not None:
                         self._drop_copy(module)
+                self._drop_from_local_scopes(modules)
         return users
+
+    def _drop_from_local_scopes(self, gone: Sequence[LinkedModule]) -> None:
+        """Take modules out of what others see, which would keep them, and what they saw in turn."""
+        for module in (*self.modules.values(), *self.arriving.values()):
+            if module.scope is not None and any(other in gone for other in module.scope):
+                # A new tuple, since readers take no lock.
+                module.scope = tuple(other for other in module.scope if other not in gone)
 
     def forget_names(self, modules: Sequence[LinkedModule]) -> None:
         """Make modules unfindable by path, name or global scope; their handles stay."""

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import threading
+import weakref
 from typing import Any
 
 import pytest
@@ -122,6 +124,19 @@ class TestCounts:
             group.dlclose(handle)
 
             assert held(linker) == before
+
+    def test_nothing_of_it_stays_with_those_that_stay(self) -> None:
+        """A library that was loaded with another, and outlives it, holds nothing of that: not even its record."""
+        libs = {"low.so": plugin(1), "top.so": plugin(2, needed=("low.so",))}
+        with dl.Linker(None, libraries=libs) as linker:
+            group = linker.main_group
+            top = group.dlopen("top.so")
+            low = group.dlopen("low.so")
+            record = weakref.ref(linker.program.state.modules[top])
+            group.dlclose(top)
+            gc.collect()
+            assert record() is None
+            assert group.dlsym(low, "f")() == 1
 
     def test_nodelete_and_the_main_module_stay(self) -> None:
         """RTLD_NODELETE keeps a library for good; closing the main module is allowed and does nothing."""
