@@ -21,6 +21,7 @@
     ├── UnresolvedCallError            the guest called an import that nothing provides
     ├── TrapError                      the guest trapped
     │   └── UncaughtExceptionError     it threw an exception that none of it caught
+    ├── GuestTimeoutError              a call took longer than it may
     ├── ProgramExited                  the guest ended the program
     ├── ThreadExited                   the guest ended the calling thread
     ├── GuestThreadError               a thread of the guest ended abnormally, and the program with it
@@ -68,6 +69,7 @@ from dl.errors.modules import (
 from dl.errors.running import (
     GroupEndedError,
     GuestThreadError,
+    GuestTimeoutError,
     ProgramDeadlockedError,
     ProgramExited,
     ReplayFailedError,
@@ -92,6 +94,7 @@ __all__ = [
     "FinalizationError",
     "GroupEndedError",
     "GuestThreadError",
+    "GuestTimeoutError",
     "ImportTypeError",
     "InitializationError",
     "InstantiationError",

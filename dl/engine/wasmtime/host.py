@@ -61,6 +61,7 @@ class WasmtimeHostFunctions:
         single = len(kind.results) == 1 and kind.results[0] != "v128"
         enter = self._boundary.enter_host if blocking else None
         leave, make_trap = self._boundary.exit_host, _trap_maker(namespace, name)
+        label = name.partition(":")[2].partition(" (")[0] or name
 
         @entry
         def called(_env: int, _caller: int, arguments: int, _slots: int) -> int | None:
@@ -72,9 +73,9 @@ class WasmtimeHostFunctions:
                     try:
                         pack(area, 0, value)
                     except (struct.error, OverflowError, TypeError):
-                        pack_checked(area, value)
+                        pack_checked(area, value, label)
                 else:
-                    pack_checked(area, value)
+                    pack_checked(area, value, label)
                 if enter:
                     leave(token)
             except BaseException as error:  # noqa: BLE001  carried to the caller whose guest call it interrupts
