@@ -15,6 +15,7 @@ from dl.engine.protocol import Engine, WasiOptions
 from dl.errors import LinkerClosedError
 from dl.glue.base import FIND_INVOKER, FIND_INVOKER_TYPE
 from dl.glue.names import HOST_NAMESPACE, RESOLVE_STUB, RESOLVE_STUB_TYPE
+from dl.glue.trap_functions import CLOSED_CALL, CLOSED_CALL_TYPE
 from dl.groups import wakeup_bell
 from dl.groups.boundary import GuestBoundary
 from dl.groups.endings import PATIENCE_SECONDS
@@ -25,8 +26,9 @@ from dl.groups.host_threads import HostThreads
 from dl.groups.libc_threads import LibcThreads
 from dl.groups.registry import Groups
 from dl.limits import Limits
+from dl.link.close import closed_call
 from dl.link.finalizers import Finalizers
-from dl.link.open import load_main
+from dl.link.open import load_main, preload_libraries
 from dl.link.resolve import resolve_stub
 from dl.link.slots import SlotOperations
 from dl.modules.guest_paths import paths_of_program
@@ -34,10 +36,12 @@ from dl.modules.image import ModuleImage
 from dl.modules.locate import Locator
 from dl.modules.reading import ReadBudget
 from dl.options import (
+    Binding,
     HostImports,
     MemoryType,
     Output,
     SideMemorySource,
+    checked_binding,
     checked_side_memory,
     listed,
 )
@@ -71,6 +75,8 @@ class Options:
     stack_size: int = 1 << 20
     thread_stack_size: int = 1 << 18
     side_memory: SideMemorySource = "auto"
+    bind: Binding = "lazy"
+    preload: Sequence[str | os.PathLike[str]] = ()
     interrupts: bool | None = None
     engine: str | Engine | None = None
     default_files: bool = True
@@ -117,7 +123,9 @@ class Parts:
             if self.program.engine.capabilities.interrupts:
                 wakeup_bell.BELL.add(self.groups.signal_came)
             group = self.groups.new_main_group()
-            if image is not None:
+            if image is None:
+                preload_libraries(self.groups, group)
+            else:
                 load_main(self.groups, group, image)
                 report_unused_imports(self.program)
         except BaseException:
@@ -213,6 +221,8 @@ def assemble(image: ModuleImage | None, locator: Locator, options: Options) -> P
             options.limits,
             open_cache(options.cache, default_files.preopens.values()),
             paths_of_program(default_files.preopens, locator.library_path, image.path if image else None),
+            checked_binding(options.bind),
+            tuple(os.fspath(library) for library in listed("preload", options.preload)),
         ),
     )
     memory.program = program
@@ -235,6 +245,13 @@ def assemble(image: ModuleImage | None, locator: Locator, options: Options) -> P
         lambda handle, position: resolve_stub(program, handle, position),
     )
     functions.define(HOST_NAMESPACE, FIND_INVOKER, FIND_INVOKER_TYPE, process.invokers.find)
+    functions.define(
+        HOST_NAMESPACE,
+        CLOSED_CALL,
+        CLOSED_CALL_TYPE,
+        lambda number: closed_call(program.state, number),
+        blocking=False,
+    )
     host_threads = HostThreads(groups, libc)
     return Parts(
         program,

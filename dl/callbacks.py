@@ -23,6 +23,7 @@ from dl.link.slots import SlotOperations
 from dl.program.program import Program
 from dl.values import checked_result
 from dl.wasm.types import FuncType
+from threads import uninterrupted
 
 _SIGNATURE = re.compile(r"\s*\(([^()]*)\)\s*->\s*(?:\(([^()]*)\)|(\w+))\s*")
 _VALUE_TYPES = frozenset({"i32", "i64", "f32", "f64", "v128"})
@@ -135,16 +136,16 @@ class Callbacks:
         slots = self._slots
         code = slots.pool.callback_code(kind, self._dispatcher(kind))
         number = next(self._numbers) & 0xFFFFFFFF
-        address = slots.allocate()
-        with self._lock:
-            self._functions[number] = function
-        try:
-            slots.place(address, code, number)
-        except BaseException:
-            self._drop(number)
-            slots.free(address)
-            raise
-        return Callback(self, number, address, kind, shown or function)
+        with slots.allocation() as allocation:
+            address = allocation.take()
+            with self._lock:
+                self._functions[number] = function
+            try:
+                slots.place(address, code, number)
+            except BaseException:
+                self._drop(number)
+                raise
+            return Callback(self, number, address, kind, shown or function)
 
     def make_kept(self, kind: FuncType, function: Callable[..., Any]) -> int:
         """Make a callback that stays as long as the program; return its address."""
@@ -176,18 +177,19 @@ class Callbacks:
         """Close a callback; see `Callback.close`."""
         if not self._program.rendezvous.process.is_this_one():
             return  # it is the parent's
-        with self._lock:
-            address, callback.address = callback.address, 0
-        if not address:
-            return
-        try:
-            if self._program.ended is None:
-                self._slots.free(address)
-        except BaseException:
-            # A program that has ended calls nothing any longer.
-            if self._program.ended is None:
-                callback.address = address
+        with uninterrupted():  # or the index would be nobody's between the claim and its end
+            with self._lock:
+                address, callback.address = callback.address, 0
+            if not address:
+                return
+            try:
+                if self._program.ended is None:
+                    self._slots.free(address)
+            except BaseException:
+                # A program that has ended calls nothing any longer.
+                if self._program.ended is None:
+                    callback.address = address
                 raise
-        finally:
-            if not callback.address:
-                self._drop(number)
+            finally:
+                if not callback.address:
+                    self._drop(number)

@@ -55,7 +55,7 @@ class InstanceGroup:
     @raises_dl_errors
     def dlopen(
         self,
-        library: ModuleSource,
+        library: ModuleSource | None,
         flags: int = DlFlags.NOW,
         *,
         name: str | None = None,
@@ -64,7 +64,8 @@ class InstanceGroup:
         """Load a shared library and all it needs into the program, or find it loaded.
 
         Args:
-            library: its path or bare name, searched like ld.so does, or its bytes.
+            library: its path or bare name, searched like ld.so does, or its bytes; None for the program itself, whose handle,
+                `MAIN_HANDLE`, stands for the global scope.
             flags: `RTLD_NOW` or `RTLD_LAZY`, and others of `DlFlags`.
             name: for bytes, the name by which they are known: opening the same name again gives the same module, and
                 the needed lists of other modules find it.
@@ -100,7 +101,7 @@ class InstanceGroup:
 
     def library(
         self,
-        library: ModuleSource,
+        library: ModuleSource | None,
         flags: int = DlFlags.NOW,
         *,
         name: str | None = None,
@@ -113,24 +114,30 @@ class InstanceGroup:
         """
         return Library(self, self.dlopen(library, flags, name=name, library_path=library_path))
 
-    def dlsym(self, handle: SupportsIndex, name: str) -> GuestFunction | GuestData:
+    def dlsym(
+        self, handle: SupportsIndex, name: str, *, caller: SupportsIndex | None = None
+    ) -> GuestFunction | GuestData:
         """Find a symbol.
 
         Args:
             handle: a module or a `Library`, whose own symbols come first and then those of what it needs, breadth first;
-                or `RTLD_DEFAULT` for the global scope.
+                `RTLD_DEFAULT` or `MAIN_HANDLE` for the global scope; or `RTLD_NEXT` for what comes after the caller in the order of the dlopen
+                that loaded it.
             name: the symbol.
+            caller: handle of the module on whose behalf it is looked for; needed for `RTLD_NEXT`. With `RTLD_DEFAULT` the
+                tree of a caller that was opened with `RTLD_LOCAL` is searched too, as if its own code had asked.
 
         Returns:
             A function, callable and with an address; or data, with an address.
 
         Raises:
             SymbolNotFoundError: there is no such symbol.
-            InvalidHandleError: no module has this handle.
+            InvalidHandleError: no module has this handle, or the caller's.
+            LinkerUsageError: `RTLD_NEXT` without a caller.
         """
         group = self.own
         group.synchronize()
-        symbol = self.linker.look_up(index(handle), name)
+        symbol = self.linker.look_up(index(handle), name, None if caller is None else index(caller))
         if not isinstance(symbol, FunctionSymbol):
             return GuestData(name, group.address_of(symbol), symbol.module, self.linker.program.state)
         key = symbol.module, symbol.name

@@ -20,7 +20,15 @@ from dl.groups.host_threads import HostThread
 from dl.introspection import Introspection
 from dl.limits import Limits
 from dl.link.host_libraries import module_image
-from dl.options import DEFAULT_STACK_BYTES, HostImports, MemoryType, ModuleSource, Output, SideMemorySource
+from dl.options import (
+    DEFAULT_STACK_BYTES,
+    Binding,
+    HostImports,
+    MemoryType,
+    ModuleSource,
+    Output,
+    SideMemorySource,
+)
 
 
 class Linker(Introspection, Calling):
@@ -45,6 +53,9 @@ class Linker(Introspection, Calling):
         interrupts: whether guest code can be interrupted (costs about 11 % on tight loops); None for what the
             program needs: on with shared memory. Without, a thread that computes stalls links.
         default_files: whether a program of WASIX finds `/dev/null` and the like, and a `/tmp` of its own (docs/wasix.md).
+        bind: `"now"` makes functions that nothing defines an error of every load, whatever its flags say (LD_BIND_NOW).
+        preload: libraries, by path or name, that come before those that the main module needs, so that their symbols win
+            (LD_PRELOAD); they stay loaded.
         engine: the engine, or its name, such as "wasmtime"; None for the default one.
         cache: the directory where compiled code is kept; True for the user's (or that in DLRUN_CACHE), False for none.
         limits: what the program may take of the host; None for the defaults.
@@ -78,6 +89,8 @@ class Linker(Introspection, Calling):
         side_memory: SideMemorySource = "auto",
         interrupts: bool | None = None,
         default_files: bool = True,
+        bind: Binding = "lazy",
+        preload: Sequence[str | os.PathLike[str]] = (),
         engine: str | Engine | None = None,
         cache: bool | str | os.PathLike[str] = True,
         limits: Limits | None = None,
@@ -88,7 +101,7 @@ class Linker(Introspection, Calling):
         self.parts = assemble(image, locator, Options(
             imports=imports, args=args, env=env, preopens=preopens, stdin=stdin, stdout=stdout, stderr=stderr, memory=memory,
             stack_size=stack_size, thread_stack_size=thread_stack_size, side_memory=side_memory, interrupts=interrupts,
-            engine=engine, default_files=default_files, limits=limits or Limits(), cache=cache,
+            engine=engine, default_files=default_files, bind=bind, preload=preload, limits=limits or Limits(), cache=cache,
         ))  # fmt: skip
         self.program = self.parts.program
         self.engine = self.program.engine

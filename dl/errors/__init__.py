@@ -20,6 +20,7 @@
     ├── FinalizationError              a destructor of a library that was closed failed
     ├── UnresolvedCallError            the guest called an import that nothing provides
     ├── TrapError                      the guest trapped
+    │   ├── StalePointerError          it called a function pointer into a library that was closed
     │   └── UncaughtExceptionError     it threw an exception that none of it caught
     ├── GuestTimeoutError              a call took longer than it may
     ├── ProgramExited                  the guest ended the program
@@ -73,6 +74,7 @@ from dl.errors.running import (
     ProgramDeadlockedError,
     ProgramExited,
     ReplayFailedError,
+    StalePointerError,
     ThreadExited,
     TrapError,
     UncaughtExceptionError,
@@ -113,6 +115,7 @@ __all__ = [
     "ProgramForkedError",
     "ReplayFailedError",
     "ResourceLimitError",
+    "StalePointerError",
     "SymbolNotFoundError",
     "ThreadExited",
     "TrapError",

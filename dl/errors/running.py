@@ -28,6 +28,27 @@ class TrapError(DlError):
         return f"guest trapped: {self.reason}{at}"
 
 
+class StalePointerError(TrapError):
+    """Guest code called a function pointer into a library that was closed.
+
+    Attributes:
+        library: name of the library that was there.
+        handle: the handle that it had.
+    """
+
+    def __init__(
+        self, library: str, handle: int, code: int | None = None, frames: Sequence[str] = ()
+    ) -> None:
+        super().__init__(
+            f"call of a function pointer into {shown(library)}, which was closed (it was module {handle})",
+            code,
+            frames,
+        )
+        self.args = (library, handle, code, frames)
+        self.library = library
+        self.handle = handle
+
+
 class UncaughtExceptionError(TrapError):
     """Guest code threw a WebAssembly exception that none of the guest code in the call caught.
 

@@ -6,7 +6,7 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from dl.dlfcn import DlFlags, ModuleHandle
+from dl.dlfcn import MAIN_HANDLE, DlFlags, ModuleHandle
 from dl.errors import LibraryNotFoundError, LinkError
 from dl.groups.entry import Group
 from dl.groups.registry import Groups
@@ -39,7 +39,7 @@ def module_image(locator: Locator, source: ModuleSource, name: str | None) -> Mo
 def open_for_host(
     groups: Groups,
     group: Group,
-    library: ModuleSource,
+    library: ModuleSource | None,
     flags: DlFlags,
     *,
     name: str | None = None,
@@ -48,6 +48,8 @@ def open_for_host(
     """Load a library for the host; see `InstanceGroup.dlopen`."""
     program = groups.program
     flags = checked_flags(flags)
+    if library is None:
+        return MAIN_HANDLE
     policy = SearchPolicy.of_host(listed("library_path", library_path or ()), program.options.paths)
     locator = program.locator
     named: str | None = None

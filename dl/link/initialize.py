@@ -60,8 +60,9 @@ def initialize(groups: Groups, group: Group, new: Sequence[LinkedModule], opened
     for module in order:
         program.checkpoint("construct", None)
         _construct(groups, group, module)
-    for module in new:
         program.state.constructed(module)
+    for module in new:
+        module.construction.finished()
 
 
 _STREAMS = ("_ZNSt3__28ios_base4InitC1Ev", "_ZNSt3__18ios_base4InitC1Ev", "_ZNSt8ios_base4InitC1Ev")

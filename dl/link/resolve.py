@@ -141,7 +141,7 @@ class Resolver:
             return ThroughTable(found.address, found.module)
         if found is not None:
             return found
-        demanded = self._plan is not None and self._plan.request.demands_functions
+        demanded = self._plan is not None and self._plan.demands_functions
         if demanded and not _is_weak(module, entry) and not self._program.host.has_namespace(entry.module):
             return self._undefined(module, entry)
         return LazyStub()
@@ -164,7 +164,7 @@ class Resolver:
         One for each name and signature, whoever takes it. None if the function is demanded now, or its signature unknown.
         """
         plan, state = self._plan, self._program.state
-        if plan is None or entry.module != GOT_FUNC or plan.request.demands_functions:
+        if plan is None or entry.module != GOT_FUNC or plan.demands_functions:
             return None
         kind = self._signature_of(module, entry.name)
         if kind is None or self._program.main.no_libraries:

@@ -82,6 +82,8 @@ class ProgramOptions:
         limits: what it may take of the host.
         code_store: compiled code that outlives the process; None for none.
         paths: the directories it may load from, as they were before any of its code ran.
+        bind_now: whether every load demands all functions, whatever its flags say, as with ELF's LD_BIND_NOW.
+        preload: paths and names of libraries that come before what the main module needs, as with ELF's LD_PRELOAD.
     """
 
     name: str
@@ -92,6 +94,8 @@ class ProgramOptions:
     limits: Limits = field(default_factory=Limits)
     code_store: CodeStore | None = None
     paths: GuestPaths = field(default_factory=GuestPaths)
+    bind_now: bool = False
+    preload: tuple[str, ...] = ()
 
 
 class Program:

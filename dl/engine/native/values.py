@@ -1,7 +1,7 @@
 """Python values to and from the 16-byte slots in which an engine passes WebAssembly values.
 
-Slot layout: `wasmtime_val_raw_t`, little-endian, the value in the first bytes of its slot. i32 and i64 come out signed;
-unsigned values go in as well, so that addresses above 2 GiB pass. v128 is 16 bytes.
+Slot layout: `wasmtime_val_raw_t`, and Wasmer's `RawValue`: little-endian, the value in the first bytes of its slot. i32 and
+i64 come out signed; unsigned values go in as well, so that addresses above 2 GiB pass. v128 is 16 bytes.
 """
 
 from __future__ import annotations
