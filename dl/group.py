@@ -121,8 +121,8 @@ class InstanceGroup:
 
         Args:
             handle: a module or a `Library`, whose own symbols come first and then those of what it needs, breadth first;
-                `RTLD_DEFAULT` or `MAIN_HANDLE` for the global scope; or `RTLD_NEXT` for what comes after the caller in the order of the dlopen
-                that loaded it.
+                `RTLD_DEFAULT` or `MAIN_HANDLE` for the global scope; or `RTLD_NEXT` for what comes after the caller in the
+                order of the dlopen that loaded it.
             name: the symbol.
             caller: handle of the module on whose behalf it is looked for; needed for `RTLD_NEXT`. With `RTLD_DEFAULT` the
                 tree of a caller that was opened with `RTLD_LOCAL` is searched too, as if its own code had asked.

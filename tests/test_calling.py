@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import gc
 import inspect
@@ -16,7 +17,6 @@ import pytest
 import dl
 from tests.support.modules import MEMORY, MEMORY_BASE, SHARED_MEMORY, TABLE, data, library, pie
 from tests.support.paths import ROOT
-import contextlib
 
 pytestmark = pytest.mark.timeout(60)
 
