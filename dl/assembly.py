@@ -51,10 +51,12 @@ from dl.program.main_module import describe_main
 from dl.program.operations import DlOperation
 from dl.program.program import Program, ProgramOptions
 from dl.program.statistics import report_unused_imports
+from dl.values import bound_imports
 from dl.wasix import system_interface
 from dl.wasix.files.defaults import DefaultFiles
 from dl.wasix.process import Process
 from dl.wasix.system import System
+from memory import LinearMemory
 from threads import Rendezvous
 
 
@@ -155,6 +157,20 @@ class Parts:
             self.groups.leave(group)
 
 
+class LateMemory:
+    """Returns the memory of a program that is made after what asks for it.
+
+    Attributes:
+        program: the program.
+    """
+
+    program: Program
+
+    def __call__(self) -> LinearMemory:
+        """Return the memory."""
+        return self.program.memory
+
+
 def new_locator(
     library_path: Sequence[str | os.PathLike[str]], libraries: Mapping[str, bytes] | None, limits: Limits
 ) -> Locator:
@@ -181,7 +197,8 @@ def assemble(image: ModuleImage | None, locator: Locator, options: Options) -> P
     rendezvous: Rendezvous[DlOperation] = Rendezvous(engine.interrupt)
     boundary = GuestBoundary(rendezvous)
     functions = engine.host_functions(boundary)
-    host = HostSymbols(functions, options.imports or {})
+    memory = LateMemory()
+    host = HostSymbols(functions, bound_imports(options.imports or {}, memory))
     program = Program(
         main,
         engine,
@@ -209,6 +226,7 @@ def assemble(image: ModuleImage | None, locator: Locator, options: Options) -> P
             tuple(os.fspath(library) for library in listed("preload", options.preload)),
         ),
     )
+    memory.program = program
     groups = Groups(program, boundary)
     libc = LibcThreads(groups)
     slots = SlotOperations(groups, ClosureSlots(program.compiler, main))

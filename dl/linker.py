@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -10,7 +11,7 @@ from typing import Any
 from typing_extensions import Self
 
 from dl.assembly import Options, assemble, new_locator
-from dl.callbacks import Callback
+from dl.calling import Calling
 from dl.dlfcn import MAIN_HANDLE, ModuleHandle
 from dl.engine.protocol import Engine
 from dl.errors import LinkerUsageError
@@ -28,10 +29,9 @@ from dl.options import (
     Output,
     SideMemorySource,
 )
-from dl.wasm.types import FuncType
 
 
-class Linker(Introspection):
+class Linker(Introspection, Calling):
     """A WebAssembly program that libraries can be linked into while it runs.
 
     Args:
@@ -140,27 +140,6 @@ class Linker(Introspection):
         self._check_open()
         return self.view(self._main_group)
 
-    def callback(self, signature: FuncType | str, function: Callable[..., Any]) -> Callback:
-        """Make a Python function a function pointer of the guest, valid in every instance group, also in later ones.
-
-        Args:
-            signature: as text, such as `"(i32, f64) -> i32"`, or as a `FuncType`.
-            function: gets and returns values as `imports` do: int, float, 16 bytes for v128, a tuple for several
-                results. Called in the thread of the caller, which may call the guest in turn. What it raises unwinds the
-                guest.
-
-        Returns:
-            The callback: its `address` is the pointer. Close it when the guest no longer calls it, or use it in a `with`.
-
-        Raises:
-            LinkerUsageError: the text is no signature.
-            ValueConversionError: the signature has values that Python code cannot hold.
-            NotDynamicError: the program's table cannot take functions.
-            ResourceLimitError: the table is full.
-        """
-        self._check_open()
-        return self.parts.callbacks.make(signature, function)
-
     @property
     def main(self) -> ModuleHandle:
         """Handle of the main module."""
@@ -187,4 +166,18 @@ class Linker(Introspection):
         self.close()
 
     def __repr__(self) -> str:
-        return f"<Linker of {self.program.options.name}>"
+        state = "closed" if self._closed else f"{len(self.program.state.modules)} modules"
+        return f"<Linker of {self.program.options.name}, {state}>"
+
+    def _repr_html_(self) -> str:
+        """What Jupyter shows: the loaded modules, and where they are."""
+        rows = []
+        for module in [] if self._closed else self.modules():
+            numbers = (f"{module.memory_base:#x}", module.table_base, module.opens)
+            row = (int(module.handle), module.name, *numbers)
+            cells = "".join(f"<td>{html.escape(str(cell))}</td>" for cell in row)
+            rows.append(f"<tr>{cells}</tr>")
+        head = "".join(
+            f"<th>{text}</th>" for text in ("handle", "module", "memory base", "table base", "opens")
+        )
+        return f"<table><caption>{html.escape(repr(self))}</caption><tr>{head}</tr>{''.join(rows)}</table>"
