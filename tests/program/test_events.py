@@ -31,7 +31,7 @@ class TestWhatIsTold:
                     ("constructed", "low.so"),
                     ("constructed", "top.so"),
                 ]
-                assert linker.main_group.dlopen("top.so") == handle
+                assert linker.main_group.dlopen("top.so") == handle.handle
                 linker.main_group.dlclose(handle)
                 assert len(queue) == 0
             with linker.events.queue() as queue:
