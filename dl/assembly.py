@@ -16,6 +16,7 @@ from dl.engine.protocol import Engine, WasiOptions
 from dl.errors import LinkerClosedError
 from dl.glue.base import FIND_INVOKER, FIND_INVOKER_TYPE
 from dl.glue.names import HOST_NAMESPACE, RESOLVE_STUB, RESOLVE_STUB_TYPE
+from dl.glue.trap_functions import CLOSED_CALL, CLOSED_CALL_TYPE
 from dl.groups import wakeup_bell
 from dl.groups.boundary import GuestBoundary
 from dl.groups.endings import PATIENCE_SECONDS
@@ -26,8 +27,9 @@ from dl.groups.host_threads import HostThreads
 from dl.groups.libc_threads import LibcThreads
 from dl.groups.registry import Groups
 from dl.limits import Limits
+from dl.link.close import closed_call
 from dl.link.finalizers import Finalizers
-from dl.link.open import load_main
+from dl.link.open import load_main, preload_libraries
 from dl.link.resolve import resolve_stub
 from dl.link.slots import SlotOperations
 from dl.modules.guest_paths import paths_of_program
@@ -35,10 +37,12 @@ from dl.modules.image import ModuleImage
 from dl.modules.locate import Locator
 from dl.modules.reading import ReadBudget
 from dl.options import (
+    Binding,
     HostImports,
     MemoryType,
     Output,
     SideMemorySource,
+    checked_binding,
     checked_side_memory,
     listed,
 )
@@ -48,12 +52,14 @@ from dl.program.main_module import RootNames, describe_main
 from dl.program.operations import DlOperation
 from dl.program.program import Program, ProgramOptions
 from dl.program.statistics import report_unused_imports
+from dl.values import bound_imports
 from dl.wamr.mode import WamrMode
 from dl.wamr.program import WamrProgram
 from dl.wasix import system_interface
 from dl.wasix.files.defaults import DefaultFiles
 from dl.wasix.process import Process
 from dl.wasix.system import System
+from memory import LinearMemory
 from threads import Rendezvous
 
 
@@ -72,6 +78,8 @@ class Options:
     stack_size: int = 1 << 20
     thread_stack_size: int = 1 << 18
     side_memory: SideMemorySource = "auto"
+    bind: Binding = "lazy"
+    preload: Sequence[str | os.PathLike[str]] = ()
     interrupts: bool | None = None
     engine: str | Engine | None = None
     default_files: bool = True
@@ -121,7 +129,9 @@ class Parts:
             if self.program.engine.capabilities.interrupts:
                 wakeup_bell.BELL.add(self.groups.signal_came)
             group = self.groups.new_main_group()
-            if image is not None:
+            if image is None:
+                preload_libraries(self.groups, group)
+            else:
                 load_main(self.groups, group, image)
                 report_unused_imports(self.program)
         except BaseException:
@@ -137,6 +147,7 @@ class Parts:
         with ExitStack() as steps:  # the last one first
             steps.callback(wakeup_bell.BELL.remove, self.groups.signal_came)
             steps.callback(self.default_files.close)
+            steps.callback(self.program.events.end)
             steps.callback(self.program.close)
             steps.callback(self._leave_main, main_group)
             steps.callback(self.groups.allocating.close, PATIENCE_SECONDS)
@@ -150,6 +161,20 @@ class Parts:
         # Inside guest code in another thread, it is freed with its last reference, which that thread drops.
         if group is not None and group.is_outside_guest:
             self.groups.leave(group)
+
+
+class LateMemory:
+    """Returns the memory of a program that is made after what asks for it.
+
+    Attributes:
+        program: the program.
+    """
+
+    program: Program
+
+    def __call__(self) -> LinearMemory:
+        """Return the memory."""
+        return self.program.memory
 
 
 def new_locator(
@@ -189,7 +214,10 @@ def assemble(image: ModuleImage | None, locator: Locator, options: Options) -> P
     rendezvous: Rendezvous[DlOperation] = Rendezvous(engine.interrupt)
     boundary = GuestBoundary(rendezvous)
     functions = engine.host_functions(boundary)
-    host = HostSymbols(functions, options.imports or {}, wamr.imports() if wamr else None)
+    memory = LateMemory()
+    host = HostSymbols(
+        functions, bound_imports(options.imports or {}, memory), wamr.imports() if wamr else None
+    )
     program = Program(
         main,
         engine,
@@ -213,11 +241,14 @@ def assemble(image: ModuleImage | None, locator: Locator, options: Options) -> P
             options.limits,
             open_cache(options.cache, default_files.preopens.values()),
             paths_of_program(default_files.preopens, locator.library_path, image.path if image else None),
+            checked_binding(options.bind),
+            tuple(os.fspath(library) for library in listed("preload", options.preload)),
             names,
             keeps_stub_targets=mode is None or mode.table_cache,
             load_needed=mode is None or mode.load_needed,
         ),
     )
+    memory.program = program
     groups = Groups(program, boundary)
     libc = LibcThreads(groups)
     slots = SlotOperations(groups, ClosureSlots(program.compiler, main))
@@ -237,6 +268,13 @@ def assemble(image: ModuleImage | None, locator: Locator, options: Options) -> P
         HOST_NAMESPACE, RESOLVE_STUB, RESOLVE_STUB_TYPE, wamr.counting(resolve) if wamr else resolve
     )
     functions.define(HOST_NAMESPACE, FIND_INVOKER, FIND_INVOKER_TYPE, process.invokers.find)
+    functions.define(
+        HOST_NAMESPACE,
+        CLOSED_CALL,
+        CLOSED_CALL_TYPE,
+        lambda number: closed_call(program.state, number),
+        blocking=False,
+    )
     host_threads = HostThreads(groups, libc)
     return Parts(
         program,

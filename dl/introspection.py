@@ -6,6 +6,7 @@ from dl.errors import LinkerUsageError
 from dl.groups.errors import check_process
 from dl.linker_base import LinkerBase
 from dl.modules.linked_module import LinkedModule
+from dl.program.events import Events
 from dl.program.statistics import LinkerStatistics, linker_statistics, unused_imports
 from dl.wamr.dlfcn import WamrStatistics
 
@@ -17,6 +18,11 @@ class Introspection(LinkerBase):
         """Return the loaded modules, in handle order."""
         check_process(self.program.rendezvous.process)
         return sorted(self.program.state.modules.copy().values(), key=lambda m: m.handle)
+
+    @property
+    def events(self) -> Events:
+        """What happens to libraries: loads, closes and late bindings as they come, by function call or from a queue."""
+        return self.program.events
 
     def unused_imports(self) -> list[tuple[str, str]]:
         """Return what `imports` gave and no loaded module imports, by namespace and name; a library may come that does."""

@@ -99,6 +99,18 @@ library_path_option = click.option(
     help="Whether code that computes can be interrupted, for links and Ctrl-C. Default: on for programs with shared memory.",
 )
 @click.option(
+    "--bind-now",
+    is_flag=True,
+    help="Refuse to load what needs functions that nothing defines, instead of missing them at their first call.",
+)
+@click.option(
+    "--preload",
+    "preload",
+    multiple=True,
+    metavar="LIBRARY",
+    help="Load a library, by path or name, before those that the program needs, so that its symbols win; may be repeated.",
+)
+@click.option(
     "--no-default-files",
     is_flag=True,
     help="Do not give the program /dev/null and the like, and a /tmp of its own.",
@@ -131,6 +143,8 @@ def run(
     memory_max: int | None,
     side_memory: Any,
     interrupts: bool | None,
+    bind_now: bool,
+    preload: tuple[str, ...],
     no_default_files: bool,
     wamr_mode: int | None,
     engine: str | None,
@@ -163,6 +177,8 @@ def run(
             cache=not no_cache,
             memory=memory,
             default_files=not no_default_files,
+            bind="now" if bind_now else "lazy",
+            preload=preload,
             limits=taken_limits(limits),
             wamr=wamr_mode,
         ) as linker,

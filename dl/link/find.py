@@ -114,7 +114,9 @@ def _find_needed(program: Program, tree: FoundTree, root: FoundModule, request: 
     if not request.load_needed:
         tree.new.append(root)
         return
-    open_: list[tuple[FoundModule, Iterator[str]]] = [(root, _needed(root))]
+    # What is preloaded is the first that the main module needs: so a search finds it where ELF's does, and it stays.
+    preload = dict.fromkeys(program.options.preload if root.main else ())
+    open_: list[tuple[FoundModule, Iterator[str]]] = [(root, itertools.chain(preload, _needed(root)))]
     while open_:
         module, names = open_[-1]
         name = next(names, None)
@@ -129,7 +131,8 @@ def _find_needed(program: Program, tree: FoundTree, root: FoundModule, request: 
             if needed.loaded is None:
                 coming.setdefault(needed.image.base_name, needed.image)
                 open_.append((needed, _needed(needed)))
-        module.needed.append(needed)
+        if not (preload and module is root and needed in module.needed):
+            module.needed.append(needed)
 
 
 def _needed(module: FoundModule) -> Iterator[str]:

@@ -24,6 +24,7 @@ from dl.groups.registry import Groups
 from dl.link.order import dependencies_first
 from dl.link.root_allocator import CalledAllocator, RootAllocator
 from dl.modules.linked_module import LinkedModule, breadth_first
+from dl.program.events import EventKind
 from dl.program.main_module import CONSTRUCTORS, INITIALIZE, START
 from dl.wasm.types import FuncType
 
@@ -61,8 +62,11 @@ def initialize(groups: Groups, group: Group, new: Sequence[LinkedModule], opened
     for module in order:
         program.checkpoint("construct", None)
         _construct(groups, group, module)
-    for module in new:
+        if program.events.listening:
+            program.events.record(EventKind.CONSTRUCTED, module.name, module.handle)
         program.state.constructed(module)
+    for module in new:
+        module.construction.finished()
 
 
 _STREAMS = ("_ZNSt3__28ios_base4InitC1Ev", "_ZNSt3__18ios_base4InitC1Ev", "_ZNSt8ios_base4InitC1Ev")

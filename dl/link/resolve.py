@@ -53,6 +53,7 @@ from dl.link.sources import (
 )
 from dl.modules.linked_module import LinkedModule, StubTarget
 from dl.modules.symbols import FunctionSymbol, element_positions, exported_imports
+from dl.program.events import EventKind
 from dl.program.program import Program
 from dl.program.state import LazyAddress
 from dl.wasm.records import Import
@@ -146,7 +147,7 @@ class Resolver:
             return ThroughTable(found.address, found.module)
         if found is not None:
             return found
-        demanded = self._plan is not None and self._plan.request.demands_functions
+        demanded = self._plan is not None and self._plan.demands_functions
         if demanded and not _is_weak(module, entry) and not self._program.host.has_namespace(entry.module):
             return self._undefined(module, entry)
         return LazyStub()
@@ -169,7 +170,7 @@ class Resolver:
         One for each name and signature, whoever takes it. None if the function is demanded now, or its signature unknown.
         """
         plan, state = self._plan, self._program.state
-        if plan is None or entry.module != GOT_FUNC or plan.request.demands_functions:
+        if plan is None or entry.module != GOT_FUNC or plan.demands_functions:
             return None
         kind = self._signature_of(module, entry.name)
         if kind is None or self._program.main.no_libraries:
@@ -399,6 +400,17 @@ def _stub_target(
     target = state.bind_stub(module, position, find)
     if fresh and target is not None:
         log.info("%s: %s bound at its first call to table index %d", module.name, entry.name, target.address)
+        events = program.events
+        if events.listening:
+            provider = state.module(target.provider)
+            events.record(
+                EventKind.BOUND,
+                module.name,
+                module.handle,
+                symbol=entry.name,
+                provider="" if provider is None else provider.name,
+            )
+            events.deliver()
     return target
 
 

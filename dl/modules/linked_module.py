@@ -43,6 +43,8 @@ class LinkedModule:
         scope: modules whose symbols it sees: None for the global scope alone, else the tree of the dlopen that
             loaded it, breadth first.
         deep_bind: whether `scope` comes before the global scope.
+        loaded_with: the module whose dlopen loaded it, which may be itself or be gone; the main module for what it needs (set
+            once). RTLD_NEXT searches that one's tree.
         first_open: the number of the dlopen that opened it by name first, counted from 1; 0 if it was only needed so far.
         global_opens: how many dlopens have put it into the global scope; it is in that scope while there is one.
         opens: how many dlopens of it are not taken back by a dlclose.
@@ -72,6 +74,7 @@ class LinkedModule:
     needed: list[LinkedModule] = field(default_factory=list)
     scope: tuple[LinkedModule, ...] | None = None
     deep_bind: bool = False
+    loaded_with: ModuleHandle = RTLD_DEFAULT
     first_open: int = 0
     global_opens: int = 0
     opens: int = 0

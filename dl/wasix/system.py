@@ -243,9 +243,10 @@ class System:
         program = self._program
         policy = SearchPolicy.of_guest(search, self.guest_paths(), name)
         # No run path: the call does not say which module's code made it (nor does WASIX ask).
-        image = program.locator.find(name, Requester(), policy, program.state.image_by_base_name)
-        request = LoadRequest(DlFlags.LAZY | DlFlags.GLOBAL, lenient=True, policy=policy)
-        return open_library(self._groups, self._groups.current(), image, request)
+        with program.events.telling_failure(name):
+            image = program.locator.find(name, Requester(), policy, program.state.image_by_base_name)
+            request = LoadRequest(DlFlags.LAZY | DlFlags.GLOBAL, lenient=True, policy=policy)
+            return open_library(self._groups, self._groups.current(), image, request)
 
     def guest_paths(self) -> GuestPaths:
         """Return the directories that the program may load from, and the guest's current one."""
