@@ -121,6 +121,13 @@ library_path_option = click.option(
     is_flag=True,
     help="Do not give the program /dev/null and the like, and a /tmp of its own.",
 )
+@click.option(
+    "--wamr-mode",
+    type=click.IntRange(0, 31),
+    metavar="N",
+    help="Run it as a program of WAMR's that opens libraries through functions of env; N is the number of iwasm "
+    "--enable-dlopen: 1 lazy binding, 2 malloc from the program, 4 table cache, 8 AssemblyScript, 16 cache of look-ups.",
+)
 @limits_of_program
 @engine_option
 @click.option(
@@ -146,6 +153,7 @@ def run(
     preload: tuple[str, ...],
     guest_dlfcn: Any,
     no_default_files: bool,
+    wamr_mode: int | None,
     engine: str | None,
     no_cache: bool,
     trace: bool,
@@ -180,6 +188,7 @@ def run(
             preload=preload,
             guest_dlfcn=guest_dlfcn,
             limits=taken_limits(limits),
+            wamr=wamr_mode,
         ) as linker,
         ctrl_c.to(linker.parts.process),
     ):

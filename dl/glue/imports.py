@@ -63,6 +63,7 @@ def import_module(
     places: TableAndStack,
     *,
     tail_calls: bool = True,
+    keeps_targets: bool = True,
 ) -> bytes:
     """Generate the module that exports what one linked module imports.
 
@@ -75,6 +76,7 @@ def import_module(
         bindings: what each of them is bound to.
         places: where table and stack pointer are.
         tail_calls: whether the engine has tail calls.
+        keeps_targets: whether a stub keeps the table index that it was bound to; else it asks for it at each call.
     """
     build = ModuleBuilder()
     names = link_names(imports)
@@ -121,17 +123,12 @@ def import_module(
             assert isinstance(entry.type, FuncType)
             assert resolver is not None
             assert handle is not None
+            ask = global_get(handle) + i32_const(position) + call(resolver)
+            if not keeps_targets:
+                build.export(name, "func", forward.function(entry.type, b"", ask))
+                continue
             known = build.global_(GlobalType("i32", mutable=True), 0)
-            look_up = (
-                global_get(known)
-                + I32_EQZ
-                + IF_VOID
-                + global_get(handle)
-                + i32_const(position)
-                + call(resolver)
-                + global_set(known)
-                + END
-            )
+            look_up = global_get(known) + I32_EQZ + IF_VOID + ask + global_set(known) + END
             build.export(name, "func", forward.function(entry.type, look_up, global_get(known)))
     return build.build()
 

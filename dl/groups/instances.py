@@ -41,12 +41,13 @@ from dl.glue.names import (
     module_namespace,
 )
 from dl.glue.placement import BIND_THREAD_LOCALS, INIT_THREAD
+from dl.groups.closed_functions import ClosedFunctions
 from dl.groups.slot_functions import SlotFunctions
 from dl.groups.thread_locals import ThreadLocals
 from dl.modules.linked_module import LinkedModule
 from dl.modules.symbols import DataSymbol, FunctionSymbol, Symbol, TlsSymbol, exported_tags
 from dl.program.limbo import Visitor
-from dl.program.operations import LoadModules, SetSlot, UnloadModules
+from dl.program.operations import HoldIndices, LoadModules, SetSlot, UnloadModules
 from dl.program.program import Program
 from dl.wasm.types import FuncType
 
@@ -87,6 +88,7 @@ class Instances:
         self._base: EngineInstance | None = None
         self._store = program.new_store()
         self._slots = SlotFunctions(self._store)
+        self._closed_functions = ClosedFunctions(self._store)
         try:
             if program.main.makes_table:
                 self._define_base()
@@ -145,6 +147,18 @@ class Instances:
         self._program.checkpoint("clear", self._name)
         self._clear_table(operation.table_runs)
         self.forget(operation.modules)
+        self.hold_indices(operation)
+
+    def hold_indices(self, operation: HoldIndices | UnloadModules) -> None:
+        """Place functions at the table indices of closed libraries.
+
+        Raises:
+            ResourceLimitError: the table cannot grow.
+        """
+        if operation.functions:
+            # This group may never have loaded the library.
+            self.grow_table(max(functions.end for functions in operation.functions))
+            self._closed_functions.place(operation.functions)
 
     def grow_table(self, length: int) -> None:
         """Make the table have at least this many elements.

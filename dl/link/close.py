@@ -6,11 +6,13 @@ What no such path reaches goes together, cycles included:
 
 1. Nobody can find it any longer: by name, by path or in the global scope. A thread that opens it again waits, and loads it
    anew.
-2. Its destructors run, in reverse order of construction, in the closing thread, with no lock held. They may open and close
-   libraries. One that fails does not save its library, nor does Ctrl-C between two of them, which leaves the rest out.
+2. Its destructors run, those of users before those of what they use, else in reverse order of construction, in the closing
+   thread, with no lock held. They may open and close libraries. One that fails does not save its library, nor does Ctrl-C
+   between two of them, which leaves the rest out.
 3. One operation removes it from every group: table indices are cleared, instances forgotten.
 4. Its memory and its table indices rest until no thread can be inside its code any longer (`dl.program.limbo`), and the
-   indices longer still, so that a function pointer that somebody kept traps instead of reaching another function.
+   indices longer still, so that a function pointer that somebody kept reaches no other function: its call traps, and names
+   the library (`dl.program.resting`).
 """
 
 from __future__ import annotations
@@ -18,12 +20,14 @@ from __future__ import annotations
 import logging
 
 from dl.dlfcn import MAIN_HANDLE, ModuleHandle
-from dl.errors import InvalidHandleError, LinkerUsageError
+from dl.errors import InvalidHandleError, LinkerUsageError, StalePointerError, TrapError
 from dl.groups.entry import Group
 from dl.groups.registry import Groups
 from dl.link.finalizers import Finalizers
+from dl.link.order import users_first
 from dl.link.unload import remove_modules
 from dl.modules.linked_module import LinkedModule
+from dl.program.events import EventKind
 from dl.program.state import LinkerState
 from threads import uninterrupted, unwound_whole
 
@@ -60,8 +64,11 @@ def close_library(
                 module = _open_module(program.state, handle, by_guest=by_guest)
                 module.take_back_open(by_guest=by_guest)
                 gone += program.state.take_unreachable()
-            # Last constructed, first destroyed.
-            for module in sorted(gone, key=lambda m: m.constructed, reverse=True):
+                if program.events.listening:
+                    for module in gone:
+                        program.events.record(EventKind.CLOSED, module.name, module.handle)
+            program.events.deliver()
+            for module in users_first(gone, program.state.modules):
                 log.debug("%s: its destructors", module.name)
                 failures += finalizers.run(group, module)
             with uninterrupted():
@@ -69,10 +76,24 @@ def close_library(
         except BaseException:
             # Nobody else would: they can be found no longer, and threads wait to load them anew.
             _remove(groups, group, gone)
+            program.events.deliver()
             raise
+    program.events.deliver()
     program.limbo.drain()
     if failures:
         raise failures[0]
+
+
+def closed_call(state: LinkerState, number: int) -> None:
+    """End a call through a function pointer into a closed library; the host side of `dl.glue.trap_functions`.
+
+    Raises:
+        StalePointerError: always, while its table index rests.
+    """
+    library = state.resting.library(number)
+    if library is None:
+        raise TrapError("call of a function pointer into a library that was closed")
+    raise StalePointerError(library.name, int(library.handle))
 
 
 def _remove(groups: Groups, group: Group, gone: list[LinkedModule]) -> None:

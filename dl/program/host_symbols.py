@@ -59,14 +59,24 @@ class SystemFunction:
 class HostSymbols:
     """The host's side of symbol resolution.
 
+    Args:
+        functions: where host functions are defined for the engine.
+        imports: what the user gave.
+        more: further functions that the user asked for by an option; those given by name come before them.
+
     `_lock` guards `_defined`; the engine's definition runs under it, which takes only locks of its own.
     """
 
-    def __init__(self, functions: HostFunctions, imports: HostImports) -> None:
+    def __init__(
+        self, functions: HostFunctions, imports: HostImports, more: HostImports | None = None
+    ) -> None:
         self._functions = functions
         self._lock = threading.Lock()
         self._defined: dict[tuple[str, str, FuncType], FromNamespace] = {}
-        self.user: Mapping[str, Mapping[str, Any]] = {ns: dict(names) for ns, names in imports.items()}
+        self._given = imports
+        self.user: Mapping[str, Mapping[str, Any]] = {
+            ns: {**(more or {}).get(ns, {}), **imports.get(ns, {})} for ns in {**imports, **(more or {})}
+        }
         for namespace, names in self.user.items():
             for name, value in names.items():
                 if not (callable(value) or isinstance(value, (HostFunction, int, float))):
@@ -97,7 +107,7 @@ class HostSymbols:
     def similar(self, namespace: str, name: str) -> str:
         """Return what a user gave under much the same names, as text; empty if there is nothing like it."""
         wanted = f"{ENV if namespace.startswith('GOT.') else namespace}.{name}"
-        given = [f"{ns}.{field}" for ns, names in self.user.items() for field in names]
+        given = [f"{ns}.{field}" for ns, names in self._given.items() for field in names]
         close = difflib.get_close_matches(wanted[:_MOST_COMPARED], given, 1, 0.8)
         return close[0] if close and close[0] != wanted else ""
 
@@ -112,7 +122,7 @@ class HostSymbols:
             addresses = (("GOT.mem", name), ("GOT.func", name)) if namespace == ENV else ()
             return any(place in imported for place in ((namespace, name), *addresses))
 
-        return [(ns, name) for ns, names in self.user.items() for name in names if not means(ns, name)]
+        return [(ns, name) for ns, names in self._given.items() for name in names if not means(ns, name)]
 
     def bind(self, namespace: str, name: str, kind: FuncType, importer: str) -> FromNamespace | None:
         """Return how a function import reaches the host's function; None if the host has none of that name.

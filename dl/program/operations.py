@@ -14,7 +14,9 @@ from typing import Protocol
 from dl.dlfcn import ModuleHandle
 from dl.engine.protocol import CompiledModule
 from dl.glue.placement import PlacedFunction, ThreadLocalModule
+from dl.glue.trap_functions import TrapFunctions
 from dl.modules.linked_module import LinkedModule
+from dl.program.resting import Rest
 
 
 class OperatedInstances(Protocol):
@@ -25,6 +27,9 @@ class OperatedInstances(Protocol):
 
     def unload(self, operation: UnloadModules) -> None:
         """Clear modules' table elements and forget their instances."""
+
+    def hold_indices(self, operation: HoldIndices) -> None:
+        """Place the functions that stand at the table indices of closed libraries."""
 
     def grow_table(self, length: int) -> None:
         """Make the table have at least this many elements."""
@@ -91,16 +96,23 @@ class UnloadModules(DlOperation):
     Attributes:
         modules: what goes.
         table_runs: first index and number of the table elements that become null.
+        functions: what is placed at table indices after that.
     """
 
     modules: tuple[LinkedModule, ...]
     table_runs: tuple[tuple[int, int], ...]
+    functions: tuple[TrapFunctions, ...] = ()
 
     @classmethod
-    def of(cls, modules: tuple[LinkedModule, ...]) -> UnloadModules:
-        """Return the operation that removes modules and all their table elements."""
+    def of(cls, modules: tuple[LinkedModule, ...], rest: Rest | None = None) -> UnloadModules:
+        """Return the operation that removes modules and all their table elements.
+
+        Args:
+            modules: what goes.
+            rest: what happens to their table indices; None if they are used again immediately.
+        """
         runs = tuple((m.elements.address, m.elements.size) for m in modules if m.elements is not None)
-        return cls(modules, runs)
+        return cls(modules, runs) if rest is None else cls(modules, runs + rest.cleared, rest.functions)
 
     def apply(self, instances: OperatedInstances) -> None:
         """Clear the table elements and forget the instances."""
@@ -108,6 +120,27 @@ class UnloadModules(DlOperation):
 
     def is_obsolete_after(self, later: DlOperation) -> bool:  # noqa: ARG002  handles are never reused
         """Never: the log drops it when every group that has loaded the modules has made it."""
+        return False
+
+
+@dataclass(frozen=True, eq=False)
+class HoldIndices(DlOperation):
+    """What stands at the table indices of closed libraries, all of it.
+
+    One entry of the log, for groups that have yet to come to it: each close replaces it, and owes the change to the others.
+
+    Attributes:
+        functions: what is placed.
+    """
+
+    functions: tuple[TrapFunctions, ...] = ()
+
+    def apply(self, instances: OperatedInstances) -> None:
+        """Place the functions."""
+        instances.hold_indices(self)
+
+    def is_obsolete_after(self, later: DlOperation) -> bool:  # noqa: ARG002  it is replaced, never repeated
+        """Never."""
         return False
 
 

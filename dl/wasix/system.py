@@ -258,16 +258,21 @@ class System:
             DlError: it could not be loaded.
         """
         program = self._program
-        policy = SearchPolicy.of_guest(search, replace(self.paths, current=self.process.directory), name)
+        policy = SearchPolicy.of_guest(search, self.guest_paths(), name)
         asking = program.state.module(caller)
         # The message names what is missing, and not who asks: nothing needs it.
         requester = Requester() if asking is None else replace(requester_of(asking.image), name=None)
-        image = program.locator.find(name, requester, policy, program.state.image_by_base_name)
-        if flags is None:
-            request = LoadRequest(DlFlags.LAZY | DlFlags.GLOBAL, lenient=True, policy=policy)
-        else:
-            request = LoadRequest(flags, policy=policy)
-        return open_library(self._groups, self._groups.current(), image, request)
+        with program.events.telling_failure(name):
+            image = program.locator.find(name, requester, policy, program.state.image_by_base_name)
+            if flags is None:
+                request = LoadRequest(DlFlags.LAZY | DlFlags.GLOBAL, lenient=True, policy=policy)
+            else:
+                request = LoadRequest(flags, policy=policy)
+            return open_library(self._groups, self._groups.current(), image, request)
+
+    def guest_paths(self) -> GuestPaths:
+        """Return the directories that the program may load from, and the guest's current one."""
+        return replace(self.paths, current=self.process.directory)
 
     def close_library(self, handle: int) -> None:
         """Take back one dlopen of the guest's; see `dl.link.close`.
