@@ -49,7 +49,9 @@ def linking_functions(system: System, adapter: Adapter) -> Functions:
     opening: dict[str, Callable[..., int]] = {"dlopen": calls.dlopen, "dlsym": calls.dlsym}
     if not system.guest_elf:  # nobody asks who calls, so that all modules share one function
         opening = {name: partial(function, _NOBODY) for name, function in opening.items()}
-    return adapter.functions(WASIX, opening, takes_caller=system.guest_elf) | adapter.functions(WASIX, {"dl_invalid_handle": calls.dl_invalid_handle}, blocking=False)
+    return adapter.functions(WASIX, opening, takes_caller=system.guest_elf) | adapter.functions(
+        WASIX, {"dl_invalid_handle": calls.dl_invalid_handle}, blocking=False
+    )
 
 
 def read_text(system: System, address: int, size: int, most: int) -> str:

@@ -45,9 +45,10 @@ class Caller:
 
     def call(self, name: str, *arguments: int) -> int:
         """Call one function raw, by the module's own export."""
-        found = self.group.linker.program.state.modules[dl.ModuleHandle(self.handle)].symbols[f"x_{name}"]
-        invoke = self.group.own.instances.function(found.module, found.name, found.type)
-        return int(self.group.own.in_guest(invoke, *arguments))
+        function = self.group.dlsym(self.handle, f"x_{name}")
+        assert isinstance(function, dl.GuestFunction)
+        assert function.module == self.handle
+        return int(function(*arguments))
 
     def _put(self, text: str) -> tuple[int, int]:
         self.memory.write(self.scratch, text.encode())

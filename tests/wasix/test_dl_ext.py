@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 import dl
+from dl.link.addresses import function_at
 from dl.wasix.abi import EXTENSION
 from tests.support.guest_dlfcn import (
     DATA,
@@ -50,14 +51,10 @@ def caller(program: dl.Linker, handle: int = MAIN, scratch: int = SCRATCH) -> Ca
 def called(program: dl.Linker, address: int | str) -> Any:
     """What the function of type () -> i32 at a table index returns."""
     assert isinstance(address, int)
-    group = program.main_group
-    found = next(
-        s
-        for m in program.modules()
-        for s in m.symbols.values()
-        if getattr(s, "address", None) == address and hasattr(s, "type")
-    )
-    return group.own.in_guest(group.own.instances.function(found.module, found.name, found.type))
+    found = function_at(program.program.state, address)
+    assert found is not None
+    assert found.symbol is not None
+    return program.main_group.dlsym(found.module.handle, found.symbol)()
 
 
 class TestFlags:
@@ -291,10 +288,7 @@ class TestClose:
             for _ in range(3):
                 handle = guest.dlopen("a.so", NOW)
                 assert isinstance(handle, int)
-                found = program.program.state.modules[dl.ModuleHandle(handle)].symbols["leave"]
-                own = program.main_group.own
-                leave = own.instances.function(found.module, "leave", found.type)
-                assert own.in_guest(leave, handle, SCRATCH) == 99
+                assert program.main_group.dlsym(handle, "leave")(handle, SCRATCH) == 99
                 assert program.memory.read_struct("3I", SCRATCH) == (0, UNKNOWN, NOENT)
                 assert "it was closed" in guest.error()
                 assert len(program.modules()) == 1
@@ -302,7 +296,7 @@ class TestClose:
             assert program.statistics().side_bytes == before
 
     def test_destructors(self) -> None:
-        """They run before dlclose returns; one that traps fails the call with its text, and the library is gone; exit ends all."""
+        """They run before dlclose returns; one that traps fails the call, and the library is gone; exit ends all."""
         exits = '(import "wasi_snapshot_preview1" "proc_exit" (func $exit (param i32)))'
         libs = {
             "traps.so": library('(func (export "_fini") unreachable)'),
@@ -331,7 +325,9 @@ class TestAddresses:
 
     def test_functions_and_data(self) -> None:
         """A pointer's module, path, symbol and its start; functions and data can be told apart by who knows."""
-        with dl.Linker(main_module(returns("m", 1)), name="app.wasm", libraries={"a.so": self.LIB}) as program:
+        with dl.Linker(
+            main_module(returns("m", 1)), name="app.wasm", libraries={"a.so": self.LIB}
+        ) as program:
             guest = caller(program)
             handle = guest.dlopen("a.so", NOW)
             assert isinstance(handle, int)

@@ -124,7 +124,7 @@ def test_next_is_that_of_the_module_whose_import_is_called() -> None:
 
 
 def test_the_run_path_of_the_module_that_asks(tmp_path: Path) -> None:
-    """As in ELF, a bare name is looked for in the run path of the module whose code opens it; WASIX does not ask whose it is."""
+    """As in ELF, a bare name is looked for in the run path of the module whose code opens it; WASIX does not ask whose."""
     folder = tmp_path / "plugins"
     folder.mkdir()
     (folder / "p.so").write_bytes(library(returns("p", 1)))
