@@ -63,6 +63,7 @@ if TYPE_CHECKING:
     from dl.group import InstanceGroup
     from dl.groups.host_threads import HostThread
     from dl.guest import GuestData, GuestFunction, TypedFunction
+    from dl.include import get_include
     from dl.library import Library
     from dl.limits import Limits
     from dl.linker import Linker
@@ -145,6 +146,7 @@ _NAMES = {
         "GuestFunction",
         "TypedFunction",
     ),
+    "dl.include": ("get_include",),
     "dl.library": ("Library",),
     "dl.program.statistics": ("LinkerStatistics",),
     "dl.values": (
@@ -298,6 +300,7 @@ __all__ = [
     "WamrMode",
     "WamrStatistics",
     "__version__",
+    "get_include",
     "host_function",
     "open_linker",
 ]
