@@ -85,6 +85,7 @@ class ProgramOptions:
         paths: the directories it may load from, as they were before any of its code ran.
         bind_now: whether every load demands all functions, whatever its flags say, as with ELF's LD_BIND_NOW.
         preload: paths and names of libraries that come before what the main module needs, as with ELF's LD_PRELOAD.
+        compiled_forms: whether code is taken from files beside modules.
         root_names: under which its main module exports what the linker uses of it.
         keeps_stub_targets: whether a stub keeps the table index that it was bound to, or asks for it at each call.
         load_needed: whether the needed lists of libraries are loaded with them.
@@ -100,6 +101,7 @@ class ProgramOptions:
     paths: GuestPaths = field(default_factory=GuestPaths)
     bind_now: bool = False
     preload: tuple[str, ...] = ()
+    compiled_forms: bool = True
     root_names: RootNames = field(default_factory=RootNames)
     keeps_stub_targets: bool = True
     load_needed: bool = True
