@@ -74,6 +74,8 @@ if TYPE_CHECKING:
     from dl.program.statistics import LinkerStatistics
     from dl.trio import TrioLinker, open_linker
     from dl.values import F32, F64, I32, I64, V128, CString, Pointer, host_function
+    from dl.wamr.dlfcn import WamrStatistics
+    from dl.wamr.mode import WamrMode
     from dl.wasm.types import FuncType
     from memory import (
         InvalidRequestError,
@@ -196,6 +198,8 @@ _NAMES = {
         "TrioLinker",
         "open_linker",
     ),
+    "dl.wamr.dlfcn": ("WamrStatistics",),
+    "dl.wamr.mode": ("WamrMode",),
 }
 """Where each public name is. A file is imported when one of its names is first asked for, so that naming an exception costs
 no engine, and only what needs trio imports it."""
@@ -314,6 +318,8 @@ __all__ = [
     "UnresolvedSymbolsError",
     "UnsupportedModuleError",
     "ValueConversionError",
+    "WamrMode",
+    "WamrStatistics",
     "__version__",
     "host_function",
     "open_linker",

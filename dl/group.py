@@ -61,6 +61,7 @@ class InstanceGroup:
         *,
         name: str | None = None,
         library_path: Sequence[str | os.PathLike[str]] | None = None,
+        load_needed: bool = True,
     ) -> ModuleHandle:
         """Load a shared library and all it needs into the program, or find it loaded.
 
@@ -71,6 +72,7 @@ class InstanceGroup:
             name: for bytes, the name by which they are known: opening the same name again gives the same module, and
                 the needed lists of other modules find it.
             library_path: directories to search before those of the linker.
+            load_needed: whether what its needed list names is loaded with it; without, only what is defined otherwise is found.
 
         Returns:
             Its handle. Its constructors have run.
@@ -80,7 +82,9 @@ class InstanceGroup:
             LinkerUsageError: called from a thread that does not own the group.
         """
         self.own.check_owner()
-        return self.linker.open(self.own, library, DlFlags(flags), name=name, library_path=library_path)
+        return self.linker.open(
+            self.own, library, DlFlags(flags), name=name, library_path=library_path, load_needed=load_needed
+        )
 
     @raises_dl_errors
     def dlclose(self, handle: SupportsIndex) -> None:

@@ -6,7 +6,7 @@ from operator import index
 from typing import Literal, SupportsIndex
 
 from dl.dlfcn import ModuleHandle
-from dl.errors import InvalidHandleError
+from dl.errors import InvalidHandleError, LinkerUsageError
 from dl.explain import Explanation, explain
 from dl.groups.errors import check_process
 from dl.linker_base import LinkerBase
@@ -14,6 +14,7 @@ from dl.loaded import AddressInfo, LoadedModule, address_info
 from dl.modules.linked_module import LinkedModule
 from dl.program.events import Events
 from dl.program.statistics import LinkerStatistics, linker_statistics, unused_imports
+from dl.wamr.dlfcn import WamrStatistics
 
 
 class Introspection(LinkerBase):
@@ -83,6 +84,17 @@ class Introspection(LinkerBase):
     def unused_imports(self) -> list[tuple[str, str]]:
         """Return what `imports` gave and no loaded module imports, by namespace and name; a library may come that does."""
         return unused_imports(self.program)
+
+    def wamr_statistics(self) -> WamrStatistics:
+        """Return what the caches of the program's mode have saved.
+
+        Raises:
+            LinkerUsageError: it has no mode: `wamr` was not given.
+        """
+        check_process(self.program.rendezvous.process)
+        if self.parts.wamr is None:
+            raise LinkerUsageError("the program has no mode of WAMR")
+        return self.parts.wamr.statistics()
 
     def statistics(self) -> LinkerStatistics:
         """Return a snapshot of what the program holds."""

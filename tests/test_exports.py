@@ -225,6 +225,8 @@ PUBLIC = [
     "UnsupportedModuleError",
     "V128",
     "ValueConversionError",
+    "WamrMode",
+    "WamrStatistics",
     "__version__",
     "host_function",
     "open_linker",

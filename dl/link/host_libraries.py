@@ -45,6 +45,7 @@ def open_for_host(
     *,
     name: str | None = None,
     library_path: Sequence[str | os.PathLike[str]] | None = None,
+    load_needed: bool = True,
 ) -> ModuleHandle:
     """Load a library for the host; see `InstanceGroup.dlopen`."""
     flags = checked_flags(flags)
@@ -53,7 +54,7 @@ def open_for_host(
     in_memory = isinstance(library, (bytes, bytearray, memoryview))
     known_as = name or ("a module of bytes" if in_memory else os.fspath(cast("str", library)))
     with groups.program.events.telling_failure(known_as):
-        return _open(groups, group, library, flags, name, library_path)
+        return _open(groups, group, library, flags, name, library_path, load_needed=load_needed)
 
 
 def _open(
@@ -63,6 +64,8 @@ def _open(
     flags: DlFlags,
     name: str | None,
     library_path: Sequence[str | os.PathLike[str]] | None,
+    *,
+    load_needed: bool,
 ) -> ModuleHandle:
     program = groups.program
     policy = SearchPolicy.of_host(listed("library_path", library_path or ()), program.options.paths)
@@ -81,7 +84,7 @@ def _open(
         image = locator.find(os.fspath(library), Requester(), policy, program.state.image_by_base_name)
     try:
         program.check_dynamic(image.name)
-        return open_library(groups, group, image, LoadRequest(flags, policy=policy))
+        return open_library(groups, group, image, LoadRequest(flags, policy=policy, load_needed=load_needed))
     except BaseException:
         if named is not None:
             locator.remove(named)

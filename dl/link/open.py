@@ -112,7 +112,12 @@ def load_main(groups: Groups, group: Group, image: ModuleImage) -> None:
             f"needs libraries, or is to get some by preload, but can take none: {program.main.no_libraries}",
         )
     policy = SearchPolicy.of_host((), program.options.paths)
-    request = LoadRequest(DlFlags.LAZY | DlFlags.GLOBAL, lenient=True, policy=policy)
+    request = LoadRequest(
+        DlFlags.LAZY | DlFlags.GLOBAL,
+        lenient=True,
+        policy=policy,
+        load_needed=program.options.load_needed,
+    )
     tree = find_main(program, image, request)
     if program.main.makes_memory or len(tree.new) == 1:
         _load(groups, group, [tree], request)
@@ -234,6 +239,7 @@ def _publish(plan: LinkPlan, operation: LoadModules | None, number: int) -> None
             module.load_number = number
     plan.program.state.publish(plan.new, plan.promoted)
     plan.opened.opens += 1
+    plan.opened.guest_opens += plan.request.policy.by_guest
     if plan.request.flags & DlFlags.NODELETE:
         plan.opened.stays = True
     plan.program.state.note_open(plan.opened)

@@ -25,6 +25,7 @@ ORDER = (
         "values",
         "callbacks",
     ),  # see FACADE
+    ("wamr",),
     ("wasix",),
     ("link",),
     ("groups",),
