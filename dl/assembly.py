@@ -38,11 +38,13 @@ from dl.modules.locate import Locator
 from dl.modules.reading import ReadBudget
 from dl.options import (
     Binding,
+    GuestDlfcn,
     HostImports,
     MemoryType,
     Output,
     SideMemorySource,
     checked_binding,
+    checked_dlfcn,
     checked_side_memory,
     listed,
 )
@@ -79,6 +81,7 @@ class Options:
     thread_stack_size: int = 1 << 18
     side_memory: SideMemorySource = "auto"
     bind: Binding = "lazy"
+    guest_dlfcn: GuestDlfcn = "wasix"
     preload: Sequence[str | os.PathLike[str]] = ()
     interrupts: bool | None = None
     engine: str | Engine | None = None
@@ -242,6 +245,7 @@ def assemble(image: ModuleImage | None, locator: Locator, options: Options) -> P
             open_cache(options.cache, default_files.preopens.values()),
             paths_of_program(default_files.preopens, locator.library_path, image.path if image else None),
             checked_binding(options.bind),
+            checked_dlfcn(options.guest_dlfcn),
             tuple(os.fspath(library) for library in listed("preload", options.preload)),
             compiled_forms=options.cache is not False,
             root_names=names,
@@ -255,12 +259,12 @@ def assemble(image: ModuleImage | None, locator: Locator, options: Options) -> P
     slots = SlotOperations(groups, ClosureSlots(program.compiler, main))
     callbacks = Callbacks(program, slots)
     guest_threads = GuestThreads(groups, libc)
-    system = System(groups, guest_threads, slots)
+    finalizers = Finalizers(groups)
+    finalizers.make_entry = callbacks.make_kept
+    system = System(groups, guest_threads, slots, finalizers)
     process = system_interface(system, host)
     groups.signals = process.signals
     libc.make_entry = callbacks.make_kept
-    finalizers = Finalizers(groups)
-    finalizers.make_entry = callbacks.make_kept
     host.system[FINALIZERS] = finalizers.functions()
     if wamr is not None:
         wamr.connect(groups, finalizers, system)

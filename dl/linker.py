@@ -23,6 +23,7 @@ from dl.link.host_libraries import module_image
 from dl.options import (
     DEFAULT_STACK_BYTES,
     Binding,
+    GuestDlfcn,
     HostImports,
     MemoryType,
     ModuleSource,
@@ -56,6 +57,8 @@ class Linker(Introspection, Calling):
             program needs: on with shared memory. Without, a thread that computes stalls links.
         default_files: whether a program of WASIX finds `/dev/null` and the like, and a `/tmp` of its own (docs/wasix.md).
         bind: `"now"` makes functions that nothing defines an error of every load, whatever its flags say (LD_BIND_NOW).
+        guest_dlfcn: `"elf"` makes the guest's own dlopen and dlsym honour flags and scopes as ELF's do; `"wasix"` ignores
+            flags, as WASIX does (docs/dlfcn.md).
         preload: libraries, by path or name, that come before those that the main module needs, so that their symbols win
             (LD_PRELOAD); they stay loaded.
         engine: the engine, or its name, such as "wasmtime"; None for the default one.
@@ -94,6 +97,7 @@ class Linker(Introspection, Calling):
         interrupts: bool | None = None,
         default_files: bool = True,
         bind: Binding = "lazy",
+        guest_dlfcn: GuestDlfcn = "wasix",
         preload: Sequence[str | os.PathLike[str]] = (),
         engine: str | Engine | None = None,
         cache: bool | str | os.PathLike[str] = True,
@@ -106,8 +110,8 @@ class Linker(Introspection, Calling):
         self.parts = assemble(image, locator, Options(
             imports=imports, args=args, env=env, preopens=preopens, stdin=stdin, stdout=stdout, stderr=stderr, memory=memory,
             stack_size=stack_size, thread_stack_size=thread_stack_size, side_memory=side_memory, interrupts=interrupts,
-            engine=engine, default_files=default_files, bind=bind, preload=preload, limits=limits or Limits(), cache=cache,
-            wamr=wamr,
+            engine=engine, default_files=default_files, bind=bind, guest_dlfcn=guest_dlfcn, preload=preload,
+            limits=limits or Limits(), cache=cache, wamr=wamr,
         ))  # fmt: skip
         self.program = self.parts.program
         self.engine = self.program.engine
@@ -178,7 +182,7 @@ class Linker(Introspection, Calling):
     def _repr_html_(self) -> str:
         """What Jupyter shows: the loaded modules, and where they are."""
         rows = []
-        for module in [] if self._closed else self.modules():
+        for module in [] if self._closed else self.modules:
             numbers = (f"{module.memory_base:#x}", module.table_base, module.opens)
             row = (int(module.handle), module.name, *numbers)
             cells = "".join(f"<td>{html.escape(str(cell))}</td>" for cell in row)

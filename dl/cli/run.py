@@ -111,6 +111,12 @@ library_path_option = click.option(
     help="Load a library, by path or name, before those that the program needs, so that its symbols win; may be repeated.",
 )
 @click.option(
+    "--guest-dlfcn",
+    type=click.Choice(["wasix", "elf"]),
+    default="wasix",
+    help="Whether the program's own dlopen and dlsym ignore flags, as WASIX does, or honour them, as ELF does. Default: wasix.",
+)
+@click.option(
     "--no-default-files",
     is_flag=True,
     help="Do not give the program /dev/null and the like, and a /tmp of its own.",
@@ -145,6 +151,7 @@ def run(
     interrupts: bool | None,
     bind_now: bool,
     preload: tuple[str, ...],
+    guest_dlfcn: Any,
     no_default_files: bool,
     wamr_mode: int | None,
     engine: str | None,
@@ -179,6 +186,7 @@ def run(
             default_files=not no_default_files,
             bind="now" if bind_now else "lazy",
             preload=preload,
+            guest_dlfcn=guest_dlfcn,
             limits=taken_limits(limits),
             wamr=wamr_mode,
         ) as linker,

@@ -83,7 +83,7 @@ def _generated_from(bindings: Sequence[Binding]) -> tuple[object, ...]:
     for binding in bindings:
         match binding:
             case FromNamespace(namespace, name):
-                inputs.append((namespace, name))
+                inputs.append((namespace, name, binding.takes_caller))
             case Constant(value):
                 inputs.append(("constant", "is", value))
             case ThroughTable(address):

@@ -239,6 +239,7 @@ def _publish(plan: LinkPlan, operation: LoadModules | None, number: int) -> None
             module.load_number = number
     plan.program.state.publish(plan.new, plan.promoted)
     plan.opened.opens += 1
+    plan.opened.guest_opens += plan.request.policy.by_guest
     if plan.request.flags & DlFlags.NODELETE:
         plan.opened.stays = True
     plan.program.state.note_open(plan.opened)

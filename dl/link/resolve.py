@@ -206,6 +206,8 @@ class Resolver:
             return None
         if isinstance(found, FunctionSymbol):
             return found.address
+        if found.takes_caller:
+            return None  # it is another function for each module that imports it
         if module.handle == MAIN_HANDLE and self._program.main.no_libraries:
             return 0
         return self.host_function_address(entry.module, entry.name, entry.type, module.name)

@@ -33,7 +33,7 @@ def unload_failed(program: Program, group: Group, plans: Sequence[LinkPlan], err
     modules = [module for plan in plans for module in plan.new]
     promoted = [module for plan in plans for module in plan.promoted]
     for plan in plans:
-        plan.opened.opens -= 1
+        plan.opened.take_back_open(by_guest=plan.request.policy.by_guest)
     for module in modules:
         log.info("unloading %s: %s", module.name, error)
     users: list[LinkedModule] = []

@@ -15,6 +15,7 @@ from typing import Any
 
 from dl.engine.protocol import HostFunctions, RawFunction
 from dl.errors import ImportTypeError, LinkerUsageError, UnsupportedModuleError, ValueConversionError
+from dl.glue.imports import taking_caller
 from dl.glue.names import HOST_NAMESPACE
 from dl.glue.resolution import HOST, FromNamespace
 from dl.options import HostFunction, HostImports
@@ -42,6 +43,7 @@ class SystemFunction:
         function: the Python function that gets typed values.
         raw: the Python function that works on slots.
         blocking: whether it may wait, link or call back into the guest.
+        takes_caller: whether the Python function gets the importing module's handle before the arguments of its type.
         alternatives: the same function with other signatures, for programs whose tools lower it otherwise.
     """
 
@@ -50,6 +52,7 @@ class SystemFunction:
     function: Callable[..., Any] | None = None
     raw: RawFunction | None = None
     blocking: bool = True
+    takes_caller: bool = False
     alternatives: tuple[SystemFunction, ...] = ()
 
 
@@ -172,6 +175,7 @@ class HostSymbols:
             if binding is None:
                 # The length tells `a.b` + `c` from `a` + `b.c`.
                 label = f"{len(namespace)}:{namespace}.{name} {kind}"
+                kind = taking_caller(kind) if what.takes_caller else kind
                 if what.raw is not None:
                     self._functions.define_raw(HOST_NAMESPACE, label, kind, what.raw)
                 else:
@@ -184,5 +188,5 @@ class HostSymbols:
                         raise UnsupportedModuleError(
                             importer, f"import {namespace}.{name}: {error.reason}"
                         ) from error
-                binding = self._defined[key] = FromNamespace(HOST_NAMESPACE, label, HOST)
+                binding = self._defined[key] = FromNamespace(HOST_NAMESPACE, label, HOST, what.takes_caller)
             return binding

@@ -84,6 +84,7 @@ class ProgramOptions:
         code_store: compiled code that outlives the process; None for none.
         paths: the directories it may load from, as they were before any of its code ran.
         bind_now: whether every load demands all functions, whatever its flags say, as with ELF's LD_BIND_NOW.
+        guest_elf: whether the guest's dlopen and dlsym honour flags and scopes as ELF's do.
         preload: paths and names of libraries that come before what the main module needs, as with ELF's LD_PRELOAD.
         compiled_forms: whether code is taken from files beside modules.
         root_names: under which its main module exports what the linker uses of it.
@@ -100,6 +101,7 @@ class ProgramOptions:
     code_store: CodeStore | None = None
     paths: GuestPaths = field(default_factory=GuestPaths)
     bind_now: bool = False
+    guest_elf: bool = False
     preload: tuple[str, ...] = ()
     compiled_forms: bool = True
     root_names: RootNames = field(default_factory=RootNames)
