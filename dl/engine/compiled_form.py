@@ -1,7 +1,7 @@
 """Compiled forms: files beside modules that hold their code, made before the program runs.
 
 `libfoo.so.compiled` belongs to `libfoo.so` and holds its code for one engine, as often as it was compiled differently: a
-program with threads compiles a library that waits otherwise than one without. The file says of which bytes and for which engine,
+program with threads compiles a library that waits otherwise than one without. It says of which bytes and for which engine,
 version, settings and machine it was made, and is used for nothing else. The module itself is read all the same, since what is
 linked to what stands in it.
 

@@ -1,4 +1,4 @@
-"""`dlrun compile`, and compiled forms beside modules: used when they are of these bytes and this engine, and the user's alone; refused otherwise."""
+"""`dlrun compile`, and compiled forms: used if they are of these bytes, this engine, and the user's alone; else refused."""
 
 from __future__ import annotations
 
