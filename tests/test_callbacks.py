@@ -201,7 +201,7 @@ class TestLife:
             with pytest.raises(dl.LinkerUsageError, match="signature"):
                 linker.callback(text, lambda: None)
         with pytest.raises(dl.LinkerUsageError, match="function"):
-            linker.callback("() -> ()", 5)  # type: ignore[arg-type]
+            linker.callback("() -> ()", 5)  # type: ignore[call-overload]
         with pytest.raises(dl.ValueConversionError):
             linker.callback(FuncType(("externref",), ()), lambda _x: None)
         assert linker.parts.slots.pool.in_use() == 0
@@ -310,4 +310,4 @@ def test_guest_cannot_free_a_callback_of_the_host() -> None:
 def test_signature_that_is_none_is_refused() -> None:
     """Something that is neither text nor a signature gets the usage error."""
     with dl.Linker(None) as linker, pytest.raises(dl.LinkerUsageError):
-        linker.callback(5, print)  # type: ignore[arg-type]
+        linker.callback(5, print)  # type: ignore[call-overload]

@@ -253,8 +253,8 @@ class Rendezvous(Generic[Op]):
             must drop or replace that one and all later ones of the same effect. Then only groups that have come to that number
             make this one, and a new group makes none of them. It may be given to a group that came to it while the
             undone operations replaced each other, and has made none of them; it must be harmless there. None: for every group.
-          leaves: with `only_after`: what groups that do not make this operation make in its place, new groups too. It stays under
-            this operation's number, by which a later commit may replace it. None: nothing.
+          leaves: with `only_after`: what groups that do not make this operation make in its place, new groups too. It stays
+            under this operation's number, by which a later commit may replace it. None: nothing.
 
         Returns:
           The operation's number, from 1. An exception that comes after the commit (Ctrl-C) is not lost: the

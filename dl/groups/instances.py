@@ -30,7 +30,7 @@ from dl.glue.base import (
     SET_STACK_POINTER,
     SET_STACK_POINTER_TYPE,
 )
-from dl.glue.imports import SET_HANDLE
+from dl.glue.imports import SET_HANDLE, needs_handle
 from dl.glue.names import (
     ADDRESS_TO_NOTHING,
     BASE_NAMESPACE,
@@ -41,7 +41,6 @@ from dl.glue.names import (
     module_namespace,
 )
 from dl.glue.placement import BIND_THREAD_LOCALS, INIT_THREAD
-from dl.glue.resolution import LazyStub
 from dl.groups.closed_functions import ClosedFunctions
 from dl.groups.slot_functions import SlotFunctions
 from dl.groups.thread_locals import ThreadLocals
@@ -229,7 +228,7 @@ class Instances:
         if module.import_code is not None:
             glue = self._store.instantiate(module.import_code, f"{module.name} (imports)")
             self._store.define_instance(LINK_NAMESPACE, glue)
-            if any(isinstance(binding, LazyStub) for binding in module.bindings):
+            if needs_handle(module.bindings):
                 glue.function(SET_HANDLE, ADDRESS_TO_NOTHING)(module.handle)
             if keep_glue:
                 self._store.define_instance(glue_namespace(module.seat), glue)

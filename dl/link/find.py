@@ -111,6 +111,9 @@ def _find_needed(program: Program, tree: FoundTree, root: FoundModule, request: 
     def by_base_name(name: str) -> ModuleImage | None:
         return program.state.image_by_base_name(name) or coming.get(name)
 
+    if not request.load_needed:
+        tree.new.append(root)
+        return
     # What is preloaded is the first that the main module needs: so a search finds it where ELF's does, and it stays.
     preload = dict.fromkeys(program.options.preload if root.main else ())
     open_: list[tuple[FoundModule, Iterator[str]]] = [(root, itertools.chain(preload, _needed(root)))]

@@ -14,6 +14,7 @@ from dl.link.generate import load_operation
 from dl.link.perform import Change
 from dl.link.plan import LinkPlan
 from dl.modules.linked_module import LinkedModule
+from dl.program.events import EventKind
 from dl.program.main_module import CONSTRUCTORS
 from dl.program.operations import DlOperation, HoldIndices, LoadModules, UnloadModules
 from dl.program.program import Program
@@ -32,7 +33,7 @@ def unload_failed(program: Program, group: Group, plans: Sequence[LinkPlan], err
     modules = [module for plan in plans for module in plan.new]
     promoted = [module for plan in plans for module in plan.promoted]
     for plan in plans:
-        plan.opened.opens -= 1
+        plan.opened.take_back_open(by_guest=plan.request.policy.by_guest)
     for module in modules:
         log.info("unloading %s: %s", module.name, error)
     users: list[LinkedModule] = []
@@ -145,6 +146,9 @@ def _unload(
                 loads.pop(number, None)
         if rest is not None:
             state.rest_indices(rest, made_as)
+        if program.events.listening:
+            for module in modules:
+                program.events.record(EventKind.UNLOADED, module.name, module.handle)
 
     made.apply(operation, lambda _group: None)
     made.commit(operation, done, replaces=replaces, only_after=undone, leaves=indices)

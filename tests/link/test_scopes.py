@@ -347,3 +347,19 @@ class TestThreadLocals:
             threads = [program.spawn(addresses) for _ in range(2)]
             seen = [thread.join(20) for thread in threads]
             assert all(len(s) == 1 for s in seen)
+
+
+def test_the_last_handle_is_not_that_of_rtld_next() -> None:
+    """When every number has been given, an open is refused: none comes again, and none is one with a meaning of its own."""
+    libs = {"a.so": library(returns("f", 1)), "b.so": library(returns("f", 2))}
+    with linker(libs) as program:
+        group = program.main_group
+        program.program.state.next_handle = dl.RTLD_NEXT - 1
+        last = group.dlopen("a.so")
+        assert last == dl.RTLD_NEXT - 1
+        assert value(group, last, "f") == 1
+        with pytest.raises(dl.ResourceLimitError, match="every module handle"):
+            group.dlopen("b.so")
+        group.dlclose(last)
+        with pytest.raises(dl.ResourceLimitError, match="every module handle"):
+            group.dlopen("a.so")

@@ -40,7 +40,8 @@ class Member:
 class Slots:
     """A program that fills and empties slots, each operation replacing what is obsolete.
 
-    If it counts, a slot "emptied" holds how many were emptied: each emptying says so, and leaves it for those it is not owed to.
+    If it counts, a slot "emptied" holds how many were emptied: each emptying says so, and leaves it for those it is not
+    owed to.
     """
 
     def __init__(self, *, counts: bool = False) -> None:
