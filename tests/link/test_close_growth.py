@@ -9,8 +9,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-import pytest
-
 import dl
 from tests.support.modules import SHARED_MEMORY, TABLE, TABLE_BASE, library, returns
 
