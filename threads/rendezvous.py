@@ -253,8 +253,7 @@ class Rendezvous(Generic[Op]):
             must drop or replace that one and all later ones of the same effect. Then only groups that have come to that number
             make this one, and a new group makes none of them. It may be given to a group that came to it while the
             undone operations replaced each other, and has made none of them; it must be harmless there. None: for every group.
-          leaves: with `only_after`: what groups that do not make this operation make in its place, new groups too. It stays
-            under this operation's number, by which a later commit may replace it. None: nothing.
+          leaves: with `only_after`: what all other groups make in its place, until a later commit replaces it; None for nothing.
 
         Returns:
           The operation's number, from 1. An exception that comes after the commit (Ctrl-C) is not lost: the
@@ -291,9 +290,8 @@ class Rendezvous(Generic[Op]):
                 if self._ended is not None:
                     raise self._ended.with_traceback(None)
                 owed_to = None if only_after is None else self._begun_locked(only_after, replica)
-                self.log.append(
-                    operation, replaces=replaces, owed_to=owed_to, leaves=leaves
-                )  # the point of no return
+                # The point of no return.
+                self.log.append(operation, replaces=replaces, owed_to=owed_to, leaves=leaves)
             self._open_gate(replica)
             # One step under the GIL, as is the copy that `statistics` takes; only instigators append.
             self._latency.append((self._platform.monotonic_ns() - started) / 1e9)
