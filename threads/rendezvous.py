@@ -289,7 +289,9 @@ class Rendezvous(Generic[Op]):
                 if self._ended is not None:
                     raise self._ended.with_traceback(None)
                 owed_to = None if only_after is None else self._begun_locked(only_after, replica)
-                self.log.append(operation, replaces=replaces, owed_to=owed_to, leaves=leaves)  # the point of no return
+                self.log.append(
+                    operation, replaces=replaces, owed_to=owed_to, leaves=leaves
+                )  # the point of no return
             self._open_gate(replica)
             # One step under the GIL, as is the copy that `statistics` takes; only instigators append.
             self._latency.append((self._platform.monotonic_ns() - started) / 1e9)
@@ -321,7 +323,7 @@ class Rendezvous(Generic[Op]):
 
         For any thread, in any state, but not for a signal handler: it takes the lock.
 
-        A thread that waits for the gate, the link lock, a barrier or a futex wakes and raises. A barrier under way commits nothing.
+        Whoever waits for the gate, the link lock, a barrier or a futex wakes and raises. A barrier under way commits nothing.
         The one instance is raised in all threads, so it should be plain data.
 
         Returns:
