@@ -289,9 +289,7 @@ class Rendezvous(Generic[Op]):
                 if self._ended is not None:
                     raise self._ended.with_traceback(None)
                 owed_to = None if only_after is None else self._begun_locked(only_after, replica)
-                self.log.append(
-                    operation, replaces=replaces, owed_to=owed_to, leaves=leaves
-                )  # the point of no return
+                self.log.append(operation, replaces=replaces, owed_to=owed_to, leaves=leaves)
             self._open_gate(replica)
             # One step under the GIL, as is the copy that `statistics` takes; only instigators append.
             self._latency.append((self._platform.monotonic_ns() - started) / 1e9)
