@@ -60,13 +60,16 @@ if TYPE_CHECKING:
         UnsupportedModuleError,
         ValueConversionError,
     )
+    from dl.explain import BoundImport, Explanation, OtherDefinition
     from dl.group import InstanceGroup
     from dl.groups.host_threads import HostThread
     from dl.guest import GuestData, GuestFunction, TypedFunction
     from dl.include import get_include
     from dl.library import Library
     from dl.limits import Limits
+    from dl.link.addresses import AddressKind
     from dl.linker import Linker
+    from dl.loaded import AddressInfo, LoadedModule, ModuleBinding, ModuleSymbol
     from dl.options import HostFunction, MemoryType
     from dl.program.events import Event, EventKind, EventQueue, Events, EventSubscription
     from dl.program.statistics import LinkerStatistics
@@ -139,6 +142,18 @@ _NAMES = {
         "ValueConversionError",
     ),
     "dl.blocks": ("GuestBlock",),
+    "dl.explain": (
+        "BoundImport",
+        "Explanation",
+        "OtherDefinition",
+    ),
+    "dl.link.addresses": ("AddressKind",),
+    "dl.loaded": (
+        "AddressInfo",
+        "LoadedModule",
+        "ModuleBinding",
+        "ModuleSymbol",
+    ),
     "dl.group": ("InstanceGroup",),
     "dl.groups.host_threads": ("HostThread",),
     "dl.guest": (
@@ -232,6 +247,9 @@ __all__ = [
     "RTLD_NOLOAD",
     "RTLD_NOW",
     "V128",
+    "AddressInfo",
+    "AddressKind",
+    "BoundImport",
     "CString",
     "Callback",
     "DlError",
@@ -244,6 +262,7 @@ __all__ = [
     "EventQueue",
     "EventSubscription",
     "Events",
+    "Explanation",
     "FinalizationError",
     "FuncType",
     "GroupEndedError",
@@ -272,13 +291,17 @@ __all__ = [
     "LinkerClosedError",
     "LinkerStatistics",
     "LinkerUsageError",
+    "LoadedModule",
     "MalformedModuleError",
     "MemoryClosedError",
     "MemoryMovesError",
     "MemoryType",
     "MissingSymbol",
+    "ModuleBinding",
     "ModuleHandle",
+    "ModuleSymbol",
     "NotDynamicError",
+    "OtherDefinition",
     "OutOfBoundsError",
     "Pointer",
     "ProgramDeadlockedError",

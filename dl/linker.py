@@ -182,7 +182,7 @@ class Linker(Introspection, Calling):
     def _repr_html_(self) -> str:
         """What Jupyter shows: the loaded modules, and where they are."""
         rows = []
-        for module in [] if self._closed else self.modules():
+        for module in [] if self._closed else self.modules:
             numbers = (f"{module.memory_base:#x}", module.table_base, module.opens)
             row = (int(module.handle), module.name, *numbers)
             cells = "".join(f"<td>{html.escape(str(cell))}</td>" for cell in row)

@@ -86,6 +86,7 @@ class ProgramOptions:
         bind_now: whether every load demands all functions, whatever its flags say, as with ELF's LD_BIND_NOW.
         guest_elf: whether the guest's dlopen and dlsym honour flags and scopes as ELF's do.
         preload: paths and names of libraries that come before what the main module needs, as with ELF's LD_PRELOAD.
+        compiled_forms: whether code is taken from files beside modules.
         root_names: under which its main module exports what the linker uses of it.
         keeps_stub_targets: whether a stub keeps the table index that it was bound to, or asks for it at each call.
         load_needed: whether the needed lists of libraries are loaded with them.
@@ -102,6 +103,7 @@ class ProgramOptions:
     bind_now: bool = False
     guest_elf: bool = False
     preload: tuple[str, ...] = ()
+    compiled_forms: bool = True
     root_names: RootNames = field(default_factory=RootNames)
     keeps_stub_targets: bool = True
     load_needed: bool = True

@@ -253,8 +253,16 @@ class LinkerState:
             self.forget_names(gone)
         return gone
 
-    def rest_indices(self, rest: Rest) -> None:
-        """Carry out what a close does to table indices; the second time does nothing. Under the link lock."""
+    def rest_indices(self, rest: Rest, entry: int) -> None:
+        """Carry out what a close does to table indices; the second time does nothing. Under the link lock.
+
+        Args:
+            rest: what it does.
+            entry: the number in the log under which groups that were absent learn of it.
+        """
+        if self.resting.entry != entry:
+            self.resting.closes += 1
+            self.resting.entry = entry
         begun = [library for library in rest.begun if library not in self.resting.libraries]
         over = [library for library in rest.over if library in self.resting.libraries]
         self.resting.done(rest)

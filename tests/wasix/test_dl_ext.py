@@ -175,7 +175,7 @@ class TestLookUps:
         with dl.Linker(main, libraries=libs) as program:
             group = program.main_group
             top = group.dlopen("top.so")
-            by_name = {m.name: m.handle for m in program.modules()}
+            by_name = {m.name: m.handle for m in program.modules}
             found = {}
             for name in ("a.so", "top.so"):
                 found[name] = called(program, caller(program, by_name[name]).dlsym(NEXT, "f"))
@@ -229,12 +229,12 @@ class TestClose:
 
             top = guest.dlopen("top.so", NOW)
             assert isinstance(top, int)
-            low = next(m.handle for m in program.modules() if m.name == "low.so")
+            low = next(m.handle for m in program.modules if m.name == "low.so")
             assert "not open" in guest.dlclose(low)
             for wrong in (DEFAULT, NEXT, 999, host):
                 assert "invalid module handle" in guest.dlclose(wrong)
             assert guest.dlclose(top) == ""
-            assert [m.handle for m in program.modules()] == [MAIN]
+            assert [m.handle for m in program.modules] == [MAIN]
 
     def test_the_host_takes_back_its_own_open_first(self) -> None:
         """A close by the host leaves the guest's open; the host may close the guest's too."""
@@ -263,7 +263,7 @@ class TestClose:
             opened = program.main_group.dlsym(MAIN, "w")(SCRATCH, 4, 0, 0, 0, 0, 0, SCRATCH + 64)
             assert opened == 0
             assert guest.dlclose(program.memory.read_u32(SCRATCH + 64)) == ""
-            assert len(program.modules()) == 1
+            assert len(program.modules) == 1
 
     def test_a_library_that_closes_itself(self) -> None:
         """Its code runs on to its end with its data untouched, its look-ups fail, and nothing stays when it is left."""
@@ -291,7 +291,7 @@ class TestClose:
                 assert program.main_group.dlsym(handle, "leave")(handle, SCRATCH) == 99
                 assert program.memory.read_struct("3I", SCRATCH) == (0, UNKNOWN, NOENT)
                 assert "it was closed" in guest.error()
-                assert len(program.modules()) == 1
+                assert len(program.modules) == 1
             program.program.limbo.drain()
             assert program.statistics().side_bytes == before
 
@@ -491,7 +491,7 @@ class TestErrors:
                 ("modules", (0, text, 2, end - 11)),
             ):
                 assert guest.call(name, *arguments) == MEMORY_VIOLATION, (name, arguments)
-            assert len(program.modules()) == 1
+            assert len(program.modules) == 1
             assert guest.call("dlopen", text, 5000, NOW, 0, 0, out) == UNKNOWN
             assert "more than 4095 bytes" in guest.error()
             assert guest.call("dlsym", 0, text, 65537, out) == UNKNOWN or program.memory.size < 65537 + text
