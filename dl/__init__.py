@@ -29,6 +29,7 @@ if TYPE_CHECKING:
         FinalizationError,
         GroupEndedError,
         GuestThreadError,
+        ImportCycleError,
         ImportTypeError,
         InitializationError,
         InstantiationError,
@@ -57,6 +58,8 @@ if TYPE_CHECKING:
         ValueConversionError,
     )
     from dl.group import GuestData, GuestFunction, InstanceGroup
+    from dl.instances.externals import External, Function, Global, Memory, Table, Tag
+    from dl.instances.instance import ImportSource, Instance, Module
     from dl.limits import Limits
     from dl.linker import Linker
     from dl.options import HostFunction, MemoryType
@@ -86,6 +89,7 @@ _NAMES = {
         "FinalizationError",
         "GroupEndedError",
         "GuestThreadError",
+        "ImportCycleError",
         "ImportTypeError",
         "InitializationError",
         "InstantiationError",
@@ -118,6 +122,8 @@ _NAMES = {
         "GuestFunction",
         "InstanceGroup",
     ),
+    "dl.instances.externals": ("External", "Function", "Global", "Memory", "Table", "Tag"),
+    "dl.instances.instance": ("ImportSource", "Instance", "Module"),
     "dl.limits": ("Limits",),
     "dl.linker": ("Linker",),
     "dl.options": (
@@ -166,14 +172,20 @@ __all__ = [
     "DylinkError",
     "EngineError",
     "EngineNotFoundError",
+    "External",
     "FinalizationError",
+    "Function",
+    "Global",
     "GroupEndedError",
     "GuestData",
     "GuestFunction",
     "GuestThreadError",
     "HostFunction",
+    "ImportCycleError",
+    "ImportSource",
     "ImportTypeError",
     "InitializationError",
+    "Instance",
     "InstanceGroup",
     "InstantiationError",
     "InternalError",
@@ -186,8 +198,10 @@ __all__ = [
     "LinkerClosedError",
     "LinkerUsageError",
     "MalformedModuleError",
+    "Memory",
     "MemoryType",
     "MissingSymbol",
+    "Module",
     "ModuleHandle",
     "NotDynamicError",
     "ProgramDeadlockedError",
@@ -196,6 +210,8 @@ __all__ = [
     "ReplayFailedError",
     "ResourceLimitError",
     "SymbolNotFoundError",
+    "Table",
+    "Tag",
     "ThreadExited",
     "TrapError",
     "TrioLinker",

@@ -24,6 +24,7 @@ from dl.groups.guest_threads import GuestThreads
 from dl.groups.host_threads import HostThreads
 from dl.groups.libc_threads import LibcThreads
 from dl.groups.registry import Groups
+from dl.instances.program_instances import NamingOptions, ProgramInstances
 from dl.limits import Limits
 from dl.link.finalizers import Finalizers
 from dl.link.open import load_main
@@ -74,6 +75,7 @@ class Options:
     default_files: bool = True
     limits: Limits = field(default_factory=Limits)
     cache: bool | str | os.PathLike[str] = True
+    naming: NamingOptions = field(default_factory=NamingOptions)
 
 
 @dataclass(frozen=True)
@@ -91,6 +93,7 @@ class Parts:
         libc: the host's threads as threads of the program's C library.
         default_files: directories of its own.
         finalizers: what libraries have registered to run at their end.
+        instances: instances and externals that are objects, and modules by import name.
     """
 
     program: Program
@@ -103,6 +106,7 @@ class Parts:
     libc: LibcThreads
     default_files: DefaultFiles
     finalizers: Finalizers
+    instances: ProgramInstances
 
     def start(self, image: ModuleImage | None) -> Group:
         """Make the main group in the calling thread, and load the main module.
@@ -131,6 +135,7 @@ class Parts:
         with ExitStack() as steps:  # the last one first
             steps.callback(wakeup_bell.BELL.remove, self.groups.signal_came)
             steps.callback(self.default_files.close)
+            steps.callback(self.instances.close)
             steps.callback(self.program.close)
             steps.callback(self._leave_main, main_group)
             steps.callback(self.groups.allocating.close, PATIENCE_SECONDS)
@@ -229,6 +234,7 @@ def assemble(image: ModuleImage | None, locator: Locator, options: Options) -> P
         libc,
         default_files,
         finalizers,
+        ProgramInstances(groups, options.naming),
     )
 
 
