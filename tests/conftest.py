@@ -11,6 +11,8 @@ Tests that interrupt a process would fail, or wait for ever.
 
 **Compiled code.** DLRUN_CACHE is off, so that no test depends on what a former run has left on disk.
 
+**Bytecode.** PYTHONDONTWRITEBYTECODE is not handed on: every process that a test starts would compile the tree's files again.
+
 **Stack dumps.** `faulthandler_timeout` shows the stacks of a test that hangs.
 A test with a time-out of its own may be slow on purpose, and its time-out shows the stacks as well.
 """
@@ -32,6 +34,7 @@ def pytest_configure() -> None:
     others = [entry for entry in inherited if entry and entry != str(ROOT)]
     os.environ["PYTHONPATH"] = os.pathsep.join([str(ROOT), *others])
     os.environ["DLRUN_CACHE"] = "off"
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 

@@ -13,7 +13,10 @@ from rich.console import Console
 from rich.text import Text
 
 from dl.cli.console import output, shown
+from dl.cli.endings import NOT_LINKED
+from dl.cli.links import GOOD, links_as_json, links_of
 from dl.cli.report import describe
+from dl.cli.run import library_path_option, search_path
 from dl.modules.image import image_from_file
 
 _KINDS = {
@@ -26,19 +29,50 @@ _GAP = "  "
 
 @click.command(short_help="Show what a module or library says about itself.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON; its keys are documented and stable.")
+@click.option(
+    "--links",
+    "with_links",
+    is_flag=True,
+    help="Show what each import of the module, and of what it needs, would be linked to. The exit code is 127 if something "
+    "is undefined or does not fit.",
+)
+@library_path_option
 @click.argument("file", metavar="FILE")
-def inspect(file: str, as_json: bool) -> int:
+def inspect(file: str, as_json: bool, with_links: bool, library_path: tuple[list[Path], ...]) -> int:
     """Show what a WebAssembly module says about itself.
 
     Its dylink section with everything in it, its imports and exports with their types, memories, tables, segments, sections,
-    and the features that these show. Code is not looked into.
+    and the features that these show. Code is not looked into. With --links, its libraries are found as for a run, and the
+    linker is asked; nothing is compiled or run.
     """
-    report = describe(image_from_file(Path(file), file).wasm, file)
+    image = image_from_file(Path(file), file)
+    links = links_of(image, search_path(library_path, file)) if with_links else None
+    report = describe(image.wasm, file)
+    if links is not None:
+        report["links"] = links_as_json(links)
     if as_json:
         print(json.dumps(report, indent=2))
-    else:
+    elif links is None:
         _print(output(), report)
-    return 0
+    else:
+        _print_links(output(), report["links"])
+    return NOT_LINKED if links is not None and any(link.state not in GOOD for link in links) else 0
+
+
+def _print_links(console: Console, links: list[dict[str, Any]]) -> None:
+    importers = dict.fromkeys(link["importer"] for link in links)
+    for number, importer in enumerate(importers):
+        if number:
+            console.print()
+        console.print(Text(shown(importer), style="bold"))
+        own = [link for link in links if link["importer"] == importer]
+        _columns(
+            console,
+            [
+                (link["state"], link["kind"], f"{link['module']}.{link['name']}", link["meaning"])
+                for link in own
+            ],
+        )
 
 
 def _print(console: Console, report: dict[str, Any]) -> None:

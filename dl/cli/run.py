@@ -99,9 +99,34 @@ library_path_option = click.option(
     help="Whether code that computes can be interrupted, for links and Ctrl-C. Default: on for programs with shared memory.",
 )
 @click.option(
+    "--bind-now",
+    is_flag=True,
+    help="Refuse to load what needs functions that nothing defines, instead of missing them at their first call.",
+)
+@click.option(
+    "--preload",
+    "preload",
+    multiple=True,
+    metavar="LIBRARY",
+    help="Load a library, by path or name, before those that the program needs, so that its symbols win; may be repeated.",
+)
+@click.option(
+    "--guest-dlfcn",
+    type=click.Choice(["wasix", "elf"]),
+    default="wasix",
+    help="Whether the program's own dlopen and dlsym ignore flags, as WASIX does, or honour them, as ELF does. Default: wasix.",
+)
+@click.option(
     "--no-default-files",
     is_flag=True,
     help="Do not give the program /dev/null and the like, and a /tmp of its own.",
+)
+@click.option(
+    "--wamr-mode",
+    type=click.IntRange(0, 31),
+    metavar="N",
+    help="Run it as a program of WAMR's that opens libraries through functions of env; N is the number of iwasm "
+    "--enable-dlopen: 1 lazy binding, 2 malloc from the program, 4 table cache, 8 AssemblyScript, 16 cache of look-ups.",
 )
 @limits_of_program
 @engine_option
@@ -124,7 +149,11 @@ def run(
     memory_max: int | None,
     side_memory: Any,
     interrupts: bool | None,
+    bind_now: bool,
+    preload: tuple[str, ...],
+    guest_dlfcn: Any,
     no_default_files: bool,
+    wamr_mode: int | None,
     engine: str | None,
     no_cache: bool,
     trace: bool,
@@ -155,7 +184,11 @@ def run(
             cache=not no_cache,
             memory=memory,
             default_files=not no_default_files,
+            bind="now" if bind_now else "lazy",
+            preload=preload,
+            guest_dlfcn=guest_dlfcn,
             limits=taken_limits(limits),
+            wamr=wamr_mode,
         ) as linker,
         ctrl_c.to(linker.parts.process),
     ):

@@ -21,7 +21,9 @@
     ├── FinalizationError              a destructor of a library that was closed failed
     ├── UnresolvedCallError            the guest called an import that nothing provides
     ├── TrapError                      the guest trapped
+    │   ├── StalePointerError          it called a function pointer into a library that was closed
     │   └── UncaughtExceptionError     it threw an exception that none of it caught
+    ├── GuestTimeoutError              a call took longer than it may
     ├── ProgramExited                  the guest ended the program
     ├── ThreadExited                   the guest ended the calling thread
     ├── GuestThreadError               a thread of the guest ended abnormally, and the program with it
@@ -70,9 +72,11 @@ from dl.errors.modules import (
 from dl.errors.running import (
     GroupEndedError,
     GuestThreadError,
+    GuestTimeoutError,
     ProgramDeadlockedError,
     ProgramExited,
     ReplayFailedError,
+    StalePointerError,
     ThreadExited,
     TrapError,
     UncaughtExceptionError,
@@ -94,6 +98,7 @@ __all__ = [
     "FinalizationError",
     "GroupEndedError",
     "GuestThreadError",
+    "GuestTimeoutError",
     "ImportCycleError",
     "ImportTypeError",
     "InitializationError",
@@ -113,6 +118,7 @@ __all__ = [
     "ProgramForkedError",
     "ReplayFailedError",
     "ResourceLimitError",
+    "StalePointerError",
     "SymbolNotFoundError",
     "ThreadExited",
     "TrapError",

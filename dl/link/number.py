@@ -102,6 +102,7 @@ def enter_scopes(plan: LinkPlan) -> None:
         plan.promoted = tree
     scope = tuple(tree)
     for module in plan.new:
+        module.loaded_with = plan.opened.handle
         module.deep_bind = bool(flags & DlFlags.DEEPBIND)
         if module.deep_bind or not flags & DlFlags.GLOBAL:
             module.scope = scope

@@ -8,6 +8,7 @@ only what is still in effect.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeAlias
 
@@ -15,7 +16,9 @@ from dl.dlfcn import ModuleHandle
 from dl.engine.protocol import CompiledModule, EngineExternal, EngineMemory
 from dl.glue.placement import PlacedFunction, ThreadLocalModule
 from dl.glue.resolution import FromNamespace
+from dl.glue.trap_functions import TrapFunctions
 from dl.modules.linked_module import LinkedModule
+from dl.program.resting import Rest, RestingIndices
 from dl.wasm.types import GlobalType
 
 
@@ -27,6 +30,9 @@ class OperatedInstances(Protocol):
 
     def unload(self, operation: UnloadModules) -> None:
         """Clear modules' table elements and forget their instances."""
+
+    def hold_indices(self, operation: HoldIndices) -> None:
+        """Place the functions that stand at the table indices of closed libraries."""
 
     def grow_table(self, length: int) -> None:
         """Make the table have at least this many elements."""
@@ -82,6 +88,14 @@ class LoadModules(DlOperation):
     binds_thread_locals: bool
     host_functions: tuple[PlacedFunction, ...] = ()
 
+    def table_indices(self) -> Iterator[int]:
+        """Yield the table indices at which it places functions."""
+        for module in self.modules:
+            if module.elements is not None:
+                yield from range(module.elements.address, module.elements.end)
+        for function in self.host_functions:
+            yield function.address
+
     def apply(self, instances: OperatedInstances) -> None:
         """Instantiate the modules and place their functions."""
         instances.load(self)
@@ -102,16 +116,23 @@ class UnloadModules(DlOperation):
     Attributes:
         modules: what goes.
         table_runs: first index and number of the table elements that become null.
+        indices: what stands at the table indices of closed libraries after that; None if nothing changes.
     """
 
     modules: tuple[LinkedModule, ...]
     table_runs: tuple[tuple[int, int], ...]
+    indices: HoldIndices | None = None
 
     @classmethod
-    def of(cls, modules: tuple[LinkedModule, ...]) -> UnloadModules:
-        """Return the operation that removes modules and all their table elements."""
+    def of(cls, modules: tuple[LinkedModule, ...], indices: HoldIndices | None = None) -> UnloadModules:
+        """Return the operation that removes modules and all their table elements.
+
+        Args:
+            modules: what goes.
+            indices: what happens to their table indices; None if they are used again immediately.
+        """
         runs = tuple((m.elements.address, m.elements.size) for m in modules if m.elements is not None)
-        return cls(modules, runs)
+        return cls(modules, runs, indices)
 
     def apply(self, instances: OperatedInstances) -> None:
         """Clear the table elements and forget the instances."""
@@ -119,6 +140,38 @@ class UnloadModules(DlOperation):
 
     def is_obsolete_after(self, later: DlOperation) -> bool:  # noqa: ARG002  handles are never reused
         """Never: the log drops it when every group that has loaded the modules has made it."""
+        return False
+
+
+@dataclass(frozen=True, eq=False)
+class HoldIndices(DlOperation):
+    """What stands at the table indices of closed libraries.
+
+    One entry of the log, which each close replaces: so a group that was absent makes it once, however many closes it missed.
+
+    Attributes:
+        version: how many closes there were, this one included.
+        functions: everything that is placed.
+        begun: what this close adds to the version before; the rest of that stays.
+        cleared: first index and number of the elements that become null with this close.
+    """
+
+    version: int
+    functions: tuple[TrapFunctions, ...]
+    begun: tuple[TrapFunctions, ...]
+    cleared: tuple[tuple[int, int], ...]
+
+    @classmethod
+    def after(cls, resting: RestingIndices, rest: Rest) -> HoldIndices:
+        """Return what stands where when a close is carried out."""
+        return cls(resting.closes + 1, resting.functions(rest), rest.functions, rest.cleared)
+
+    def apply(self, instances: OperatedInstances) -> None:
+        """Place the functions."""
+        instances.hold_indices(self)
+
+    def is_obsolete_after(self, later: DlOperation) -> bool:  # noqa: ARG002  it is replaced, never repeated
+        """Never."""
         return False
 
 

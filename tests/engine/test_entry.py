@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from dl.engine.wasmtime.entry import entry, need_room
+from dl.engine.native.entry import entry, need_room
 
 
 class Interrupted(BaseException):

@@ -15,9 +15,18 @@ ORDER = (
         "linker_base",
         "introspection",
         "instantiation",
+        "loaded",
+        "explain",
+        "calling",
         "group",
+        "guest",
+        "library",
+        "blocks",
+        "deadlines",
+        "values",
         "callbacks",
     ),  # see FACADE
+    ("wamr",),
     ("instances",),
     ("wasix",),
     ("link",),
@@ -28,11 +37,27 @@ ORDER = (
     ("engine",),
     ("options",),
     ("wasm",),
-    ("memory", "threads", "errors", "dlfcn", "limits", "recent", "forks", "text"),
+    ("memory", "threads", "errors", "dlfcn", "include", "limits", "recent", "forks", "text"),
 )
 """The floors of the house, from the top: what is on one imports what is on floors below it, or beside it."""
 
-FACADE = {"assembly", "linker", "linker_base", "introspection", "instantiation", "group", "callbacks"}
+FACADE = {
+    "assembly",
+    "linker",
+    "linker_base",
+    "introspection",
+    "instantiation",
+    "loaded",
+    "explain",
+    "group",
+    "callbacks",
+    "calling",
+    "guest",
+    "library",
+    "blocks",
+    "deadlines",
+    "values",
+}
 """What users hold; these lie together in `dl/` and count as one room. A linker has groups, and a group knows its linker."""
 
 FLOOR = {room: number for number, rooms in enumerate(ORDER) for room in rooms}

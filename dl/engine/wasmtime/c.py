@@ -33,29 +33,6 @@ VAL_FUNCREF, VAL_EXTERNREF, VAL_ANYREF, VAL_EXNREF = (
     8,
 )  # of wasmtime_valkind_t, which numbers references otherwise
 
-TRAP_CODES = {
-    0: "stack overflow",
-    1: "out of bounds memory access",
-    2: "unaligned atomic access",
-    3: "undefined table element: out of bounds",
-    4: "uninitialized table element",
-    5: "indirect call type mismatch",
-    6: "integer overflow",
-    7: "integer divide by zero",
-    8: "invalid conversion to integer",
-    9: "unreachable",
-    10: "interrupted",
-    11: "out of fuel",
-    12: "atomic wait on a memory that is not shared",
-    13: "null reference",
-    14: "out of bounds array access",
-    15: "allocation too large",
-    16: "cast failure",
-    19: "unhandled tag",
-    20: "continuation already consumed",
-}
-"""What a module, as opposed to a component, can trap with: ``wasmtime_trap_code_enum`` in words that do not change."""
-
 
 class ByteVec(ctypes.Structure):
     """``wasm_byte_vec_t``: bytes owned by the engine until deleted."""

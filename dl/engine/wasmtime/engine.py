@@ -22,21 +22,18 @@ from importlib.metadata import version
 from typing import Any
 
 from dl.engine.machine import machine_fingerprint
+from dl.engine.native import stacks
+from dl.engine.native.slots import new_slots
 from dl.engine.protocol import Boundary, Capabilities, Slots
-from dl.engine.wasmtime import c, stacks
+from dl.engine.wasmtime import c
 from dl.engine.wasmtime.errors import check, error_text, take_bytes
 from dl.engine.wasmtime.host import WasmtimeHostFunctions
 from dl.engine.wasmtime.memory import WasmtimeSharedMemory, new_shared_memory, probe_module
-from dl.engine.wasmtime.slots import new_slots
 from dl.engine.wasmtime.store import WasmtimeStore
 from dl.errors import EngineError
 from dl.forks import in_forked_child
 from dl.wasm.encode import name_bytes, section, unsigned
 from dl.wasm.types import MemoryType
-
-_MOST_STACK = 1 << 20
-_LEAST_STACK = 64 << 10
-
 
 _NAME_BYTES = 16
 """Bytes of the digest of a module's content that its code carries as its name, in hexadecimal."""
@@ -104,7 +101,7 @@ class WasmtimeEngine:
         references: bool = True,
         max_stack: int | None = None,
     ) -> None:
-        self.max_stack = max_stack or _fitting_stack()
+        self.max_stack = max_stack or stacks.fitting()
         self.capabilities = Capabilities(
             shared_memory=shared_memory,
             interrupts=interrupts,
@@ -191,11 +188,6 @@ class WasmtimeEngine:
         pointer = self.__dict__.get("pointer")
         if pointer:
             _delete(pointer)
-
-
-def _fitting_stack() -> int:
-    room = stacks.new_threads()
-    return _MOST_STACK if room is None else max(min(_MOST_STACK, room - stacks.HOST_RESERVE), _LEAST_STACK)
 
 
 def _named(wasm: bytes, name: str) -> bytes:

@@ -1,8 +1,7 @@
 """How a call into wasmtime ends: exceptions of host functions on their way through the guest, traps, exits, errors.
 
-The binding keeps a host function's exception in one process-wide variable, so under threads it reaches the wrong caller.
-Here it waits under the raising thread's identity, and the innermost call into the guest of that thread, the one it
-interrupts, takes it.
+The binding keeps a host function's exception in one process-wide variable, so under threads it reaches the wrong caller:
+see `dl.engine.native.pending`.
 """
 
 from __future__ import annotations
@@ -11,10 +10,10 @@ import ctypes
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from threading import get_ident
 
+from dl.engine.native.pending import is_pending, take_pending
+from dl.engine.native.traps import TRAPS, UNCAUGHT
 from dl.engine.wasmtime import c
-from dl.engine.wasmtime.entry import entry
 from dl.errors import EngineError, InstantiationError, ProgramExited, TrapError, UncaughtExceptionError
 
 
@@ -31,35 +30,8 @@ class Names:
     tags: list[tuple[str, c.Extern]] = field(default_factory=list)
 
 
-_PENDING: dict[int, BaseException] = {}
-"""Exception of a host function on its way to the caller it interrupts, by thread identity.
-
-A thread only ever touches its own entry, so there is no lock. Invariant: an entry exists only between a host
-function's return with a trap and the return of the innermost guest call of the same thread.
-"""
-
-_UNCAUGHT_CODE = 49
-"""WASMTIME_TRAP_CODE_UNCAUGHT_EXCEPTION, which wasmtime itself only gives where components meet."""
-
 _TRAP_PREFIX = "wasm trap: "
 _CAUSE_NUMBER = re.compile(r"^ +[0-9]+: ")
-
-
-@entry
-def interrupt_guest(error: BaseException, make_ending: Callable[[], int]) -> int:
-    """Send an exception to the calling thread's innermost guest call.
-
-    Args:
-        error: the exception.
-        make_ending: makes the native trap or error that unwinds the guest, which the callback is to return.
-    """
-    try:
-        _PENDING[get_ident()] = error
-        return make_ending()
-    except BaseException as later:  # noqa: BLE001  a signal's: it replaces the other, as in any `except`
-        later.__context__ = error
-        _PENDING[get_ident()] = later
-        return make_ending()
 
 
 def check(error: int | None) -> None:
@@ -85,13 +57,12 @@ def _lines(text: str) -> list[str]:
     return [line for line in lines if line and line != "Caused by:"]
 
 
-def discard_ending(error: int | None, trap: int | None) -> BaseException | None:
-    """Free what a guest call ended with; return the exception that was on its way to its caller, if any."""
+def free_ending(error: int | None, trap: int | None) -> None:
+    """Free what a guest call ended with."""
     if error:
         c.error_delete(error)
     if trap:
         c.trap_delete(trap)
-    return _PENDING.pop(get_ident(), None)
 
 
 def raise_ending(context: int, error: int | None, trap: int | None, names: Names) -> None:
@@ -109,9 +80,11 @@ def raise_ending(context: int, error: int | None, trap: int | None, names: Names
         UncaughtExceptionError: the guest threw an exception that it did not catch.
         TrapError: the guest trapped.
     """
-    if get_ident() in _PENDING:
-        pending = discard_ending(error, trap)
-        assert pending is not None
+    pending = take_pending()
+    if pending is not None:
+        if isinstance(pending, TrapError) and not pending.frames and error:
+            pending.frames = _frames(lambda out: c.error_trace(error, out), names)
+        free_ending(error, trap)
         raise pending
     if trap:
         raise _trap(context, trap, names)
@@ -137,7 +110,7 @@ def raise_instantiation_ending(
     Raises:
         InstantiationError: an import is missing or of another type, or a limit was reached.
     """
-    if error and get_ident() not in _PENDING and not _ran_guest_code(error):
+    if error and not is_pending() and not _ran_guest_code(error):
         raise InstantiationError(module, error_text(error))
     raise_ending(context, error, trap, names)
 
@@ -156,10 +129,10 @@ def _trap(context: int, trap: int, names: Names) -> TrapError:
     if c.context_has_exception(context):
         c.trap_delete(trap)
         return _take_exception(context, names, frames)
-    if code is None or code not in c.TRAP_CODES:
+    if code is None or code not in TRAPS:
         reason = _last_cause(take_bytes(lambda out: c.trap_message(trap, out)))
     else:
-        reason = c.TRAP_CODES[code]
+        reason = TRAPS[code]
     c.trap_delete(trap)
     return TrapError(reason, code, frames)
 
@@ -178,7 +151,7 @@ def _take_exception(context: int, names: Names, frames: tuple[str, ...]) -> Unca
     """
     exception, value = c.Exception_(), c.Val()
     if not c.context_take_exception(context, ctypes.addressof(exception)):
-        return UncaughtExceptionError(None, None, _UNCAUGHT_CODE, frames)
+        return UncaughtExceptionError(None, None, UNCAUGHT, frames)
     first = None
     if c.exception_field_count(context, ctypes.addressof(exception)):
         error = c.exception_field(context, ctypes.addressof(exception), 0, ctypes.addressof(value))
@@ -190,7 +163,7 @@ def _take_exception(context: int, names: Names, frames: tuple[str, ...]) -> Unca
             c.val_unroot(ctypes.addressof(value))
     tag = _tag_name(context, exception, names)
     c.exception_unroot(ctypes.addressof(exception))
-    return UncaughtExceptionError(tag, first, _UNCAUGHT_CODE, frames)
+    return UncaughtExceptionError(tag, first, UNCAUGHT, frames)
 
 
 def _tag_name(context: int, exception: c.Exception_, names: Names) -> str | None:

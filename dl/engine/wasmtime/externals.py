@@ -12,11 +12,11 @@ from collections.abc import Callable, Hashable
 from threading import get_ident
 from typing import TYPE_CHECKING, Any
 
+from dl.engine.native.calls import callable_function
+from dl.engine.native.entry import need_room
 from dl.engine.wasmtime import c
-from dl.engine.wasmtime.entry import need_room
 from dl.engine.wasmtime.errors import check
 from dl.engine.wasmtime.host import described_type, value_type
-from dl.engine.wasmtime.instance import callable_function
 from dl.engine.wasmtime.memory import WasmtimeMemory
 from dl.engine.wasmtime.references import has_references, read_value, release, write_value, write_values
 from dl.errors import EngineError
@@ -53,7 +53,7 @@ class WasmtimeFunction:
     def callable(self, kind: FuncType) -> Callable[..., Any]:
         if has_references(kind):
             return _checked_callable(self.store, self.func, kind)
-        return callable_function(self.store, self.func, kind)
+        return callable_function(self.store, c.function_call, ctypes.addressof(self.func), self.func, kind)
 
     def type(self) -> FuncType:
         native = c.function_type(self.store.context(), ctypes.addressof(self.func))

@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import ctypes
-import struct
 import threading
 from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeAlias
 
+from dl.engine.native.callbacks import raw_callback, typed_callback
+from dl.engine.native.entry import entry
+from dl.engine.native.pending import interrupt_guest
+from dl.engine.native.values import NUMBERS
 from dl.engine.protocol import Boundary, RawFunction
 from dl.engine.wasmtime import c
-from dl.engine.wasmtime.entry import entry
-from dl.engine.wasmtime.errors import check, interrupt_guest
+from dl.engine.wasmtime.errors import check
 from dl.engine.wasmtime.references import STORES, has_references, read_value, returned_values, write_values
-from dl.engine.wasmtime.slots import views
-from dl.engine.wasmtime.values import NUMBERS, SLOT_BYTES, marshaller
 from dl.errors import ValueConversionError
 from dl.wasm.types import FuncType
 
@@ -60,37 +60,13 @@ class WasmtimeHostFunctions:
         if has_references(kind):
             self._define_checked(namespace, name, kind, function, blocking=blocking)
             return
-        convert = marshaller(kind)
-        unpack, pack, pack_checked = (
-            convert.arguments.unpack_from,
-            convert.results.pack_into,
-            convert.pack_results,
+        ending = _trap_maker(namespace, name)
+        self._add(
+            namespace,
+            name,
+            kind,
+            typed_callback(kind, function, self._boundary, ending, blocking=blocking, name=name),
         )
-        view = (ctypes.c_char * (convert.slots * SLOT_BYTES)).from_address
-        single = len(kind.results) == 1 and kind.results[0] != "v128"
-        enter = self._boundary.enter_host if blocking else None
-        leave, make_trap = self._boundary.exit_host, _trap_maker(namespace, name)
-
-        @entry
-        def called(_env: int, _caller: int, arguments: int, _slots: int) -> int | None:
-            try:
-                token = enter() if enter else None
-                area = view(arguments)
-                value = function(*unpack(area))
-                if single:
-                    try:
-                        pack(area, 0, value)
-                    except (struct.error, OverflowError, TypeError):
-                        pack_checked(area, value)
-                else:
-                    pack_checked(area, value)
-                if enter:
-                    leave(token)
-            except BaseException as error:  # noqa: BLE001  carried to the caller whose guest call it interrupts
-                return interrupt_guest(error, make_trap)
-            return None
-
-        self._add(namespace, name, kind, called)
 
     def _define_checked(
         self, namespace: str, name: str, kind: FuncType, function: Callable[..., Any], *, blocking: bool
@@ -125,21 +101,8 @@ class WasmtimeHostFunctions:
         self._add(namespace, name, kind, called, checked=True)
 
     def define_raw(self, namespace: str, name: str, kind: FuncType, function: RawFunction) -> None:
-        enter, leave = self._boundary.enter_host, self._boundary.exit_host
-        make_trap = _trap_maker(namespace, name)
-        view = views(max(len(kind.params), len(kind.results), 1))
-
-        @entry
-        def called(_env: int, _caller: int, arguments: int, _slots: int) -> int | None:
-            try:
-                token = enter()
-                function(view(arguments))
-                leave(token)
-            except BaseException as error:  # noqa: BLE001  carried to the caller whose guest call it interrupts
-                return interrupt_guest(error, make_trap)
-            return None
-
-        self._add(namespace, name, kind, called)
+        ending = _trap_maker(namespace, name)
+        self._add(namespace, name, kind, raw_callback(kind, function, self._boundary, ending))
 
     def _add(
         self,

@@ -1,23 +1,15 @@
-"""Instances in a wasmtime store, and the functions they export as Python callables.
-
-The binding's way of calling costs tens of microseconds. Here a call is one foreign call on an argument area that belongs
-to the function object. The area may be shared by recursive calls: the engine reads all arguments before the first guest
-instruction and writes all results after the last.
-"""
+"""Instances in a wasmtime store, and what they export."""
 
 from __future__ import annotations
 
 import ctypes
-import struct
 from collections.abc import Callable
-from threading import get_ident
 from typing import TYPE_CHECKING, Any
 
+from dl.engine.native.calls import callable_function, raw_callable
 from dl.engine.protocol import RawFunction
 from dl.engine.wasmtime import c
-from dl.engine.wasmtime.entry import need_room
 from dl.engine.wasmtime.memory import WasmtimeMemory, WasmtimeSharedMemory
-from dl.engine.wasmtime.values import SLOT_BYTES, marshaller, result_reader
 from dl.wasm.types import FuncType
 
 if TYPE_CHECKING:
@@ -53,10 +45,12 @@ class WasmtimeInstance:
         return extern
 
     def function(self, name: str, kind: FuncType) -> Callable[..., Any]:
-        return callable_function(self.store, self.export(name, c.EXTERN_FUNC).of.func, kind)
+        func = c.Func.from_buffer_copy(self.export(name, c.EXTERN_FUNC).of.func)
+        return callable_function(self.store, c.function_call, ctypes.addressof(func), func, kind)
 
     def raw_function(self, name: str) -> RawFunction:
-        return raw_callable(self.store, self.export(name, c.EXTERN_FUNC).of.func)
+        func = c.Func.from_buffer_copy(self.export(name, c.EXTERN_FUNC).of.func)
+        return raw_callable(self.store, c.function_call, ctypes.addressof(func), func)
 
     def memory(self, name: str) -> WasmtimeMemory | WasmtimeSharedMemory:
         extern = self.export(name, c.EXTERN_MEMORY, c.EXTERN_SHARED_MEMORY)
@@ -93,70 +87,3 @@ class WasmtimeInstance:
             return int(value.of.i64) & 0xFFFFFFFFFFFFFFFF
         c.val_unroot(ctypes.addressof(value))
         raise KeyError(name)
-
-
-def callable_function(store: WasmtimeStore, func: c.Func, kind: FuncType) -> Callable[..., Any]:
-    """Return a Python callable on typed values for a function of a store.
-
-    Raises:
-        ValueConversionError: the signature has values that Python code cannot hold.
-    """
-    convert = marshaller(kind)
-    func = c.Func.from_buffer_copy(func)
-    area = ctypes.create_string_buffer(convert.slots * SLOT_BYTES)
-    pack, read = convert.arguments.pack_into, result_reader(kind)
-    wrap, parameters, slots = convert.wrap, kind.params, convert.slots
-    call, context, trap, trap_address = c.function_call, store.context(), store.trap, store.trap_address
-    func_address, area_address = ctypes.addressof(func), ctypes.addressof(area)
-    checked = "v128" in parameters
-
-    def invoke(*arguments: Any, _keep: object = func) -> Any:
-        if checked:
-            arguments = wrap(parameters, arguments, "arguments")
-        try:
-            pack(area, 0, *arguments)
-        except (struct.error, OverflowError, TypeError):
-            pack(area, 0, *wrap(parameters, arguments, "arguments"))
-        need_room()
-        if get_ident() != store.thread:
-            store.enter_thread()
-        store.running += 1
-        try:
-            error = call(context, func_address, area_address, slots, trap_address)
-        except BaseException as interruption:
-            store.discard_ending(interruption)
-            raise
-        finally:
-            store.running -= 1
-        if error is not None or trap.value is not None:
-            store.raise_ending(error)
-        return read(area)
-
-    return invoke
-
-
-def raw_callable(store: WasmtimeStore, func: c.Func) -> RawFunction:
-    """Return a callable on slots for a function of a store.
-
-    What surrounds the call is written out here as above: one more Python call would make each a tenth slower.
-    """
-    func = c.Func.from_buffer_copy(func)
-    call, context, trap, trap_address = c.function_call, store.context(), store.trap, store.trap_address
-    func_address = ctypes.addressof(func)
-
-    def invoke(slots: Any, _keep: object = func) -> None:
-        need_room()
-        if get_ident() != store.thread:
-            store.enter_thread()
-        store.running += 1
-        try:
-            error = call(context, func_address, slots.address, slots.count, trap_address)
-        except BaseException as interruption:
-            store.discard_ending(interruption)
-            raise
-        finally:
-            store.running -= 1
-        if error is not None or trap.value is not None:
-            store.raise_ending(error)
-
-    return invoke

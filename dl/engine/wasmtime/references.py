@@ -11,10 +11,10 @@ import itertools
 import weakref
 from typing import TYPE_CHECKING, Any
 
+from dl.engine.native.entry import entry
+from dl.engine.native.values import NUMBERS, marshaller
 from dl.engine.protocol import Reference
 from dl.engine.wasmtime import c
-from dl.engine.wasmtime.entry import entry
-from dl.engine.wasmtime.values import NUMBERS, marshaller
 from dl.errors import EngineError, ValueConversionError
 from dl.wasm.types import FuncType
 

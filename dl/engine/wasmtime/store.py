@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 import ctypes
-import os
 import struct
 from collections.abc import Callable, Sequence
-from functools import lru_cache
 from threading import get_ident
 from typing import TYPE_CHECKING, Any
 
+from dl.engine.native.entry import entry, need_room
+from dl.engine.native.pending import interrupt_guest
+from dl.engine.native.store import DEFERRED, NativeStore
+from dl.engine.native.traps import frame_name
 from dl.engine.protocol import WasiOptions
-from dl.engine.wasmtime import c, stacks
-from dl.engine.wasmtime.entry import entry, need_room
+from dl.engine.wasmtime import c
 from dl.engine.wasmtime.errors import (
     Names,
     check,
-    discard_ending,
-    interrupt_guest,
+    free_ending,
     raise_ending,
     raise_instantiation_ending,
 )
@@ -41,11 +41,27 @@ if TYPE_CHECKING:
 
 _UNLIMITED = -1
 
-_DEFERRED = 1
-"""Stands for a trap, which is a pointer, when a call is to end with a deferred exception."""
+
+class _OwnedStore:
+    """The native store: deleted with the last reference, so that views of its memory can outlive the store's closing.
+
+    Args:
+        pointer: the native store.
+
+    Attributes:
+        kept: what native code in it refers to.
+    """
+
+    def __init__(self, pointer: int) -> None:
+        self._pointer = pointer
+        self.kept: list[Any] = []
+
+    def __del__(self, _delete: Any = c.store_delete) -> None:
+        # The default is there for the interpreter's end, when modules have lost their names.
+        _delete(self._pointer)
 
 
-class WasmtimeStore:
+class WasmtimeStore(NativeStore):
     """One thread's instances.
 
     Args:
@@ -54,32 +70,21 @@ class WasmtimeStore:
 
     Raises:
         EngineError: the calling thread's stack is too small for guest code.
-
-    Attributes:
-        thread: the thread that used the store last, as `threading.get_ident` numbers it; -1 once the store is closed.
-            Whoever runs guest code first compares it with its own and calls `enter_thread` if it differs.
-        running: calls into the guest that are under way, one inside the other. Whoever runs guest code keeps it.
-        trap: where a call puts a trap.
-        trap_address: address of `trap`.
     """
 
     def __init__(self, engine: WasmtimeEngine, host: WasmtimeHostFunctions) -> None:
-        _check_stack(engine.max_stack)
+        super().__init__(engine.max_stack)
         self._engine = engine
         self._host = host
         self._linker, self._host_known = host.clone()
         self._store: int = c.store_new(engine.pointer, None, None)
+        self._native: _OwnedStore | None = _OwnedStore(self._store)
         self._context: int = c.store_context(self._store)
         STORES[self._context] = self
         self.limit(memory_bytes=_UNLIMITED, table_elements=_UNLIMITED)
-        self.thread = get_ident()
-        self.running = 0
-        self.trap = ctypes.c_void_p()
-        self.trap_address = ctypes.addressof(self.trap)
-        self._deferred: list[BaseException] = []
         self._names = Names()
         self._interrupt_callback: Any = None
-        self._kept: list[Any] = []
+        self._kept = self._native.kept
         # The native store keeps instances, and so their code, to its end; who counts code must see it.
         self._code: set[Any] = set()
         self._function_types: dict[int, FuncType] = {}
@@ -92,14 +97,18 @@ class WasmtimeStore:
         c.store_limiter(self._store, memory_bytes, table_elements, 1 << 31, 1 << 31, 1 << 31)
 
     def context(self) -> int:
-        """Return the native context.
+        if not self._store:
+            raise EngineError("the store is closed")
+        return self._context
+
+    def native(self) -> object:
+        """Return what keeps the native store, and the memories in it, also when this store is closed.
 
         Raises:
             EngineError: the store is closed.
         """
-        if not self._store:
-            raise EngineError("the store is closed")
-        return self._context
+        self.context()
+        return self._native
 
     def define_memory(self, namespace: str, name: str, memory: Any) -> None:
         extern = memory.extern()
@@ -171,7 +180,7 @@ class WasmtimeStore:
 
     def instantiate(self, module: Any, name: str, imports: Sequence[Any] | None = None) -> WasmtimeInstance:
         context = self.context()
-        self._names.modules[module.name] = _frame_name(name)
+        self._names.modules[module.name] = frame_name(name)
         self._define_host_functions()
         given = (
             None if imports is None else (c.Extern * max(len(imports), 1))(*(one.extern() for one in imports))
@@ -202,55 +211,26 @@ class WasmtimeStore:
         finally:
             self.running -= 1
         if error is not None or self.trap.value is not None:
-            trap = self._take_trap(error)
+            trap = self.take_trap(error)
             if error or trap:
                 raise_instantiation_ending(name, context, error, trap, self._names)
         return WasmtimeInstance(self, raw)
 
-    def enter_thread(self) -> None:
-        """Make the calling thread the one that uses the store.
-
-        Raises:
-            EngineError: the store is closed, runs guest code of another thread, or the thread's stack is too small.
-        """
-        self.context()
-        if self.running:
-            raise EngineError("the store runs guest code in another thread; it serves one thread at a time")
-        _check_stack(self._engine.max_stack)
-        self.thread = get_ident()
-
     def raise_ending(self, error: int | None) -> None:
-        """Raise what a guest call ended with; see `dl.engine.wasmtime.errors.raise_ending`."""
-        trap = self._take_trap(error)
+        trap = self.take_trap(error)
         if error or trap:
             raise_ending(self._context, error, trap, self._names)
 
-    def discard_ending(self, interruption: BaseException) -> None:
-        """Forget what a guest call ended with, because Python code was interrupted as the call returned."""
-        self._deferred.clear()
-        trap = self.trap.value if self.trap.value != _DEFERRED else None
-        self.trap.value = None
-        interruption.__context__ = discard_ending(None, trap) or interruption.__context__
-
-    def _take_trap(self, error: int | None) -> int | None:
-        """Return the trap that a call left; raise the deferred exception that made the call end, if there is one."""
-        # The engine leaves the stand-in where it is when the next check for interruption ended the call.
-        trap = self.trap.value if self.trap.value != _DEFERRED else None
-        self.trap.value = None
-        if self._deferred:
-            deferred = self._deferred.pop()
-            self._deferred.clear()
-            discard_ending(error, trap)
-            raise deferred
-        return trap
+    def free_ending(self, error: int | None, trap: int | None) -> None:
+        free_ending(error, trap)
 
     def _defer(self, error: BaseException) -> None:
         """Raise an exception in the program soon, from a callback that cannot unwind the guest.
 
         At the next check for interruption, or when the innermost guest call ends, which then looks as if it had left a trap.
         """
-        self._deferred.append(error)
-        self.trap.value = _DEFERRED
+        self.deferred.append(error)
+        self.trap.value = DEFERRED
         self._engine.interrupt()
 
     def new_memory(self, kind: MemoryType) -> WasmtimeMemory:
@@ -294,7 +274,7 @@ class WasmtimeStore:
         check(c.linker_define_wasi(self._linker))
 
     def on_interrupt(self, handler: Callable[[], None]) -> None:
-        context, deferred = self.context(), self._deferred
+        context, deferred = self.context(), self.deferred
         store_u64, store_u8 = ctypes.c_uint64.from_address, ctypes.c_uint8.from_address
 
         def make_error() -> int:
@@ -324,39 +304,19 @@ class WasmtimeStore:
     def close(self) -> None:
         if not self._store:
             return
-        if self.running:
-            raise EngineError(
-                "the store runs guest code; it can be closed when the call into the guest has ended"
-            )
-        self.thread = -1
+        self.begin_closing()
         self._free()
 
-    def _free(self, _delete_linker: Any = c.linker_delete, _delete_store: Any = c.store_delete) -> None:
-        # The defaults are there for the interpreter's end, when modules have lost their names.
-        store, self._store = self._store, 0
+    def _free(self, _delete_linker: Any = c.linker_delete) -> None:
+        # The default is there for the interpreter's end, when modules have lost their names.
+        self._store = 0
         _delete_linker(self._linker)
-        _delete_store(store)
+        self._kept = []
+        self._native = None  # and with it the native store, unless there are views of its memory
         self._code.clear()
-        self._kept.clear()
         self._interrupt_callback = None
 
     def __del__(self) -> None:
         # Nothing can run in the store: each call into the guest holds a reference.
         if self.__dict__.get("_store"):
             self._free()
-
-
-@lru_cache(maxsize=4096)
-def _frame_name(name: str) -> str:
-    """Return how a module's name appears in a stack trace: without directories, and printable."""
-    return (os.path.basename(name) or name).encode(errors="replace").decode()
-
-
-def _check_stack(max_stack: int) -> None:
-    """Refuse threads whose stack guest code could overflow: that would end the process."""
-    size = stacks.this_thread()
-    if size is not None and size < max_stack + stacks.HOST_RESERVE:
-        raise EngineError(
-            f"this thread's stack of {size} bytes is too small: guest code may use {max_stack} and Python needs "
-            f"{stacks.HOST_RESERVE}; call threading.stack_size() before starting threads"
-        )

@@ -7,9 +7,9 @@ import errno
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from dl.engine.native.entry import entry
 from dl.engine.protocol import WasiOptions
 from dl.engine.wasmtime import c
-from dl.engine.wasmtime.entry import entry
 from dl.errors import EngineError
 
 

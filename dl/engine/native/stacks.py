@@ -1,4 +1,4 @@
-"""How much native stack threads have. Guest code runs on the stack of the thread that calls it."""
+"""How much native stack threads have, for guest code that runs on the stack of the thread that calls it, and host functions."""
 
 from __future__ import annotations
 
@@ -7,8 +7,13 @@ import os
 import threading
 from typing import Any
 
+from dl.errors import EngineError
+
 _PTHREAD_ATTR_BYTES = 256
 """Room for a `pthread_attr_t`: 56 to 64 bytes on the platforms we know."""
+
+_MOST_STACK = 1 << 20
+_LEAST_STACK = 64 << 10
 
 HOST_RESERVE = 256 << 10
 """Bytes of a thread's stack that guest code leaves to Python."""
@@ -55,3 +60,23 @@ def this_thread() -> int | None:
 def new_threads() -> int | None:
     """Return the size in bytes of the stacks of threads that Python makes from now on; None if it is not known."""
     return threading.stack_size() or _stack_size(_attr_init)
+
+
+def fitting() -> int:
+    """Return how many bytes of stack guest code may use by default: 1 MiB, or what new threads have room for if it is less."""
+    room = new_threads()
+    return _MOST_STACK if room is None else max(min(_MOST_STACK, room - HOST_RESERVE), _LEAST_STACK)
+
+
+def check_this_thread(max_stack: int) -> None:
+    """Refuse threads whose stack guest code could overflow: that would end the process.
+
+    Raises:
+        EngineError: the calling thread's stack is too small for guest code that may use so many bytes of it.
+    """
+    size = this_thread()
+    if size is not None and size < max_stack + HOST_RESERVE:
+        raise EngineError(
+            f"this thread's stack of {size} bytes is too small: guest code may use {max_stack} and Python needs "
+            f"{HOST_RESERVE}; call threading.stack_size() before starting threads"
+        )

@@ -1,4 +1,4 @@
-"""The arguments and results of raw calls: 16-byte slots of `wasmtime_val_raw_t`, little-endian.
+"""The arguments and results of raw calls: slots of 16 bytes, little-endian, each value first in its own.
 
 A view only holds an address, so one view serves all calls whose arguments lie at that address, of any thread: the stacks of
 host calls give the same few addresses again and again. That saves making a view for each call.
@@ -9,13 +9,13 @@ from __future__ import annotations
 import ctypes
 from collections.abc import Callable
 
-from dl.engine.wasmtime.values import SLOT_BYTES
+from dl.engine.native.values import SLOT_BYTES
 
 _MOST_VIEWS = 1024
 """Views that one function keeps; beyond that it begins anew."""
 
 
-class WasmtimeSlots:
+class NativeSlots:
     """A view of an argument area. See `dl.engine.protocol.Slots`.
 
     Args:
@@ -57,20 +57,20 @@ class WasmtimeSlots:
         self._words64[2 * position] = value
 
 
-def new_slots(count: int) -> WasmtimeSlots:
+def new_slots(count: int) -> NativeSlots:
     """Return a view of an area of its own, all zeros."""
     area = ctypes.create_string_buffer(max(count, 1) * SLOT_BYTES)
-    return WasmtimeSlots(ctypes.addressof(area), max(count, 1), area)
+    return NativeSlots(ctypes.addressof(area), max(count, 1), area)
 
 
-def views(count: int) -> Callable[[int], WasmtimeSlots]:
+def views(count: int) -> Callable[[int], NativeSlots]:
     """Return a function from the address of an area to its view, for areas of a number of slots."""
-    known: dict[int, WasmtimeSlots] = {}
+    known: dict[int, NativeSlots] = {}
 
-    def view(address: int) -> WasmtimeSlots:
+    def view(address: int) -> NativeSlots:
         if len(known) >= _MOST_VIEWS:
             known.clear()
-        made = known[address] = WasmtimeSlots(address, count)
+        made = known[address] = NativeSlots(address, count)
         return made
 
     find = known.get

@@ -1,0 +1,93 @@
+"""Calls into the guest: guest functions as Python callables.
+
+A call is one foreign call on an argument area that belongs to the function object. The area may be shared by recursive
+calls: the engine reads all arguments before the first guest instruction and writes all results after the last.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import struct
+from collections.abc import Callable
+from threading import get_ident
+from typing import Any
+
+from dl.engine.native.entry import need_room
+from dl.engine.native.store import NativeStore
+from dl.engine.native.values import SLOT_BYTES, marshaller, result_reader
+from dl.engine.protocol import RawFunction
+from dl.wasm.types import FuncType
+
+
+def callable_function(
+    store: NativeStore, call: Callable[..., Any], function: int, keep: object, kind: FuncType
+) -> Callable[..., Any]:
+    """Return a Python callable on typed values for a function of a store.
+
+    Args:
+        store: the store.
+        call: the engine's native call: the store's context, the function, the address of the slots, their number, and the
+            address where it puts an ending; it returns another ending, or None.
+        function: the function's address.
+        keep: what must live as long as the callable.
+        kind: the signature.
+
+    Raises:
+        ValueConversionError: the signature has values that Python code cannot hold.
+    """
+    convert = marshaller(kind)
+    area = ctypes.create_string_buffer(convert.slots * SLOT_BYTES)
+    pack, read = convert.arguments.pack_into, result_reader(kind)
+    wrap, parameters, slots = convert.wrap, kind.params, convert.slots
+    context, trap, trap_address = store.context(), store.trap, store.trap_address
+    area_address = ctypes.addressof(area)
+    checked = "v128" in parameters
+
+    def invoke(*arguments: Any, _keep: object = keep) -> Any:
+        if checked:
+            arguments = wrap(parameters, arguments, "arguments")
+        try:
+            pack(area, 0, *arguments)
+        except (struct.error, OverflowError, TypeError):
+            pack(area, 0, *wrap(parameters, arguments, "arguments"))
+        need_room()
+        if get_ident() != store.thread:
+            store.enter_thread()
+        store.running += 1
+        try:
+            error = call(context, function, area_address, slots, trap_address)
+        except BaseException as interruption:
+            store.discard_ending(interruption)
+            raise
+        finally:
+            store.running -= 1
+        if error is not None or trap.value is not None:
+            store.raise_ending(error)
+        return read(area)
+
+    return invoke
+
+
+def raw_callable(store: NativeStore, call: Callable[..., Any], function: int, keep: object) -> RawFunction:
+    """Return a callable on slots for a function of a store.
+
+    What surrounds the call is written out here as above: one more Python call would make each a tenth slower.
+    """
+    context, trap, trap_address = store.context(), store.trap, store.trap_address
+
+    def invoke(slots: Any, _keep: object = keep) -> None:
+        need_room()
+        if get_ident() != store.thread:
+            store.enter_thread()
+        store.running += 1
+        try:
+            error = call(context, function, slots.address, slots.count, trap_address)
+        except BaseException as interruption:
+            store.discard_ending(interruption)
+            raise
+        finally:
+            store.running -= 1
+        if error is not None or trap.value is not None:
+            store.raise_ending(error)
+
+    return invoke

@@ -1,0 +1,38 @@
+"""Traps in words and numbers that are the same for all engines, and the names of frames."""
+
+from __future__ import annotations
+
+import os
+from functools import lru_cache
+
+TRAPS = {
+    0: "stack overflow",
+    1: "out of bounds memory access",
+    2: "unaligned atomic access",
+    3: "undefined table element: out of bounds",
+    4: "uninitialized table element",
+    5: "indirect call type mismatch",
+    6: "integer overflow",
+    7: "integer divide by zero",
+    8: "invalid conversion to integer",
+    9: "unreachable",
+    10: "interrupted",
+    11: "out of fuel",
+    12: "atomic wait on a memory that is not shared",
+    13: "null reference",
+    14: "out of bounds array access",
+    15: "allocation too large",
+    16: "cast failure",
+    19: "unhandled tag",
+    20: "continuation already consumed",
+}
+"""What a module can trap with, in words that do not change, by ``wasmtime_trap_code_enum``: other engines' are translated."""
+
+UNCAUGHT = 49
+"""Of an exception that the guest did not catch: WASMTIME_TRAP_CODE_UNCAUGHT_EXCEPTION."""
+
+
+@lru_cache(maxsize=4096)
+def frame_name(name: str) -> str:
+    """Return how a module's name appears in a stack trace: without directories, and printable."""
+    return (os.path.basename(name) or name).encode(errors="replace").decode()
