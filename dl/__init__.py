@@ -64,6 +64,7 @@ if TYPE_CHECKING:
     from dl.group import InstanceGroup
     from dl.groups.host_threads import HostThread
     from dl.guest import GuestData, GuestFunction, TypedFunction
+    from dl.include import get_include
     from dl.library import Library
     from dl.limits import Limits
     from dl.link.addresses import AddressKind
@@ -160,6 +161,7 @@ _NAMES = {
         "GuestFunction",
         "TypedFunction",
     ),
+    "dl.include": ("get_include",),
     "dl.library": ("Library",),
     "dl.program.statistics": ("LinkerStatistics",),
     "dl.values": (
@@ -321,6 +323,7 @@ __all__ = [
     "WamrMode",
     "WamrStatistics",
     "__version__",
+    "get_include",
     "host_function",
     "open_linker",
 ]

@@ -35,7 +35,7 @@ ORDER = (
     ("engine",),
     ("options",),
     ("wasm",),
-    ("memory", "threads", "errors", "dlfcn", "limits", "recent", "forks", "text"),
+    ("memory", "threads", "errors", "dlfcn", "include", "limits", "recent", "forks", "text"),
 )
 """The floors of the house, from the top: what is on one imports what is on floors below it, or beside it."""
 
