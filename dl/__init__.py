@@ -24,6 +24,7 @@ if TYPE_CHECKING:
         ModuleHandle,
     )
     from dl.errors import (
+        BuildError,
         DlError,
         DylinkError,
         EngineError,
@@ -60,6 +61,7 @@ if TYPE_CHECKING:
         UnsupportedModuleError,
         ValueConversionError,
     )
+    from dl.executor import GuestExecutor
     from dl.group import InstanceGroup
     from dl.groups.host_threads import HostThread
     from dl.guest import GuestData, GuestFunction, TypedFunction
@@ -98,6 +100,7 @@ _NAMES = {
         "ModuleHandle",
     ),
     "dl.errors": (
+        "BuildError",
         "DlError",
         "DylinkError",
         "EngineError",
@@ -135,6 +138,7 @@ _NAMES = {
         "ValueConversionError",
     ),
     "dl.blocks": ("GuestBlock",),
+    "dl.executor": ("GuestExecutor",),
     "dl.group": ("InstanceGroup",),
     "dl.groups.host_threads": ("HostThread",),
     "dl.guest": (
@@ -218,6 +222,7 @@ __all__ = [
     "RTLD_NOLOAD",
     "RTLD_NOW",
     "V128",
+    "BuildError",
     "CString",
     "Callback",
     "DlError",
@@ -230,6 +235,7 @@ __all__ = [
     "GroupEndedError",
     "GuestBlock",
     "GuestData",
+    "GuestExecutor",
     "GuestFunction",
     "GuestThreadError",
     "GuestTimeoutError",

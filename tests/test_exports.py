@@ -136,6 +136,7 @@ def test_help_loads_no_linker() -> None:
 
 
 PUBLIC = [
+    "BuildError",
     "CString",
     "Callback",
     "DlError",
@@ -150,6 +151,7 @@ PUBLIC = [
     "GroupEndedError",
     "GuestBlock",
     "GuestData",
+    "GuestExecutor",
     "GuestFunction",
     "GuestThreadError",
     "GuestTimeoutError",

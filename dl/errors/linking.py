@@ -116,11 +116,16 @@ class ImportTypeError(LinkError):
         expected: the import's type as text.
         got: the definition's type as text.
         provider: name of the module, or `the host`, that defines it.
+        remedy: what to do about it, if that is known; else empty.
     """
 
-    def __init__(self, module: str, symbol: str, expected: str, got: str, provider: str) -> None:
+    def __init__(
+        self, module: str, symbol: str, expected: str, got: str, provider: str, remedy: str = ""
+    ) -> None:
         self.symbol, self.expected, self.got, self.provider = symbol, expected, got, provider
-        super().__init__(module, f"import {symbol} is {expected}, but {provider} defines it as {got}")
+        self.remedy = remedy
+        reason = f"import {symbol} is {expected}, but {provider} defines it as {got}"
+        super().__init__(module, f"{reason}; {remedy}" if remedy else reason)
 
 
 class InstantiationError(LinkError):

@@ -15,6 +15,7 @@ ORDER = (
         "linker_base",
         "introspection",
         "calling",
+        "executor",
         "group",
         "guest",
         "library",
@@ -31,7 +32,7 @@ ORDER = (
     ("glue",),
     ("engine",),
     ("options",),
-    ("wasm",),
+    ("wasm", "build"),
     ("memory", "threads", "errors", "dlfcn", "limits", "recent", "forks", "text"),
 )
 """The floors of the house, from the top: what is on one imports what is on floors below it, or beside it."""
@@ -44,6 +45,7 @@ FACADE = {
     "group",
     "callbacks",
     "calling",
+    "executor",
     "guest",
     "library",
     "blocks",
