@@ -32,6 +32,7 @@ if TYPE_CHECKING:
         GroupEndedError,
         GuestThreadError,
         GuestTimeoutError,
+        ImportCycleError,
         ImportTypeError,
         InitializationError,
         InstantiationError,
@@ -65,6 +66,8 @@ if TYPE_CHECKING:
     from dl.groups.host_threads import HostThread
     from dl.guest import GuestData, GuestFunction, TypedFunction
     from dl.include import get_include
+    from dl.instances.externals import External, Function, Global, Memory, Table, Tag
+    from dl.instances.instance import ImportSource, Instance, Module
     from dl.library import Library
     from dl.limits import Limits
     from dl.link.addresses import AddressKind
@@ -113,6 +116,7 @@ _NAMES = {
         "GroupEndedError",
         "GuestThreadError",
         "GuestTimeoutError",
+        "ImportCycleError",
         "ImportTypeError",
         "InitializationError",
         "InstantiationError",
@@ -183,6 +187,8 @@ _NAMES = {
         "MemoryMovesError",
         "OutOfBoundsError",
     ),
+    "dl.instances.externals": ("External", "Function", "Global", "Memory", "Table", "Tag"),
+    "dl.instances.instance": ("ImportSource", "Instance", "Module"),
     "dl.limits": ("Limits",),
     "dl.linker": ("Linker",),
     "dl.options": (
@@ -263,8 +269,11 @@ __all__ = [
     "EventSubscription",
     "Events",
     "Explanation",
+    "External",
     "FinalizationError",
     "FuncType",
+    "Function",
+    "Global",
     "GroupEndedError",
     "GuestBlock",
     "GuestData",
@@ -273,8 +282,11 @@ __all__ = [
     "GuestTimeoutError",
     "HostFunction",
     "HostThread",
+    "ImportCycleError",
+    "ImportSource",
     "ImportTypeError",
     "InitializationError",
+    "Instance",
     "InstanceGroup",
     "InstantiationError",
     "InternalError",
@@ -293,10 +305,12 @@ __all__ = [
     "LinkerUsageError",
     "LoadedModule",
     "MalformedModuleError",
+    "Memory",
     "MemoryClosedError",
     "MemoryMovesError",
     "MemoryType",
     "MissingSymbol",
+    "Module",
     "ModuleBinding",
     "ModuleHandle",
     "ModuleSymbol",
@@ -311,6 +325,8 @@ __all__ = [
     "ResourceLimitError",
     "StalePointerError",
     "SymbolNotFoundError",
+    "Table",
+    "Tag",
     "ThreadExited",
     "TrapError",
     "TrioLinker",

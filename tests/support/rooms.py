@@ -14,6 +14,7 @@ ORDER = (
         "linker",
         "linker_base",
         "introspection",
+        "instantiation",
         "loaded",
         "explain",
         "calling",
@@ -26,6 +27,7 @@ ORDER = (
         "callbacks",
     ),  # see FACADE
     ("wamr",),
+    ("instances",),
     ("wasix",),
     ("link",),
     ("groups",),
@@ -44,6 +46,7 @@ FACADE = {
     "linker",
     "linker_base",
     "introspection",
+    "instantiation",
     "loaded",
     "explain",
     "group",
