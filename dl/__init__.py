@@ -33,6 +33,7 @@ if TYPE_CHECKING:
         GroupEndedError,
         GuestThreadError,
         GuestTimeoutError,
+        ImportCycleError,
         ImportTypeError,
         InitializationError,
         InstantiationError,
@@ -62,16 +63,25 @@ if TYPE_CHECKING:
         ValueConversionError,
     )
     from dl.executor import GuestExecutor
+    from dl.explain import BoundImport, Explanation, OtherDefinition
     from dl.group import InstanceGroup
     from dl.groups.host_threads import HostThread
     from dl.guest import GuestData, GuestFunction, TypedFunction
+    from dl.include import get_include
+    from dl.instances.externals import External, Function, Global, Memory, Table, Tag
+    from dl.instances.instance import ImportSource, Instance, Module
     from dl.library import Library
     from dl.limits import Limits
+    from dl.link.addresses import AddressKind
     from dl.linker import Linker
+    from dl.loaded import AddressInfo, LoadedModule, ModuleBinding, ModuleSymbol
     from dl.options import HostFunction, MemoryType
+    from dl.program.events import Event, EventKind, EventQueue, Events, EventSubscription
     from dl.program.statistics import LinkerStatistics
     from dl.trio import TrioLinker, open_linker
     from dl.values import F32, F64, I32, I64, V128, CString, Pointer, host_function
+    from dl.wamr.dlfcn import WamrStatistics
+    from dl.wamr.mode import WamrMode
     from dl.wasm.types import FuncType
     from memory import (
         InvalidRequestError,
@@ -109,6 +119,7 @@ _NAMES = {
         "GroupEndedError",
         "GuestThreadError",
         "GuestTimeoutError",
+        "ImportCycleError",
         "ImportTypeError",
         "InitializationError",
         "InstantiationError",
@@ -139,6 +150,18 @@ _NAMES = {
     ),
     "dl.blocks": ("GuestBlock",),
     "dl.executor": ("GuestExecutor",),
+    "dl.explain": (
+        "BoundImport",
+        "Explanation",
+        "OtherDefinition",
+    ),
+    "dl.link.addresses": ("AddressKind",),
+    "dl.loaded": (
+        "AddressInfo",
+        "LoadedModule",
+        "ModuleBinding",
+        "ModuleSymbol",
+    ),
     "dl.group": ("InstanceGroup",),
     "dl.groups.host_threads": ("HostThread",),
     "dl.guest": (
@@ -146,6 +169,7 @@ _NAMES = {
         "GuestFunction",
         "TypedFunction",
     ),
+    "dl.include": ("get_include",),
     "dl.library": ("Library",),
     "dl.program.statistics": ("LinkerStatistics",),
     "dl.values": (
@@ -167,16 +191,27 @@ _NAMES = {
         "MemoryMovesError",
         "OutOfBoundsError",
     ),
+    "dl.instances.externals": ("External", "Function", "Global", "Memory", "Table", "Tag"),
+    "dl.instances.instance": ("ImportSource", "Instance", "Module"),
     "dl.limits": ("Limits",),
     "dl.linker": ("Linker",),
     "dl.options": (
         "HostFunction",
         "MemoryType",
     ),
+    "dl.program.events": (
+        "Event",
+        "EventKind",
+        "EventQueue",
+        "EventSubscription",
+        "Events",
+    ),
     "dl.trio": (
         "TrioLinker",
         "open_linker",
     ),
+    "dl.wamr.dlfcn": ("WamrStatistics",),
+    "dl.wamr.mode": ("WamrMode",),
 }
 """Where each public name is. A file is imported when one of its names is first asked for, so that naming an exception costs
 no engine, and only what needs trio imports it."""
@@ -222,6 +257,9 @@ __all__ = [
     "RTLD_NOLOAD",
     "RTLD_NOW",
     "V128",
+    "AddressInfo",
+    "AddressKind",
+    "BoundImport",
     "BuildError",
     "CString",
     "Callback",
@@ -230,8 +268,17 @@ __all__ = [
     "DylinkError",
     "EngineError",
     "EngineNotFoundError",
+    "Event",
+    "EventKind",
+    "EventQueue",
+    "EventSubscription",
+    "Events",
+    "Explanation",
+    "External",
     "FinalizationError",
     "FuncType",
+    "Function",
+    "Global",
     "GroupEndedError",
     "GuestBlock",
     "GuestData",
@@ -241,8 +288,11 @@ __all__ = [
     "GuestTimeoutError",
     "HostFunction",
     "HostThread",
+    "ImportCycleError",
+    "ImportSource",
     "ImportTypeError",
     "InitializationError",
+    "Instance",
     "InstanceGroup",
     "InstantiationError",
     "InternalError",
@@ -259,13 +309,19 @@ __all__ = [
     "LinkerClosedError",
     "LinkerStatistics",
     "LinkerUsageError",
+    "LoadedModule",
     "MalformedModuleError",
+    "Memory",
     "MemoryClosedError",
     "MemoryMovesError",
     "MemoryType",
     "MissingSymbol",
+    "Module",
+    "ModuleBinding",
     "ModuleHandle",
+    "ModuleSymbol",
     "NotDynamicError",
+    "OtherDefinition",
     "OutOfBoundsError",
     "Pointer",
     "ProgramDeadlockedError",
@@ -275,6 +331,8 @@ __all__ = [
     "ResourceLimitError",
     "StalePointerError",
     "SymbolNotFoundError",
+    "Table",
+    "Tag",
     "ThreadExited",
     "TrapError",
     "TrioLinker",
@@ -284,7 +342,10 @@ __all__ = [
     "UnresolvedSymbolsError",
     "UnsupportedModuleError",
     "ValueConversionError",
+    "WamrMode",
+    "WamrStatistics",
     "__version__",
+    "get_include",
     "host_function",
     "open_linker",
 ]

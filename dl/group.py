@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from operator import index
-from typing import TYPE_CHECKING, Any, SupportsIndex
+from typing import TYPE_CHECKING, Any, Literal, SupportsIndex
 
 from dl.deadlines import bounded
 from dl.dlfcn import DlFlags, ModuleHandle
@@ -14,6 +14,7 @@ from dl.groups.entry import Group
 from dl.groups.errors import raises_dl_errors
 from dl.guest import GuestData, GuestFunction
 from dl.library import Library
+from dl.loaded import AddressInfo, address_info
 from dl.modules.symbols import FunctionSymbol
 from dl.options import ModuleSource
 from dl.wasm.types import FuncType
@@ -60,6 +61,7 @@ class InstanceGroup:
         *,
         name: str | None = None,
         library_path: Sequence[str | os.PathLike[str]] | None = None,
+        load_needed: bool = True,
     ) -> ModuleHandle:
         """Load a shared library and all it needs into the program, or find it loaded.
 
@@ -70,6 +72,7 @@ class InstanceGroup:
             name: for bytes, the name by which they are known: opening the same name again gives the same module, and
                 the needed lists of other modules find it.
             library_path: directories to search before those of the linker.
+            load_needed: whether what its needed list names is loaded with it; without, only what is defined otherwise is found.
 
         Returns:
             Its handle. Its constructors have run.
@@ -79,7 +82,9 @@ class InstanceGroup:
             LinkerUsageError: called from a thread that does not own the group.
         """
         self.own.check_owner()
-        return self.linker.open(self.own, library, DlFlags(flags), name=name, library_path=library_path)
+        return self.linker.open(
+            self.own, library, DlFlags(flags), name=name, library_path=library_path, load_needed=load_needed
+        )
 
     @raises_dl_errors
     def dlclose(self, handle: SupportsIndex) -> None:
@@ -148,6 +153,24 @@ class InstanceGroup:
             invoke = group.instances.function(symbol.module, symbol.name, symbol.type)
             known = group.functions[key] = GuestFunction(self.linker, group, symbol, invoke)
         return known
+
+    def dladdr(
+        self, pointer: SupportsIndex, kind: Literal["function", "data"] | None = None
+    ) -> AddressInfo | None:
+        """Return what is at an address, as this thread sees it: like `Linker.dladdr`, with its thread-local variables.
+
+        Args:
+            pointer: a `GuestFunction` or `GuestData`, or a number: the table index of a function, or bytes in linear memory.
+            kind: what a number is; None for a function if one has this index, and else data.
+
+        Returns:
+            None if no module has anything there.
+
+        Raises:
+            LinkerUsageError: called from a thread that does not own the group, or `kind` is neither.
+        """
+        self.own.synchronize()
+        return address_info(self.linker.program, pointer, kind, self.own)
 
     def synchronize(self) -> None:
         """Make all committed operations in this group now; by itself it does so before it next runs guest code.

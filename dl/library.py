@@ -14,6 +14,7 @@ from typing_extensions import Self
 from dl.dlfcn import ModuleHandle
 from dl.errors import InvalidHandleError, LinkerUsageError, SymbolNotFoundError
 from dl.guest import GuestData, GuestFunction, TypedFunction
+from dl.loaded import LoadedModule, ModuleSymbol
 from dl.modules.linked_module import LinkedModule
 from dl.modules.symbols import DataSymbol, FunctionSymbol, TlsSymbol
 
@@ -114,6 +115,23 @@ class Library:
         if not isinstance(found, GuestData):
             raise LinkerUsageError(f"{name} in {self.name} is a function, not data")
         return found
+
+    @property
+    def module(self) -> LoadedModule:
+        """What the linker knows about it: where it lies, who needs it, what it is bound to.
+
+        Raises:
+            InvalidHandleError: the library was closed.
+        """
+        return LoadedModule(self.group.linker.program, self._module())
+
+    def symbols(self) -> tuple[ModuleSymbol, ...]:
+        """Return the symbols that it defines itself: name, kind, type and address.
+
+        Raises:
+            InvalidHandleError: the library was closed.
+        """
+        return self.module.symbols()
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__") and name.endswith("__"):

@@ -19,21 +19,26 @@ from dl.errors import LinkerUsageError
 from dl.executor import Hosts
 from dl.group import InstanceGroup
 from dl.groups.host_threads import HostThread
+from dl.instances.named import Finder
+from dl.instances.program_instances import NamingOptions
+from dl.instantiation import Instantiation
 from dl.introspection import Introspection
 from dl.limits import Limits
 from dl.link.host_libraries import module_image
 from dl.options import (
     DEFAULT_STACK_BYTES,
     Binding,
+    GuestDlfcn,
     HostImports,
     MemoryType,
     ModuleSource,
     Output,
     SideMemorySource,
 )
+from dl.wamr.mode import WamrMode
 
 
-class Linker(Introspection, Calling, Hosts):
+class Linker(Introspection, Calling, Hosts, Instantiation):
     """A WebAssembly program that libraries can be linked into while it runs.
 
     Args:
@@ -41,6 +46,7 @@ class Linker(Introspection, Calling, Hosts):
         name: what messages call the main module, and what its bytes are known by.
         library_path: directories in which bare library names are looked for.
         libraries: modules held in memory by the names that open them and that needed lists use.
+        map_name: given a name of a needed list, and the extension of the file that needs it, returns the name to look for.
         imports: host functions and numbers, by import module name and field name.
         args: the program's arguments, its name first; the main module's name when empty.
         env: its environment variables.
@@ -56,11 +62,19 @@ class Linker(Introspection, Calling, Hosts):
             program needs: on with shared memory. Without, a thread that computes stalls links.
         default_files: whether a program of WASIX finds `/dev/null` and the like, and a `/tmp` of its own (docs/wasix.md).
         bind: `"now"` makes functions that nothing defines an error of every load, whatever its flags say (LD_BIND_NOW).
+        guest_dlfcn: `"elf"` makes the guest's own dlopen and dlsym honour flags and scopes as ELF's do; `"wasix"` ignores
+            flags, as WASIX does (docs/dlfcn.md).
         preload: libraries, by path or name, that come before those that the main module needs, so that their symbols win
             (LD_PRELOAD); they stay loaded.
         engine: the engine, or its name, such as "wasmtime"; None for the default one.
         cache: the directory where compiled code is kept; True for the user's (or that in DLRUN_CACHE), False for none.
         limits: what the program may take of the host; None for the defaults.
+        modules: ordinary modules, as paths or bytes, by the names that others import from (docs/linking-by-name.md).
+        module_path: directories in which modules of other names are looked for, as `NAME` or `NAME.wasm`.
+        finder: functions that are asked for a name then: they return a path, bytes, a context manager that gives one of these
+            and releases it when the linker is closed, or None.
+        isolate: whether each module has its own instances of those it imports from; else there is one of each name.
+        wamr: its mode, for a program of WAMR's kind; as a `WamrMode` or the number of `iwasm --enable-dlopen` (docs/wamr.md).
 
     Attributes:
         engine: the engine.
@@ -78,6 +92,7 @@ class Linker(Introspection, Calling, Hosts):
         name: str | None = None,
         library_path: Sequence[str | os.PathLike[str]] = (),
         libraries: Mapping[str, bytes] | None = None,
+        map_name: Callable[[str, str], str] | None = None,
         imports: HostImports | None = None,
         args: Sequence[str] = (),
         env: Mapping[str, str] | None = None,
@@ -92,19 +107,26 @@ class Linker(Introspection, Calling, Hosts):
         interrupts: bool | None = None,
         default_files: bool = True,
         bind: Binding = "lazy",
+        guest_dlfcn: GuestDlfcn = "wasix",
         preload: Sequence[str | os.PathLike[str]] = (),
         engine: str | Engine | None = None,
         cache: bool | str | os.PathLike[str] = True,
         limits: Limits | None = None,
+        modules: Mapping[str, ModuleSource] | None = None,
+        module_path: Sequence[str | os.PathLike[str]] = (),
+        finder: Sequence[Finder] | Finder = (),
+        isolate: bool = False,
+        wamr: WamrMode | int | None = None,
     ) -> None:
         self._closed = False
         self._executors = weakref.WeakSet()
-        locator = new_locator(library_path, libraries, limits or Limits())
+        locator = new_locator(library_path, libraries, limits or Limits(), map_name)
         image = None if main is None else module_image(locator, main, name)
         self.parts = assemble(image, locator, Options(
             imports=imports, args=args, env=env, preopens=preopens, stdin=stdin, stdout=stdout, stderr=stderr, memory=memory,
             stack_size=stack_size, thread_stack_size=thread_stack_size, side_memory=side_memory, interrupts=interrupts,
-            engine=engine, default_files=default_files, bind=bind, preload=preload, limits=limits or Limits(), cache=cache,
+            engine=engine, default_files=default_files, bind=bind, guest_dlfcn=guest_dlfcn, preload=preload,
+            limits=limits or Limits(), cache=cache, wamr=wamr, naming=NamingOptions(modules, module_path, finder, isolate),
         ))  # fmt: skip
         self.program = self.parts.program
         self.engine = self.program.engine
@@ -176,7 +198,7 @@ class Linker(Introspection, Calling, Hosts):
     def _repr_html_(self) -> str:
         """What Jupyter shows: the loaded modules, and where they are."""
         rows = []
-        for module in [] if self._closed else self.modules():
+        for module in [] if self._closed else self.modules:
             numbers = (f"{module.memory_base:#x}", module.table_base, module.opens)
             row = (int(module.handle), module.name, *numbers)
             cells = "".join(f"<td>{html.escape(str(cell))}</td>" for cell in row)

@@ -227,12 +227,20 @@ class Driver:
             flags.append("-O1" if order.debug else "-O2")
         flags += cxx.FINAL if cplusplus else ()
         flags += libc.SETJMP
+        if not (order.shared or order.pic):
+            flags.append(libc.DLFCN_EXPORTED)
         if order.pthread:
             flags += ["-pthread", "-D_REENTRANT"]
             if order.shared or order.pic:
                 flags += _across(self._zig)
         # Behind the user's directories, and before those of the toolchain, which `-isystem` would come behind.
-        headers = ["-I", str(INCLUDE), *(cxx.standard_flags(self._zig, order.memory) if cplusplus else ())]
+        headers = [
+            "-I",
+            str(HERE / "include"),
+            "-I",
+            str(INCLUDE),
+            *(cxx.standard_flags(self._zig, order.memory) if cplusplus else ()),
+        ]
         return [self._tool, "cc", *flags, *order.flags, *headers]
 
     def _link(self, objects: list[str]) -> None:
@@ -252,7 +260,7 @@ class Driver:
         out = order.out or ("a.so" if order.shared else "a.wasm")
         if order.shared:
             kind = ["-shared", "--unresolved-symbols=import-dynamic"]
-            inputs = [*objects, *static, runtime]
+            inputs = [*objects, *static, str(folder / "libdl.a"), runtime]
         else:
             # Tags that only the host defines are imported; whatever else nothing defines is an error, as for programs anywhere.
             kind = [
@@ -266,7 +274,14 @@ class Driver:
             ]
             if order.export_all or libraries or self._opens_libraries([*objects, *static]):
                 archives = ["--whole-archive", *archives, "--no-whole-archive"]
-            inputs = [str(folder / "crt1.o"), *objects, *static, *archives, runtime]
+            inputs = [
+                str(folder / "crt1.o"),
+                *objects,
+                *static,
+                *archives,
+                str(folder / "libdl_program.a"),
+                runtime,
+            ]
         self._call([self._tool, "wasm-ld", *kind, *common, "-o", out, *inputs, "-Bdynamic", *libraries])
         if not order.show:
             os.chmod(out, 0o755 if not order.shared else 0o644)  # as compilers leave programs

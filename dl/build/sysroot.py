@@ -1,7 +1,7 @@
 """The C library and the run-time library of C++ that programs are linked with: shipped ready, or built once.
 
-For each kind of memory there are `crt1.o`, `libc.a`, `libsetjmp.a`, `libc++.a` and `libcompiler_rt.a`. They are shipped in
-`dl/build/lib`, where `scripts/sysroot` puts them. What is missing is built at first use into the user's cache, by the same recipe.
+They lie in `dl/build/lib`, in a folder for each kind of memory, where `scripts/sysroot` puts them. What is missing there is
+built at first use into the user's cache, by the same recipe.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from dl.build.toolchain import HERE, INCLUDE, PINNED, prefer_own_cache
 from dl.errors import BuildError
 
 KINDS = ("unshared", "shared")
-C_PARTS = ("crt1.o", "libc.a", "libsetjmp.a", "libcompiler_rt.a")
+C_PARTS = ("crt1.o", "libc.a", "libsetjmp.a", "libcompiler_rt.a", "libdl.a", "libdl_program.a")
 CXX_PARTS = ("libc++.a",)
 SHIPPED = HERE / "lib"
 SHIPPED_PARTS = C_PARTS + CXX_PARTS
@@ -80,7 +80,9 @@ def build(zig: Path, folder: Path, memory: str, wanted: Sequence[str]) -> None:
     """
     makers = {
         "crt1.o": libc.start_object,
-        "libc.a": libc.archive,
+        "libc.a": libc.program_archive,
+        "libdl.a": libc.dlfcn_library,
+        "libdl_program.a": libc.program_dlfcn_library,
         "libcompiler_rt.a": libc.compiler_runtime,
         "libsetjmp.a": libc.setjmp_library,
         "libc++.a": cxx.standard_library,

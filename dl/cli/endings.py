@@ -4,7 +4,7 @@
 code   meaning
 =====  ==================================================================
 0-255  what the program returned, modulo 256
-1      what was to be built cannot be
+1      what was to be built cannot be; dlrun deps, explain and inspect: what was asked for is not there
 2      the command line is wrong
 127    the program could not be linked, or called what nothing provides
 130    interrupted (Ctrl-C)
@@ -34,6 +34,8 @@ from dl.errors import (
 
 NOT_BUILT = 1
 USAGE, NOT_LINKED, INTERRUPTED, TRAPPED = 2, 127, 130, 134
+NOT_FOUND = 1
+"""What was asked for is not there, or what was looked for is: for scripts, as `grep` has it."""
 INPUT_OUTPUT = 74
 """Output that cannot be written: EX_IOERR of sysexits.h."""
 FAILED = 70

@@ -5,7 +5,8 @@ One list of sources, the same every time, for loads, functions that are exported
 1. what the user gave for exactly this import;
 2. what only the linker can mean: memory, table, stack pointer, bases, and how a library registers functions for its end;
 3. the importer's scope, where the first definition wins: the global scope in ELF order, then the tree opened with RTLD_LOCAL,
-   or the other way round with DEEPBIND; then, for a stub, the trees opened since that contain the importer;
+   or the other way round with DEEPBIND; then, for a stub, the trees opened since that contain the importer. An import whose
+   module name is that of a library means that library's symbol, see `dl.link.named`;
 4. what the linker defines unless a module does: stack and heap addresses, exception tags;
 5. the system interfaces.
 
@@ -18,6 +19,7 @@ together.
 from __future__ import annotations
 
 import logging
+from functools import partial
 
 from dl.dlfcn import MAIN_HANDLE, RTLD_DEFAULT, ModuleHandle
 from dl.errors import DlError, MissingSymbol, UnresolvedCallError, UnresolvedSymbolsError
@@ -34,6 +36,7 @@ from dl.glue.resolution import (
     ThroughTable,
 )
 from dl.link.host_numbers import label
+from dl.link.named import named_module
 from dl.link.number import ModuleArrivingError
 from dl.link.plan import LinkPlan
 from dl.link.sources import (
@@ -50,6 +53,7 @@ from dl.link.sources import (
 )
 from dl.modules.linked_module import LinkedModule, StubTarget
 from dl.modules.symbols import FunctionSymbol, element_positions, exported_imports
+from dl.program.events import EventKind
 from dl.program.program import Program
 from dl.program.state import LazyAddress
 from dl.wasm.records import Import
@@ -74,7 +78,9 @@ class Resolver:
         self._plan = plan
         state = program.state
         added = None if plan is None else state.not_global(plan.promoted)
-        self._modules = DynamicScope(state.global_symbols, added, self._module, state.trees_with)
+        self._modules = DynamicScope(
+            state.global_symbols, added, self._module, state.trees_with, partial(named_module, program)
+        )
         self.sources: tuple[Source, ...] = (
             UserImports(program.host, self.host_function_address, self._signature_of, self._shared_variable),
             LinkerSymbols(program.main),
@@ -106,13 +112,14 @@ class Resolver:
             ImportTypeError: a definition has another type than the import.
             UnsupportedModuleError: an import of a kind or type that cannot be served.
         """
-        bindings = tuple(self._bind(module, entry) for entry in module.wasm.imports)
+        bindings = tuple(self.bind_import(module, entry) for entry in module.wasm.imports)
         if log.isEnabledFor(logging.DEBUG):
             for entry, binding in zip(module.wasm.imports, bindings, strict=True):
-                log.debug("%s: %s is %s", module.name, label(entry), self._described(binding))
+                log.debug("%s: %s is %s", module.name, label(entry), self.described(binding))
         return bindings
 
-    def _bind(self, module: LinkedModule, entry: Import) -> Binding:
+    def bind_import(self, module: LinkedModule, entry: Import) -> Binding:
+        """Return what one import means; see `bind`."""
         kind = entry.type
         if isinstance(kind, FuncType):
             return self._bind_function(module, entry, kind)
@@ -127,7 +134,7 @@ class Resolver:
                 found = source.variable(module, entry, kind)
             if found is not None:
                 return found
-        if entry.module.startswith("GOT.") and _is_weak(module, entry):
+        if entry.module.startswith("GOT.") and is_weak(module, entry):
             return Constant(0, NOBODY)
         return self._lazy_address(module, entry) or self._undefined(module, entry)
 
@@ -142,7 +149,7 @@ class Resolver:
         if found is not None:
             return found
         demanded = self._plan is not None and self._plan.demands_functions
-        if demanded and not _is_weak(module, entry) and not self._program.host.has_namespace(entry.module):
+        if demanded and not is_weak(module, entry) and not self._program.host.has_namespace(entry.module):
             return self._undefined(module, entry)
         return LazyStub()
 
@@ -200,6 +207,8 @@ class Resolver:
             return None
         if isinstance(found, FunctionSymbol):
             return found.address
+        if found.takes_caller:
+            return None  # it is another function for each module that imports it
         if module.handle == MAIN_HANDLE and self._program.main.no_libraries:
             return 0
         return self.host_function_address(entry.module, entry.name, entry.type, module.name)
@@ -290,7 +299,8 @@ class Resolver:
         assert module is not None
         return module
 
-    def _described(self, binding: Binding) -> str:
+    def described(self, binding: Binding) -> str:
+        """Return what a binding is, for a person."""
         if isinstance(binding, FromNamespace):
             if binding.namespace == HOST_NAMESPACE:
                 return "a function of the host"
@@ -307,7 +317,8 @@ class Resolver:
         return "undefined, and looked up at its first call"
 
 
-def _is_weak(module: LinkedModule, entry: Import) -> bool:
+def is_weak(module: LinkedModule, entry: Import) -> bool:
+    """Whether a module's dylink section says that an import need not be defined."""
     return module.dylink is not None and module.dylink.is_weak_import(entry.name)
 
 
@@ -320,7 +331,7 @@ def resolve_imports(plan: LinkPlan) -> None:
     """
     state = plan.program.state
     resolver = Resolver(plan.program, plan)
-    _define_reexports(plan, resolver)
+    define_reexports(plan, resolver)
     for module in plan.new:
         module.bindings = resolver.bind(module)
         module.providers = frozenset(binding.provider for binding in module.bindings)
@@ -331,7 +342,7 @@ def resolve_imports(plan: LinkPlan) -> None:
     plan.table_length = state.table.reach()
 
 
-def _define_reexports(plan: LinkPlan, resolver: Resolver) -> None:
+def define_reexports(plan: LinkPlan, resolver: Resolver) -> None:
     """Make symbols of imported functions that are exported again: each has the one address of the function it is.
 
     Before anything is bound, because others may import them; in rounds, because one may pass on what another does.
@@ -394,6 +405,17 @@ def _stub_target(
     target = state.bind_stub(module, position, find)
     if fresh and target is not None:
         log.info("%s: %s bound at its first call to table index %d", module.name, entry.name, target.address)
+        events = program.events
+        if events.listening:
+            provider = state.module(target.provider)
+            events.record(
+                EventKind.BOUND,
+                module.name,
+                module.handle,
+                symbol=entry.name,
+                provider="" if provider is None else provider.name,
+            )
+            events.deliver()
     return target
 
 

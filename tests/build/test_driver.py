@@ -259,3 +259,35 @@ def test_an_undefined_function_is_an_error_of_the_build(tmp_path: Path) -> None:
 
     assert done.returncode == 1
     assert "undefined symbol: nothing_like_it" in done.stderr
+
+
+@pytest.mark.parametrize("kind", KIND)
+def test_dlfcn_is_whole(tmp_path: Path, kind: str) -> None:
+    """`dladdr`, `RTLD_NEXT` and a `dlclose` that unloads, in a program and in a library of it."""
+    (tmp_path / "next.c").write_text(
+        "#include <dlfcn.h>\n#include <string.h>\n"
+        'int number(void) { return 1 + ((int (*)(void))dlsym(RTLD_NEXT, "number"))(); }\n'
+        'int is_mine(void) { Dl_info i; return dladdr((void *)number, &i) && strstr(i.dli_fname, "next.so") != 0; }\n'
+    )
+    (tmp_path / "last.c").write_text(
+        "#include <stdio.h>\nint number(void) { return 40; }\n"
+        '__attribute__((destructor)) static void go(void) { puts("gone"); }\n'
+    )
+    (tmp_path / "main.c").write_text(
+        "#include <dlfcn.h>\n#include <stdio.h>\n"
+        "int main(void) {\n"
+        '  void *next = dlopen("next.so", RTLD_NOW | RTLD_GLOBAL);\n'
+        "  if (!next) { puts(dlerror()); return 1; }\n"
+        '  int (*number)(void) = (int (*)(void))dlsym(next, "number");\n'
+        '  int (*is_mine)(void) = (int (*)(void))dlsym(next, "is_mine");\n'
+        '  printf("%d %d\\n", number(), is_mine());\n'
+        "  dlclose(next);\n"
+        '  printf("%s\\n", dlopen("next.so", RTLD_NOW | RTLD_NOLOAD) ? "there" : "not there");\n'
+        "}\n"
+    )
+    cc(tmp_path, *KIND[kind], "-shared", "last.c", "-o", "liblast.so")
+    cc(tmp_path, *KIND[kind], "-shared", "next.c", "-L.", "-llast", "-o", "next.so")
+    cc(tmp_path, *KIND[kind], "main.c", "-o", "main.wasm")
+    done = dlrun(tmp_path, "main.wasm")
+
+    assert (done.returncode, done.stdout) == (0, "41 1\ngone\nnot there\n"), done.stderr

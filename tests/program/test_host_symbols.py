@@ -331,7 +331,7 @@ class TestEnd:
             assert len(failures) == 4
             assert all("thread" in text for text in failures)
             assert f() == 1
-            assert len(program.modules()) == 1
+            assert len(program.modules) == 1
 
     def test_programs_do_not_meet(self) -> None:
         """Two programs of one process share no memory, table, globals or names."""

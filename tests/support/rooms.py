@@ -14,6 +14,9 @@ ORDER = (
         "linker",
         "linker_base",
         "introspection",
+        "instantiation",
+        "loaded",
+        "explain",
         "calling",
         "executor",
         "group",
@@ -24,6 +27,8 @@ ORDER = (
         "values",
         "callbacks",
     ),  # see FACADE
+    ("wamr",),
+    ("instances",),
     ("wasix",),
     ("link",),
     ("groups",),
@@ -33,7 +38,7 @@ ORDER = (
     ("engine",),
     ("options",),
     ("wasm", "build"),
-    ("memory", "threads", "errors", "dlfcn", "limits", "recent", "forks", "text"),
+    ("memory", "threads", "errors", "dlfcn", "include", "limits", "recent", "forks", "text"),
 )
 """The floors of the house, from the top: what is on one imports what is on floors below it, or beside it."""
 
@@ -42,6 +47,9 @@ FACADE = {
     "linker",
     "linker_base",
     "introspection",
+    "instantiation",
+    "loaded",
+    "explain",
     "group",
     "callbacks",
     "calling",
