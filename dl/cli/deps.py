@@ -13,8 +13,11 @@ from rich.tree import Tree
 
 from dl.cli.console import output, shown
 from dl.cli.endings import NOT_LINKED
-from dl.cli.run import library_path_option, search_path
+from dl.cli.named import opened, tried
+from dl.cli.run import library_path_option, module_directories, module_path_option, search_path
 from dl.errors import DlError, LibraryNotFoundError
+from dl.instances.instance import Module
+from dl.linker import Linker
 from dl.modules.image import ModuleImage, image_from_file
 from dl.modules.kind import ModuleKind, kind_of
 from dl.modules.locate import Locator, requester_of
@@ -119,27 +122,88 @@ def _needed(image: ModuleImage) -> tuple[str, ...]:
     return image.wasm.dylink.needed if image.wasm.dylink else ()
 
 
+class _NamedWalk:
+    """Finds the modules that are imported from by name, as a link does, but goes on after what is missing."""
+
+    def __init__(self, linker: Linker) -> None:
+        self._linker = linker
+        self._known: set[str] = set()
+        self._above: set[str] = set()
+        self.complete = True
+
+    def tree(self, top: Module) -> Node:
+        """Return the tree below a module."""
+        root = Node(top.name, top.name)
+        self._known.add(top.image.identity)
+        self._above.add(top.image.identity)
+        pending = [(top, root, iter(top.imported_names()))]
+        while pending:
+            module, node, names = pending[-1]
+            name = next(names, None)
+            if name is None:
+                pending.pop()
+                self._above.discard(module.image.identity)
+                continue
+            child = Node(name)
+            node.needs.append(child)
+            found = opened(self._linker, name)
+            if isinstance(found, str):
+                child.error, child.tried = found, tuple(tried(self._linker, name))
+                self.complete = False
+                continue
+            child.path = str(found.image.path or found.name)
+            identity = found.image.identity
+            if identity in self._known:
+                child.seen = CYCLE if identity in self._above else REPEATED
+                if child.seen == CYCLE:
+                    child.error = "modules cannot import from each other in a circle"
+                    self.complete = False
+                continue
+            self._known.add(identity)
+            self._above.add(identity)
+            pending.append((found, child, iter(found.imported_names())))
+        return root
+
+
 @click.command(short_help="Show the tree of libraries that a module needs, like ldd.")
 @library_path_option
+@module_path_option
 @click.option("--json", "as_json", is_flag=True, help="Print JSON; its keys are documented and stable.")
 @click.argument("file", metavar="FILE")
-def deps(file: str, library_path: tuple[list[Path], ...], as_json: bool) -> int:
+def deps(
+    file: str, library_path: tuple[list[Path], ...], module_path: tuple[list[Path], ...], as_json: bool
+) -> int:
     """Show the tree of libraries that a module needs, and where each was found.
 
-    Nothing is linked or run. Libraries opened at run time are not known beforehand. The exit code is 0 if everything was
-    found, 127 if something is missing.
+    With --module-path, or if one of them lies beside it, of a module without a dylink section: the modules that it imports from
+    by name. Nothing is linked or run. Libraries opened at run time are not known beforehand. The exit code is 0 if everything
+    was found, 127 if something is missing.
     """
-    walk = _Walk(Locator(search_path(library_path, file)))
-    top = walk.tree(image_from_file(Path(file), file))
+    top, complete = _tree_of(file, library_path, module_path)
     if as_json:
-        print(json.dumps({**top.as_json(), "complete": walk.complete}, indent=2))
+        print(json.dumps({**top.as_json(), "complete": complete}, indent=2))
     else:
         tree = Tree(Text(shown(top.name), style="bold"), guide_style="dim")
         _grow(tree, top)
         if not top.needs:
             tree.add("needs no libraries")
         output().print(tree)
-    return 0 if walk.complete else NOT_LINKED
+    return 0 if complete else NOT_LINKED
+
+
+def _tree_of(
+    file: str, library_path: tuple[list[Path], ...], module_path: tuple[list[Path], ...]
+) -> tuple[Node, bool]:
+    """Return the tree below a file, and whether all of it can be linked."""
+    image = image_from_file(Path(file), file)
+    if image.wasm.dylink is None:
+        with Linker(None, module_path=module_directories(module_path, file), cache=False) as linker:
+            module = linker.load(file, resolve=False)
+            if module_path or any(not isinstance(opened(linker, n), str) for n in module.imported_names()):
+                named = _NamedWalk(linker)
+                return named.tree(module), named.complete
+    walk = _Walk(Locator(search_path(library_path, file)))
+    return walk.tree(image), walk.complete
 
 
 def _grow(tree: Tree, top: Node) -> None:

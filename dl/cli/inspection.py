@@ -16,7 +16,7 @@ from dl.cli.console import output, shown
 from dl.cli.endings import NOT_LINKED
 from dl.cli.links import GOOD, links_as_json, links_of
 from dl.cli.report import describe
-from dl.cli.run import library_path_option, search_path
+from dl.cli.run import library_path_option, module_path_option, search_path
 from dl.modules.image import image_from_file
 
 _KINDS = {
@@ -37,8 +37,15 @@ _GAP = "  "
     "is undefined or does not fit.",
 )
 @library_path_option
+@module_path_option
 @click.argument("file", metavar="FILE")
-def inspect(file: str, as_json: bool, with_links: bool, library_path: tuple[list[Path], ...]) -> int:
+def inspect(
+    file: str,
+    as_json: bool,
+    with_links: bool,
+    library_path: tuple[list[Path], ...],
+    module_path: tuple[list[Path], ...],
+) -> int:
     """Show what a WebAssembly module says about itself.
 
     Its dylink section with everything in it, its imports and exports with their types, memories, tables, segments, sections,
@@ -46,7 +53,7 @@ def inspect(file: str, as_json: bool, with_links: bool, library_path: tuple[list
     linker is asked; nothing is compiled or run.
     """
     image = image_from_file(Path(file), file)
-    links = links_of(image, search_path(library_path, file)) if with_links else None
+    links = links_of(image, search_path(library_path, file), module_path) if with_links else None
     report = describe(image.wasm, file)
     if links is not None:
         report["links"] = links_as_json(links)
