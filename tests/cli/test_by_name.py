@@ -97,7 +97,7 @@ class TestLinks:
         links = json.loads(done.stdout)["links"]
         meant = {(Path(one["importer"]).name, one["module"], one["name"]): one for one in links}
         assert meant["mC.wasm", "mB", "B2"]["meaning"] == "B2 of mB"
-        assert meant["mB", "mA", "A1"]["provider"] == "mA"
+        assert meant["mB.wasm", "mA", "A1"]["provider"] == str(MULTI / "mA.wasm")
         assert meant["mC.wasm", "wasi_snapshot_preview1", "fd_write"]["meaning"] == "built in: system"
         assert {one["state"] for one in links} == {"linked"}
         assert done.returncode == 0
