@@ -213,7 +213,7 @@ def main(rounds: int, json_file: Path | None) -> None:
             continue
         with make() as linker:
             for libraries in (0, 10, 100) if make is program else (0,):
-                for number in range(len(linker.modules()) - 1, libraries):
+                for number in range(len(linker.modules) - 1, libraries):
                     linker.main_group.dlopen(library_module(LibraryKind(number % 8)), name=f"l{number}.so")
                 new_threads(linker, 3)
                 times = new_threads(linker, 2 * rounds)

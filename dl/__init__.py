@@ -6,6 +6,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from dl.blocks import GuestBlock
     from dl.callbacks import Callback
     from dl.dlfcn import (
         INVALID_HANDLE,
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
         FinalizationError,
         GroupEndedError,
         GuestThreadError,
+        GuestTimeoutError,
         ImportTypeError,
         InitializationError,
         InstantiationError,
@@ -58,11 +60,31 @@ if TYPE_CHECKING:
         UnsupportedModuleError,
         ValueConversionError,
     )
-    from dl.group import GuestData, GuestFunction, InstanceGroup
+    from dl.explain import BoundImport, Explanation, OtherDefinition
+    from dl.group import InstanceGroup
+    from dl.groups.host_threads import HostThread
+    from dl.guest import GuestData, GuestFunction, TypedFunction
+    from dl.library import Library
     from dl.limits import Limits
+    from dl.link.addresses import AddressKind
     from dl.linker import Linker
+    from dl.loaded import AddressInfo, LoadedModule, ModuleBinding, ModuleSymbol
     from dl.options import HostFunction, MemoryType
+    from dl.program.events import Event, EventKind, EventQueue, Events, EventSubscription
+    from dl.program.statistics import LinkerStatistics
     from dl.trio import TrioLinker, open_linker
+    from dl.values import F32, F64, I32, I64, V128, CString, Pointer, host_function
+    from dl.wamr.dlfcn import WamrStatistics
+    from dl.wamr.mode import WamrMode
+    from dl.wasm.types import FuncType
+    from memory import (
+        InvalidRequestError,
+        InvalidStringError,
+        LinearMemory,
+        MemoryClosedError,
+        MemoryMovesError,
+        OutOfBoundsError,
+    )
 
 _NAMES = {
     "dl.callbacks": ("Callback",),
@@ -89,6 +111,7 @@ _NAMES = {
         "FinalizationError",
         "GroupEndedError",
         "GuestThreadError",
+        "GuestTimeoutError",
         "ImportTypeError",
         "InitializationError",
         "InstantiationError",
@@ -117,10 +140,46 @@ _NAMES = {
         "UnsupportedModuleError",
         "ValueConversionError",
     ),
-    "dl.group": (
+    "dl.blocks": ("GuestBlock",),
+    "dl.explain": (
+        "BoundImport",
+        "Explanation",
+        "OtherDefinition",
+    ),
+    "dl.link.addresses": ("AddressKind",),
+    "dl.loaded": (
+        "AddressInfo",
+        "LoadedModule",
+        "ModuleBinding",
+        "ModuleSymbol",
+    ),
+    "dl.group": ("InstanceGroup",),
+    "dl.groups.host_threads": ("HostThread",),
+    "dl.guest": (
         "GuestData",
         "GuestFunction",
-        "InstanceGroup",
+        "TypedFunction",
+    ),
+    "dl.library": ("Library",),
+    "dl.program.statistics": ("LinkerStatistics",),
+    "dl.values": (
+        "F32",
+        "F64",
+        "I32",
+        "I64",
+        "V128",
+        "CString",
+        "Pointer",
+        "host_function",
+    ),
+    "dl.wasm.types": ("FuncType",),
+    "memory": (
+        "InvalidRequestError",
+        "InvalidStringError",
+        "LinearMemory",
+        "MemoryClosedError",
+        "MemoryMovesError",
+        "OutOfBoundsError",
     ),
     "dl.limits": ("Limits",),
     "dl.linker": ("Linker",),
@@ -128,19 +187,35 @@ _NAMES = {
         "HostFunction",
         "MemoryType",
     ),
+    "dl.program.events": (
+        "Event",
+        "EventKind",
+        "EventQueue",
+        "EventSubscription",
+        "Events",
+    ),
     "dl.trio": (
         "TrioLinker",
         "open_linker",
     ),
+    "dl.wamr.dlfcn": ("WamrStatistics",),
+    "dl.wamr.mode": ("WamrMode",),
 }
 """Where each public name is. A file is imported when one of its names is first asked for, so that naming an exception costs
 no engine, and only what needs trio imports it."""
+
+__version__: str
+"""The version of the distribution `wasix-dl` that is installed."""
 
 _FILES = {name: file for file, names in _NAMES.items() for name in names}
 
 
 def __getattr__(name: str) -> Any:
     """Import the file that a name is in."""
+    if name == "__version__":
+        from importlib.metadata import version  # noqa: PLC0415  costs more than all of this file, and few ask
+
+        return version("wasix-dl")
     file = _FILES.get(name)
     if file is None:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
@@ -154,6 +229,10 @@ def __dir__() -> list[str]:
 
 
 __all__ = [
+    "F32",
+    "F64",
+    "I32",
+    "I64",
     "INVALID_HANDLE",
     "MAIN_HANDLE",
     "RTLD_DEEPBIND",
@@ -165,18 +244,33 @@ __all__ = [
     "RTLD_NODELETE",
     "RTLD_NOLOAD",
     "RTLD_NOW",
+    "V128",
+    "AddressInfo",
+    "AddressKind",
+    "BoundImport",
+    "CString",
     "Callback",
     "DlError",
     "DlFlags",
     "DylinkError",
     "EngineError",
     "EngineNotFoundError",
+    "Event",
+    "EventKind",
+    "EventQueue",
+    "EventSubscription",
+    "Events",
+    "Explanation",
     "FinalizationError",
+    "FuncType",
     "GroupEndedError",
+    "GuestBlock",
     "GuestData",
     "GuestFunction",
     "GuestThreadError",
+    "GuestTimeoutError",
     "HostFunction",
+    "HostThread",
     "ImportTypeError",
     "InitializationError",
     "InstanceGroup",
@@ -184,17 +278,30 @@ __all__ = [
     "InternalError",
     "InvalidHandleError",
     "InvalidModuleError",
+    "InvalidRequestError",
+    "InvalidStringError",
+    "Library",
     "LibraryNotFoundError",
     "Limits",
+    "LinearMemory",
     "LinkError",
     "Linker",
     "LinkerClosedError",
+    "LinkerStatistics",
     "LinkerUsageError",
+    "LoadedModule",
     "MalformedModuleError",
+    "MemoryClosedError",
+    "MemoryMovesError",
     "MemoryType",
     "MissingSymbol",
+    "ModuleBinding",
     "ModuleHandle",
+    "ModuleSymbol",
     "NotDynamicError",
+    "OtherDefinition",
+    "OutOfBoundsError",
+    "Pointer",
     "ProgramDeadlockedError",
     "ProgramExited",
     "ProgramForkedError",
@@ -205,10 +312,15 @@ __all__ = [
     "ThreadExited",
     "TrapError",
     "TrioLinker",
+    "TypedFunction",
     "UncaughtExceptionError",
     "UnresolvedCallError",
     "UnresolvedSymbolsError",
     "UnsupportedModuleError",
     "ValueConversionError",
+    "WamrMode",
+    "WamrStatistics",
+    "__version__",
+    "host_function",
     "open_linker",
 ]

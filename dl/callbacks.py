@@ -10,6 +10,7 @@ import itertools
 import re
 import threading
 from collections.abc import Callable
+from functools import partial
 from types import TracebackType
 from typing import Any
 
@@ -20,6 +21,7 @@ from dl.glue.names import HOST_NAMESPACE
 from dl.glue.trampolines import callback_type
 from dl.link.slots import SlotOperations
 from dl.program.program import Program
+from dl.values import checked_result
 from dl.wasm.types import FuncType
 from threads import uninterrupted
 
@@ -117,8 +119,16 @@ class Callbacks:
         self._functions: dict[int, Callable[..., Any]] = {}
         self._dispatchers: dict[FuncType, str] = {}
 
-    def make(self, signature: FuncType | str, function: Callable[..., Any]) -> Callback:
-        """Make a callback; see `Linker.callback`."""
+    def make(
+        self, signature: FuncType | str, function: Callable[..., Any], shown: Callable[..., Any] | None = None
+    ) -> Callback:
+        """Make a callback; see `Linker.callback`.
+
+        Args:
+            signature: text or type.
+            function: what is called.
+            shown: the user's function, if that is another one.
+        """
         if not callable(function):
             raise LinkerUsageError(f"a callback needs a function, not {function!r}")
         kind = signature if isinstance(signature, FuncType) else parse_signature(signature)
@@ -135,7 +145,7 @@ class Callbacks:
             except BaseException:
                 self._drop(number)
                 raise
-            return Callback(self, number, address, kind, function)
+            return Callback(self, number, address, kind, shown or function)
 
     def make_kept(self, kind: FuncType, function: Callable[..., Any]) -> int:
         """Make a callback that stays as long as the program; return its address."""
@@ -147,15 +157,17 @@ class Callbacks:
             name = self._dispatchers.get(kind)
             if name is None:
                 name = f"callback {kind}"
-                self._program.functions.define(HOST_NAMESPACE, name, callback_type(kind), self._dispatch)
+                self._program.functions.define(
+                    HOST_NAMESPACE, name, callback_type(kind), partial(self._dispatch, kind)
+                )
                 self._dispatchers[kind] = name
             return name
 
-    def _dispatch(self, *arguments: Any) -> Any:
+    def _dispatch(self, kind: FuncType, *arguments: Any) -> Any:
         function = self._functions.get(arguments[-1] & 0xFFFFFFFF)
         if function is None:
             raise LinkerUsageError("the guest called a callback while it was being closed")
-        return function(*arguments[:-1])
+        return checked_result(kind, function(*arguments[:-1]), function)
 
     def _drop(self, number: int) -> None:
         with self._lock:

@@ -29,6 +29,9 @@ C libraries that take everything above their heap base for theirs, as Emscripten
 Binding = Literal["lazy", "now"]
 """When functions that nothing defines are missed: at their first call, if a dlopen does not ask otherwise; or at each load."""
 
+GuestDlfcn = Literal["wasix", "elf"]
+"""How the guest's dlopen and dlsym act: as WASIX has them, which ignores flags, or as ELF does; see docs/dlfcn.md."""
+
 Output = Callable[[bytes], object] | str | os.PathLike[str] | None
 
 
@@ -66,6 +69,17 @@ def checked_binding(bind: Binding) -> bool:
     if bind not in get_args(Binding):
         raise LinkerUsageError(f"bind must be one of {get_args(Binding)}, not {bind!r}")
     return bind == "now"
+
+
+def checked_dlfcn(guest_dlfcn: GuestDlfcn) -> bool:
+    """Return whether the guest's dlopen and dlsym act as ELF's.
+
+    Raises:
+        LinkerUsageError: it is neither "wasix" nor "elf".
+    """
+    if guest_dlfcn not in get_args(GuestDlfcn):
+        raise LinkerUsageError(f"guest_dlfcn must be one of {get_args(GuestDlfcn)}, not {guest_dlfcn!r}")
+    return guest_dlfcn == "elf"
 
 
 def listed(option: str, value: Sequence[T]) -> tuple[T, ...]:

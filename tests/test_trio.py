@@ -79,7 +79,7 @@ def test_a_full_limiter_starves_no_barrier() -> None:
                     group.dlopen(library(SPIN), name="again")
 
             await trio.to_thread.run_sync(load)
-            assert len(linker.linker.modules()) == 2
+            assert len(linker.linker.modules) == 2
             nursery.cancel_scope.cancel()
 
     trio.run(main)

@@ -22,6 +22,7 @@ Examples:
   dlrun inspect libfoo.so           what a library says about itself
   dlrun inspect --json libfoo.so    the same for programs
   dlrun deps app.wasm               the tree of libraries, like ldd
+  dlrun compile app.wasm libfoo.so  compile both now, and run faster later
   dlrun stress --threads 64         try the linker on this machine
   dlrun cache info                  where compiled code is kept, and how much
 
@@ -36,6 +37,7 @@ A program whose name is that of a command is reached by its path: ./inspect
 
 _COMMANDS = {
     "cache": ("dl.cli.cache", "Look at compiled code that is kept on disk, check it, or remove it."),
+    "compile": ("dl.cli.compiling", "Compile a program and its libraries before they run."),
     "deps": ("dl.cli.deps", "Show the tree of libraries that a module needs, like ldd."),
     "inspect": ("dl.cli.inspection", "Show what a module or library says about itself."),
     "run": ("dl.cli.run", "Link a program and run it (the default)."),

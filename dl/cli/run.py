@@ -111,9 +111,22 @@ library_path_option = click.option(
     help="Load a library, by path or name, before those that the program needs, so that its symbols win; may be repeated.",
 )
 @click.option(
+    "--guest-dlfcn",
+    type=click.Choice(["wasix", "elf"]),
+    default="wasix",
+    help="Whether the program's own dlopen and dlsym ignore flags, as WASIX does, or honour them, as ELF does. Default: wasix.",
+)
+@click.option(
     "--no-default-files",
     is_flag=True,
     help="Do not give the program /dev/null and the like, and a /tmp of its own.",
+)
+@click.option(
+    "--wamr-mode",
+    type=click.IntRange(0, 31),
+    metavar="N",
+    help="Run it as a program of WAMR's that opens libraries through functions of env; N is the number of iwasm "
+    "--enable-dlopen: 1 lazy binding, 2 malloc from the program, 4 table cache, 8 AssemblyScript, 16 cache of look-ups.",
 )
 @limits_of_program
 @engine_option
@@ -138,7 +151,9 @@ def run(
     interrupts: bool | None,
     bind_now: bool,
     preload: tuple[str, ...],
+    guest_dlfcn: Any,
     no_default_files: bool,
+    wamr_mode: int | None,
     engine: str | None,
     no_cache: bool,
     trace: bool,
@@ -171,7 +186,9 @@ def run(
             default_files=not no_default_files,
             bind="now" if bind_now else "lazy",
             preload=preload,
+            guest_dlfcn=guest_dlfcn,
             limits=taken_limits(limits),
+            wamr=wamr_mode,
         ) as linker,
         ctrl_c.to(linker.parts.process),
     ):

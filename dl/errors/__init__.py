@@ -22,6 +22,7 @@
     ├── TrapError                      the guest trapped
     │   ├── StalePointerError          it called a function pointer into a library that was closed
     │   └── UncaughtExceptionError     it threw an exception that none of it caught
+    ├── GuestTimeoutError              a call took longer than it may
     ├── ProgramExited                  the guest ended the program
     ├── ThreadExited                   the guest ended the calling thread
     ├── GuestThreadError               a thread of the guest ended abnormally, and the program with it
@@ -69,6 +70,7 @@ from dl.errors.modules import (
 from dl.errors.running import (
     GroupEndedError,
     GuestThreadError,
+    GuestTimeoutError,
     ProgramDeadlockedError,
     ProgramExited,
     ReplayFailedError,
@@ -94,6 +96,7 @@ __all__ = [
     "FinalizationError",
     "GroupEndedError",
     "GuestThreadError",
+    "GuestTimeoutError",
     "ImportTypeError",
     "InitializationError",
     "InstantiationError",

@@ -155,3 +155,22 @@ class ReplayFailedError(GroupEndedError):
         self.args = (thread, cause)
         self.cause = cause
         self.__cause__ = cause
+
+
+class GuestTimeoutError(DlError, TimeoutError):
+    """A call into the guest was stopped because it took longer than it may; the group can be used further.
+
+    Attributes:
+        function: what was called.
+        limit: the bound.
+        unit: what the bound counts: seconds, or seconds of processor time.
+    """
+
+    def __init__(self, function: str, limit: float, unit: str) -> None:
+        super().__init__(function, limit, unit)
+        self.function = function
+        self.limit = limit
+        self.unit = unit
+
+    def __str__(self) -> str:
+        return f"{shown(self.function)} was stopped: it took longer than {self.limit:g} {self.unit}"

@@ -63,11 +63,12 @@ def import_module(
     places: TableAndStack,
     *,
     tail_calls: bool = True,
+    keeps_targets: bool = True,
 ) -> bytes:
     """Generate the module that exports what one linked module imports.
 
-    If it has stubs, it exports `set_handle` too: they name the linked module by its handle when they ask for their function,
-    and the code does not know it, since it serves every load of the same library.
+    If it has stubs, or functions that pass on who calls, it exports `set_handle` too: these name the linked module by its
+    handle, and the code does not know it, since it serves every load of the same library.
 
     Args:
         seat: that of the linked module.
@@ -75,6 +76,7 @@ def import_module(
         bindings: what each of them is bound to.
         places: where table and stack pointer are.
         tail_calls: whether the engine has tail calls.
+        keeps_targets: whether a stub keeps the table index that it was bound to; else it asks for it at each call.
     """
     build = ModuleBuilder()
     names = link_names(imports)
@@ -88,15 +90,25 @@ def import_module(
         build.import_(places.table.namespace, places.table.name, ANY_TABLE)
     if LazyStub in kinds:
         resolver = build.import_(HOST_NAMESPACE, RESOLVE_STUB, RESOLVE_STUB_TYPE)
+    with_caller: list[tuple[str, FuncType, int]] = []
     for entry, name, binding in zip(imports, names, bindings, strict=True):
         if isinstance(binding, FromNamespace) and entry.kind != "memory":
+            if binding.takes_caller:
+                assert isinstance(entry.type, FuncType)
+                index = build.import_(binding.namespace, binding.name, taking_caller(entry.type))
+                with_caller.append((name, entry.type, index))
+                continue
             index = build.import_(binding.namespace, binding.name, entry.type)
             build.export(name, entry.kind, index)
     handle = None
-    if resolver is not None:
+    if needs_handle(bindings):
         handle = build.global_(GlobalType("i32", mutable=True), 0)
         set_handle = build.function(ADDRESS_TO_NOTHING, local_get(0) + global_set(handle))
         build.export(SET_HANDLE, "func", set_handle)
+    for name, kind, index in with_caller:
+        assert handle is not None
+        arguments = b"".join(local_get(i) for i in range(len(kind.params)))
+        build.export(name, "func", build.function(kind, global_get(handle) + arguments + call(index)))
     forward = _Forwarding(build, private=bool(onward), tail_calls=tail_calls)
     for position, (entry, name, binding) in enumerate(zip(imports, names, bindings, strict=True)):
         if isinstance(binding, Constant):
@@ -111,19 +123,27 @@ def import_module(
             assert isinstance(entry.type, FuncType)
             assert resolver is not None
             assert handle is not None
+            ask = global_get(handle) + i32_const(position) + call(resolver)
+            if not keeps_targets:
+                build.export(name, "func", forward.function(entry.type, b"", ask))
+                continue
             known = build.global_(GlobalType("i32", mutable=True), 0)
-            look_up = (
-                global_get(known)
-                + I32_EQZ
-                + IF_VOID
-                + global_get(handle)
-                + i32_const(position)
-                + call(resolver)
-                + global_set(known)
-                + END
-            )
+            look_up = global_get(known) + I32_EQZ + IF_VOID + ask + global_set(known) + END
             build.export(name, "func", forward.function(entry.type, look_up, global_get(known)))
     return build.build()
+
+
+def needs_handle(bindings: Sequence[Binding]) -> bool:
+    """Whether an import module for these bindings must be told its module's handle, by `set_handle`."""
+    return any(
+        isinstance(binding, LazyStub) or (isinstance(binding, FromNamespace) and binding.takes_caller)
+        for binding in bindings
+    )
+
+
+def taking_caller(kind: FuncType) -> FuncType:
+    """Return the type of a host's function that gets the calling module's handle before the parameters of another."""
+    return FuncType(("i32", *kind.params), kind.results)
 
 
 def _constant(build: ModuleBuilder, entry: Import, binding: Constant) -> int:

@@ -28,11 +28,13 @@ class FromNamespace:
         namespace: where each group defines it.
         name: its name there.
         provider: the module that defines it, or `LINKER` or `HOST`.
+        takes_caller: whether it is a function of the host that gets the importing module's handle before its arguments.
     """
 
     namespace: str
     name: str
     provider: ModuleHandle = LINKER
+    takes_caller: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,13 +23,37 @@ CLOSED_LIBRARY = "closed library"
 
 
 class ClosedFunctions:
-    """The group's instances of the modules of `dl.glue.trap_functions`, by their number. Belongs to the group's thread."""
+    """The group's instances of the modules of `dl.glue.trap_functions`, by their number. Belongs to the group's thread.
 
-    __slots__ = ("_instances", "_store")
+    Attributes:
+        version: which version of `dl.program.operations.HoldIndices` the group has made; 0 for none.
+    """
+
+    __slots__ = ("_indices", "_instances", "_store", "version")
 
     def __init__(self, store: Store) -> None:
         self._store = store
         self._instances: dict[int, Callable[..., object]] = {}
+        self._indices: set[int] = set()
+        self.version = 0
+
+    def taken(self, indices: Iterable[int]) -> list[tuple[int, int]]:
+        """Return first index and number of the elements, of some, that hold functions of closed libraries; forget them."""
+        return self._forget(self._indices.intersection(indices)) if self._indices else []
+
+    def stale(self, closed: Iterable[TrapFunctions]) -> list[tuple[int, int]]:
+        """Return the same of all elements that hold functions of other closed libraries than some."""
+        kept = {
+            index
+            for functions in closed
+            for start, _, count in functions.runs
+            for index in range(start, start + count)
+        }
+        return self._forget(self._indices - kept)
+
+    def _forget(self, indices: set[int]) -> list[tuple[int, int]]:
+        self._indices -= indices
+        return [(index, 1) for index in sorted(indices)]
 
     def place(self, closed: Iterable[TrapFunctions]) -> None:
         """Place the functions of closed libraries; where the engine has no room for them stays null, which traps as well."""
@@ -42,6 +66,7 @@ class ClosedFunctions:
                 continue
             for start, function, count in functions.runs:
                 place(start, function, count)
+                self._indices.update(range(start, start + count))
 
     def _instantiate(self, number: int, code: CompiledModule) -> Callable[..., object]:
         instance = self._store.instantiate(code, CLOSED_LIBRARY)

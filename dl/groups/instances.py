@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from dl.dlfcn import MAIN_HANDLE, ModuleHandle
@@ -30,7 +30,7 @@ from dl.glue.base import (
     SET_STACK_POINTER,
     SET_STACK_POINTER_TYPE,
 )
-from dl.glue.imports import SET_HANDLE
+from dl.glue.imports import SET_HANDLE, needs_handle
 from dl.glue.names import (
     ADDRESS_TO_NOTHING,
     BASE_NAMESPACE,
@@ -41,7 +41,6 @@ from dl.glue.names import (
     module_namespace,
 )
 from dl.glue.placement import BIND_THREAD_LOCALS, INIT_THREAD
-from dl.glue.resolution import LazyStub
 from dl.groups.closed_functions import ClosedFunctions
 from dl.groups.slot_functions import SlotFunctions
 from dl.groups.thread_locals import ThreadLocals
@@ -124,6 +123,8 @@ class Instances:
         """
         checkpoint = self._program.checkpoint
         checkpoint("table", self._name)
+        # Of libraries whose rest ended while this group was absent.
+        self._clear_table(self._closed_functions.taken(operation.table_indices()))
         if self._base is not None:
             self.grow_table(operation.table_length)
         for module in operation.modules:
@@ -148,18 +149,29 @@ class Instances:
         self._program.checkpoint("clear", self._name)
         self._clear_table(operation.table_runs)
         self.forget(operation.modules)
-        self.hold_indices(operation)
+        if operation.indices is not None:
+            self.hold_indices(operation.indices)
 
-    def hold_indices(self, operation: HoldIndices | UnloadModules) -> None:
-        """Place functions at the table indices of closed libraries.
+    def hold_indices(self, operation: HoldIndices) -> None:
+        """Place functions at the table indices of closed libraries, and null where such a function no longer stands.
 
         Raises:
             ResourceLimitError: the table cannot grow.
         """
-        if operation.functions:
-            # This group may never have loaded the library.
-            self.grow_table(max(functions.end for functions in operation.functions))
-            self._closed_functions.place(operation.functions)
+        closed = self._closed_functions
+        if closed.version == operation.version - 1:
+            functions = operation.begun
+            cleared = closed.taken(
+                index for start, count in operation.cleared for index in range(start, start + count)
+            )
+        else:
+            # The group was absent at other closes, and may never have loaded the libraries.
+            functions, cleared = operation.functions, closed.stale(operation.functions)
+        self._clear_table(cleared)
+        if functions:
+            self.grow_table(max(library.end for library in functions))
+            closed.place(functions)
+        closed.version = operation.version
 
     def grow_table(self, length: int) -> None:
         """Make the table have at least this many elements.
@@ -176,6 +188,7 @@ class Instances:
         Raises:
             InstantiationError: the engine refuses an instance.
         """
+        self._closed_functions.taken((operation.address,))
         if operation.code is None:
             self._clear_table(((operation.address, 1),))
             self._slots.forget(operation.address)
@@ -215,7 +228,7 @@ class Instances:
         if module.import_code is not None:
             glue = self._store.instantiate(module.import_code, f"{module.name} (imports)")
             self._store.define_instance(LINK_NAMESPACE, glue)
-            if any(isinstance(binding, LazyStub) for binding in module.bindings):
+            if needs_handle(module.bindings):
                 glue.function(SET_HANDLE, ADDRESS_TO_NOTHING)(module.handle)
             if keep_glue:
                 self._store.define_instance(glue_namespace(module.seat), glue)
@@ -254,7 +267,7 @@ class Instances:
         elif operation.binds_thread_locals:
             placement.function(BIND_THREAD_LOCALS, FuncType((), ()))()
 
-    def _clear_table(self, runs: tuple[tuple[int, int], ...]) -> None:
+    def _clear_table(self, runs: Sequence[tuple[int, int]]) -> None:
         """Set runs of table elements to null; what this group's table does not reach is null already."""
         if self._base is None:
             return

@@ -27,13 +27,16 @@ from dl.link.finalizers import Finalizers
 from dl.link.order import users_first
 from dl.link.unload import remove_modules
 from dl.modules.linked_module import LinkedModule
+from dl.program.events import EventKind
 from dl.program.state import LinkerState
 from threads import uninterrupted, unwound_whole
 
 log = logging.getLogger("dl.link")
 
 
-def close_library(groups: Groups, finalizers: Finalizers, group: Group, handle: int) -> None:
+def close_library(
+    groups: Groups, finalizers: Finalizers, group: Group, handle: int, *, by_guest: bool = False
+) -> None:
     """Take back one dlopen of a library; the last one, if nothing else uses it, unloads it and what only it needed.
 
     Args:
@@ -41,6 +44,7 @@ def close_library(groups: Groups, finalizers: Finalizers, group: Group, handle: 
         finalizers: what libraries have registered to run at their end.
         group: the calling thread's.
         handle: what dlopen returned. The main module's is accepted, and nothing happens.
+        by_guest: whether the guest asks, which can take back its own opens only.
 
     Raises:
         InvalidHandleError: no module has this handle, it was closed, or is not open.
@@ -57,9 +61,13 @@ def close_library(groups: Groups, finalizers: Finalizers, group: Group, handle: 
             with program.rendezvous.instigate(group.replica), uninterrupted():
                 if handle == MAIN_HANDLE:
                     return
-                module = _open_module(program.state, handle)
-                module.opens -= 1
+                module = _open_module(program.state, handle, by_guest=by_guest)
+                module.take_back_open(by_guest=by_guest)
                 gone += program.state.take_unreachable()
+                if program.events.listening:
+                    for module in gone:
+                        program.events.record(EventKind.CLOSED, module.name, module.handle)
+            program.events.deliver()
             for module in users_first(gone, program.state.modules):
                 log.debug("%s: its destructors", module.name)
                 failures += finalizers.run(group, module)
@@ -68,7 +76,9 @@ def close_library(groups: Groups, finalizers: Finalizers, group: Group, handle: 
         except BaseException:
             # Nobody else would: they can be found no longer, and threads wait to load them anew.
             _remove(groups, group, gone)
+            program.events.deliver()
             raise
+    program.events.deliver()
     program.limbo.drain()
     if failures:
         raise failures[0]
@@ -100,10 +110,12 @@ def _remove(groups: Groups, group: Group, gone: list[LinkedModule]) -> None:
             groups.program.state.closed(module)
 
 
-def _open_module(state: LinkerState, handle: int) -> LinkedModule:
+def _open_module(state: LinkerState, handle: int, *, by_guest: bool) -> LinkedModule:
     module = state.modules.get(ModuleHandle(handle))
     if module is None or module.closing:
         raise InvalidHandleError(handle, "it was closed" if 0 < handle < state.next_handle else "")
+    if by_guest and module.opens and not module.guest_opens:
+        raise InvalidHandleError(handle, f"{module.name} is open, but the program itself has not opened it")
     if not module.opens:
         raise InvalidHandleError(handle, f"{module.name} is not open: other modules keep it loaded")
     return module

@@ -47,6 +47,7 @@ def generate_glue(plan: LinkPlan) -> LoadModules:
     program = plan.program
     anchors = program.main.anchors
     tail_calls = program.engine.capabilities.tail_calls
+    keeps_targets = program.options.keeps_stub_targets
     for module in plan.new:
         imports = module.wasm.imports
         if imports:
@@ -59,9 +60,18 @@ def generate_glue(plan: LinkPlan) -> LoadModules:
                     _generated_from(module.bindings),
                     anchors,
                     tail_calls,
+                    keeps_targets,
                 ),
                 f"{module.name} (imports)",
-                partial(import_module, module.seat, imports, module.bindings, anchors, tail_calls=tail_calls),
+                partial(
+                    import_module,
+                    module.seat,
+                    imports,
+                    module.bindings,
+                    anchors,
+                    tail_calls=tail_calls,
+                    keeps_targets=keeps_targets,
+                ),
                 weight=1 + 2 * len(imports),
             )
     return load_operation(program, plan.new, plan.host_functions, plan.table_length)
@@ -73,7 +83,7 @@ def _generated_from(bindings: Sequence[Binding]) -> tuple[object, ...]:
     for binding in bindings:
         match binding:
             case FromNamespace(namespace, name):
-                inputs.append((namespace, name))
+                inputs.append((namespace, name, binding.takes_caller))
             case Constant(value):
                 inputs.append(("constant", "is", value))
             case ThroughTable(address):

@@ -39,6 +39,7 @@ from dl.link.unload import unload_failed
 from dl.modules.image import ModuleImage
 from dl.modules.linked_module import LinkedModule
 from dl.modules.locate import Requester, SearchPolicy
+from dl.program.events import EventKind
 from dl.program.operations import LoadModules
 from threads import uninterrupted, unwound_whole
 
@@ -111,7 +112,12 @@ def load_main(groups: Groups, group: Group, image: ModuleImage) -> None:
             f"needs libraries, or is to get some by preload, but can take none: {program.main.no_libraries}",
         )
     policy = SearchPolicy.of_host((), program.options.paths)
-    request = LoadRequest(DlFlags.LAZY | DlFlags.GLOBAL, lenient=True, policy=policy)
+    request = LoadRequest(
+        DlFlags.LAZY | DlFlags.GLOBAL,
+        lenient=True,
+        policy=policy,
+        load_needed=program.options.load_needed,
+    )
     tree = find_main(program, image, request)
     if program.main.makes_memory or len(tree.new) == 1:
         _load(groups, group, [tree], request)
@@ -164,6 +170,7 @@ def _load_or_undo(
             plan = LinkPlan(groups.program, Change(groups.program, group), asked, ignored)
             plans.append(plan)
             _link(group, tree, plan)
+            groups.program.events.deliver()
         new = [module for plan in plans for module in plan.new]
         if plan.opened.handle == MAIN_HANDLE:
             for module in new:
@@ -174,6 +181,7 @@ def _load_or_undo(
         if published:
             unload_failed(groups.program, group, published, error)
         raise
+    groups.program.events.deliver()
     return plan.opened.handle
 
 
@@ -231,9 +239,13 @@ def _publish(plan: LinkPlan, operation: LoadModules | None, number: int) -> None
             module.load_number = number
     plan.program.state.publish(plan.new, plan.promoted)
     plan.opened.opens += 1
+    plan.opened.guest_opens += plan.request.policy.by_guest
     if plan.request.flags & DlFlags.NODELETE:
         plan.opened.stays = True
     plan.program.state.note_open(plan.opened)
     for function in plan.host_functions:
         plan.program.state.placing.pop(function.address, None)
     plan.published = True
+    if plan.program.events.listening:
+        for module in plan.new:
+            plan.program.events.record(EventKind.LOADED, module.name, module.handle)

@@ -22,12 +22,14 @@ class LoadRequest:
         lenient: whether functions that nothing defines become stubs whatever the flags say, unless the program binds all now.
         continued: whether another load, which must not fail for what this one lacks, brings the libraries of this one.
         policy: who asks for the load, and which files may be opened for it.
+        load_needed: whether what the modules' needed lists name is loaded with them.
     """
 
     flags: DlFlags = DlFlags.NOW
     lenient: bool = False
     continued: bool = False
     policy: SearchPolicy = field(default_factory=SearchPolicy)
+    load_needed: bool = True
 
 
 @dataclass

@@ -5,7 +5,8 @@ One list of sources, the same every time, for loads, functions that are exported
 1. what the user gave for exactly this import;
 2. what only the linker can mean: memory, table, stack pointer, bases, and how a library registers functions for its end;
 3. the importer's scope, where the first definition wins: the global scope in ELF order, then the tree opened with RTLD_LOCAL,
-   or the other way round with DEEPBIND; then, for a stub, the trees opened since that contain the importer;
+   or the other way round with DEEPBIND; then, for a stub, the trees opened since that contain the importer. An import whose
+   module name is that of a library means that library's symbol, see `dl.link.named`;
 4. what the linker defines unless a module does: stack and heap addresses, exception tags;
 5. the system interfaces.
 
@@ -18,6 +19,7 @@ together.
 from __future__ import annotations
 
 import logging
+from functools import partial
 
 from dl.dlfcn import MAIN_HANDLE, RTLD_DEFAULT, ModuleHandle
 from dl.errors import DlError, MissingSymbol, UnresolvedCallError, UnresolvedSymbolsError
@@ -34,6 +36,7 @@ from dl.glue.resolution import (
     ThroughTable,
 )
 from dl.link.host_numbers import label
+from dl.link.named import named_module
 from dl.link.number import ModuleArrivingError
 from dl.link.plan import LinkPlan
 from dl.link.sources import (
@@ -50,6 +53,7 @@ from dl.link.sources import (
 )
 from dl.modules.linked_module import LinkedModule, StubTarget
 from dl.modules.symbols import FunctionSymbol, element_positions, exported_imports
+from dl.program.events import EventKind
 from dl.program.program import Program
 from dl.program.state import LazyAddress
 from dl.wasm.records import Import
@@ -74,7 +78,9 @@ class Resolver:
         self._plan = plan
         state = program.state
         added = None if plan is None else state.not_global(plan.promoted)
-        self._modules = DynamicScope(state.global_symbols, added, self._module, state.trees_with)
+        self._modules = DynamicScope(
+            state.global_symbols, added, self._module, state.trees_with, partial(named_module, program)
+        )
         self.sources: tuple[Source, ...] = (
             UserImports(program.host, self.host_function_address, self._signature_of, self._shared_variable),
             LinkerSymbols(program.main),
@@ -200,6 +206,8 @@ class Resolver:
             return None
         if isinstance(found, FunctionSymbol):
             return found.address
+        if found.takes_caller:
+            return None  # it is another function for each module that imports it
         if module.handle == MAIN_HANDLE and self._program.main.no_libraries:
             return 0
         return self.host_function_address(entry.module, entry.name, entry.type, module.name)
@@ -394,6 +402,17 @@ def _stub_target(
     target = state.bind_stub(module, position, find)
     if fresh and target is not None:
         log.info("%s: %s bound at its first call to table index %d", module.name, entry.name, target.address)
+        events = program.events
+        if events.listening:
+            provider = state.module(target.provider)
+            events.record(
+                EventKind.BOUND,
+                module.name,
+                module.handle,
+                symbol=entry.name,
+                provider="" if provider is None else provider.name,
+            )
+            events.deliver()
     return target
 
 

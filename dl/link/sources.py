@@ -302,6 +302,7 @@ class DynamicScope(Source):
         added: modules that come into the global scope with the load that asks; None for a single look-up outside any load.
         modules: returns a module by its handle.
         later: returns what a module sees beside its scope by now: the trees opened since that contain it.
+        named: returns the module that an importer means by an import's module name other than `env`; None if it means none.
     """
 
     def __init__(
@@ -310,6 +311,7 @@ class DynamicScope(Source):
         added: Sequence[LinkedModule] | None,
         modules: Callable[[ModuleHandle], LinkedModule],
         later: Callable[[LinkedModule], Iterator[LinkedModule]],
+        named: Callable[[LinkedModule, str], LinkedModule | None] = lambda _importer, _name: None,
     ) -> None:
         self._global_symbols = global_symbols
         self._scope = _Walked if added is None else _Indexed
@@ -317,6 +319,14 @@ class DynamicScope(Source):
         self._local: dict[int, _Walked] = {}
         self._modules = modules
         self._later = later
+        self._named = named
+
+    def _meant(self, importer: LinkedModule, entry: Import) -> Symbol | None:
+        """Return the symbol that an import means: of the scope, or of the module that it names."""
+        if entry.module == ENV:
+            return self.find(importer, entry.name)
+        module = self._named(importer, entry.module)
+        return None if module is None else module.symbols.get(entry.name)
 
     def find(self, importer: LinkedModule, name: str) -> Symbol | None:
         """Return the first definition of a symbol that a module sees; in the order of `scope_of`."""
@@ -348,7 +358,7 @@ class DynamicScope(Source):
         self, importer: LinkedModule, entry: Import, kind: FuncType
     ) -> FunctionSymbol | FromNamespace | None:
         """Return the function symbol."""
-        symbol = self.find(importer, entry.name) if entry.module == ENV else None
+        symbol = self._meant(importer, entry)
         if symbol is None:
             return None
         if not isinstance(symbol, FunctionSymbol):
@@ -360,7 +370,7 @@ class DynamicScope(Source):
         """Return a global of a module, or the address of a symbol."""
         if entry.module in (GOT_MEM, GOT_FUNC):
             return self._address(importer, entry, _integer(importer, entry, kind))
-        symbol = self.find(importer, entry.name) if entry.module == ENV else None
+        symbol = self._meant(importer, entry)
         if symbol is None:
             return None
         if not isinstance(symbol, GlobalSymbol):
@@ -389,7 +399,7 @@ class DynamicScope(Source):
 
     def tag(self, importer: LinkedModule, entry: Import, kind: TagType) -> Binding | None:
         """Return a tag of a module, unless that is instantiated later and the linker has one of this name."""
-        symbol = self.find(importer, entry.name) if entry.module == ENV else None
+        symbol = self._meant(importer, entry)
         if not isinstance(symbol, TagSymbol):
             return None
         if symbol.module >= importer.handle and entry.name in EXCEPTION_TAG_NAMES:

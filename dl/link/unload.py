@@ -14,6 +14,7 @@ from dl.link.generate import load_operation
 from dl.link.perform import Change
 from dl.link.plan import LinkPlan
 from dl.modules.linked_module import LinkedModule
+from dl.program.events import EventKind
 from dl.program.main_module import CONSTRUCTORS
 from dl.program.operations import DlOperation, HoldIndices, LoadModules, UnloadModules
 from dl.program.program import Program
@@ -32,7 +33,7 @@ def unload_failed(program: Program, group: Group, plans: Sequence[LinkPlan], err
     modules = [module for plan in plans for module in plan.new]
     promoted = [module for plan in plans for module in plan.promoted]
     for plan in plans:
-        plan.opened.opens -= 1
+        plan.opened.take_back_open(by_guest=plan.request.policy.by_guest)
     for module in modules:
         log.info("unloading %s: %s", module.name, error)
     users: list[LinkedModule] = []
@@ -79,7 +80,7 @@ def remove_modules(
         present = tuple(m for m in modules if program.state.modules.get(m.handle) is m)
         users = program.state.remove_unused(present)
         if present and not users:
-            rest = None if resting is None else _plan_rest(program, group, made, present, codes)
+            rest = None if resting is None else _plan_rest(program, made, present, codes)
             _unload(program, made, present, resting, rest)
     return users
 
@@ -107,17 +108,12 @@ def _compiled(program: Program, kinds: Signatures) -> CompiledModule | None:
 
 def _plan_rest(
     program: Program,
-    group: Group,
     made: Change,
     modules: tuple[LinkedModule, ...],
     codes: dict[Signatures, CompiledModule],
 ) -> Rest:
     """Plan what happens to the table indices of modules that are closed; under the link lock."""
     resting = program.state.resting
-    if not resting.entry:
-        # The place in the log from which new groups learn of it, kept for good.
-        with Change(program, group) as first:
-            first.commit(HoldIndices(), lambda number: setattr(resting, "entry", number))
     rest = resting.plan(modules, codes)
     made.on_failure(partial(resting.give_up, rest))
     return rest
@@ -131,26 +127,31 @@ def _unload(
     rest: Rest | None,
 ) -> None:
     """Make the operation that removes modules; under the link lock, and nothing can find them any longer."""
-    operation = UnloadModules.of(modules, rest)
     loads, state = program.state.loads, program.state
+    indices = None if rest is None else HoldIndices.after(state.resting, rest)
+    operation = UnloadModules.of(modules, indices)
     replaces: dict[int, DlOperation | None] = {}
     for number in sorted({module.load_number for module in modules}):
         load = loads[number]
         replaces[number] = None if load.is_obsolete_after(operation) else _rest_of(program, load, modules)
-    if rest is not None:
-        replaces[state.resting.entry] = HoldIndices(state.resting.functions(rest))
+    undone = min(replaces)
+    if rest is not None and state.resting.entry:
+        replaces[state.resting.entry] = None
 
-    def done(_number: int) -> None:
+    def done(made_as: int) -> None:
         for number, left in replaces.items():
             if isinstance(left, LoadModules):
                 loads[number] = left
             else:
                 loads.pop(number, None)
         if rest is not None:
-            state.rest_indices(rest)
+            state.rest_indices(rest, made_as)
+        if program.events.listening:
+            for module in modules:
+                program.events.record(EventKind.UNLOADED, module.name, module.handle)
 
     made.apply(operation, lambda _group: None)
-    made.commit(operation, done, replaces=replaces, only_after=min(replaces))
+    made.commit(operation, done, replaces=replaces, only_after=undone, leaves=indices)
     # A group may be in the middle of loading them; its thread gives everything back then.
     give_back = partial(_give_back, program, modules, rest=resting is not None)
     program.rendezvous.after_replays(partial(program.limbo.hold, resting or (), give_back))

@@ -48,6 +48,7 @@ class LinkedModule:
         first_open: the number of the dlopen that opened it by name first, counted from 1; 0 if it was only needed so far.
         global_opens: how many dlopens have put it into the global scope; it is in that scope while there is one.
         opens: how many dlopens of it are not taken back by a dlclose.
+        guest_opens: how many of these are the guest's own, and so the guest's to take back.
         stays: whether it is never unloaded: the main module and what it needs from the start, RTLD_NODELETE.
         constructed: how many modules were constructed before it ended its construction, from 1; 0 before.
         closing: whether its destructors run, or have run: it can be found no longer.
@@ -78,6 +79,7 @@ class LinkedModule:
     first_open: int = 0
     global_opens: int = 0
     opens: int = 0
+    guest_opens: int = 0
     stays: bool = False
     constructed: int = 0
     closing: bool = False
@@ -117,6 +119,11 @@ class LinkedModule:
     def first_placed(self) -> int | None:
         """The table index of the first of the functions that the linker places for it; None if it places none."""
         return None if self.elements is None else self.elements.end - len(functions_without_index(self.wasm))
+
+    def take_back_open(self, *, by_guest: bool) -> None:
+        """Take back one dlopen; the host takes back its own first."""
+        self.opens -= 1
+        self.guest_opens = min(self.guest_opens - by_guest, self.opens)
 
     def uses(self, handles: Container[ModuleHandle]) -> bool:
         """Whether this module needs one of some modules, or one of its imports is bound to one of them."""

@@ -8,6 +8,7 @@ only what is still in effect.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -16,7 +17,7 @@ from dl.engine.protocol import CompiledModule
 from dl.glue.placement import PlacedFunction, ThreadLocalModule
 from dl.glue.trap_functions import TrapFunctions
 from dl.modules.linked_module import LinkedModule
-from dl.program.resting import Rest
+from dl.program.resting import Rest, RestingIndices
 
 
 class OperatedInstances(Protocol):
@@ -76,6 +77,14 @@ class LoadModules(DlOperation):
     binds_thread_locals: bool
     host_functions: tuple[PlacedFunction, ...] = ()
 
+    def table_indices(self) -> Iterator[int]:
+        """Yield the table indices at which it places functions."""
+        for module in self.modules:
+            if module.elements is not None:
+                yield from range(module.elements.address, module.elements.end)
+        for function in self.host_functions:
+            yield function.address
+
     def apply(self, instances: OperatedInstances) -> None:
         """Instantiate the modules and place their functions."""
         instances.load(self)
@@ -96,23 +105,23 @@ class UnloadModules(DlOperation):
     Attributes:
         modules: what goes.
         table_runs: first index and number of the table elements that become null.
-        functions: what is placed at table indices after that.
+        indices: what stands at the table indices of closed libraries after that; None if nothing changes.
     """
 
     modules: tuple[LinkedModule, ...]
     table_runs: tuple[tuple[int, int], ...]
-    functions: tuple[TrapFunctions, ...] = ()
+    indices: HoldIndices | None = None
 
     @classmethod
-    def of(cls, modules: tuple[LinkedModule, ...], rest: Rest | None = None) -> UnloadModules:
+    def of(cls, modules: tuple[LinkedModule, ...], indices: HoldIndices | None = None) -> UnloadModules:
         """Return the operation that removes modules and all their table elements.
 
         Args:
             modules: what goes.
-            rest: what happens to their table indices; None if they are used again immediately.
+            indices: what happens to their table indices; None if they are used again immediately.
         """
         runs = tuple((m.elements.address, m.elements.size) for m in modules if m.elements is not None)
-        return cls(modules, runs) if rest is None else cls(modules, runs + rest.cleared, rest.functions)
+        return cls(modules, runs, indices)
 
     def apply(self, instances: OperatedInstances) -> None:
         """Clear the table elements and forget the instances."""
@@ -125,15 +134,26 @@ class UnloadModules(DlOperation):
 
 @dataclass(frozen=True, eq=False)
 class HoldIndices(DlOperation):
-    """What stands at the table indices of closed libraries, all of it.
+    """What stands at the table indices of closed libraries.
 
-    One entry of the log, for groups that have yet to come to it: each close replaces it, and owes the change to the others.
+    One entry of the log, which each close replaces: so a group that was absent makes it once, however many closes it missed.
 
     Attributes:
-        functions: what is placed.
+        version: how many closes there were, this one included.
+        functions: everything that is placed.
+        begun: what this close adds to the version before; the rest of that stays.
+        cleared: first index and number of the elements that become null with this close.
     """
 
-    functions: tuple[TrapFunctions, ...] = ()
+    version: int
+    functions: tuple[TrapFunctions, ...]
+    begun: tuple[TrapFunctions, ...]
+    cleared: tuple[tuple[int, int], ...]
+
+    @classmethod
+    def after(cls, resting: RestingIndices, rest: Rest) -> HoldIndices:
+        """Return what stands where when a close is carried out."""
+        return cls(resting.closes + 1, resting.functions(rest), rest.functions, rest.cleared)
 
     def apply(self, instances: OperatedInstances) -> None:
         """Place the functions."""

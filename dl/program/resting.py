@@ -115,10 +115,12 @@ class RestingIndices:
 
     Attributes:
         entry: number of the log entry that tells new groups what stands where; 0 before the first close.
+        closes: how many closes there were.
         libraries: those that rest, the first to be used again first.
     """
 
     entry: int = 0
+    closes: int = 0
     libraries: deque[RestingLibrary] = field(default_factory=deque)
     _codes: dict[Signatures, CompiledModule] = field(default_factory=dict)
     _free: dict[Signatures, deque[int]] = field(default_factory=dict)

@@ -8,7 +8,8 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
-from dl.dlfcn import MAIN_HANDLE, ModuleHandle
+from dl.dlfcn import INVALID_HANDLE, MAIN_HANDLE, ModuleHandle
+from dl.errors import ResourceLimitError
 from dl.limits import Limits
 from dl.modules.construction import Construction, Constructions
 from dl.modules.image import ModuleImage
@@ -68,6 +69,7 @@ class LinkerState:
         arriving: modules of the loads under way: planned, and not yet committed.
         ending: modules whose destructors run, by identity: a thread that opens one of them waits.
         opens: how many modules were opened by name.
+        loaded_ever: how many modules were entered; never less than before.
         constructions: which thread constructs which module.
     """
 
@@ -92,6 +94,7 @@ class LinkerState:
     _constructed: Iterator[int] = field(default_factory=lambda: itertools.count(1), repr=False)
     ending: dict[str, LinkedModule] = field(default_factory=dict)
     opens: int = 0
+    loaded_ever: int = 0
     constructions: Constructions = field(default_factory=Constructions)
     stub_lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
 
@@ -102,8 +105,10 @@ class LinkerState:
             module: who gets it, for messages.
 
         Raises:
-            ResourceLimitError: there are `Limits.libraries` modules.
+            ResourceLimitError: there are `Limits.libraries` modules, or all numbers have been given.
         """
+        if self.next_handle >= INVALID_HANDLE:
+            raise ResourceLimitError(module, "every module handle has been given; they are never used again")
         present = len(self.modules) + len(self.arriving)
         if present >= self.limits.libraries:
             raise self.limits.refusal("libraries", module, f"{present} modules are loaded already")
@@ -151,6 +156,7 @@ class LinkerState:
         """Enter committed modules, and put modules into the global scope; each dlopen that does so counts."""
         for module in modules:
             self.modules[module.handle] = module
+            self.loaded_ever += 1
             self.copies.setdefault(module.image.digest, Counter())[module.copy] += 1
             self.by_identity[module.image.identity] = module.handle
             if module.handle != MAIN_HANDLE:
@@ -247,8 +253,16 @@ class LinkerState:
             self.forget_names(gone)
         return gone
 
-    def rest_indices(self, rest: Rest) -> None:
-        """Carry out what a close does to table indices; the second time does nothing. Under the link lock."""
+    def rest_indices(self, rest: Rest, entry: int) -> None:
+        """Carry out what a close does to table indices; the second time does nothing. Under the link lock.
+
+        Args:
+            rest: what it does.
+            entry: the number in the log under which groups that were absent learn of it.
+        """
+        if self.resting.entry != entry:
+            self.resting.closes += 1
+            self.resting.entry = entry
         begun = [library for library in rest.begun if library not in self.resting.libraries]
         over = [library for library in rest.over if library in self.resting.libraries]
         self.resting.done(rest)

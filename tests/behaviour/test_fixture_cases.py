@@ -97,6 +97,8 @@ def test_run_from_the_command_line(run: Run, tmp_path: Path) -> None:
         words += ["--env", f"{name}={value}"]
     for guest, host in run.preopens(tmp_path).items():
         words += ["--dir", f"{guest}::{host}"]
+    if "wamr_mode" in run.described:
+        words += ["--wamr-mode", str(run.described["wamr_mode"])]
     words += [str(run.main), *run.described.get("args", [])]
 
     done = subprocess.run(
@@ -130,6 +132,7 @@ def test_run_from_python(run: Run, tmp_path: Path) -> None:
         preopens=run.preopens(tmp_path),
         stdin=run.described.get("stdin", "").encode(),
         stdout=printed.append,
+        wamr=run.described.get("wamr_mode"),
     ) as linker:
         try:
             code = linker.main_group.run()

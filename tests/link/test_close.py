@@ -75,8 +75,8 @@ class TestCounts:
             group, before = linker.main_group, held(linker)
             top, other = group.dlopen("top.so"), group.dlopen("other.so")
             group.dlclose(top)
-            assert [m.name for m in linker.modules()] == ["low.so", "other.so"]
-            low = next(m.handle for m in linker.modules() if m.name == "low.so")
+            assert [m.name for m in linker.modules] == ["low.so", "other.so"]
+            low = next(m.handle for m in linker.modules if m.name == "low.so")
             with pytest.raises(dl.InvalidHandleError, match="not open"):
                 group.dlclose(low)
             assert group.dlopen("low.so") == low
@@ -95,7 +95,7 @@ class TestCounts:
             user = group.dlopen("user.so")
             group.dlclose(maker)
             assert group.dlsym(user, "g")() == 5
-            assert "maker.so" in [m.name for m in linker.modules()]
+            assert "maker.so" in [m.name for m in linker.modules]
             group.dlclose(user)
 
             assert held(linker) == before
@@ -120,7 +120,7 @@ class TestCounts:
         with dl.Linker(None, libraries=libs) as linker:
             group, before = linker.main_group, held(linker)
             handle = group.dlopen("a.so")
-            assert len(linker.modules()) == 2
+            assert len(linker.modules) == 2
             group.dlclose(handle)
 
             assert held(linker) == before
@@ -145,7 +145,7 @@ class TestCounts:
             handle = group.dlopen("a.so", dl.RTLD_NOW | dl.RTLD_NODELETE)
             group.dlclose(handle)
 
-            assert [m.name for m in linker.modules()] == ["a.so"]
+            assert [m.name for m in linker.modules] == ["a.so"]
             assert group.dlopen("a.so") == handle
 
 

@@ -118,7 +118,7 @@ def test_a_stub_names_its_module_whatever_the_seat() -> None:
         with pytest.raises(dl.InitializationError):
             linker.main_group.dlopen(bad, dl.RTLD_LAZY, name="bad.so")
         handle = linker.main_group.dlopen(good, dl.RTLD_LAZY, name="good.so")
-        (module,) = linker.modules()
+        (module,) = linker.program.state.modules.values()
         assert (int(handle), module.seat) == (3, 2)
         with pytest.raises(dl.UnresolvedCallError, match="other"):
             linker.main_group.dlsym(handle, "call")()
@@ -224,7 +224,7 @@ class TestIndex:
                 fields = [returns(name, number) for name in names]
                 if chooser.random() < 0.3:
                     fields.append(constructor("unreachable"))
-                known = [m.name for m in linker.modules()]
+                known = [m.name for m in linker.modules]
                 needed = [chooser.choice(known)] if known and chooser.random() < 0.5 else []
                 flags = dl.RTLD_NOW | chooser.choice((dl.RTLD_LOCAL, dl.RTLD_GLOBAL))
                 with suppress(dl.InitializationError):

@@ -35,7 +35,7 @@ def value(group: dl.InstanceGroup, handle: int, name: str, caller: int | None = 
 
 
 def handle_of(program: dl.Linker, name: str) -> int:
-    return next(m.handle for m in program.modules() if m.name == name)
+    return next(m.handle for m in program.modules if m.name == name)
 
 
 class TestTheProgramItself:
@@ -214,7 +214,7 @@ class TestPreload:
         }
         with dl.Linker(main, libraries=libs, preload=["first.so"]) as program:
             group = program.main_group
-            first = next(m for m in program.modules() if m.name == "first.so")
+            first = next(m for m in program.modules if m.name == "first.so")
             assert value(group, dl.MAIN_HANDLE, "at") == first.memory_base + 8
             later = group.dlopen("later.so")
             assert value(group, later, "calls_deep") == 1
@@ -287,7 +287,7 @@ class TestBindNow:
             with pytest.raises(dl.UnresolvedSymbolsError) as caught:
                 program.main_group.dlopen("user.so", LAZY)
             assert {m.symbol for m in caught.value.missing} == {"nothing", "nor_this"}
-            assert program.modules() == []
+            assert program.modules == ()
         with linker({"user.so": self.USER}) as program:
             program.main_group.dlopen("user.so", LAZY)
             with pytest.raises(dl.UnresolvedSymbolsError):
@@ -347,3 +347,19 @@ class TestThreadLocals:
             threads = [program.spawn(addresses) for _ in range(2)]
             seen = [thread.join(20) for thread in threads]
             assert all(len(s) == 1 for s in seen)
+
+
+def test_the_last_handle_is_not_that_of_rtld_next() -> None:
+    """When every number has been given, an open is refused: none comes again, and none is one with a meaning of its own."""
+    libs = {"a.so": library(returns("f", 1)), "b.so": library(returns("f", 2))}
+    with linker(libs) as program:
+        group = program.main_group
+        program.program.state.next_handle = dl.RTLD_NEXT - 1
+        last = group.dlopen("a.so")
+        assert last == dl.RTLD_NEXT - 1
+        assert value(group, last, "f") == 1
+        with pytest.raises(dl.ResourceLimitError, match="every module handle"):
+            group.dlopen("b.so")
+        group.dlclose(last)
+        with pytest.raises(dl.ResourceLimitError, match="every module handle"):
+            group.dlopen("a.so")

@@ -185,7 +185,7 @@ class TestTypes:
                 program.main_group.dlopen("user.so")
             assert caught.value.module == "user.so"
             assert caught.value.provider == "def.so"
-            assert [m.name for m in program.modules()] == []
+            assert [m.name for m in program.modules] == []
 
     def test_host_function_of_another_signature(self) -> None:
         """dl.HostFunction states a signature, which an import must have exactly."""
@@ -242,7 +242,7 @@ class TestTypes:
         with linker({"lib.so": library(field)}) as program:
             with pytest.raises((dl.ImportTypeError, dl.UnsupportedModuleError), match=r"env\.__|GOT\.mem"):
                 program.main_group.dlopen("lib.so")
-            assert program.modules() == []
+            assert program.modules == ()
 
 
 class TestBases:

@@ -280,7 +280,7 @@ class TestStatic:
             group = program.main_group
 
             assert group.dlsym(1, "g")() == 5
-            assert [m.name for m in program.modules()][1:] == ["lib.so"]
+            assert [m.name for m in program.modules][1:] == ["lib.so"]
 
     def test_needs_libraries_but_can_take_none(self) -> None:
         """Needed libraries of a module that can take none are an error at once."""

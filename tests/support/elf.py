@@ -331,7 +331,7 @@ def _operate(
     ran: _Ran,
     lines: list[str],
 ) -> None:
-    group, home, name = program.main_group, Path(program.modules()[0].name).parent, operation.name
+    group, home, name = program.main_group, Path(program.modules[0].name).parent, operation.name
     first = ran.since()
     if operation.what == "open":
         flags = dl.DlFlags(0)

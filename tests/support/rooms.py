@@ -9,7 +9,23 @@ ORDER = (
     ("cli", "stress"),
     ("__init__",),  # the public names
     ("trio",),
-    ("assembly", "linker", "linker_base", "introspection", "group", "callbacks"),  # see FACADE
+    (
+        "assembly",
+        "linker",
+        "linker_base",
+        "introspection",
+        "loaded",
+        "explain",
+        "calling",
+        "group",
+        "guest",
+        "library",
+        "blocks",
+        "deadlines",
+        "values",
+        "callbacks",
+    ),  # see FACADE
+    ("wamr",),
     ("wasix",),
     ("link",),
     ("groups",),
@@ -23,7 +39,22 @@ ORDER = (
 )
 """The floors of the house, from the top: what is on one imports what is on floors below it, or beside it."""
 
-FACADE = {"assembly", "linker", "linker_base", "introspection", "group", "callbacks"}
+FACADE = {
+    "assembly",
+    "linker",
+    "linker_base",
+    "introspection",
+    "loaded",
+    "explain",
+    "group",
+    "callbacks",
+    "calling",
+    "guest",
+    "library",
+    "blocks",
+    "deadlines",
+    "values",
+}
 """What users hold; these lie together in `dl/` and count as one room. A linker has groups, and a group knows its linker."""
 
 FLOOR = {room: number for number, rooms in enumerate(ORDER) for room in rooms}

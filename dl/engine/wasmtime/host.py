@@ -50,7 +50,10 @@ class WasmtimeHostFunctions:
     ) -> None:
         ending = _trap_maker(namespace, name)
         self._add(
-            namespace, name, kind, typed_callback(kind, function, self._boundary, ending, blocking=blocking)
+            namespace,
+            name,
+            kind,
+            typed_callback(kind, function, self._boundary, ending, blocking=blocking, name=name),
         )
 
     def define_raw(self, namespace: str, name: str, kind: FuncType, function: RawFunction) -> None:

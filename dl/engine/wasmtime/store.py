@@ -40,6 +40,25 @@ if TYPE_CHECKING:
 _UNLIMITED = -1
 
 
+class _OwnedStore:
+    """The native store: deleted with the last reference, so that views of its memory can outlive the store's closing.
+
+    Args:
+        pointer: the native store.
+
+    Attributes:
+        kept: what native code in it refers to.
+    """
+
+    def __init__(self, pointer: int) -> None:
+        self._pointer = pointer
+        self.kept: list[Any] = []
+
+    def __del__(self, _delete: Any = c.store_delete) -> None:
+        # The default is there for the interpreter's end, when modules have lost their names.
+        _delete(self._pointer)
+
+
 class WasmtimeStore(NativeStore):
     """One thread's instances.
 
@@ -57,11 +76,12 @@ class WasmtimeStore(NativeStore):
         self._host = host
         self._linker, self._host_known = host.clone()
         self._store: int = c.store_new(engine.pointer, None, None)
+        self._native: _OwnedStore | None = _OwnedStore(self._store)
         self._context: int = c.store_context(self._store)
         self.limit(memory_bytes=_UNLIMITED, table_elements=_UNLIMITED)
         self._names = Names()
         self._interrupt_callback: Any = None
-        self._kept: list[Any] = []
+        self._kept = self._native.kept
         # The native store keeps instances, and so their code, to its end; who counts code must see it.
         self._code: set[Any] = set()
         self._function_types: dict[int, FuncType] = {}
@@ -77,6 +97,15 @@ class WasmtimeStore(NativeStore):
         if not self._store:
             raise EngineError("the store is closed")
         return self._context
+
+    def native(self) -> object:
+        """Return what keeps the native store, and the memories in it, also when this store is closed.
+
+        Raises:
+            EngineError: the store is closed.
+        """
+        self.context()
+        return self._native
 
     def define_memory(self, namespace: str, name: str, memory: Any) -> None:
         extern = memory.extern()
@@ -235,13 +264,13 @@ class WasmtimeStore(NativeStore):
         self.begin_closing()
         self._free()
 
-    def _free(self, _delete_linker: Any = c.linker_delete, _delete_store: Any = c.store_delete) -> None:
-        # The defaults are there for the interpreter's end, when modules have lost their names.
-        store, self._store = self._store, 0
+    def _free(self, _delete_linker: Any = c.linker_delete) -> None:
+        # The default is there for the interpreter's end, when modules have lost their names.
+        self._store = 0
         _delete_linker(self._linker)
-        _delete_store(store)
+        self._kept = []
+        self._native = None  # and with it the native store, unless there are views of its memory
         self._code.clear()
-        self._kept.clear()
         self._interrupt_callback = None
 
     def __del__(self) -> None:
