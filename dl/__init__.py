@@ -32,6 +32,7 @@ if TYPE_CHECKING:
         GroupEndedError,
         GuestThreadError,
         GuestTimeoutError,
+        ImportCycleError,
         ImportTypeError,
         InitializationError,
         InstantiationError,
@@ -64,6 +65,9 @@ if TYPE_CHECKING:
     from dl.group import InstanceGroup
     from dl.groups.host_threads import HostThread
     from dl.guest import GuestData, GuestFunction, TypedFunction
+    from dl.include import get_include
+    from dl.instances.externals import External, Function, Global, Memory, Table, Tag
+    from dl.instances.instance import ImportSource, Instance, Module
     from dl.library import Library
     from dl.limits import Limits
     from dl.link.addresses import AddressKind
@@ -112,6 +116,7 @@ _NAMES = {
         "GroupEndedError",
         "GuestThreadError",
         "GuestTimeoutError",
+        "ImportCycleError",
         "ImportTypeError",
         "InitializationError",
         "InstantiationError",
@@ -160,6 +165,7 @@ _NAMES = {
         "GuestFunction",
         "TypedFunction",
     ),
+    "dl.include": ("get_include",),
     "dl.library": ("Library",),
     "dl.program.statistics": ("LinkerStatistics",),
     "dl.values": (
@@ -181,6 +187,8 @@ _NAMES = {
         "MemoryMovesError",
         "OutOfBoundsError",
     ),
+    "dl.instances.externals": ("External", "Function", "Global", "Memory", "Table", "Tag"),
+    "dl.instances.instance": ("ImportSource", "Instance", "Module"),
     "dl.limits": ("Limits",),
     "dl.linker": ("Linker",),
     "dl.options": (
@@ -261,8 +269,11 @@ __all__ = [
     "EventSubscription",
     "Events",
     "Explanation",
+    "External",
     "FinalizationError",
     "FuncType",
+    "Function",
+    "Global",
     "GroupEndedError",
     "GuestBlock",
     "GuestData",
@@ -271,8 +282,11 @@ __all__ = [
     "GuestTimeoutError",
     "HostFunction",
     "HostThread",
+    "ImportCycleError",
+    "ImportSource",
     "ImportTypeError",
     "InitializationError",
+    "Instance",
     "InstanceGroup",
     "InstantiationError",
     "InternalError",
@@ -291,10 +305,12 @@ __all__ = [
     "LinkerUsageError",
     "LoadedModule",
     "MalformedModuleError",
+    "Memory",
     "MemoryClosedError",
     "MemoryMovesError",
     "MemoryType",
     "MissingSymbol",
+    "Module",
     "ModuleBinding",
     "ModuleHandle",
     "ModuleSymbol",
@@ -309,6 +325,8 @@ __all__ = [
     "ResourceLimitError",
     "StalePointerError",
     "SymbolNotFoundError",
+    "Table",
+    "Tag",
     "ThreadExited",
     "TrapError",
     "TrioLinker",
@@ -321,6 +339,7 @@ __all__ = [
     "WamrMode",
     "WamrStatistics",
     "__version__",
+    "get_include",
     "host_function",
     "open_linker",
 ]

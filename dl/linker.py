@@ -17,6 +17,9 @@ from dl.engine.protocol import Engine
 from dl.errors import LinkerUsageError
 from dl.group import InstanceGroup
 from dl.groups.host_threads import HostThread
+from dl.instances.named import Finder
+from dl.instances.program_instances import NamingOptions
+from dl.instantiation import Instantiation
 from dl.introspection import Introspection
 from dl.limits import Limits
 from dl.link.host_libraries import module_image
@@ -33,7 +36,7 @@ from dl.options import (
 from dl.wamr.mode import WamrMode
 
 
-class Linker(Introspection, Calling):
+class Linker(Introspection, Calling, Instantiation):
     """A WebAssembly program that libraries can be linked into while it runs.
 
     Args:
@@ -64,6 +67,11 @@ class Linker(Introspection, Calling):
         engine: the engine, or its name, such as "wasmtime"; None for the default one.
         cache: the directory where compiled code is kept; True for the user's (or that in DLRUN_CACHE), False for none.
         limits: what the program may take of the host; None for the defaults.
+        modules: ordinary modules, as paths or bytes, by the names that others import from (docs/linking-by-name.md).
+        module_path: directories in which modules of other names are looked for, as `NAME` or `NAME.wasm`.
+        finder: functions that are asked for a name then: they return a path, bytes, a context manager that gives one of these
+            and releases it when the linker is closed, or None.
+        isolate: whether each module has its own instances of those it imports from; else there is one of each name.
         wamr: its mode, for a program of WAMR's kind; as a `WamrMode` or the number of `iwasm --enable-dlopen` (docs/wamr.md).
 
     Attributes:
@@ -102,6 +110,10 @@ class Linker(Introspection, Calling):
         engine: str | Engine | None = None,
         cache: bool | str | os.PathLike[str] = True,
         limits: Limits | None = None,
+        modules: Mapping[str, ModuleSource] | None = None,
+        module_path: Sequence[str | os.PathLike[str]] = (),
+        finder: Sequence[Finder] | Finder = (),
+        isolate: bool = False,
         wamr: WamrMode | int | None = None,
     ) -> None:
         self._closed = False
@@ -111,7 +123,7 @@ class Linker(Introspection, Calling):
             imports=imports, args=args, env=env, preopens=preopens, stdin=stdin, stdout=stdout, stderr=stderr, memory=memory,
             stack_size=stack_size, thread_stack_size=thread_stack_size, side_memory=side_memory, interrupts=interrupts,
             engine=engine, default_files=default_files, bind=bind, guest_dlfcn=guest_dlfcn, preload=preload,
-            limits=limits or Limits(), cache=cache, wamr=wamr,
+            limits=limits or Limits(), cache=cache, wamr=wamr, naming=NamingOptions(modules, module_path, finder, isolate),
         ))  # fmt: skip
         self.program = self.parts.program
         self.engine = self.program.engine

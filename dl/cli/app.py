@@ -22,6 +22,8 @@ Examples:
   dlrun inspect libfoo.so           what a library says about itself
   dlrun inspect --json libfoo.so    the same for programs
   dlrun deps app.wasm               the tree of libraries, like ldd
+  dlrun deps -r -u app.wasm         what is undefined, and what is needed in vain
+  dlrun explain app.wasm malloc     who asks for a symbol, and who answers
   dlrun compile app.wasm libfoo.so  compile both now, and run faster later
   dlrun stress --threads 64         try the linker on this machine
   dlrun cache info                  where compiled code is kept, and how much
@@ -39,6 +41,7 @@ _COMMANDS = {
     "cache": ("dl.cli.cache", "Look at compiled code that is kept on disk, check it, or remove it."),
     "compile": ("dl.cli.compiling", "Compile a program and its libraries before they run."),
     "deps": ("dl.cli.deps", "Show the tree of libraries that a module needs, like ldd."),
+    "explain": ("dl.cli.explaining", "Show who asks for a symbol, who answers, and who else could."),
     "inspect": ("dl.cli.inspection", "Show what a module or library says about itself."),
     "run": ("dl.cli.run", "Link a program and run it (the default)."),
     "stress": ("dl.cli.stress", "Try the linker with many threads, and compare them."),

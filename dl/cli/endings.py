@@ -4,6 +4,7 @@
 code   meaning
 =====  ==================================================================
 0-255  what the program returned, modulo 256
+1      dlrun deps, explain and inspect: what was asked for is not there
 2      the command line is wrong
 127    the program could not be linked, or called what nothing provides
 130    interrupted (Ctrl-C)
@@ -31,6 +32,8 @@ from dl.errors import (
 )
 
 USAGE, NOT_LINKED, INTERRUPTED, TRAPPED = 2, 127, 130, 134
+NOT_FOUND = 1
+"""What was asked for is not there, or what was looked for is: for scripts, as `grep` has it."""
 INPUT_OUTPUT = 74
 """Output that cannot be written: EX_IOERR of sysexits.h."""
 FAILED = 70

@@ -128,6 +128,13 @@ library_path_option = click.option(
     help="Run it as a program of WAMR's that opens libraries through functions of env; N is the number of iwasm "
     "--enable-dlopen: 1 lazy binding, 2 malloc from the program, 4 table cache, 8 AssemblyScript, 16 cache of look-ups.",
 )
+@click.option(
+    "--invoke",
+    "function",
+    metavar="NAME",
+    help="Call this function instead of running the program, with ARGS as its arguments, and print its results. $LIB$NAME is "
+    "the function NAME of the library LIB.",
+)
 @limits_of_program
 @engine_option
 @click.option(
@@ -154,6 +161,7 @@ def run(
     guest_dlfcn: Any,
     no_default_files: bool,
     wamr_mode: int | None,
+    function: str | None,
     engine: str | None,
     no_cache: bool,
     trace: bool,
@@ -174,7 +182,7 @@ def run(
         Linker(
             program,
             library_path=search_path(library_path, program),
-            args=(program, *arguments),
+            args=(program,) if function else (program, *arguments),
             env=dict(variables),
             preopens=dict(preopens),
             stack_size=stack_size + -stack_size % _STACK_STEP,
@@ -192,6 +200,10 @@ def run(
         ) as linker,
         ctrl_c.to(linker.parts.process),
     ):
+        if function is not None:
+            from dl.cli.invoke import function_of, invoke  # noqa: PLC0415  running needs nothing of it
+
+            return invoke(lambda: function_of(linker, function), function, arguments)
         return program_code(linker.main_group.run())
 
 

@@ -12,6 +12,7 @@
     │   ├── InvalidModuleError         the engine refuses to compile the module
     │   ├── UnresolvedSymbolsError     nothing defines what the module needs
     │   ├── ImportTypeError            something defines it, with another type
+    │   ├── ImportCycleError           modules import from each other by name in a circle
     │   ├── InstantiationError         the engine refuses to instantiate the module
     │   └── InitializationError        its start function, relocations or constructors trapped
     ├── ResourceLimitError             linear memory, table, handles or another bound is used up
@@ -46,6 +47,7 @@ from dl.errors.base import (
 )
 from dl.errors.linking import (
     FinalizationError,
+    ImportCycleError,
     ImportTypeError,
     InitializationError,
     InstantiationError,
@@ -97,6 +99,7 @@ __all__ = [
     "GroupEndedError",
     "GuestThreadError",
     "GuestTimeoutError",
+    "ImportCycleError",
     "ImportTypeError",
     "InitializationError",
     "InstantiationError",

@@ -112,13 +112,14 @@ class Resolver:
             ImportTypeError: a definition has another type than the import.
             UnsupportedModuleError: an import of a kind or type that cannot be served.
         """
-        bindings = tuple(self._bind(module, entry) for entry in module.wasm.imports)
+        bindings = tuple(self.bind_import(module, entry) for entry in module.wasm.imports)
         if log.isEnabledFor(logging.DEBUG):
             for entry, binding in zip(module.wasm.imports, bindings, strict=True):
-                log.debug("%s: %s is %s", module.name, label(entry), self._described(binding))
+                log.debug("%s: %s is %s", module.name, label(entry), self.described(binding))
         return bindings
 
-    def _bind(self, module: LinkedModule, entry: Import) -> Binding:
+    def bind_import(self, module: LinkedModule, entry: Import) -> Binding:
+        """Return what one import means; see `bind`."""
         kind = entry.type
         if isinstance(kind, FuncType):
             return self._bind_function(module, entry, kind)
@@ -133,7 +134,7 @@ class Resolver:
                 found = source.variable(module, entry, kind)
             if found is not None:
                 return found
-        if entry.module.startswith("GOT.") and _is_weak(module, entry):
+        if entry.module.startswith("GOT.") and is_weak(module, entry):
             return Constant(0, NOBODY)
         return self._lazy_address(module, entry) or self._undefined(module, entry)
 
@@ -148,7 +149,7 @@ class Resolver:
         if found is not None:
             return found
         demanded = self._plan is not None and self._plan.demands_functions
-        if demanded and not _is_weak(module, entry) and not self._program.host.has_namespace(entry.module):
+        if demanded and not is_weak(module, entry) and not self._program.host.has_namespace(entry.module):
             return self._undefined(module, entry)
         return LazyStub()
 
@@ -298,7 +299,8 @@ class Resolver:
         assert module is not None
         return module
 
-    def _described(self, binding: Binding) -> str:
+    def described(self, binding: Binding) -> str:
+        """Return what a binding is, for a person."""
         if isinstance(binding, FromNamespace):
             if binding.namespace == HOST_NAMESPACE:
                 return "a function of the host"
@@ -315,7 +317,8 @@ class Resolver:
         return "undefined, and looked up at its first call"
 
 
-def _is_weak(module: LinkedModule, entry: Import) -> bool:
+def is_weak(module: LinkedModule, entry: Import) -> bool:
+    """Whether a module's dylink section says that an import need not be defined."""
     return module.dylink is not None and module.dylink.is_weak_import(entry.name)
 
 
@@ -328,7 +331,7 @@ def resolve_imports(plan: LinkPlan) -> None:
     """
     state = plan.program.state
     resolver = Resolver(plan.program, plan)
-    _define_reexports(plan, resolver)
+    define_reexports(plan, resolver)
     for module in plan.new:
         module.bindings = resolver.bind(module)
         module.providers = frozenset(binding.provider for binding in module.bindings)
@@ -339,7 +342,7 @@ def resolve_imports(plan: LinkPlan) -> None:
     plan.table_length = state.table.reach()
 
 
-def _define_reexports(plan: LinkPlan, resolver: Resolver) -> None:
+def define_reexports(plan: LinkPlan, resolver: Resolver) -> None:
     """Make symbols of imported functions that are exported again: each has the one address of the function it is.
 
     Before anything is bound, because others may import them; in rounds, because one may pass on what another does.

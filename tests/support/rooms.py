@@ -14,6 +14,7 @@ ORDER = (
         "linker",
         "linker_base",
         "introspection",
+        "instantiation",
         "loaded",
         "explain",
         "calling",
@@ -26,6 +27,7 @@ ORDER = (
         "callbacks",
     ),  # see FACADE
     ("wamr",),
+    ("instances",),
     ("wasix",),
     ("link",),
     ("groups",),
@@ -35,7 +37,7 @@ ORDER = (
     ("engine",),
     ("options",),
     ("wasm",),
-    ("memory", "threads", "errors", "dlfcn", "limits", "recent", "forks", "text"),
+    ("memory", "threads", "errors", "dlfcn", "include", "limits", "recent", "forks", "text"),
 )
 """The floors of the house, from the top: what is on one imports what is on floors below it, or beside it."""
 
@@ -44,6 +46,7 @@ FACADE = {
     "linker",
     "linker_base",
     "introspection",
+    "instantiation",
     "loaded",
     "explain",
     "group",

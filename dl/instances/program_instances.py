@@ -1,0 +1,347 @@
+"""The instances of a program that are objects: instantiated from lists of externals, or because of what other modules import.
+
+Modules are instantiated dependencies first, each module of a name once, without recursion: a tree of any depth is a stack of
+frames. Modules that import from each other in a circle are refused, before any of the circle is instantiated.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from dl.engine.protocol import CompiledModule
+from dl.engine.requirements import check_capabilities
+from dl.errors import (
+    ImportCycleError,
+    InitializationError,
+    InstantiationError,
+    MissingSymbol,
+    TrapError,
+    UnresolvedSymbolsError,
+)
+from dl.glue.resolution import FromNamespace
+from dl.groups.registry import Groups
+from dl.instances.externals import External, Function, external_for
+from dl.instances.given import GivenImports
+from dl.instances.instance import Given, ImportSource, Instance, Module
+from dl.instances.made import HostMade
+from dl.instances.named import Finder, NamedModules
+from dl.instances.reach import Reach
+from dl.instances.rules import check_application, check_dependency, check_for_threads
+from dl.instances.serve import BuiltIns, ImportSearch, names_to_open
+from dl.link.host_libraries import module_image
+from dl.modules.construction import Construction
+from dl.options import ModuleSource
+from dl.program.main_module import INITIALIZE
+from dl.program.operations import Instantiate, instance_namespace
+from dl.wasm.matching import export_type
+from dl.wasm.rewrite import numbered_copy
+
+_MOST_COPIES = 64
+"""Modules of one content that stack traces tell apart."""
+
+
+@dataclass(frozen=True)
+class NamingOptions:
+    """How modules are found by the names that others import from; see `Linker`."""
+
+    modules: Mapping[str, ModuleSource] | None = None
+    module_path: Sequence[str | os.PathLike[str]] = ()
+    finder: Sequence[Finder] | Finder = ()
+    isolate: bool = False
+
+
+@dataclass(eq=False)
+class _Frame:
+    """A module that is being instantiated, and how far its dependencies are.
+
+    Attributes:
+        name: the name that it was asked for by; of the first, what messages call it.
+        module: the module.
+        given: what was given for its imports.
+        needed: the names that it imports from.
+        found: the instances of those that are there.
+        construction: its load, if it is the one instance of a name.
+        searched: where names were looked for in vain.
+    """
+
+    name: str
+    module: Module
+    given: GivenImports
+    needed: list[str]
+    found: dict[str, Instance] = field(default_factory=dict)
+    construction: Construction | None = None
+    searched: list[str] = field(default_factory=list)
+    next: int = 0
+
+
+class ProgramInstances:
+    """The instances and externals of one program.
+
+    `_lock` guards `_loading`, `_shared` and `_names_of`; a leaf. Threads that need the same module wait for the one that
+    instantiates it, as they do for constructors of libraries (`dl.modules.construction`).
+
+    Args:
+        groups: the program's groups.
+        options: how modules are found by name.
+
+    Attributes:
+        made: makes externals of the host's.
+        built_in: what serves imports without any module.
+        named: modules by name.
+    """
+
+    def __init__(self, groups: Groups, options: NamingOptions) -> None:
+        program = groups.program
+        self._groups = groups
+        self._program = program
+        self._reach = Reach(groups)
+        self._isolate = options.isolate
+        self._lock = threading.Lock()
+        self._loading: dict[Module, Construction] = {}
+        self._shared: dict[Module, Instance] = {}
+        self._names_of: dict[bytes, list[str]] = {}
+        self.made = HostMade(self._reach)
+        self.built_in = BuiltIns(program, self.made)
+        self.named = NamedModules(self, program.locator, options.modules, options.module_path, options.finder)
+
+    # modules
+
+    def load(self, source: ModuleSource | Module, name: str | None, *, resolve: bool) -> Module:
+        """Read a module; see `Linker.load`."""
+        if isinstance(source, Module):
+            return source
+        module = Module(self, module_image(self._program.locator, source, name))
+        if resolve:
+            missing = self.resolve(module, None)
+            if missing:
+                raise UnresolvedSymbolsError(module.name, missing, list(self.named.registered))
+        return module
+
+    def missing(self, module: Module, imports: Given) -> list[MissingSymbol]:
+        """Return what nothing serves of a module's imports; see `Module.missing_imports`."""
+        given = GivenImports(imports, module.imports, module.name)
+        missing = []
+        for position, entry in enumerate(module.imports):
+            if given.find(position, entry) is not None or self.built_in.has(entry):
+                continue
+            instance = self.named.registered.get(entry.module)
+            if instance is not None and entry.name in instance.exports:
+                continue
+            reserved = self.built_in.is_reserved(entry.module) and entry.module not in self.named.first
+            other = None if reserved else self.named.open(entry.module)
+            if other is None or entry.name not in other.image.wasm.exports:
+                missing.append(MissingSymbol(module.name, entry.module, entry.name, str(entry.type)))
+        return missing
+
+    def resolve(self, module: Module, imports: Given) -> list[MissingSymbol]:
+        """Read all that a module and its dependencies import from; see `Module.resolve`."""
+        missing = self.missing(module, imports)
+        # Names on the way from the first module, and whether all that one imports from was looked at.
+        path: list[tuple[Module, list[str]]] = [(module, self._names(module, imports))]
+        done: set[Module] = set()
+        while path:
+            names = path[-1][1]
+            if not names:
+                done.add(path.pop()[0])
+                continue
+            other = self.named.open(names.pop(0))
+            if other is None or other in done:
+                continue
+            self._check_cycle([one for one, _ in path], other)
+            missing += self.missing(other, None)
+            path.append((other, self._names(other, None)))
+        return missing
+
+    def _names(self, module: Module, imports: Given) -> list[str]:
+        given = GivenImports(imports, module.imports, module.name)
+        return names_to_open(module.image.wasm, given, self.named.registered, self.named.first, self.built_in)
+
+    @staticmethod
+    def _check_cycle(path: Sequence[Module], module: Module) -> None:
+        identities = [one.image.identity for one in path]
+        if module.image.identity in identities:
+            first = identities.index(module.image.identity)
+            chain = [one.name for one in path[first:]] + [module.name]
+            raise ImportCycleError(path[0].name, chain)
+
+    # instances
+
+    def instantiate(
+        self,
+        source: ModuleSource | Module,
+        imports: Given,
+        *,
+        name: str | None,
+        strict: bool,
+        initialize: bool,
+    ) -> Instance:
+        """Instantiate a module, and before it what it imports from by name; see `Linker.instantiate`."""
+        self._reach.check_engine()
+        module = self.load(source, name, resolve=False)
+        name = name or module.name
+        given = GivenImports(imports, module.imports, name)
+        frames = [_Frame(name, module, given, [] if strict else self._needed(module, given))]
+        try:
+            while True:
+                frame = frames[-1]
+                if frame.next < len(frame.needed):
+                    self._next_dependency(frames)
+                    continue
+                is_root = len(frames) == 1
+                instance = self._instantiate(
+                    frame, strict=strict and is_root, initialize=initialize or not is_root
+                )
+                frames.pop()
+                if is_root:
+                    return instance
+                frames[-1].found[frame.name] = instance
+                frames[-1].next += 1
+                self._ended(frame, instance)
+        finally:
+            for frame in frames:
+                self._ended(frame, None)
+
+    def _needed(self, module: Module, given: GivenImports) -> list[str]:
+        return names_to_open(module.image.wasm, given, self.named.registered, self.named.first, self.built_in)
+
+    def _next_dependency(self, frames: list[_Frame]) -> None:
+        """Find the next instance that the last frame needs, or begin to make it."""
+        frame = frames[-1]
+        name = frame.needed[frame.next]
+        module = self.named.open(name)
+        if module is None:
+            frame.searched += self.named.places(name)
+            frame.next += 1
+            return
+        self._check_cycle([one.module for one in frames], module)
+        construction = None
+        if not self._isolate:
+            construction = self._begin(module, frame)
+            if construction is None:
+                frame.found[name] = self._shared[module]
+                frame.next += 1
+                return
+        # Noted first: from here on it is ended with the frame.
+        frames.append(_Frame(name, module, GivenImports(None, (), name), [], construction=construction))
+        check_dependency(module.image.wasm, name, frame.name)
+        frames[-1].needed = self._needed(module, frames[-1].given)
+
+    def _begin(self, module: Module, frame: _Frame) -> Construction | None:
+        """Begin to instantiate the module of a name; None when its instance is there, perhaps by another thread."""
+        while True:
+            with self._lock:
+                if module in self._shared:
+                    return None
+                other = self._loading.get(module)
+                if other is None:
+                    begun = self._loading[module] = Construction(self._program.state.constructions)
+                    return begun
+            if not other.wait(self._program.waits, self._reach.group().replica.waiter, module.name):
+                raise ImportCycleError(frame.name, [module.name, frame.name, module.name])
+
+    def _ended(self, frame: _Frame, instance: Instance | None) -> None:
+        if frame.construction is None:
+            return
+        with self._lock:
+            self._loading.pop(frame.module, None)
+            if instance is not None:
+                self._shared[frame.module] = instance
+        frame.construction.finished()
+        frame.construction = None
+
+    def _instantiate(self, frame: _Frame, *, strict: bool, initialize: bool) -> Instance:
+        """Instantiate one module, whose dependencies are there."""
+        module, wasm = frame.module, frame.module.image.wasm
+        self._check_limits(module)
+        # Before its imports are looked at: a module that is invalid is invalid whatever it imports.
+        code = self._compiled(module, frame.name)
+        if self._program.shares_memory:
+            check_for_threads(wasm, frame.name)
+        search = ImportSearch(
+            wasm,
+            frame.name,
+            frame.given,
+            self.named.registered,
+            frame.found,
+            self.named.first,
+            self.built_in,
+            self.made,
+            strict=strict,
+            searched=frame.searched,
+        )
+        externals, sources = search.all()
+        if initialize:
+            check_application(wasm, frame.name, on_programs_memory=search.on_programs_memory)
+        number = self._reach.next_number()
+        operation = Instantiate(number, code, frame.name, tuple(one.source for one in externals))
+        try:
+            self._reach.perform(operation)
+        except TrapError as error:
+            raise InitializationError(frame.name, "instantiation", error) from error
+        except InstantiationError as error:
+            raise InstantiationError(frame.name, error.reason) from error
+        instance = self._made(frame, number, externals, sources)
+        if initialize and INITIALIZE in wasm.exports:
+            try:
+                instance[INITIALIZE]()
+            except TrapError as error:
+                raise InitializationError(frame.name, INITIALIZE, error) from error
+        return instance
+
+    def _compiled(self, module: Module, name: str) -> CompiledModule:
+        """Return a module's code: the same for all of one content, but of its own under another name, for stack traces.
+
+        Raises:
+            InvalidModuleError: the engine refuses the module.
+            UnsupportedModuleError: it needs what the engine lacks.
+        """
+        image = module.image
+        check_capabilities(self._program.engine, image.wasm)
+        with self._lock:
+            names = self._names_of.setdefault(image.digest, [])
+            if name not in names and len(names) < _MOST_COPIES:
+                names.append(name)
+            copy = names.index(name) if name in names else 0
+        digest = None if copy else image.digest
+        return self._program.compiler.compile(numbered_copy(image.wasm.data, copy), name, digest)
+
+    def _check_limits(self, module: Module) -> None:
+        bound, wasm = self._program.options.limits, module.image.wasm
+        for memory in wasm.memories[wasm.import_counts["memory"] :]:
+            if memory.limits.minimum > bound.memory_pages:
+                raise bound.refusal(
+                    "memory_pages", module.name, f"its memory needs {memory.limits.minimum} pages"
+                )
+        for table in wasm.tables[wasm.import_counts["table"] :]:
+            if table.limits.minimum > bound.table_elements:
+                raise bound.refusal(
+                    "table_elements", module.name, f"its table needs {table.limits.minimum} elements"
+                )
+
+    def _made(
+        self, frame: _Frame, number: int, externals: Sequence[External], sources: Sequence[ImportSource]
+    ) -> Instance:
+        """Return the object for an instance: what it exports of its imports are the objects that were imported."""
+        wasm = frame.module.image.wasm
+        imported: dict[tuple[str, int], External] = {
+            (entry.kind, entry.index): external
+            for entry, external in zip(wasm.imports, externals, strict=True)
+        }
+        exports: dict[str, External] = {}
+        for export in wasm.exports.values():
+            place = export.kind, export.index
+            external = imported.get(place)
+            if external is None:
+                source = FromNamespace(instance_namespace(number), export.name)
+                external = imported[place] = external_for(self._reach, export_type(wasm, export), source)
+                if isinstance(external, Function):
+                    self._reach.exported(external)
+            exports[export.name] = external
+        return Instance(frame.module, frame.name, exports, sources, frame.found)
+
+    def close(self) -> None:
+        """Release what finders gave."""
+        self.named.close()
