@@ -372,8 +372,6 @@ class Rendezvous(Generic[Op]):
             # A call, not a comprehension: CPython 3.12 and 3.13 compile the loop of an inlined one so that a signal
             # handler's exception at its jump back skips the handlers around it, and would leave the lock held.
             self._awaited = dict.fromkeys(filter(_in_guest, self._replicas))
-        if self._awaited:
-            self._platform.hurry(self)
 
     def _gather(self, waiter: Waiter, timeout: float | None) -> None:
         clock = self._platform.monotonic_ns
@@ -390,11 +388,11 @@ class Rendezvous(Generic[Op]):
             if deadline is not None and now >= deadline:
                 raise BarrierTimeoutError(missing, (now - started) / 1e9)
             if now >= repeat_at:
+                self._platform.hurry(self)
                 self._call_interrupt()
                 repeat_at = now + pause
                 pause = min(2 * pause, LAST_REPEAT_NS)
-            until = repeat_at if deadline is None else min(repeat_at, deadline)
-            waiter.park(until - now)
+            waiter.park((repeat_at if deadline is None else min(repeat_at, deadline)) - now)
 
     def _open_gate(self, replica: Replica[Op] | None) -> None:
         # Safe to run twice, and to be cut off and run again: a wake too many harms nobody.
