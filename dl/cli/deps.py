@@ -121,9 +121,9 @@ def deps(
     With --module-path, or if one of them lies beside it, of a module without a dylink section: the modules that it imports from
     by name. Nothing is compiled or run. Libraries opened at run time are not known beforehand.
 
-    The exit code is 127 if a library is missing or, with -r, an import of some library would keep it from being linked; 1 if with
-    -r functions are left that nothing defines, which are looked for when they are called, or with -u needs are left that serve
-    nobody; else 0.
+    The exit code is 127 if a library is missing or, with -r, an import of some library would keep it from being linked; 1 if
+    with -r functions are left that nothing defines, which are looked for when they are called, or with -u needs are left that
+    serve nobody; else 0.
     """
     demangled = demangler(demangle)
     directories = search_path(library_path, file)
