@@ -24,6 +24,7 @@ if TYPE_CHECKING:
         ModuleHandle,
     )
     from dl.errors import (
+        BuildError,
         DlError,
         DylinkError,
         EngineError,
@@ -61,6 +62,7 @@ if TYPE_CHECKING:
         UnsupportedModuleError,
         ValueConversionError,
     )
+    from dl.executor import GuestExecutor
     from dl.explain import BoundImport, Explanation, OtherDefinition
     from dl.group import InstanceGroup
     from dl.groups.host_threads import HostThread
@@ -108,6 +110,7 @@ _NAMES = {
         "ModuleHandle",
     ),
     "dl.errors": (
+        "BuildError",
         "DlError",
         "DylinkError",
         "EngineError",
@@ -146,6 +149,7 @@ _NAMES = {
         "ValueConversionError",
     ),
     "dl.blocks": ("GuestBlock",),
+    "dl.executor": ("GuestExecutor",),
     "dl.explain": (
         "BoundImport",
         "Explanation",
@@ -256,6 +260,7 @@ __all__ = [
     "AddressInfo",
     "AddressKind",
     "BoundImport",
+    "BuildError",
     "CString",
     "Callback",
     "DlError",
@@ -277,6 +282,7 @@ __all__ = [
     "GroupEndedError",
     "GuestBlock",
     "GuestData",
+    "GuestExecutor",
     "GuestFunction",
     "GuestThreadError",
     "GuestTimeoutError",

@@ -19,17 +19,17 @@ FOLDER = Path(__file__).resolve().parents[1] / "fixtures/wamr/unshared"
 def main(bits: int) -> int:
     """Run the root in a mode; return its exit code."""
     mode = dl.WamrMode.from_mode_bits(bits)
-    print(f"mode {bits}: {mode.binding} binding, malloc from the {mode.memory_operations}")
+    print(f"mode {bits}: {mode.binding} binding, malloc from the {mode.memory_operations}", flush=True)
     try:
         linker = dl.Linker(FOLDER / "root.wasm", library_path=[FOLDER], wamr=mode)
     except dl.LinkError as error:
         print(f"refused: {error.reason}")
         return 1
     with linker:
-        code = linker.main_group.run()
-        # What the guest has opened, the host can open too; both see one library.
+        # What the guest opens, the host can open too.
         with linker.main_group.library("app.wasm") as library:
-            print(f"from the host: add42(8) = {library.add42(8)}")
+            print(f"from the host: add42(8) = {library.add42(8)}", flush=True)
+        code = linker.main_group.run()
         print(f"look-ups of the guest: {linker.wamr_statistics().lookups}")
     return code
 

@@ -165,6 +165,10 @@ class ProgramInstances:
             path.append((other, self._names(other, None)))
         return missing
 
+    def names(self, module: Module) -> list[str]:
+        """Return the names of the modules that a module imports from; see `Module.imported_names`."""
+        return self._names(module, None)
+
     def _names(self, module: Module, imports: Given) -> list[str]:
         given = GivenImports(imports, module.imports, module.name)
         return names_to_open(module.image.wasm, given, self.named.registered, self.named.first, self.built_in)

@@ -18,6 +18,7 @@ ORDER = (
         "loaded",
         "explain",
         "calling",
+        "executor",
         "group",
         "guest",
         "library",
@@ -36,7 +37,7 @@ ORDER = (
     ("glue",),
     ("engine",),
     ("options",),
-    ("wasm",),
+    ("wasm", "build"),
     ("memory", "threads", "errors", "dlfcn", "include", "limits", "recent", "forks", "text"),
 )
 """The floors of the house, from the top: what is on one imports what is on floors below it, or beside it."""
@@ -52,6 +53,7 @@ FACADE = {
     "group",
     "callbacks",
     "calling",
+    "executor",
     "guest",
     "library",
     "blocks",
