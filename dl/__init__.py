@@ -24,6 +24,7 @@ if TYPE_CHECKING:
         ModuleHandle,
     )
     from dl.errors import (
+        BuildError,
         DlError,
         DylinkError,
         EngineError,
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
         GroupEndedError,
         GuestThreadError,
         GuestTimeoutError,
+        ImportCycleError,
         ImportTypeError,
         InitializationError,
         InstantiationError,
@@ -60,11 +62,14 @@ if TYPE_CHECKING:
         UnsupportedModuleError,
         ValueConversionError,
     )
+    from dl.executor import GuestExecutor
     from dl.explain import BoundImport, Explanation, OtherDefinition
     from dl.group import InstanceGroup
     from dl.groups.host_threads import HostThread
     from dl.guest import GuestData, GuestFunction, TypedFunction
     from dl.include import get_include
+    from dl.instances.externals import External, Function, Global, Memory, Table, Tag
+    from dl.instances.instance import ImportSource, Instance, Module
     from dl.library import Library
     from dl.limits import Limits
     from dl.link.addresses import AddressKind
@@ -105,6 +110,7 @@ _NAMES = {
         "ModuleHandle",
     ),
     "dl.errors": (
+        "BuildError",
         "DlError",
         "DylinkError",
         "EngineError",
@@ -113,6 +119,7 @@ _NAMES = {
         "GroupEndedError",
         "GuestThreadError",
         "GuestTimeoutError",
+        "ImportCycleError",
         "ImportTypeError",
         "InitializationError",
         "InstantiationError",
@@ -142,6 +149,7 @@ _NAMES = {
         "ValueConversionError",
     ),
     "dl.blocks": ("GuestBlock",),
+    "dl.executor": ("GuestExecutor",),
     "dl.explain": (
         "BoundImport",
         "Explanation",
@@ -183,6 +191,8 @@ _NAMES = {
         "MemoryMovesError",
         "OutOfBoundsError",
     ),
+    "dl.instances.externals": ("External", "Function", "Global", "Memory", "Table", "Tag"),
+    "dl.instances.instance": ("ImportSource", "Instance", "Module"),
     "dl.limits": ("Limits",),
     "dl.linker": ("Linker",),
     "dl.options": (
@@ -250,6 +260,7 @@ __all__ = [
     "AddressInfo",
     "AddressKind",
     "BoundImport",
+    "BuildError",
     "CString",
     "Callback",
     "DlError",
@@ -263,18 +274,25 @@ __all__ = [
     "EventSubscription",
     "Events",
     "Explanation",
+    "External",
     "FinalizationError",
     "FuncType",
+    "Function",
+    "Global",
     "GroupEndedError",
     "GuestBlock",
     "GuestData",
+    "GuestExecutor",
     "GuestFunction",
     "GuestThreadError",
     "GuestTimeoutError",
     "HostFunction",
     "HostThread",
+    "ImportCycleError",
+    "ImportSource",
     "ImportTypeError",
     "InitializationError",
+    "Instance",
     "InstanceGroup",
     "InstantiationError",
     "InternalError",
@@ -293,10 +311,12 @@ __all__ = [
     "LinkerUsageError",
     "LoadedModule",
     "MalformedModuleError",
+    "Memory",
     "MemoryClosedError",
     "MemoryMovesError",
     "MemoryType",
     "MissingSymbol",
+    "Module",
     "ModuleBinding",
     "ModuleHandle",
     "ModuleSymbol",
@@ -311,6 +331,8 @@ __all__ = [
     "ResourceLimitError",
     "StalePointerError",
     "SymbolNotFoundError",
+    "Table",
+    "Tag",
     "ThreadExited",
     "TrapError",
     "TrioLinker",

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 from dl.assembly import Options, assemble, new_locator
+from dl.cli.named import links_by_name
 from dl.limits import Limits
+from dl.link.plan import LinkPlan
 from dl.link.rehearse import Link, rehearse
 from dl.modules.image import ModuleImage
 from dl.modules.kind import ModuleKind, kind_of
@@ -18,12 +20,29 @@ GOOD = {"linked", "late", "weak"}
 """States of imports that do not keep a module from being linked."""
 
 
-def links_of(image: ModuleImage, library_path: Iterable[Path], *, engine: str | None = None) -> list[Link]:
+def links_of(
+    image: ModuleImage,
+    library_path: Iterable[Path],
+    module_path: Sequence[Sequence[Path]] = (),
+    *,
+    engine: str | None = None,
+    visit: Callable[[LinkPlan], object] = lambda _plan: None,
+) -> list[Link]:
     """Return what a program or library, and all that it needs, would be linked to; nothing of it is compiled or run.
+
+    Args:
+        image: the program or library.
+        library_path: where bare library names are looked for.
+        module_path: where modules are looked for by import names, before the program's own directory.
+        engine: the engine's name; None for the default one.
+        visit: called with the plan of the load, before it is undone.
 
     Raises:
         DlError: a module is missing, or cannot be linked whatever its imports mean.
     """
+    by_name = links_by_name(image, module_path)
+    if by_name is not None:
+        return by_name
     side = kind_of(image.wasm) is ModuleKind.SIDE
     memory = None
     if side:
@@ -33,7 +52,7 @@ def links_of(image: ModuleImage, library_path: Iterable[Path], *, engine: str | 
     options = Options(memory=memory, cache=False, default_files=False, engine=engine)
     parts = assemble(None if side else image, locator, options)
     try:
-        return rehearse(parts.program, image, main=not side)
+        return rehearse(parts.program, image, main=not side, visit=visit)
     finally:
         parts.stop(None)
 

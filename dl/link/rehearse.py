@@ -5,11 +5,12 @@ So the answer is the resolver's own. The load is undone afterwards.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from dl.dlfcn import DlFlags
 from dl.errors import DlError
-from dl.glue.resolution import NOBODY
+from dl.glue.resolution import NOBODY, Binding, Constant
 from dl.link.find import find_main, find_tree
 from dl.link.number import enter_scopes, number_modules
 from dl.link.perform import Change
@@ -46,13 +47,20 @@ class _Rehearsed(Exception):  # noqa: N818  not a fault: it has the load undone
     """Ends a load that was not meant."""
 
 
-def rehearse(program: Program, image: ModuleImage, *, main: bool) -> list[Link]:
+def rehearse(
+    program: Program,
+    image: ModuleImage,
+    *,
+    main: bool,
+    visit: Callable[[LinkPlan], object] = lambda _plan: None,
+) -> list[Link]:
     """Return what every import of a module, and of what it needs, would be linked to. The program is as before.
 
     Args:
         program: a program that no thread runs yet.
         image: the module.
         main: whether it is the program's main module; else a library that is opened lazily.
+        visit: called with the plan before it is undone; its modules have the bindings of what can be linked.
 
     Raises:
         DlError: a module is missing, broken, or cannot be linked for another reason than its imports.
@@ -71,13 +79,16 @@ def rehearse(program: Program, image: ModuleImage, *, main: bool) -> list[Link]:
             resolver = Resolver(program, plan)
             define_reexports(plan, resolver)
             for module in plan.new:
+                bindings: list[Binding] = []
                 for entry in module.wasm.imports:
                     missing = len(resolver.missing)
                     try:
                         binding = resolver.bind_import(module, entry)
                     except DlError as error:
                         links.append(Link(module.name, entry, "refused", str(error), None))
+                        bindings.append(Constant(0, NOBODY))
                         continue
+                    bindings.append(binding)
                     provider = program.state.module(binding.provider)
                     name = provider.name if provider else None
                     meaning = resolver.described(binding)
@@ -90,6 +101,8 @@ def rehearse(program: Program, image: ModuleImage, *, main: bool) -> list[Link]:
                     else:
                         state = "late"
                     links.append(Link(module.name, entry, state, meaning, name))
+                module.bindings = tuple(bindings)
+            visit(plan)
             raise _Rehearsed
     except _Rehearsed:
         return links
