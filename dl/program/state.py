@@ -45,8 +45,8 @@ class LinkerState:
     whole and never changed, and dictionaries are copied before they are walked.
 
     `stub_lock` guards the stub targets of every module and what its code has looked up, and makes binding either and removing a
-    module exclude each other: a stub is bound to a module, and `uses` sees it, or it does not find the module any longer. A leaf, taken with the link lock
-    held or without.
+    module exclude each other: a stub is bound to a module, and `uses` sees it, or it does not find the module any longer. A
+    leaf, taken with the link lock held or without.
 
     Attributes:
         limits: the program's.

@@ -1,4 +1,4 @@
-"""RTLD_NEXT, RTLD_DEFAULT, DEEPBIND, promotion, LD_PRELOAD and LD_BIND_NOW: what libraries see that ask themselves, as in ELF."""
+"""RTLD_NEXT, RTLD_DEFAULT, DEEPBIND, promotion, LD_PRELOAD, LD_BIND_NOW: what libraries see that ask themselves, as in ELF."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Random graphs whose libraries ask dlfcn themselves, with preloaded ones and all bound at the load, for `tests.support.elf`."""
+"""Random graphs whose libraries ask dlfcn themselves, some preloaded, some bound at the load, for `tests.support.elf`."""
 
 from __future__ import annotations
 
@@ -17,14 +17,12 @@ def random_scopes(seed: int) -> Graph:
     rng = Random(f"scopes {seed}")
     graph = random_graph(seed)
     parts = tuple(_asking(rng, part) for part in graph.parts)
-    preload = ()
+    preload: tuple[str, ...] = ()
     if rng.random() < 0.5:
         chosen = rng.sample(graph.parts, min(len(graph.parts), rng.choice([1, 1, 2])))
         preload = tuple(f"{part.directory}/{part.name}" for part in chosen)
     operations = tuple(_operations(rng, graph.parts))
-    return replace(
-        graph, parts=parts, operations=operations, preload=preload, bind_now=rng.random() < 0.2
-    )
+    return replace(graph, parts=parts, operations=operations, preload=preload, bind_now=rng.random() < 0.2)
 
 
 def _asking(rng: Random, part: Part) -> Part:
