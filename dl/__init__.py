@@ -24,6 +24,7 @@ if TYPE_CHECKING:
         ModuleHandle,
     )
     from dl.errors import (
+        BuildError,
         DlError,
         DylinkError,
         EngineError,
@@ -61,6 +62,7 @@ if TYPE_CHECKING:
         UnsupportedModuleError,
         ValueConversionError,
     )
+    from dl.executor import GuestExecutor
     from dl.explain import BoundImport, Explanation, OtherDefinition
     from dl.group import InstanceGroup
     from dl.groups.host_threads import HostThread
@@ -109,6 +111,7 @@ _NAMES = {
         "ModuleHandle",
     ),
     "dl.errors": (
+        "BuildError",
         "DlError",
         "DylinkError",
         "EngineError",
@@ -147,6 +150,7 @@ _NAMES = {
         "ValueConversionError",
     ),
     "dl.blocks": ("GuestBlock",),
+    "dl.executor": ("GuestExecutor",),
     "dl.explain": (
         "BoundImport",
         "Explanation",
@@ -261,6 +265,7 @@ __all__ = [
     "AddressInfo",
     "AddressKind",
     "BoundImport",
+    "BuildError",
     "CString",
     "Callback",
     "DlError",
@@ -282,6 +287,7 @@ __all__ = [
     "GroupEndedError",
     "GuestBlock",
     "GuestData",
+    "GuestExecutor",
     "GuestFunction",
     "GuestThreadError",
     "GuestTimeoutError",

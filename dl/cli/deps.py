@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -17,60 +15,14 @@ from dl.cli.console import output, print_note, shown
 from dl.cli.demangling import Demangler, demangle_option, demangler
 from dl.cli.endings import NOT_FOUND, NOT_LINKED
 from dl.cli.links import GOOD, links_of
-from dl.cli.run import library_path_option, search_path
+from dl.cli.named import tree_by_name
+from dl.cli.run import library_path_option, module_path_option, search_path
+from dl.cli.tree import CYCLE, REPEATED, Node
 from dl.errors import DlError, LibraryNotFoundError
 from dl.link.rehearse import Link
 from dl.modules.image import ModuleImage, image_from_file
 from dl.modules.kind import ModuleKind, kind_of
 from dl.modules.locate import Locator, requester_of
-
-CYCLE, REPEATED = "cycle", "repeated"
-
-
-@dataclass
-class Node:
-    """A library in the tree.
-
-    Attributes:
-        name: as the needed list has it; of the root, the file.
-        path: the file found; None when there is none.
-        tried: every path that was tried in vain, with what was wrong with it.
-        error: why it cannot be linked; None when it can.
-        seen: `cycle` when it is one of those above it, `repeated` when it stood in the tree before; its needs are
-            shown there.
-        needs: what it needs, in order.
-        unused: whether who needs it is bound to none of its symbols; None if nobody has looked.
-    """
-
-    name: str
-    path: str | None = None
-    tried: tuple[tuple[str, str], ...] = ()
-    error: str | None = None
-    seen: str | None = None
-    needs: list[Node] = field(default_factory=list)
-    unused: bool | None = None
-
-    def below(self) -> Iterator[Node]:
-        """Yield this node and all below it."""
-        pending = [self]
-        while pending:
-            node = pending.pop()
-            yield node
-            pending += reversed(node.needs)
-
-    def as_json(self) -> dict[str, Any]:
-        """Return the tree in JSON's types."""
-        return {
-            "name": self.name,
-            "found": self.path is not None,
-            "path": self.path,
-            "error": self.error,
-            "tried": [{"path": path, "reason": reason} for path, reason in self.tried],
-            "cycle": self.seen == CYCLE,
-            "repeated": self.seen == REPEATED,
-            "unused": self.unused,
-            "needed": [node.as_json() for node in self.needs],
-        }
 
 
 class _Walk:
@@ -137,6 +89,7 @@ def _needed(image: ModuleImage) -> tuple[str, ...]:
 
 @click.command(short_help="Show the tree of libraries that a module needs, like ldd.")
 @library_path_option
+@module_path_option
 @click.option(
     "-r",
     "--undefined",
@@ -157,6 +110,7 @@ def _needed(image: ModuleImage) -> tuple[str, ...]:
 def deps(
     file: str,
     library_path: tuple[list[Path], ...],
+    module_path: tuple[list[Path], ...],
     undefined: bool,
     unused: bool,
     demangle: bool | None,
@@ -164,23 +118,25 @@ def deps(
 ) -> int:
     """Show the tree of libraries that a module needs, and where each was found.
 
-    Nothing is compiled or run. Libraries opened at run time are not known beforehand. The exit code is 127 if a library is
-    missing or, with -r, an import of some library would keep it from being linked; 1 if with -r functions are left that nothing
-    defines, which are looked for when they are called, or with -u needs are left that serve nobody; else 0.
+    With --module-path, or if one of them lies beside it, of a module without a dylink section: the modules that it imports from
+    by name. Nothing is compiled or run. Libraries opened at run time are not known beforehand.
+
+    The exit code is 127 if a library is missing or, with -r, an import of some library would keep it from being linked; 1 if
+    with -r functions are left that nothing defines, which are looked for when they are called, or with -u needs are left that
+    serve nobody; else 0.
     """
     demangled = demangler(demangle)
     directories = search_path(library_path, file)
     image = image_from_file(Path(file), file)
-    walk = _Walk(Locator(directories))
-    top = walk.tree(image)
+    top, complete = _tree_of(image, directories, module_path)
     links: list[Link] | None = None
-    if (undefined or unused) and walk.complete:
-        links = links_of(image, directories)
+    if (undefined or unused) and complete:
+        links = links_of(image, directories, module_path)
     if unused and links is not None:
         _mark_unused(top, links)
     open_links = [link for link in links or () if undefined and link.state not in ("linked", "weak")]
     if as_json:
-        report = {**top.as_json(), "complete": walk.complete}
+        report = {**top.as_json(), "complete": complete}
         if undefined:
             report["undefined"] = None if links is None else [_link_as_json(o, demangled) for o in open_links]
         print(json.dumps(report, indent=2))
@@ -193,9 +149,20 @@ def deps(
         _print_undefined(open_links, demangled)
         if links is None and (undefined or unused):
             print_note("symbols are not looked at while libraries are missing")
-    if not walk.complete or any(link.state not in GOOD for link in open_links):
+    if not complete or any(link.state not in GOOD for link in open_links):
         return NOT_LINKED
     return NOT_FOUND if open_links or any(node.unused for node in top.below()) else 0
+
+
+def _tree_of(
+    image: ModuleImage, directories: list[Path], module_path: tuple[list[Path], ...]
+) -> tuple[Node, bool]:
+    """Return the tree below a module, and whether all of it was found."""
+    named = tree_by_name(image, module_path)
+    if named is not None:
+        return named
+    walk = _Walk(Locator(directories))
+    return walk.tree(image), walk.complete
 
 
 def _mark_unused(top: Node, links: list[Link]) -> None:

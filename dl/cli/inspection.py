@@ -17,7 +17,7 @@ from dl.cli.demangling import Demangler, demangle_option, demangler
 from dl.cli.endings import NOT_FOUND, NOT_LINKED
 from dl.cli.links import GOOD, links_as_json, links_of
 from dl.cli.report import describe
-from dl.cli.run import library_path_option, search_path
+from dl.cli.run import library_path_option, module_path_option, search_path
 from dl.cli.selection import Wanted, print_symbols
 from dl.modules.image import image_from_file
 
@@ -50,6 +50,7 @@ _KINDS = {
 )
 @demangle_option
 @library_path_option
+@module_path_option
 @click.argument("files", metavar="FILE...", nargs=-1, required=True)
 def inspect(
     files: tuple[str, ...],
@@ -61,6 +62,7 @@ def inspect(
     defined_by: str | None,
     demangle: bool | None,
     library_path: tuple[list[Path], ...],
+    module_path: tuple[list[Path], ...],
 ) -> int:
     """Show what WebAssembly modules say about themselves.
 
@@ -87,7 +89,7 @@ def inspect(
     good = True
     if with_links:
         for image, report in zip(images, reports, strict=True):
-            links = links_of(image, search_path(library_path, report["file"]))
+            links = links_of(image, search_path(library_path, report["file"]), module_path)
             report["links"] = links_as_json(links)
             good = good and all(link.state in GOOD for link in links)
     if as_json:

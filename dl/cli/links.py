@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 from dl.assembly import Options, assemble, new_locator
+from dl.cli.named import links_by_name
 from dl.limits import Limits
 from dl.link.plan import LinkPlan
 from dl.link.rehearse import Link, rehearse
@@ -22,6 +23,7 @@ GOOD = {"linked", "late", "weak"}
 def links_of(
     image: ModuleImage,
     library_path: Iterable[Path],
+    module_path: Sequence[Sequence[Path]] = (),
     *,
     engine: str | None = None,
     visit: Callable[[LinkPlan], object] = lambda _plan: None,
@@ -31,12 +33,16 @@ def links_of(
     Args:
         image: the program or library.
         library_path: where bare library names are looked for.
+        module_path: where modules are looked for by import names, before the program's own directory.
         engine: the engine's name; None for the default one.
         visit: called with the plan of the load, before it is undone.
 
     Raises:
         DlError: a module is missing, or cannot be linked whatever its imports mean.
     """
+    by_name = links_by_name(image, module_path)
+    if by_name is not None:
+        return by_name
     side = kind_of(image.wasm) is ModuleKind.SIDE
     memory = None
     if side:

@@ -73,6 +73,10 @@ class Module:
         """What it exports, by name: kind and type of each."""
         return dict(self._image.wasm.exports)
 
+    def imported_names(self) -> list[str]:
+        """Return the names of the modules that it imports from and that are neither registered nor built in."""
+        return self._program.names(self)
+
     def missing_imports(self, imports: Given = None) -> list[MissingSymbol]:
         """Return the imports that nothing serves: not `imports`, no registered or named module, nothing that is built in.
 

@@ -20,6 +20,7 @@ ORDER = (
         "memory_map",
         "memory_page",
         "calling",
+        "executor",
         "group",
         "guest",
         "library",
@@ -38,7 +39,7 @@ ORDER = (
     ("glue",),
     ("engine",),
     ("options",),
-    ("wasm",),
+    ("wasm", "build"),
     ("memory", "threads", "errors", "dlfcn", "include", "limits", "recent", "forks", "text"),
 )
 """The floors of the house, from the top: what is on one imports what is on floors below it, or beside it."""
@@ -56,6 +57,7 @@ FACADE = {
     "group",
     "callbacks",
     "calling",
+    "executor",
     "guest",
     "library",
     "blocks",
