@@ -7,6 +7,7 @@ error and not a miss: an import means the first definition of its name.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 
 from dl.dlfcn import MAIN_HANDLE, ModuleHandle
 from dl.errors import ImportTypeError, SymbolNotFoundError, UnsupportedModuleError
@@ -25,6 +26,7 @@ from dl.modules.linked_module import LinkedModule
 from dl.modules.symbols import DataSymbol, FunctionSymbol, GlobalSymbol, Symbol, TagSymbol, TlsSymbol
 from dl.program.host_symbols import ATOMICS, FINALIZERS, HostSymbols
 from dl.program.main_module import MainModule
+from dl.wasm.matching import export_fits, limits_fit
 from dl.wasm.records import Import
 from dl.wasm.types import FuncType, GlobalType, MemoryType, TableType, TagType
 
@@ -207,13 +209,9 @@ class LinkerSymbols(Source):
         have = self._main.memory_type
         if have is None or not _well_known(importer, entry, "memory"):
             return None
-        most, top = kind.limits.maximum, have.limits.maximum
-        fits = (
-            kind.limits.shared == have.limits.shared
-            and kind.limits.is64 == have.limits.is64
-            and (most is None or (top is not None and top <= most))
-        )
-        if not fits:
+        # It is grown to what the import wants at least before the importer is instantiated.
+        large_enough = replace(have.limits, minimum=max(have.limits.minimum, kind.limits.minimum))
+        if not limits_fit(large_enough, kind.limits):
             raise ImportTypeError(importer.name, label(entry), str(kind), str(have), "the program")
         return FromNamespace(BASE_NAMESPACE, "memory")
 
@@ -363,7 +361,7 @@ class DynamicScope(Source):
             return None
         if not isinstance(symbol, FunctionSymbol):
             raise self._mismatch(importer, entry, str(kind), symbol)
-        self._same_type(importer, entry, symbol.type, symbol.module)
+        self._check(importer, entry, symbol)
         return symbol
 
     def variable(self, importer: LinkedModule, entry: Import, kind: GlobalType) -> Binding | None:
@@ -375,7 +373,7 @@ class DynamicScope(Source):
             return None
         if not isinstance(symbol, GlobalSymbol):
             raise self._mismatch(importer, entry, str(kind), symbol)
-        self._same_type(importer, entry, symbol.type, symbol.module)
+        self._check(importer, entry, symbol)
         return self._earlier(importer, entry, "global", symbol)
 
     def _address(self, importer: LinkedModule, entry: Import, _kind: GlobalType) -> Binding | None:
@@ -404,7 +402,7 @@ class DynamicScope(Source):
             return None
         if symbol.module >= importer.handle and entry.name in EXCEPTION_TAG_NAMES:
             return None
-        self._same_type(importer, entry, symbol.type, symbol.module)
+        self._check(importer, entry, symbol)
         return self._earlier(importer, entry, "tag", symbol)
 
     def _earlier(
@@ -419,10 +417,14 @@ class DynamicScope(Source):
             )
         return FromNamespace(module_namespace(self._modules(symbol.module).seat), symbol.name, symbol.module)
 
-    def _same_type(self, importer: LinkedModule, entry: Import, got: object, provider: ModuleHandle) -> None:
-        if entry.type != got:
+    def _check(
+        self, importer: LinkedModule, entry: Import, symbol: FunctionSymbol | GlobalSymbol | TagSymbol
+    ) -> None:
+        """Check that a definition fits an import, by the rules that hold for every kind of load."""
+        provider = self._modules(symbol.module)
+        if not export_fits(importer.wasm, entry, provider.wasm, symbol.name, symbol.type):
             raise ImportTypeError(
-                importer.name, label(entry), str(entry.type), str(got), self._modules(provider).name
+                importer.name, label(entry), str(entry.type), str(symbol.type), provider.name
             )
 
     def _mismatch(
