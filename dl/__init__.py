@@ -24,6 +24,7 @@ if TYPE_CHECKING:
         ModuleHandle,
     )
     from dl.errors import (
+        BuildError,
         DlError,
         DylinkError,
         EngineError,
@@ -61,6 +62,7 @@ if TYPE_CHECKING:
         UnsupportedModuleError,
         ValueConversionError,
     )
+    from dl.executor import GuestExecutor
     from dl.explain import BoundImport, Explanation, OtherDefinition
     from dl.group import InstanceGroup
     from dl.groups.host_threads import HostThread
@@ -73,6 +75,7 @@ if TYPE_CHECKING:
     from dl.link.addresses import AddressKind
     from dl.linker import Linker
     from dl.loaded import AddressInfo, LoadedModule, ModuleBinding, ModuleSymbol
+    from dl.memory_map import MapRegion, MemoryMap
     from dl.options import HostFunction, MemoryType
     from dl.program.events import Event, EventKind, EventQueue, Events, EventSubscription
     from dl.program.statistics import LinkerStatistics
@@ -108,6 +111,7 @@ _NAMES = {
         "ModuleHandle",
     ),
     "dl.errors": (
+        "BuildError",
         "DlError",
         "DylinkError",
         "EngineError",
@@ -146,12 +150,17 @@ _NAMES = {
         "ValueConversionError",
     ),
     "dl.blocks": ("GuestBlock",),
+    "dl.executor": ("GuestExecutor",),
     "dl.explain": (
         "BoundImport",
         "Explanation",
         "OtherDefinition",
     ),
     "dl.link.addresses": ("AddressKind",),
+    "dl.memory_map": (
+        "MapRegion",
+        "MemoryMap",
+    ),
     "dl.loaded": (
         "AddressInfo",
         "LoadedModule",
@@ -256,6 +265,7 @@ __all__ = [
     "AddressInfo",
     "AddressKind",
     "BoundImport",
+    "BuildError",
     "CString",
     "Callback",
     "DlError",
@@ -277,6 +287,7 @@ __all__ = [
     "GroupEndedError",
     "GuestBlock",
     "GuestData",
+    "GuestExecutor",
     "GuestFunction",
     "GuestThreadError",
     "GuestTimeoutError",
@@ -305,8 +316,10 @@ __all__ = [
     "LinkerUsageError",
     "LoadedModule",
     "MalformedModuleError",
+    "MapRegion",
     "Memory",
     "MemoryClosedError",
+    "MemoryMap",
     "MemoryMovesError",
     "MemoryType",
     "MissingSymbol",

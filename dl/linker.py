@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 import os
+import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -15,6 +16,7 @@ from dl.calling import Calling
 from dl.dlfcn import MAIN_HANDLE, ModuleHandle
 from dl.engine.protocol import Engine
 from dl.errors import LinkerUsageError
+from dl.executor import Hosts
 from dl.group import InstanceGroup
 from dl.groups.host_threads import HostThread
 from dl.instances.named import Finder
@@ -36,7 +38,7 @@ from dl.options import (
 from dl.wamr.mode import WamrMode
 
 
-class Linker(Introspection, Calling, Instantiation):
+class Linker(Introspection, Calling, Hosts, Instantiation):
     """A WebAssembly program that libraries can be linked into while it runs.
 
     Args:
@@ -117,6 +119,7 @@ class Linker(Introspection, Calling, Instantiation):
         wamr: WamrMode | int | None = None,
     ) -> None:
         self._closed = False
+        self._executors = weakref.WeakSet()
         locator = new_locator(library_path, libraries, limits or Limits(), map_name)
         image = None if main is None else module_image(locator, main, name)
         self.parts = assemble(image, locator, Options(
@@ -179,6 +182,7 @@ class Linker(Introspection, Calling, Instantiation):
         if caller is not None and not caller.is_outside_guest:
             raise LinkerUsageError("the linker cannot be closed from inside its guest code")
         self._closed = True
+        self._stop_executors()
         self.parts.stop(self._main_group)
 
     def __enter__(self) -> Self:

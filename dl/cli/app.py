@@ -25,6 +25,8 @@ Examples:
   dlrun deps -r -u app.wasm         what is undefined, and what is needed in vain
   dlrun explain app.wasm malloc     who asks for a symbol, and who answers
   dlrun compile app.wasm libfoo.so  compile both now, and run faster later
+  dlrun graph -o app.svg app.wasm   draw its libraries and what binds them
+  dlrun map -o map.html app.wasm    what lies where in memory and table
   dlrun stress --threads 64         try the linker on this machine
   dlrun cache info                  where compiled code is kept, and how much
 
@@ -39,14 +41,23 @@ A program whose name is that of a command is reached by its path: ./inspect
 
 _COMMANDS = {
     "cache": ("dl.cli.cache", "Look at compiled code that is kept on disk, check it, or remove it."),
+    "c++": ("dl.cli.build", "Compile and link C++."),
+    "cc": ("dl.cli.build", "Compile and link C."),
     "compile": ("dl.cli.compiling", "Compile a program and its libraries before they run."),
     "deps": ("dl.cli.deps", "Show the tree of libraries that a module needs, like ldd."),
     "explain": ("dl.cli.explaining", "Show who asks for a symbol, who answers, and who else could."),
+    "graph": ("dl.cli.graph", "Draw libraries and bindings: Graphviz text, or SVG."),
     "inspect": ("dl.cli.inspection", "Show what a module or library says about itself."),
+    "map": ("dl.cli.mapping", "Show what lies where in linear memory and in the table."),
+    "new": ("dl.cli.build", "Write a small project that builds and runs."),
     "run": ("dl.cli.run", "Link a program and run it (the default)."),
     "stress": ("dl.cli.stress", "Try the linker with many threads, and compare them."),
 }
 """The file of each subcommand, where it has its own name, and its line in the help. Running a program imports only its own."""
+
+
+_ATTRIBUTES = {"c++": "cxx"}
+"""The names in Python of subcommands whose own are none."""
 
 
 class _RunByDefault(click.Group):
@@ -58,7 +69,9 @@ class _RunByDefault(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002
         if cmd_name not in _COMMANDS:
             return None
-        command: click.Command = getattr(import_module(_COMMANDS[cmd_name][0]), cmd_name)
+        command: click.Command = getattr(
+            import_module(_COMMANDS[cmd_name][0]), _ATTRIBUTES.get(cmd_name, cmd_name)
+        )
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002

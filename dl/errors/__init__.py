@@ -31,6 +31,7 @@
     ├── GroupEndedError                the instance group can run no more guest code
     │   └── ReplayFailedError          it could not make a link operation that all others have made
     ├── ValueConversionError           a Python value does not fit a WebAssembly signature
+    ├── BuildError                     a tool that builds programs failed, or is missing
     ├── EngineError                    the engine failed, or refuses a configuration or a module
     ├── EngineNotFoundError            no engine of this name is installed
     ├── InternalError                  a fault of the linker itself, to be reported
@@ -82,6 +83,7 @@ from dl.errors.running import (
     UncaughtExceptionError,
 )
 from dl.errors.usage import (
+    BuildError,
     EngineError,
     EngineNotFoundError,
     LinkerClosedError,
@@ -91,6 +93,7 @@ from dl.errors.usage import (
 )
 
 __all__ = [
+    "BuildError",
     "DlError",
     "DylinkError",
     "EngineError",

@@ -117,15 +117,26 @@ class ImportTypeError(LinkError):
         got: the definition's type as text.
         provider: name of the module, or `the host`, that defines it.
         index: the import's place among all imports of the module, from 0; None where it is not known.
+        remedy: what to do about it, if that is known; else empty.
     """
 
     def __init__(
-        self, module: str, symbol: str, expected: str, got: str, provider: str, index: int | None = None
+        self,
+        module: str,
+        symbol: str,
+        expected: str,
+        got: str,
+        provider: str,
+        index: int | None = None,
+        *,
+        remedy: str = "",
     ) -> None:
         self.symbol, self.expected, self.got, self.provider = symbol, expected, got, provider
         self.index = index
+        self.remedy = remedy
         place = "" if index is None else f" {index},"
-        super().__init__(module, f"import{place} {symbol} is {expected}, but {provider} defines it as {got}")
+        reason = f"import{place} {symbol} is {expected}, but {provider} defines it as {got}"
+        super().__init__(module, f"{reason}; {remedy}" if remedy else reason)
 
 
 class ImportCycleError(LinkError):

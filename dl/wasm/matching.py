@@ -17,21 +17,11 @@ from typing import TypeAlias
 from dl.wasm.deftypes import DefinedType, defined_types, function_type_of_host, type_index
 from dl.wasm.module import WasmModule
 from dl.wasm.reader import Reader
-from dl.wasm.records import SECTION_FUNCTION, SECTION_IMPORT, SECTION_TAG, Export, Import
+from dl.wasm.records import SECTION_FUNCTION, SECTION_IMPORT, SECTION_TAG, Export
 from dl.wasm.sections import walk_imports
-from dl.wasm.types import (
-    NUMBER_TYPES,
-    ExternType,
-    FuncType,
-    GlobalType,
-    Limits,
-    MemoryType,
-    TableType,
-    TagType,
-    ValType,
-)
+from dl.wasm.types import ExternType, FuncType, GlobalType, Limits, MemoryType, TableType, TagType, ValType
 
-_IMPORTS, _FUNCTIONS, _TAGS, _BY_TEXT = "import types", "function types", "tag types", "types compare by text"
+_IMPORTS, _FUNCTIONS, _TAGS = "import types", "function types", "tag types"
 
 _ABBREVIATIONS = {
     "funcref": "func",
@@ -197,36 +187,6 @@ def limits_fit(have: Limits, want: Limits) -> bool:
 
 
 # the types of a module's own imports and exports
-
-
-def compares_by_text(module: WasmModule) -> bool:
-    """Whether equal texts of a module's types mean equal types: no references, recursive groups or subtypes."""
-    known: bool | None = module.derived.get(_BY_TEXT)
-    if known is None:
-        known = module.derived[_BY_TEXT] = all(
-            kind is not None and not kind.references() for kind in module.types
-        )
-    return known
-
-
-def export_fits(
-    importer: WasmModule, entry: Import, exporter: WasmModule, name: str, kind: ExternType
-) -> bool:
-    """Whether an export of one module can be given for an import of another.
-
-    Args:
-        importer: the module that imports.
-        entry: its import.
-        exporter: the module that exports.
-        name: its export.
-        kind: the export's type.
-    """
-    if compares_by_text(importer) and compares_by_text(exporter):
-        value = kind.value if isinstance(kind, GlobalType) else "i32"
-        if value in NUMBER_TYPES and not isinstance(kind, (MemoryType, TableType)):
-            return entry.type == kind
-    position = next(i for i, one in enumerate(importer.imports) if one is entry)
-    return export_type(exporter, exporter.exports[name]).fits(import_types(importer)[position])
 
 
 def import_types(module: WasmModule) -> tuple[LinkType, ...]:
