@@ -206,6 +206,8 @@ memory_data_size = _prototype("wasmtime_memory_data_size", _N, _P, _P)
 memory_grow = _prototype("wasmtime_memory_grow", _P, _P, _P, c_uint64, _P)
 table_get = _prototype("wasmtime_table_get", c_bool, _P, _P, c_uint64, _P)
 val_unroot = _prototype("wasmtime_val_unroot", None, _P)
+globaltype_new = _prototype("wasm_globaltype_new", _P, _P, c_uint8)
+global_new = _prototype("wasmtime_global_new", _P, _P, _P, _P, _P)
 global_get = _prototype("wasmtime_global_get", None, _P, _P, _P)
 
 wasi_new = _prototype("wasi_config_new", _P)
