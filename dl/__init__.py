@@ -24,6 +24,7 @@ if TYPE_CHECKING:
         ModuleHandle,
     )
     from dl.errors import (
+        BuildError,
         DlError,
         DylinkError,
         EngineError,
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
         GroupEndedError,
         GuestThreadError,
         GuestTimeoutError,
+        ImportCycleError,
         ImportTypeError,
         InitializationError,
         InstantiationError,
@@ -60,10 +62,14 @@ if TYPE_CHECKING:
         UnsupportedModuleError,
         ValueConversionError,
     )
+    from dl.executor import GuestExecutor
     from dl.explain import BoundImport, Explanation, OtherDefinition
     from dl.group import InstanceGroup
     from dl.groups.host_threads import HostThread
     from dl.guest import GuestData, GuestFunction, TypedFunction
+    from dl.include import get_include
+    from dl.instances.externals import External, Function, Global, Memory, Table, Tag
+    from dl.instances.instance import ImportSource, Instance, Module
     from dl.library import Library
     from dl.limits import Limits
     from dl.link.addresses import AddressKind
@@ -104,6 +110,7 @@ _NAMES = {
         "ModuleHandle",
     ),
     "dl.errors": (
+        "BuildError",
         "DlError",
         "DylinkError",
         "EngineError",
@@ -112,6 +119,7 @@ _NAMES = {
         "GroupEndedError",
         "GuestThreadError",
         "GuestTimeoutError",
+        "ImportCycleError",
         "ImportTypeError",
         "InitializationError",
         "InstantiationError",
@@ -141,6 +149,7 @@ _NAMES = {
         "ValueConversionError",
     ),
     "dl.blocks": ("GuestBlock",),
+    "dl.executor": ("GuestExecutor",),
     "dl.explain": (
         "BoundImport",
         "Explanation",
@@ -160,6 +169,7 @@ _NAMES = {
         "GuestFunction",
         "TypedFunction",
     ),
+    "dl.include": ("get_include",),
     "dl.library": ("Library",),
     "dl.program.statistics": ("LinkerStatistics",),
     "dl.values": (
@@ -181,6 +191,8 @@ _NAMES = {
         "MemoryMovesError",
         "OutOfBoundsError",
     ),
+    "dl.instances.externals": ("External", "Function", "Global", "Memory", "Table", "Tag"),
+    "dl.instances.instance": ("ImportSource", "Instance", "Module"),
     "dl.limits": ("Limits",),
     "dl.linker": ("Linker",),
     "dl.options": (
@@ -248,6 +260,7 @@ __all__ = [
     "AddressInfo",
     "AddressKind",
     "BoundImport",
+    "BuildError",
     "CString",
     "Callback",
     "DlError",
@@ -261,18 +274,25 @@ __all__ = [
     "EventSubscription",
     "Events",
     "Explanation",
+    "External",
     "FinalizationError",
     "FuncType",
+    "Function",
+    "Global",
     "GroupEndedError",
     "GuestBlock",
     "GuestData",
+    "GuestExecutor",
     "GuestFunction",
     "GuestThreadError",
     "GuestTimeoutError",
     "HostFunction",
     "HostThread",
+    "ImportCycleError",
+    "ImportSource",
     "ImportTypeError",
     "InitializationError",
+    "Instance",
     "InstanceGroup",
     "InstantiationError",
     "InternalError",
@@ -291,10 +311,12 @@ __all__ = [
     "LinkerUsageError",
     "LoadedModule",
     "MalformedModuleError",
+    "Memory",
     "MemoryClosedError",
     "MemoryMovesError",
     "MemoryType",
     "MissingSymbol",
+    "Module",
     "ModuleBinding",
     "ModuleHandle",
     "ModuleSymbol",
@@ -309,6 +331,8 @@ __all__ = [
     "ResourceLimitError",
     "StalePointerError",
     "SymbolNotFoundError",
+    "Table",
+    "Tag",
     "ThreadExited",
     "TrapError",
     "TrioLinker",
@@ -321,6 +345,7 @@ __all__ = [
     "WamrMode",
     "WamrStatistics",
     "__version__",
+    "get_include",
     "host_function",
     "open_linker",
 ]

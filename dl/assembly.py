@@ -26,6 +26,7 @@ from dl.groups.guest_threads import GuestThreads
 from dl.groups.host_threads import HostThreads
 from dl.groups.libc_threads import LibcThreads
 from dl.groups.registry import Groups
+from dl.instances.program_instances import NamingOptions, ProgramInstances
 from dl.limits import Limits
 from dl.link.close import closed_call
 from dl.link.finalizers import Finalizers
@@ -88,6 +89,7 @@ class Options:
     default_files: bool = True
     limits: Limits = field(default_factory=Limits)
     cache: bool | str | os.PathLike[str] = True
+    naming: NamingOptions = field(default_factory=NamingOptions)
     wamr: WamrMode | int | None = None
 
 
@@ -106,6 +108,7 @@ class Parts:
         libc: the host's threads as threads of the program's C library.
         default_files: directories of its own.
         finalizers: what libraries have registered to run at their end.
+        instances: instances and externals that are objects, and modules by import name.
         wamr: its mode as a program of WAMR's kind; None for none.
     """
 
@@ -119,6 +122,7 @@ class Parts:
     libc: LibcThreads
     default_files: DefaultFiles
     finalizers: Finalizers
+    instances: ProgramInstances
     wamr: WamrProgram | None = None
 
     def start(self, image: ModuleImage | None) -> Group:
@@ -150,6 +154,7 @@ class Parts:
         with ExitStack() as steps:  # the last one first
             steps.callback(wakeup_bell.BELL.remove, self.groups.signal_came)
             steps.callback(self.default_files.close)
+            steps.callback(self.instances.close)
             steps.callback(self.program.events.end)
             steps.callback(self.program.close)
             steps.callback(self._leave_main, main_group)
@@ -292,6 +297,7 @@ def assemble(image: ModuleImage | None, locator: Locator, options: Options) -> P
         libc,
         default_files,
         finalizers,
+        ProgramInstances(groups, options.naming),
         wamr,
     )
 

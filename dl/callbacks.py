@@ -7,7 +7,6 @@ number. So making a callback defines nothing new in the engine, and closing it l
 from __future__ import annotations
 
 import itertools
-import re
 import threading
 from collections.abc import Callable
 from functools import partial
@@ -20,40 +19,12 @@ from dl.errors import LinkerUsageError
 from dl.glue.names import HOST_NAMESPACE
 from dl.glue.trampolines import callback_type
 from dl.link.slots import SlotOperations
+from dl.options import parse_signature
+from dl.program.host_symbols import check_numbers
 from dl.program.program import Program
 from dl.values import checked_result
 from dl.wasm.types import FuncType
 from threads import uninterrupted
-
-_SIGNATURE = re.compile(r"\s*\(([^()]*)\)\s*->\s*(?:\(([^()]*)\)|(\w+))\s*")
-_VALUE_TYPES = frozenset({"i32", "i64", "f32", "f64", "v128"})
-
-
-def parse_signature(text: str) -> FuncType:
-    """Return the signature that a text such as `"(i32, f64) -> i32"` or `"() -> ()"` stands for.
-
-    The inverse of `str(FuncType(...))`.
-
-    Raises:
-        LinkerUsageError: it is no signature.
-    """
-    match = _SIGNATURE.fullmatch(str(text))
-    if match is None:
-        raise LinkerUsageError(f"not a signature such as '(i32, f64) -> i32': {text!r}")
-    params, results, result = match.groups()
-    return FuncType(_types(params, text), _types(result if results is None else results, text))
-
-
-def _types(listed: str, text: str) -> tuple[str, ...]:
-    if not listed.strip():
-        return ()
-    names = tuple(name.strip() for name in listed.split(","))
-    for name in names:
-        if name not in _VALUE_TYPES:
-            raise LinkerUsageError(
-                f"{name!r} in the signature {text!r} is none of i32, i64, f32, f64 and v128"
-            )
-    return names
 
 
 class Callback:
@@ -132,6 +103,7 @@ class Callbacks:
         if not callable(function):
             raise LinkerUsageError(f"a callback needs a function, not {function!r}")
         kind = signature if isinstance(signature, FuncType) else parse_signature(signature)
+        check_numbers(kind)
         self._program.check_dynamic()
         slots = self._slots
         code = slots.pool.callback_code(kind, self._dispatcher(kind))

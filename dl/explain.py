@@ -6,9 +6,9 @@ import, and the place of the provider in the importer's search order says why. T
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from dl.dlfcn import MAIN_HANDLE, ModuleHandle
 from dl.errors import SymbolNotFoundError
@@ -28,6 +28,7 @@ from dl.program.host_symbols import FINALIZERS
 from dl.wasm.records import Import
 
 if TYPE_CHECKING:
+    from dl.link.plan import LinkPlan
     from dl.program.program import Program
 
 
@@ -101,14 +102,39 @@ class Explanation:
         return "\n".join(f"{self.module.name}: {entry}" for entry in self.imports)
 
 
-def explain(program: Program, symbol: str, module: LinkedModule) -> Explanation:
+class _World(NamedTuple):
+    """What there is to answer.
+
+    Attributes:
+        program: the program.
+        modules: its modules.
+        global_scope: those whose symbols all see, in search order.
+    """
+
+    program: Program
+    modules: Mapping[ModuleHandle, LinkedModule]
+    global_scope: Sequence[LinkedModule]
+
+
+def explain(program: Program, symbol: str, module: LinkedModule, plan: LinkPlan | None = None) -> Explanation:
     """Explain the imports of a symbol in a module; see `Linker.explain`.
+
+    Args:
+        program: the program.
+        symbol: the imported name.
+        module: the module that imports it.
+        plan: a load that is being rehearsed, to which the module belongs; see `dl.link.rehearse`.
 
     Raises:
         SymbolNotFoundError: the module imports nothing of this name.
     """
+    modules, scope = program.state.modules.copy(), list(program.state.global_scope)
+    if plan is not None:
+        modules |= {new.handle: new for new in plan.new}
+        scope += program.state.not_global(plan.promoted)
+    world = _World(program, modules, scope)
     imports = tuple(
-        _explained(program, module, position, entry, module.bindings[position])
+        _explained(world, module, position, entry, module.bindings[position])
         for position, entry in enumerate(module.wasm.imports)
         if entry.name == symbol
     )
@@ -119,15 +145,15 @@ def explain(program: Program, symbol: str, module: LinkedModule) -> Explanation:
 
 
 def _explained(
-    program: Program, module: LinkedModule, position: int, entry: Import, binding: Binding
+    world: _World, module: LinkedModule, position: int, entry: Import, binding: Binding
 ) -> BoundImport:
     stub = module.stub_targets.get(position)
     provider = binding.provider if stub is None else stub.provider
-    found = program.state.modules.get(provider)
+    found = world.modules.get(provider)
     if found is not None:
-        name, handle, rule = found.name, int(found.handle), _rule_of_module(program, module, found)
+        name, handle, rule = found.name, int(found.handle), _rule_of_module(world, module, found)
     else:
-        (name, rule), handle = _rule_without_module(program, module, entry, binding, provider), 0
+        (name, rule), handle = _rule_without_module(world.program, module, entry, binding, provider), 0
     if stub is not None:
         rule = f"bound at its first call: {rule}"
     address = stub.address if stub is not None else None
@@ -135,15 +161,14 @@ def _explained(
         address = binding.address
     if address is None and isinstance(binding, Constant) and provider != NOBODY:
         address = binding.value
-    others = tuple(_others(program, module, entry, provider))
+    others = tuple(_others(world, module, entry, provider))
     return BoundImport(entry.module, entry.name, str(entry.type), name, handle, rule, address, others)
 
 
-def _rule_of_module(program: Program, module: LinkedModule, provider: LinkedModule) -> str:
+def _rule_of_module(world: _World, module: LinkedModule, provider: LinkedModule) -> str:
     """Return why a module provides an import of another one."""
-    global_scope = program.state.global_scope
     local = module.scope or ()
-    in_global, in_local = provider in global_scope, provider in local
+    in_global, in_local = provider in world.global_scope, provider in local
     if module.deep_bind and in_local:
         return f"the first definition in the tree of {local[0].name}, which was opened with RTLD_DEEPBIND"
     if in_global:
@@ -154,7 +179,7 @@ def _rule_of_module(program: Program, module: LinkedModule, provider: LinkedModu
         )
     if provider is module:
         return "nothing that it sees defines it but itself"
-    if any(other is provider for other in program.state.trees_with(module)):
+    if any(other is provider for other in world.program.state.trees_with(module)):
         return "the first definition in a tree that was opened later and contains the importer"
     return "the first definition that it saw when it was bound; the scopes have changed since"
 
@@ -196,14 +221,14 @@ def _given(program: Program, entry: Import) -> str | None:
 
 
 def _others(
-    program: Program, module: LinkedModule, entry: Import, provider: ModuleHandle
+    world: _World, module: LinkedModule, entry: Import, provider: ModuleHandle
 ) -> Iterator[OtherDefinition]:
     """Yield the definitions of an import's name that it is not bound to."""
-    state, host = program.state, program.host
-    order = list(scope_of(module, state.global_scope))
-    winner = state.modules.get(provider)
-    given = _given(program, entry)
-    for other in sorted(state.modules.copy().values(), key=lambda m: m.handle):
+    host = world.program.host
+    order = list(scope_of(module, world.global_scope))
+    winner = world.modules.get(provider)
+    given = _given(world.program, entry)
+    for _, other in sorted(world.modules.items()):
         symbol = other.symbols.get(entry.name)
         if other is winner or symbol is None:
             continue

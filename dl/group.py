@@ -114,6 +114,8 @@ class InstanceGroup:
     ) -> Library:
         """Open a library as an object whose functions are attributes; takes what `dlopen` takes, and raises the same.
 
+        None is the program itself, with all that is in the global scope, its C library for one.
+
         Returns:
             The library. Close it by `close`, or by using it in a `with`.
         """

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 import os
+import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -15,8 +16,12 @@ from dl.calling import Calling
 from dl.dlfcn import MAIN_HANDLE, ModuleHandle
 from dl.engine.protocol import Engine
 from dl.errors import LinkerUsageError
+from dl.executor import Hosts
 from dl.group import InstanceGroup
 from dl.groups.host_threads import HostThread
+from dl.instances.named import Finder
+from dl.instances.program_instances import NamingOptions
+from dl.instantiation import Instantiation
 from dl.introspection import Introspection
 from dl.limits import Limits
 from dl.link.host_libraries import module_image
@@ -33,7 +38,7 @@ from dl.options import (
 from dl.wamr.mode import WamrMode
 
 
-class Linker(Introspection, Calling):
+class Linker(Introspection, Calling, Hosts, Instantiation):
     """A WebAssembly program that libraries can be linked into while it runs.
 
     Args:
@@ -64,6 +69,11 @@ class Linker(Introspection, Calling):
         engine: the engine, or its name, such as "wasmtime"; None for the default one.
         cache: the directory where compiled code is kept; True for the user's (or that in DLRUN_CACHE), False for none.
         limits: what the program may take of the host; None for the defaults.
+        modules: ordinary modules, as paths or bytes, by the names that others import from (docs/linking-by-name.md).
+        module_path: directories in which modules of other names are looked for, as `NAME` or `NAME.wasm`.
+        finder: functions that are asked for a name then: they return a path, bytes, a context manager that gives one of these
+            and releases it when the linker is closed, or None.
+        isolate: whether each module has its own instances of those it imports from; else there is one of each name.
         wamr: its mode, for a program of WAMR's kind; as a `WamrMode` or the number of `iwasm --enable-dlopen` (docs/wamr.md).
 
     Attributes:
@@ -102,16 +112,21 @@ class Linker(Introspection, Calling):
         engine: str | Engine | None = None,
         cache: bool | str | os.PathLike[str] = True,
         limits: Limits | None = None,
+        modules: Mapping[str, ModuleSource] | None = None,
+        module_path: Sequence[str | os.PathLike[str]] = (),
+        finder: Sequence[Finder] | Finder = (),
+        isolate: bool = False,
         wamr: WamrMode | int | None = None,
     ) -> None:
         self._closed = False
+        self._executors = weakref.WeakSet()
         locator = new_locator(library_path, libraries, limits or Limits(), map_name)
         image = None if main is None else module_image(locator, main, name)
         self.parts = assemble(image, locator, Options(
             imports=imports, args=args, env=env, preopens=preopens, stdin=stdin, stdout=stdout, stderr=stderr, memory=memory,
             stack_size=stack_size, thread_stack_size=thread_stack_size, side_memory=side_memory, interrupts=interrupts,
             engine=engine, default_files=default_files, bind=bind, guest_dlfcn=guest_dlfcn, preload=preload,
-            limits=limits or Limits(), cache=cache, wamr=wamr,
+            limits=limits or Limits(), cache=cache, wamr=wamr, naming=NamingOptions(modules, module_path, finder, isolate),
         ))  # fmt: skip
         self.program = self.parts.program
         self.engine = self.program.engine
@@ -167,6 +182,7 @@ class Linker(Introspection, Calling):
         if caller is not None and not caller.is_outside_guest:
             raise LinkerUsageError("the linker cannot be closed from inside its guest code")
         self._closed = True
+        self._stop_executors()
         self.parts.stop(self._main_group)
 
     def __enter__(self) -> Self:

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 import dl
-from dl.callbacks import parse_signature
+from dl.options import parse_signature
 from dl.wasm.types import FuncType
 from tests.support.modules import MEMORY, SHARED_MEMORY, TABLE, library, static
 

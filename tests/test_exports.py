@@ -46,6 +46,14 @@ def test_public_names_exist_and_are_sorted_once() -> None:
     assert [name for name in dl.__all__ if not hasattr(dl, name)] == []
 
 
+def test_the_c_sources_are_where_get_include_says() -> None:
+    """The folder has the header and the C file, and the distribution takes them along."""
+    folder = Path(dl.get_include())
+
+    assert {path.name for path in folder.iterdir()} >= {"dl_ext.h", "dl_ext.c"}
+    assert '"dl.include" = ["*.h", "*.c"]' in (ROOT / "pyproject.toml").read_text()
+
+
 def test_every_error_is_public() -> None:
     """Whoever has to catch an error finds its class in `dl`."""
     from dl import errors
@@ -139,6 +147,7 @@ PUBLIC = [
     "AddressInfo",
     "AddressKind",
     "BoundImport",
+    "BuildError",
     "CString",
     "Callback",
     "DlError",
@@ -152,13 +161,17 @@ PUBLIC = [
     "EventSubscription",
     "Events",
     "Explanation",
+    "External",
     "F32",
     "F64",
     "FinalizationError",
     "FuncType",
+    "Function",
+    "Global",
     "GroupEndedError",
     "GuestBlock",
     "GuestData",
+    "GuestExecutor",
     "GuestFunction",
     "GuestThreadError",
     "GuestTimeoutError",
@@ -167,8 +180,11 @@ PUBLIC = [
     "I32",
     "I64",
     "INVALID_HANDLE",
+    "ImportCycleError",
+    "ImportSource",
     "ImportTypeError",
     "InitializationError",
+    "Instance",
     "InstanceGroup",
     "InstantiationError",
     "InternalError",
@@ -188,10 +204,12 @@ PUBLIC = [
     "LoadedModule",
     "MAIN_HANDLE",
     "MalformedModuleError",
+    "Memory",
     "MemoryClosedError",
     "MemoryMovesError",
     "MemoryType",
     "MissingSymbol",
+    "Module",
     "ModuleBinding",
     "ModuleHandle",
     "ModuleSymbol",
@@ -215,6 +233,8 @@ PUBLIC = [
     "ResourceLimitError",
     "StalePointerError",
     "SymbolNotFoundError",
+    "Table",
+    "Tag",
     "ThreadExited",
     "TrapError",
     "TrioLinker",
@@ -228,6 +248,7 @@ PUBLIC = [
     "WamrMode",
     "WamrStatistics",
     "__version__",
+    "get_include",
     "host_function",
     "open_linker",
 ]

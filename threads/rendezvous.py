@@ -255,8 +255,7 @@ class Rendezvous(Generic[Op]):
           leaves: with `only_after`: what other groups make in its place, until a later commit replaces it; None for nothing.
 
         Returns:
-          The operation's number, from 1. An exception that comes after the commit (Ctrl-C) is not lost: the
-          thread is interrupted with it.
+          The operation's number, from 1. An exception after the commit (Ctrl-C) is not lost: it interrupts the thread.
 
         Raises:
           BarrierTimeoutError: some replicas did not come; or, as below, nothing was committed: roll back.
@@ -270,15 +269,15 @@ class Rendezvous(Generic[Op]):
             or not self._turn.held_by_caller()
             or (replica is not None and replica.waiter is not waiter)
         ):
-            message = "commit is called by a thread that does not hold the link lock for this replica"
-            raise ProtocolError(message)
+            raise ProtocolError(
+                "commit is called by a thread that does not hold the link lock for this replica"
+            )
         if replica is not None and replica.closed is not None:
             raise ReplicaClosedError(replica.name, replica.closed)
         before = self.log.committed
         for number in replaces if only_after is None else (only_after, *replaces):
             if not 1 <= number <= before:
-                message = f"an operation refers to operation {number}, of {before}"
-                raise ProtocolError(message)
+                raise ProtocolError(f"an operation refers to operation {number}, of {before}")
         started = self._platform.monotonic_ns()
         try:
             if replica is not None and replica.state == GUEST:
@@ -389,11 +388,11 @@ class Rendezvous(Generic[Op]):
             if deadline is not None and now >= deadline:
                 raise BarrierTimeoutError(missing, (now - started) / 1e9)
             if now >= repeat_at:
+                self._platform.hurry(self)
                 self._call_interrupt()
                 repeat_at = now + pause
                 pause = min(2 * pause, LAST_REPEAT_NS)
-            until = repeat_at if deadline is None else min(repeat_at, deadline)
-            waiter.park(until - now)
+            waiter.park((repeat_at if deadline is None else min(repeat_at, deadline)) - now)
 
     def _open_gate(self, replica: Replica[Op] | None) -> None:
         # Safe to run twice, and to be cut off and run again: a wake too many harms nobody.
@@ -405,6 +404,7 @@ class Rendezvous(Generic[Op]):
             self._instigator = None
             self.version = self.log.committed if self._ended is None else ENDED
             waiting = list(self._gate)
+        self._platform.relax(self)
         for waiter in waiting:
             waiter.unpark()
 

@@ -22,6 +22,8 @@ Examples:
   dlrun inspect libfoo.so           what a library says about itself
   dlrun inspect --json libfoo.so    the same for programs
   dlrun deps app.wasm               the tree of libraries, like ldd
+  dlrun deps -r -u app.wasm         what is undefined, and what is needed in vain
+  dlrun explain app.wasm malloc     who asks for a symbol, and who answers
   dlrun compile app.wasm libfoo.so  compile both now, and run faster later
   dlrun stress --threads 64         try the linker on this machine
   dlrun cache info                  where compiled code is kept, and how much
@@ -37,13 +39,21 @@ A program whose name is that of a command is reached by its path: ./inspect
 
 _COMMANDS = {
     "cache": ("dl.cli.cache", "Look at compiled code that is kept on disk, check it, or remove it."),
+    "c++": ("dl.cli.build", "Compile and link C++."),
+    "cc": ("dl.cli.build", "Compile and link C."),
     "compile": ("dl.cli.compiling", "Compile a program and its libraries before they run."),
     "deps": ("dl.cli.deps", "Show the tree of libraries that a module needs, like ldd."),
+    "explain": ("dl.cli.explaining", "Show who asks for a symbol, who answers, and who else could."),
     "inspect": ("dl.cli.inspection", "Show what a module or library says about itself."),
+    "new": ("dl.cli.build", "Write a small project that builds and runs."),
     "run": ("dl.cli.run", "Link a program and run it (the default)."),
     "stress": ("dl.cli.stress", "Try the linker with many threads, and compare them."),
 }
 """The file of each subcommand, where it has its own name, and its line in the help. Running a program imports only its own."""
+
+
+_ATTRIBUTES = {"c++": "cxx"}
+"""The names in Python of subcommands whose own are none."""
 
 
 class _RunByDefault(click.Group):
@@ -55,7 +65,9 @@ class _RunByDefault(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002
         if cmd_name not in _COMMANDS:
             return None
-        command: click.Command = getattr(import_module(_COMMANDS[cmd_name][0]), cmd_name)
+        command: click.Command = getattr(
+            import_module(_COMMANDS[cmd_name][0]), _ATTRIBUTES.get(cmd_name, cmd_name)
+        )
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002

@@ -4,6 +4,7 @@
 code   meaning
 =====  ==================================================================
 0-255  what the program returned, modulo 256
+1      what was to be built cannot be; dlrun deps, explain and inspect: what was asked for is not there
 2      the command line is wrong
 127    the program could not be linked, or called what nothing provides
 130    interrupted (Ctrl-C)
@@ -22,6 +23,7 @@ import click
 
 from dl.cli.console import print_error, print_note
 from dl.errors import (
+    BuildError,
     DlError,
     EngineNotFoundError,
     LinkError,
@@ -30,7 +32,10 @@ from dl.errors import (
     TrapError,
 )
 
+NOT_BUILT = 1
 USAGE, NOT_LINKED, INTERRUPTED, TRAPPED = 2, 127, 130, 134
+NOT_FOUND = 1
+"""What was asked for is not there, or what was looked for is: for scripts, as `grep` has it."""
 INPUT_OUTPUT = 74
 """Output that cannot be written: EX_IOERR of sysexits.h."""
 FAILED = 70
@@ -76,6 +81,9 @@ def _report(error: BaseException) -> int:
     if isinstance(error, EngineNotFoundError):
         print_error(error)
         return USAGE
+    if isinstance(error, BuildError):
+        print_error(error)
+        return NOT_BUILT
     if isinstance(error, (KeyboardInterrupt, click.Abort)):
         print_error("interrupted")
         return INTERRUPTED

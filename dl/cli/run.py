@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -22,6 +23,9 @@ from dl.cli.params import (
 )
 from dl.cli.tracing import tracing
 from dl.options import DEFAULT_STACK_BYTES, MemoryType
+
+if TYPE_CHECKING:
+    from dl.linker import Linker
 
 _STACK_STEP = 1024
 
@@ -43,6 +47,20 @@ library_path_option = click.option(
     help="Look for libraries in these directories, separated by colons; may be repeated. Then come those of the "
     "environment variable DLRUN_LIBRARY_PATH, then the program's own.",
 )
+
+module_path_option = click.option(
+    "--module-path",
+    type=directories,
+    multiple=True,
+    metavar="DIRS",
+    help="Link the program's imports by module name: NAME or NAME.wasm in these directories, separated by colons, or in its "
+    "own; may be repeated.",
+)
+
+
+def module_directories(given: Sequence[Sequence[Path]], program: str) -> list[Path]:
+    """Return where modules are looked for by name: what the user gave, then the program's own directory."""
+    return [*(directory for group in given for directory in group), Path(program).parent]
 
 
 @click.command(
@@ -128,6 +146,14 @@ library_path_option = click.option(
     help="Run it as a program of WAMR's that opens libraries through functions of env; N is the number of iwasm "
     "--enable-dlopen: 1 lazy binding, 2 malloc from the program, 4 table cache, 8 AssemblyScript, 16 cache of look-ups.",
 )
+@module_path_option
+@click.option(
+    "--invoke",
+    "function",
+    metavar="NAME",
+    help="Call this function instead of running the program, with ARGS as its arguments, and print its results. $LIB$NAME is "
+    "the function NAME of the library LIB.",
+)
 @limits_of_program
 @engine_option
 @click.option(
@@ -154,6 +180,8 @@ def run(
     guest_dlfcn: Any,
     no_default_files: bool,
     wamr_mode: int | None,
+    module_path: tuple[list[Path], ...],
+    function: str | None,
     engine: str | None,
     no_cache: bool,
     trace: bool,
@@ -167,14 +195,21 @@ def run(
 
     for text in (program, *arguments, *(part for pair in variables for part in pair)):
         _check_text(text)
-    memory = _memory(program, memory_min, memory_max)
+    by_name = bool(module_path) and wamr_mode is None
+    memory = None if by_name else _memory(program, memory_min, memory_max)
+    if by_name and (memory_min or memory_max or preload):
+        raise click.UsageError(
+            "--memory-min, --memory-max and --preload are for programs that are not linked by name"
+        )
+    libraries = search_path((*library_path, *module_path), program)
     with (
         tracing(trace),
         ending_on_interrupt() as ctrl_c,
         Linker(
-            program,
-            library_path=search_path(library_path, program),
-            args=(program, *arguments),
+            None if by_name else program,
+            library_path=libraries,
+            module_path=module_directories(module_path, program) if by_name else (),
+            args=(program,) if function else (program, *arguments),
             env=dict(variables),
             preopens=dict(preopens),
             stack_size=stack_size + -stack_size % _STACK_STEP,
@@ -192,7 +227,28 @@ def run(
         ) as linker,
         ctrl_c.to(linker.parts.process),
     ):
+        if by_name:
+            return run_by_name(linker, program, function, arguments)
+        if function is not None:
+            from dl.cli.invoke import function_of, invoke  # noqa: PLC0415  running needs nothing of it
+
+            return invoke(lambda: function_of(linker, function), function, arguments)
         return program_code(linker.main_group.run())
+
+
+def run_by_name(linker: Linker, program: str, function: str | None, arguments: Sequence[str]) -> int:
+    """Link a program by import names, and run it or call one of its functions, or `$module$function`; return the exit code.
+
+    Raises:
+        DlError: it cannot be linked, or ended by an error.
+    """
+    instance = linker.instantiate(program)
+    if function is None:
+        return program_code(instance.run())
+    from dl.cli.invoke import invoke  # noqa: PLC0415  running needs nothing of it
+
+    found = instance.lookup(function)
+    return invoke(lambda: (found, found.type), function, arguments)
 
 
 def _check_text(text: str) -> None:

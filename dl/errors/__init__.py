@@ -12,6 +12,7 @@
     │   ├── InvalidModuleError         the engine refuses to compile the module
     │   ├── UnresolvedSymbolsError     nothing defines what the module needs
     │   ├── ImportTypeError            something defines it, with another type
+    │   ├── ImportCycleError           modules import from each other by name in a circle
     │   ├── InstantiationError         the engine refuses to instantiate the module
     │   └── InitializationError        its start function, relocations or constructors trapped
     ├── ResourceLimitError             linear memory, table, handles or another bound is used up
@@ -30,6 +31,7 @@
     ├── GroupEndedError                the instance group can run no more guest code
     │   └── ReplayFailedError          it could not make a link operation that all others have made
     ├── ValueConversionError           a Python value does not fit a WebAssembly signature
+    ├── BuildError                     a tool that builds programs failed, or is missing
     ├── EngineError                    the engine failed, or refuses a configuration or a module
     ├── EngineNotFoundError            no engine of this name is installed
     ├── InternalError                  a fault of the linker itself, to be reported
@@ -46,6 +48,7 @@ from dl.errors.base import (
 )
 from dl.errors.linking import (
     FinalizationError,
+    ImportCycleError,
     ImportTypeError,
     InitializationError,
     InstantiationError,
@@ -80,6 +83,7 @@ from dl.errors.running import (
     UncaughtExceptionError,
 )
 from dl.errors.usage import (
+    BuildError,
     EngineError,
     EngineNotFoundError,
     LinkerClosedError,
@@ -89,6 +93,7 @@ from dl.errors.usage import (
 )
 
 __all__ = [
+    "BuildError",
     "DlError",
     "DylinkError",
     "EngineError",
@@ -97,6 +102,7 @@ __all__ = [
     "GroupEndedError",
     "GuestThreadError",
     "GuestTimeoutError",
+    "ImportCycleError",
     "ImportTypeError",
     "InitializationError",
     "InstantiationError",

@@ -61,3 +61,7 @@ class ProgramForkedError(LinkerUsageError):
 
 class LinkerClosedError(LinkerUsageError):
     """The linker or the instance group was closed."""
+
+
+class BuildError(DlError):
+    """A program or library cannot be built; the message is the tool's own, or says what is missing."""

@@ -45,12 +45,21 @@ from dl.glue.names import (
 )
 from dl.glue.placement import BIND_THREAD_LOCALS, INIT_THREAD
 from dl.groups.closed_functions import ClosedFunctions
+from dl.groups.externals import GroupExternals
 from dl.groups.slot_functions import SlotFunctions
 from dl.groups.thread_locals import ThreadLocals
 from dl.modules.linked_module import LinkedModule
 from dl.modules.symbols import DataSymbol, FunctionSymbol, Symbol, TlsSymbol, exported_tags
 from dl.program.limbo import Visitor
-from dl.program.operations import HoldIndices, LoadModules, SetSlot, UnloadModules
+from dl.program.operations import (
+    HoldIndices,
+    Instantiate,
+    LoadModules,
+    MakeGlobal,
+    SetSlot,
+    ShareMemory,
+    UnloadModules,
+)
 from dl.program.program import Program
 from dl.wasm.types import FuncType
 
@@ -70,6 +79,7 @@ class Instances:
     Attributes:
         first: whether an operation is applied as its instigator does, before any other group.
         stack_top: upper end of the thread's shadow stack, bytes; None while it has none.
+        externals: its instances and externals that are objects of the user's.
     """
 
     def __init__(
@@ -91,6 +101,7 @@ class Instances:
         self._base: EngineInstance | None = None
         self._store = program.new_store()
         self._slots = SlotFunctions(self._store)
+        self.externals = GroupExternals(self._store)
         self._closed_functions = ClosedFunctions(self._store)
         try:
             if program.main.makes_table:
@@ -111,6 +122,7 @@ class Instances:
         """Free the store and the thread-local blocks; idempotent. No call into the guest may be under way."""
         self._by_handle.clear()
         self._base = None
+        self.externals = GroupExternals(self._store)
         self._store.close()
         self._thread_locals.free_all()
 
@@ -199,6 +211,19 @@ class Instances:
             self._slots.forget(operation.address)
         else:
             self._slots.set(operation)
+
+    def instantiate(self, operation: Instantiate) -> None:
+        """Instantiate a module that is no library; see `GroupExternals.instantiate`."""
+        self._program.checkpoint("instantiate", self._name)
+        self.externals.instantiate(operation)
+
+    def make_global(self, operation: MakeGlobal) -> None:
+        """Make a global of the host's; see `GroupExternals.make_global`."""
+        self.externals.make_global(operation)
+
+    def share_memory(self, operation: ShareMemory) -> None:
+        """Make a shared memory of the host's importable."""
+        self.externals.share_memory(operation)
 
     def forget(self, modules: tuple[LinkedModule, ...]) -> None:
         """Drop the instances and thread-local blocks of modules, without touching the table."""

@@ -6,7 +6,8 @@ One list of sources, the same every time, for loads, functions that are exported
 2. what only the linker can mean: memory, table, stack pointer, bases, and how a library registers functions for its end;
 3. the importer's scope, where the first definition wins: the global scope in ELF order, then the tree opened with RTLD_LOCAL,
    or the other way round with DEEPBIND; then, for a stub, the trees opened since that contain the importer. An import whose
-   module name is that of a library means that library's symbol, see `dl.link.named`;
+   module name is that of a library means that library's symbol, see `dl.link.named`, and one whose module name is that of an
+   ordinary module means that one's export;
 4. what the linker defines unless a module does: stack and heap addresses, exception tags;
 5. the system interfaces.
 
@@ -36,6 +37,7 @@ from dl.glue.resolution import (
     ThroughTable,
 )
 from dl.link.host_numbers import label
+from dl.link.instance_exports import InstanceExports
 from dl.link.named import named_module
 from dl.link.number import ModuleArrivingError
 from dl.link.plan import LinkPlan
@@ -86,6 +88,7 @@ class Resolver:
             LinkerSymbols(program.main),
             RegisteredEnds(program.host),
             self._modules,
+            InstanceExports(program.names),
             LinkerDefaults(program.state.linker_addresses),
             SystemInterface(program.host),
         )
@@ -112,13 +115,14 @@ class Resolver:
             ImportTypeError: a definition has another type than the import.
             UnsupportedModuleError: an import of a kind or type that cannot be served.
         """
-        bindings = tuple(self._bind(module, entry) for entry in module.wasm.imports)
+        bindings = tuple(self.bind_import(module, entry) for entry in module.wasm.imports)
         if log.isEnabledFor(logging.DEBUG):
             for entry, binding in zip(module.wasm.imports, bindings, strict=True):
-                log.debug("%s: %s is %s", module.name, label(entry), self._described(binding))
+                log.debug("%s: %s is %s", module.name, label(entry), self.described(binding))
         return bindings
 
-    def _bind(self, module: LinkedModule, entry: Import) -> Binding:
+    def bind_import(self, module: LinkedModule, entry: Import) -> Binding:
+        """Return what one import means; see `bind`."""
         kind = entry.type
         if isinstance(kind, FuncType):
             return self._bind_function(module, entry, kind)
@@ -133,7 +137,7 @@ class Resolver:
                 found = source.variable(module, entry, kind)
             if found is not None:
                 return found
-        if entry.module.startswith("GOT.") and _is_weak(module, entry):
+        if entry.module.startswith("GOT.") and is_weak(module, entry):
             return Constant(0, NOBODY)
         return self._lazy_address(module, entry) or self._undefined(module, entry)
 
@@ -148,7 +152,7 @@ class Resolver:
         if found is not None:
             return found
         demanded = self._plan is not None and self._plan.demands_functions
-        if demanded and not _is_weak(module, entry) and not self._program.host.has_namespace(entry.module):
+        if demanded and not is_weak(module, entry) and not self._program.host.has_namespace(entry.module):
             return self._undefined(module, entry)
         return LazyStub()
 
@@ -298,7 +302,8 @@ class Resolver:
         assert module is not None
         return module
 
-    def _described(self, binding: Binding) -> str:
+    def described(self, binding: Binding) -> str:
+        """Return what a binding is, for a person."""
         if isinstance(binding, FromNamespace):
             if binding.namespace == HOST_NAMESPACE:
                 return "a function of the host"
@@ -315,7 +320,8 @@ class Resolver:
         return "undefined, and looked up at its first call"
 
 
-def _is_weak(module: LinkedModule, entry: Import) -> bool:
+def is_weak(module: LinkedModule, entry: Import) -> bool:
+    """Whether a module's dylink section says that an import need not be defined."""
     return module.dylink is not None and module.dylink.is_weak_import(entry.name)
 
 
@@ -328,7 +334,7 @@ def resolve_imports(plan: LinkPlan) -> None:
     """
     state = plan.program.state
     resolver = Resolver(plan.program, plan)
-    _define_reexports(plan, resolver)
+    define_reexports(plan, resolver)
     for module in plan.new:
         module.bindings = resolver.bind(module)
         module.providers = frozenset(binding.provider for binding in module.bindings)
@@ -339,7 +345,7 @@ def resolve_imports(plan: LinkPlan) -> None:
     plan.table_length = state.table.reach()
 
 
-def _define_reexports(plan: LinkPlan, resolver: Resolver) -> None:
+def define_reexports(plan: LinkPlan, resolver: Resolver) -> None:
     """Make symbols of imported functions that are exported again: each has the one address of the function it is.
 
     Before anything is bound, because others may import them; in rounds, because one may pass on what another does.

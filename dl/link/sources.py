@@ -214,7 +214,15 @@ class LinkerSymbols(Source):
             and (most is None or (top is not None and top <= most))
         )
         if not fits:
-            raise ImportTypeError(importer.name, label(entry), str(kind), str(have), "the program")
+            if kind.limits.shared == have.limits.shared:
+                remedy = ""
+            elif have.limits.shared:
+                remedy = "build the library for shared memory, as dlrun cc -pthread does, or the program without it"
+            else:
+                remedy = "build the library without -pthread, or the program with it"
+            raise ImportTypeError(
+                importer.name, label(entry), str(kind), str(have), "the program", remedy=remedy
+            )
         return FromNamespace(BASE_NAMESPACE, "memory")
 
     def table(self, importer: LinkedModule, entry: Import, kind: TableType) -> Binding | None:

@@ -39,7 +39,7 @@ log = logging.getLogger("dl.link")
 
 _WASM_MAGIC = b"\0asm"
 _ORIGIN = re.compile(r"\$(?:\{ORIGIN\}|ORIGIN(?![A-Za-z0-9_]))")
-_OUTSIDE = "outside the directories that the program may load from"
+_OUTSIDE = "outside the directories that the program may load from; -L or --dir adds one"
 
 
 @dataclass(frozen=True)

@@ -181,6 +181,7 @@ class HostSymbols:
                 else:
                     assert what.function is not None
                     try:
+                        check_numbers(kind)
                         self._functions.define(
                             HOST_NAMESPACE, label, kind, what.function, blocking=what.blocking
                         )
@@ -190,3 +191,14 @@ class HostSymbols:
                         ) from error
                 binding = self._defined[key] = FromNamespace(HOST_NAMESPACE, label, HOST, what.takes_caller)
             return binding
+
+
+def check_numbers(kind: FuncType) -> None:
+    """Check that a signature has no references: these are for functions that are objects, see `dl.instances.externals`.
+
+    Raises:
+        ValueConversionError: it has some.
+    """
+    references = kind.references()
+    if references:
+        raise ValueConversionError(kind, f"a value of type {references[0]} cannot cross into Python")

@@ -366,7 +366,9 @@ def _static(
     if isinstance(wanted_table, TableType):
         length = max(length, wanted_table.limits.minimum)
     elif table is None:
-        refusals.append("it exports no table (link it with wasm-ld --export-table --growable-table)")
+        refusals.append(
+            "it exports no table (link it with wasm-ld --export-table --growable-table, or build it with dlrun cc)"
+        )
     else:
         assert isinstance(table.type, TableType)
         length = table.type.limits.minimum
@@ -374,7 +376,9 @@ def _static(
             table=FromNamespace(module_namespace(MAIN_HANDLE), table.name, provider=MAIN_HANDLE)
         )
         if table.type.limits.maximum is not None and table.type.limits.maximum <= length:
-            refusals.append("its table cannot grow (link it with wasm-ld --growable-table)")
+            refusals.append(
+                "its table cannot grow (link it with wasm-ld --growable-table, or build it with dlrun cc)"
+            )
     slots = {} if refusals or exported is not None else _wait_slots(memory_type, length)
     own_stack: int | None = stack_size
     pointer = module.exports.get(names.stack_pointer)

@@ -10,14 +10,16 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol, TypeAlias
 
 from dl.dlfcn import ModuleHandle
-from dl.engine.protocol import CompiledModule
+from dl.engine.protocol import CompiledModule, EngineExternal, EngineMemory
 from dl.glue.placement import PlacedFunction, ThreadLocalModule
+from dl.glue.resolution import FromNamespace
 from dl.glue.trap_functions import TrapFunctions
 from dl.modules.linked_module import LinkedModule
 from dl.program.resting import Rest, RestingIndices
+from dl.wasm.types import GlobalType
 
 
 class OperatedInstances(Protocol):
@@ -37,6 +39,15 @@ class OperatedInstances(Protocol):
 
     def set_slot(self, operation: SetSlot) -> None:
         """Place a trampoline at a table index, or null."""
+
+    def instantiate(self, operation: Instantiate) -> None:
+        """Instantiate a module that is no library, from a list of externals."""
+
+    def make_global(self, operation: MakeGlobal) -> None:
+        """Make a global of the host's."""
+
+    def share_memory(self, operation: ShareMemory) -> None:
+        """Make a shared memory of the host's importable."""
 
 
 class DlOperation(ABC):
@@ -202,3 +213,78 @@ class SetSlot(DlOperation):
     def is_obsolete_after(self, later: DlOperation) -> bool:
         """Whether a later operation sets the same index."""
         return isinstance(later, SetSlot) and later.address == self.address
+
+
+ExternalSource: TypeAlias = "FromNamespace | EngineExternal"
+"""Where a group finds an external: by namespace and name; or the external itself, of a program that has one group only."""
+
+
+def instance_namespace(number: int) -> str:
+    """Namespace under which each group defines an instance or external, by its number in the program."""
+    return f"i{number}"
+
+
+MADE = "external"
+"""The name of an external that the host has made, in its namespace."""
+
+
+@dataclass(frozen=True, eq=False)
+class _Stays(DlOperation):
+    """An operation whose effect stays as long as the program: nothing that was instantiated so can be taken away.
+
+    Attributes:
+        number: of the instance or external, in the program.
+    """
+
+    number: int
+
+    def is_obsolete_after(self, later: DlOperation) -> bool:  # noqa: ARG002  see above
+        """Never."""
+        return False
+
+
+@dataclass(frozen=True, eq=False)
+class Instantiate(_Stays):
+    """A module that is no library, which every group instantiates from a list.
+
+    Attributes:
+        code: the module.
+        name: what messages call it.
+        imports: where the group finds each import.
+    """
+
+    code: CompiledModule
+    name: str
+    imports: tuple[ExternalSource, ...]
+
+    def apply(self, instances: OperatedInstances) -> None:
+        """Instantiate it."""
+        instances.instantiate(self)
+
+
+@dataclass(frozen=True, eq=False)
+class MakeGlobal(_Stays):
+    """A global that the host makes.
+
+    Attributes:
+        kind: its type.
+        value: what it holds to begin with.
+    """
+
+    kind: GlobalType
+    value: Any
+
+    def apply(self, instances: OperatedInstances) -> None:
+        """Make it."""
+        instances.make_global(self)
+
+
+@dataclass(frozen=True, eq=False)
+class ShareMemory(_Stays):
+    """A shared memory that the host makes."""
+
+    memory: EngineMemory
+
+    def apply(self, instances: OperatedInstances) -> None:
+        """Make it importable."""
+        instances.share_memory(self)

@@ -153,7 +153,7 @@ NAMESPACES: dict[str, dict[str, FuncType]] = {
 """Namespace to function name to signature: all that a program may import from a system interface."""
 
 EXTENSION = _table("""
-dladdr iiiii:i                  dlclose i:i                     dlerror ii:i
+dladdr iiiii:i                  dlclose i:i                     dlerror iii:i
 dlopen iiiiii:i                 dlsym iiii:i                    module iiii:i
 modules iiii:i
 """)

@@ -109,18 +109,19 @@ class _Extension:
 
         return self._answered(close, None)
 
-    def dlerror(self, _caller: int, buffer: int, size: int) -> int:
-        """Write the text of the calling thread's last error and forget it; return its bytes, 0 for none."""
-        group = self._system.current_group()
+    def dlerror(self, _caller: int, buffer: int, size: int, out: int) -> int:
+        """Write the text of the calling thread's last error and forget it, and its bytes, 0 for none."""
+        group, memory = self._system.current_group(), self._system.memory
         text = group.dl_error
-        if not text:
-            return 0
-        if not size:
-            return len(text.encode())
+        memory.read(out, 4)
+        if not text or not size:
+            memory.write_u32(out, len(text.encode()))
+            return Errno.SUCCESS
         raw = cut(text, size)
-        self._system.memory.write(buffer, raw)
+        memory.write(buffer, raw)
+        memory.write_u32(out, len(raw) - 1)
         group.dl_error = ""
-        return len(raw) - 1
+        return Errno.SUCCESS
 
     def dladdr(self, _caller: int, address: int, kind: int, record: int, text: int, size: int) -> int:
         """Write which module and symbol an address belongs to; `noent` if to none."""

@@ -216,8 +216,7 @@ def test_what_cannot_be_compiled(dlrun: DlRun, private: Path) -> None:
     done = dlrun("compile", str(private / "top.so"))
     assert done.returncode == 127
     assert "low.so" in done.stderr
-    done = dlrun(
-        "compile", str(FIXTURES / "hello/shared/main.wasm"), str(FIXTURES / "multimodule/unshared/mA.wasm")
-    )
+    hello, other = FIXTURES / "hello/shared/main.wasm", FIXTURES / "multimodule/unshared/mA.wasm"
+    done = dlrun("compile", "-o", str(private / "out"), str(hello), str(other))
     assert done.returncode == 127
     assert "no dylink.0 section" in done.stderr

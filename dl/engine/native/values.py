@@ -16,6 +16,9 @@ from dl.wasm.types import FuncType
 
 SLOT_BYTES = 16
 
+NUMBERS = ("i32", "i64", "f32", "f64", "v128")
+"""Value types that are not references, by their `wasmtime_valtype_kind_t`, which is also their `wasmtime_valkind_t`."""
+
 _FORMATS = {"i32": "i12x", "i64": "q8x", "f32": "f12x", "f64": "d8x", "v128": "16s"}
 _WIDTHS = {"i32": 32, "i64": 64}
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import sys
-from collections.abc import Iterator
+from collections.abc import Hashable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -70,6 +70,11 @@ class WasmtimeMemory:
         self._store = store
         self._extern = extern
         self._memory = ctypes.addressof(extern.of.memory)
+
+    @property
+    def key(self) -> Hashable:
+        memory = self._extern.of.memory
+        return "memory", memory.head.p1, memory.p2
 
     def data_address(self) -> int:
         address: int | None = c.memory_data(self._store.context(), self._memory)

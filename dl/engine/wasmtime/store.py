@@ -5,7 +5,7 @@ from __future__ import annotations
 import ctypes
 import functools
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from threading import get_ident
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +22,7 @@ from dl.engine.wasmtime.errors import (
     raise_ending,
     raise_instantiation_ending,
 )
+from dl.engine.wasmtime.externals import WasmtimeGlobal, external_of, new_global
 from dl.engine.wasmtime.host import WasmtimeHostFunctions, define_function, described_type
 from dl.engine.wasmtime.instance import WasmtimeInstance
 from dl.engine.wasmtime.memory import (
@@ -31,9 +32,10 @@ from dl.engine.wasmtime.memory import (
     new_memory,
     owned_memory,
 )
+from dl.engine.wasmtime.references import STORES
 from dl.engine.wasmtime.wasi import wasi_config
 from dl.errors import EngineError
-from dl.wasm.types import FuncType, MemoryType
+from dl.wasm.types import FuncType, GlobalType, MemoryType
 
 if TYPE_CHECKING:
     from dl.engine.wasmtime.engine import WasmtimeEngine
@@ -86,6 +88,7 @@ class WasmtimeStore(NativeStore):
         self._store: int = c.store_new(engine.pointer, None, None)
         self._native: _OwnedStore | None = _OwnedStore(self._store)
         self._context: int = c.store_context(self._store)
+        STORES[self._context] = self
         self.limit(memory_bytes=_UNLIMITED, table_elements=_UNLIMITED)
         self._names = Names()
         self._interrupt_callback: Any = None
@@ -167,12 +170,42 @@ class WasmtimeStore(NativeStore):
     def name_tag(self, instance: Any, name: str) -> None:
         self._names.tags.append((name, instance.tag(name)))
 
-    def instantiate(self, module: Any, name: str) -> WasmtimeInstance:
-        context = self.context()
-        self._names.modules[module.name] = frame_name(name)
+    def _define_host_functions(self) -> None:
+        """Make importable what the program's host functions have got since."""
         for definition in self._host.definitions[self._host_known :]:
             define_function(self._linker, definition)
             self._host_known += 1
+
+    def external(self, namespace: str, name: str) -> Any:
+        self._define_host_functions()
+        raw_namespace, raw_name = namespace.encode(), name.encode()
+        extern = c.Extern()
+        if not c.linker_get(
+            self._linker,
+            self.context(),
+            raw_namespace,
+            len(raw_namespace),
+            raw_name,
+            len(raw_name),
+            ctypes.addressof(extern),
+        ):
+            raise KeyError(f"{namespace}.{name}")
+        return external_of(self, extern)
+
+    def external_of(self, extern: c.Extern) -> Any:
+        """Return the object for a native external; see `dl.engine.wasmtime.externals.external_of`."""
+        return external_of(self, extern)
+
+    def new_global(self, kind: GlobalType, value: Any) -> WasmtimeGlobal:
+        return new_global(self, self._engine.pointer, kind, value)
+
+    def instantiate(self, module: Any, name: str, imports: Sequence[Any] | None = None) -> WasmtimeInstance:
+        context = self.context()
+        self._names.modules[module.name] = frame_name(name)
+        self._define_host_functions()
+        given = (
+            None if imports is None else (c.Extern * max(len(imports), 1))(*(one.extern() for one in imports))
+        )
         raw = c.Instance()
         need_room()
         self._code.add(module)
@@ -180,9 +213,19 @@ class WasmtimeStore(NativeStore):
             self.enter_thread()
         self.running += 1
         try:
-            error = c.linker_instantiate(
-                self._linker, context, module.pointer, ctypes.addressof(raw), self.trap_address
-            )
+            if given is None:
+                error = c.linker_instantiate(
+                    self._linker, context, module.pointer, ctypes.addressof(raw), self.trap_address
+                )
+            else:
+                error = c.instance_new(
+                    context,
+                    module.pointer,
+                    ctypes.addressof(given),
+                    len(imports or ()),
+                    ctypes.addressof(raw),
+                    self.trap_address,
+                )
         except BaseException as interruption:
             self.discard_ending(interruption)
             raise
