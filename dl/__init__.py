@@ -75,6 +75,7 @@ if TYPE_CHECKING:
     from dl.link.addresses import AddressKind
     from dl.linker import Linker
     from dl.loaded import AddressInfo, LoadedModule, ModuleBinding, ModuleSymbol
+    from dl.memory_map import MapRegion, MemoryMap
     from dl.options import HostFunction, MemoryType
     from dl.program.events import Event, EventKind, EventQueue, Events, EventSubscription
     from dl.program.statistics import LinkerStatistics
@@ -156,6 +157,10 @@ _NAMES = {
         "OtherDefinition",
     ),
     "dl.link.addresses": ("AddressKind",),
+    "dl.memory_map": (
+        "MapRegion",
+        "MemoryMap",
+    ),
     "dl.loaded": (
         "AddressInfo",
         "LoadedModule",
@@ -311,8 +316,10 @@ __all__ = [
     "LinkerUsageError",
     "LoadedModule",
     "MalformedModuleError",
+    "MapRegion",
     "Memory",
     "MemoryClosedError",
+    "MemoryMap",
     "MemoryMovesError",
     "MemoryType",
     "MissingSymbol",

@@ -11,6 +11,7 @@ from dl.explain import Explanation, explain
 from dl.groups.errors import check_process
 from dl.linker_base import LinkerBase
 from dl.loaded import AddressInfo, LoadedModule, address_info
+from dl.memory_map import MemoryMap, memory_map
 from dl.modules.linked_module import LinkedModule
 from dl.program.events import Events
 from dl.program.statistics import LinkerStatistics, linker_statistics, unused_imports
@@ -75,6 +76,14 @@ class Introspection(LinkerBase):
         """
         check_process(self.program.rendezvous.process)
         return address_info(self.program, pointer, kind)
+
+    def memory_map(self) -> MemoryMap:
+        """Return what lies where in linear memory and in the table, now: data, stacks, heap, functions, closures, what is free.
+
+        From any thread, while others run; each region is right, but they may be moments apart.
+        """
+        check_process(self.program.rendezvous.process)
+        return memory_map(self.program, self.parts.groups, self.parts.slots.pool)
 
     @property
     def events(self) -> Events:

@@ -27,6 +27,8 @@ Examples:
   dlrun deps -r -u app.wasm         what is undefined, and what is needed in vain
   dlrun explain app.wasm malloc     who asks for a symbol, and who answers
   dlrun compile app.wasm libfoo.so  compile both now, and run faster later
+  dlrun graph -o app.svg app.wasm   draw its libraries and what binds them
+  dlrun map -o map.html app.wasm    what lies where in memory and table
   dlrun stress --threads 64         try the linker on this machine
   dlrun cache info                  where compiled code is kept, and how much
 
@@ -46,7 +48,9 @@ _COMMANDS = {
     "compile": ("dl.cli.compiling", "Compile a program and its libraries before they run."),
     "deps": ("dl.cli.deps", "Show the tree of libraries that a module needs, like ldd."),
     "explain": ("dl.cli.explaining", "Show who asks for a symbol, who answers, and who else could."),
+    "graph": ("dl.cli.graph", "Draw libraries and bindings: Graphviz text, or SVG."),
     "inspect": ("dl.cli.inspection", "Show what a module or library says about itself."),
+    "map": ("dl.cli.mapping", "Show what lies where in linear memory and in the table."),
     "new": ("dl.cli.build", "Write a small project that builds and runs."),
     "run": ("dl.cli.run", "Link a program and run it (the default)."),
     "stress": ("dl.cli.stress", "Try the linker with many threads, and compare them."),

@@ -59,6 +59,7 @@ from dl.program.operations import (
 )
 from dl.program.program import Program
 from dl.wasm.types import FuncType
+from memory import Block
 
 
 class Instances:
@@ -303,6 +304,10 @@ class Instances:
                 clear(start, min(count, length - start))
 
     # what there is
+
+    def thread_local_blocks(self) -> dict[ModuleHandle, Block]:
+        """Return the thread-local blocks that the linker has given the group, by module. From any thread."""
+        return self._thread_locals.blocks()
 
     def stack_pointer(self) -> int | None:
         """Return the shadow stack pointer, bytes; None while there is none."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable
 from typing import Any
 
@@ -43,7 +42,6 @@ class HostMade:
 
     def __init__(self, reach: Reach) -> None:
         self.reach = reach
-        self._labels = itertools.count(1)
         self._importable: dict[FromNamespace, Function] = {}
 
     def _check_one_thread(self, what: str) -> None:
@@ -79,7 +77,7 @@ class HostMade:
             made = engine.shared_memory(kind)
         except EngineError as error:
             raise ResourceLimitError("a shared memory", str(error)) from error
-        number = self.reach.next_number()
+        number = self.reach.next_number("a shared memory")
         self.reach.perform(ShareMemory(number, made))
         return Memory(
             self.reach, LinkType.of_host(kind), FromNamespace(instance_namespace(number), MADE), made
@@ -87,7 +85,7 @@ class HostMade:
 
     def adopted(self, memory: Memory) -> Memory:
         """Return a shared memory of another program as one of this."""
-        number = self.reach.next_number()
+        number = self.reach.next_number("a shared memory")
         made = memory.shared
         assert made is not None
         self.reach.perform(ShareMemory(number, made))
@@ -123,7 +121,7 @@ class HostMade:
             self._check_one_thread(
                 "a global that can change" if kind.mutable else "a global that refers to something"
             )
-        number = self.reach.next_number()
+        number = self.reach.next_number("a global")
         try:
             self.reach.perform(MakeGlobal(number, kind, self.reach.to_engine(kind.value, value)))
         except EngineError as error:
@@ -153,7 +151,7 @@ class HostMade:
         if not callable(function):
             raise LinkerUsageError(f"a function is needed, not {function!r}")
         self._check_references(kind)
-        label = f"function {next(self._labels)}"
+        label = f"function {self.reach.next_number('a function')}"
         self.reach.program.functions.define(
             HOST_NAMESPACE, label, kind, self.reach.converting(kind, function)
         )
@@ -185,7 +183,7 @@ class HostMade:
         build.export(MADE, space, define(build))
         program, name = self.reach.program, f"{kind} of the host"
         code = program.compiler.compile(build.build(), name)
-        number = self.reach.next_number()
+        number = self.reach.next_number(name)
         self.reach.perform(Instantiate(number, code, name, ()))
         return FromNamespace(instance_namespace(number), MADE)
 

@@ -108,6 +108,10 @@ class NamedModules:
 
     # names that are looked for
 
+    def is_used(self) -> bool:
+        """Whether any name may lead to a module."""
+        return bool(self._given or self._path or self._finders or self._modules or self.registered)
+
     def open(self, name: str) -> Module | None:
         """Return the module that a name means, reading it at its first use; None if there is none.
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from dl.engine.protocol import CompiledModule
@@ -20,6 +20,7 @@ from dl.errors import (
     MissingSymbol,
     TrapError,
     UnresolvedSymbolsError,
+    UnsupportedModuleError,
 )
 from dl.glue.resolution import FromNamespace
 from dl.groups.registry import Groups
@@ -36,7 +37,9 @@ from dl.modules.construction import Construction
 from dl.options import ModuleSource
 from dl.program.main_module import INITIALIZE
 from dl.program.operations import Instantiate, instance_namespace
-from dl.wasm.matching import export_type
+from dl.wasm.matching import LinkType, export_type
+from dl.wasm.module import WasmModule
+from dl.wasm.records import Import
 from dl.wasm.rewrite import numbered_copy
 
 _MOST_COPIES = 64
@@ -59,28 +62,31 @@ class _Frame:
 
     Attributes:
         name: the name that it was asked for by; of the first, what messages call it.
-        module: the module.
+        module: the module; None for one that is loaded otherwise, and only needs its dependencies.
         given: what was given for its imports.
         needed: the names that it imports from.
         found: the instances of those that are there.
         construction: its load, if it is the one instance of a name.
         searched: where names were looked for in vain.
+        next: how many of `needed` are done.
+        instance: the instance, once it is there.
     """
 
     name: str
-    module: Module
+    module: Module | None
     given: GivenImports
     needed: list[str]
     found: dict[str, Instance] = field(default_factory=dict)
     construction: Construction | None = None
     searched: list[str] = field(default_factory=list)
     next: int = 0
+    instance: Instance | None = None
 
 
 class ProgramInstances:
     """The instances and externals of one program.
 
-    `_lock` guards `_loading`, `_shared` and `_names_of`; a leaf. Threads that need the same module wait for the one that
+    `_lock` guards the other fields that change; a leaf. Threads that need the same module wait for the one that
     instantiates it, as they do for constructors of libraries (`dl.modules.construction`).
 
     Args:
@@ -103,9 +109,11 @@ class ProgramInstances:
         self._loading: dict[Module, Construction] = {}
         self._shared: dict[Module, Instance] = {}
         self._names_of: dict[bytes, list[str]] = {}
+        self._by_name: dict[str, Instance] = {}
         self.made = HostMade(self._reach)
         self.built_in = BuiltIns(program, self.made)
         self.named = NamedModules(self, program.locator, options.modules, options.module_path, options.finder)
+        program.names = self
 
     # modules
 
@@ -141,16 +149,18 @@ class ProgramInstances:
         missing = self.missing(module, imports)
         # Names on the way from the first module, and whether all that one imports from was looked at.
         path: list[tuple[Module, list[str]]] = [(module, self._names(module, imports))]
-        done: set[Module] = set()
+        on_path, done = {module.image.identity}, set[Module]()
         while path:
             names = path[-1][1]
             if not names:
-                done.add(path.pop()[0])
+                done.add(path[-1][0])
+                on_path.discard(path.pop()[0].image.identity)
                 continue
             other = self.named.open(names.pop(0))
             if other is None or other in done:
                 continue
-            self._check_cycle([one for one, _ in path], other)
+            self._check_cycle(other, on_path, lambda: [one for one, _ in path])
+            on_path.add(other.image.identity)
             missing += self.missing(other, None)
             path.append((other, self._names(other, None)))
         return missing
@@ -164,12 +174,21 @@ class ProgramInstances:
         return names_to_open(module.image.wasm, given, self.named.registered, self.named.first, self.built_in)
 
     @staticmethod
-    def _check_cycle(path: Sequence[Module], module: Module) -> None:
-        identities = [one.image.identity for one in path]
-        if module.image.identity in identities:
-            first = identities.index(module.image.identity)
-            chain = [one.name for one in path[first:]] + [module.name]
-            raise ImportCycleError(path[0].name, chain)
+    def _check_cycle(module: Module, on_path: set[str], path: Callable[[], Sequence[Module]]) -> None:
+        """Check that a module is not among those that wait for it.
+
+        Args:
+            module: the module.
+            on_path: the identities of those.
+            path: returns them, in order.
+
+        Raises:
+            ImportCycleError: it is.
+        """
+        if module.image.identity in on_path:
+            waiting = path()
+            first = next(i for i, one in enumerate(waiting) if one.image.identity == module.image.identity)
+            raise ImportCycleError(waiting[0].name, [one.name for one in (*waiting[first:], module)])
 
     # instances
 
@@ -187,31 +206,48 @@ class ProgramInstances:
         module = self.load(source, name, resolve=False)
         name = name or module.name
         given = GivenImports(imports, module.imports, name)
-        frames = [_Frame(name, module, given, [] if strict else self._needed(module, given))]
+        root = _Frame(name, module, given, [] if strict else self._needed(module.image.wasm, given))
+        self._with_dependencies([root], strict=strict, initialize=initialize)
+        assert root.instance is not None
+        return root.instance
+
+    def _with_dependencies(
+        self, frames: list[_Frame], *, strict: bool = False, initialize: bool = True
+    ) -> None:
+        """Instantiate what the first frame needs, and itself unless it only asks for that."""
+        root = frames[0]
+        on_path = set() if root.module is None else {root.module.image.identity}
         try:
-            while True:
+            while frames:
                 frame = frames[-1]
                 if frame.next < len(frame.needed):
-                    self._next_dependency(frames)
+                    self._next_dependency(frames, on_path)
                     continue
-                is_root = len(frames) == 1
-                instance = self._instantiate(
-                    frame, strict=strict and is_root, initialize=initialize or not is_root
-                )
+                if frame.module is not None:
+                    is_root = frame is root
+                    on_path.discard(frame.module.image.identity)
+                    frame.instance = self._instantiate(
+                        frame, frame.module, strict=strict and is_root, initialize=initialize or not is_root
+                    )
                 frames.pop()
-                if is_root:
-                    return instance
-                frames[-1].found[frame.name] = instance
-                frames[-1].next += 1
-                self._ended(frame, instance)
+                self._ended(frame)
+                if frames and frame.instance is not None:
+                    frames[-1].found[frame.name] = frame.instance
+                    frames[-1].next += 1
         finally:
             for frame in frames:
-                self._ended(frame, None)
+                self._ended(frame)
 
-    def _needed(self, module: Module, given: GivenImports) -> list[str]:
-        return names_to_open(module.image.wasm, given, self.named.registered, self.named.first, self.built_in)
+    def instance(self, name: str) -> Instance | None:
+        """Return the one instance of a name; see `Linker.instance`."""
+        known = self.named.registered.get(name)
+        module = self.named.find(name)
+        return known or (None if module is None else self._shared.get(module))
 
-    def _next_dependency(self, frames: list[_Frame]) -> None:
+    def _needed(self, module: WasmModule, given: GivenImports) -> list[str]:
+        return names_to_open(module, given, self.named.registered, self.named.first, self.built_in)
+
+    def _next_dependency(self, frames: list[_Frame], on_path: set[str]) -> None:
         """Find the next instance that the last frame needs, or begin to make it."""
         frame = frames[-1]
         name = frame.needed[frame.next]
@@ -220,7 +256,7 @@ class ProgramInstances:
             frame.searched += self.named.places(name)
             frame.next += 1
             return
-        self._check_cycle([one.module for one in frames], module)
+        self._check_cycle(module, on_path, lambda: [one.module for one in frames if one.module is not None])
         construction = None
         if not self._isolate:
             construction = self._begin(module, frame)
@@ -229,9 +265,10 @@ class ProgramInstances:
                 frame.next += 1
                 return
         # Noted first: from here on it is ended with the frame.
+        on_path.add(module.image.identity)
         frames.append(_Frame(name, module, GivenImports(None, (), name), [], construction=construction))
         check_dependency(module.image.wasm, name, frame.name)
-        frames[-1].needed = self._needed(module, frames[-1].given)
+        frames[-1].needed = self._needed(module.image.wasm, frames[-1].given)
 
     def _begin(self, module: Module, frame: _Frame) -> Construction | None:
         """Begin to instantiate the module of a name; None when its instance is there, perhaps by another thread."""
@@ -246,19 +283,19 @@ class ProgramInstances:
             if not other.wait(self._program.waits, self._reach.group().replica.waiter, module.name):
                 raise ImportCycleError(frame.name, [module.name, frame.name, module.name])
 
-    def _ended(self, frame: _Frame, instance: Instance | None) -> None:
-        if frame.construction is None:
+    def _ended(self, frame: _Frame) -> None:
+        if frame.construction is None or frame.module is None:
             return
         with self._lock:
             self._loading.pop(frame.module, None)
-            if instance is not None:
-                self._shared[frame.module] = instance
+            if frame.instance is not None:
+                self._shared[frame.module] = frame.instance
         frame.construction.finished()
         frame.construction = None
 
-    def _instantiate(self, frame: _Frame, *, strict: bool, initialize: bool) -> Instance:
+    def _instantiate(self, frame: _Frame, module: Module, *, strict: bool, initialize: bool) -> Instance:
         """Instantiate one module, whose dependencies are there."""
-        module, wasm = frame.module, frame.module.image.wasm
+        wasm = module.image.wasm
         self._check_limits(module)
         # Before its imports are looked at: a module that is invalid is invalid whatever it imports.
         code = self._compiled(module, frame.name)
@@ -279,7 +316,7 @@ class ProgramInstances:
         externals, sources = search.all()
         if initialize:
             check_application(wasm, frame.name, on_programs_memory=search.on_programs_memory)
-        number = self._reach.next_number()
+        number = self._reach.next_number(frame.name)
         operation = Instantiate(number, code, frame.name, tuple(one.source for one in externals))
         try:
             self._reach.perform(operation)
@@ -287,7 +324,7 @@ class ProgramInstances:
             raise InitializationError(frame.name, "instantiation", error) from error
         except InstantiationError as error:
             raise InstantiationError(frame.name, error.reason) from error
-        instance = self._made(frame, number, externals, sources)
+        instance = self._made(frame, module, number, externals, sources)
         if initialize and INITIALIZE in wasm.exports:
             try:
                 instance[INITIALIZE]()
@@ -326,10 +363,15 @@ class ProgramInstances:
                 )
 
     def _made(
-        self, frame: _Frame, number: int, externals: Sequence[External], sources: Sequence[ImportSource]
+        self,
+        frame: _Frame,
+        module: Module,
+        number: int,
+        externals: Sequence[External],
+        sources: Sequence[ImportSource],
     ) -> Instance:
         """Return the object for an instance: what it exports of its imports are the objects that were imported."""
-        wasm = frame.module.image.wasm
+        wasm = module.image.wasm
         imported: dict[tuple[str, int], External] = {
             (entry.kind, entry.index): external
             for entry, external in zip(wasm.imports, externals, strict=True)
@@ -344,7 +386,38 @@ class ProgramInstances:
                 if isinstance(external, Function):
                     self._reach.exported(external)
             exports[export.name] = external
-        return Instance(frame.module, frame.name, exports, sources, frame.found)
+        return Instance(module, frame.name, exports, sources, frame.found)
+
+    # what libraries and main modules import; see `dl.program.import_names.ImportNames`
+
+    def prepare(self, module: WasmModule, name: str, *, main: bool) -> None:
+        """Instantiate what a library or main module imports from by name."""
+        if not self.named.is_used():
+            return
+        frame = _Frame(name, None, GivenImports(None, (), name), [])
+        frame.needed = self._needed(module, frame.given)
+        if not frame.needed and not self.named.registered:
+            return
+        self._reach.check_engine()
+        self._with_dependencies([frame])
+        with self._lock:
+            self._by_name.update(frame.found)
+        for entry in module.imports if main else ():
+            if entry.kind in ("memory", "table") and self.find(entry) is not None:
+                raise UnsupportedModuleError(
+                    name,
+                    f"imports its {entry.kind} from the module {entry.module}, but that of a main module is the program's; use "
+                    "Linker(None, ...).instantiate",
+                )
+
+    def find(self, entry: Import) -> tuple[FromNamespace, LinkType, str] | None:
+        """Return the export of an instance that an import names."""
+        for instances in (self.named.registered, self._by_name):
+            instance = instances.get(entry.module)
+            external = None if instance is None else instance.exports.get(entry.name)
+            if instance is not None and external is not None and isinstance(external.source, FromNamespace):
+                return external.source, external.link_type(), instance.name
+        return None
 
     def close(self) -> None:
         """Release what finders gave."""

@@ -44,9 +44,21 @@ class Reach:
         self._numbers = itertools.count(1)
         self._exported: list[Function] = []
 
-    def next_number(self) -> int:
-        """Return a number for an instance or external."""
-        return next(self._numbers)
+    def next_number(self, subject: str) -> int:
+        """Return a number for an instance or external.
+
+        Args:
+            subject: what it is for, for messages.
+
+        Raises:
+            ResourceLimitError: there were `Limits.instances`.
+        """
+        number, limits = next(self._numbers), self.program.options.limits
+        if number > limits.instances:
+            raise limits.refusal(
+                "instances", subject, f"there are {limits.instances} instances and externals"
+            )
+        return number
 
     def group(self) -> Group:
         """Return the calling thread's group.

@@ -8,7 +8,7 @@ from functools import partial
 from dl.dlfcn import ModuleHandle
 from dl.glue.generated import generated
 from dl.glue.imports import import_module, link_names, onward_calls
-from dl.glue.names import module_namespace
+from dl.glue.names import BASE_NAMESPACE, module_namespace
 from dl.glue.placement import PlacedFunction, PlacedRun, placement_module
 from dl.glue.resolution import Binding, Constant, FromNamespace, ThreadLocalAddress, ThroughTable
 from dl.link.plan import LinkPlan
@@ -18,6 +18,8 @@ from dl.modules.symbols import placed_functions
 from dl.program.operations import LoadModules
 from dl.program.program import Program
 from dl.wasm.types import FuncType, GlobalType, MemoryType
+
+_PROGRAMS_MEMORY = FromNamespace(BASE_NAMESPACE, "memory")
 
 
 def grow_memory(plan: LinkPlan) -> None:
@@ -29,10 +31,10 @@ def grow_memory(plan: LinkPlan) -> None:
         ResourceLimitError: it cannot grow so far.
     """
     for module in plan.new:
-        for entry in module.wasm.imports:
-            if isinstance(entry.type, MemoryType) and not plan.program.grow_memory_to(
-                entry.type.limits.minimum
-            ):
+        for entry, binding in zip(module.wasm.imports, module.bindings, strict=True):
+            if not isinstance(entry.type, MemoryType) or binding != _PROGRAMS_MEMORY:
+                continue
+            if not plan.program.grow_memory_to(entry.type.limits.minimum):
                 raise plan.program.no_memory(
                     module.name, f"linear memory cannot grow to the {entry.type} that it imports"
                 )

@@ -190,6 +190,9 @@ def _link(group: Group, tree: FoundTree, plan: LinkPlan) -> None:
     program, change = plan.program, plan.change
     checkpoint, lock = program.checkpoint, program.rendezvous.instigate
     try:
+        if program.names is not None:
+            for found in tree.new:
+                program.names.prepare(found.image.wasm, found.image.name, main=found.main)
         compile_modules(program, tree)
         reserve_memory(program, tree)
         with change:

@@ -6,7 +6,8 @@ One list of sources, the same every time, for loads, functions that are exported
 2. what only the linker can mean: memory, table, stack pointer, bases, and how a library registers functions for its end;
 3. the importer's scope, where the first definition wins: the global scope in ELF order, then the tree opened with RTLD_LOCAL,
    or the other way round with DEEPBIND; then, for a stub, the trees opened since that contain the importer. An import whose
-   module name is that of a library means that library's symbol, see `dl.link.named`;
+   module name is that of a library means that library's symbol, see `dl.link.named`, and one whose module name is that of an
+   ordinary module means that one's export;
 4. what the linker defines unless a module does: stack and heap addresses, exception tags;
 5. the system interfaces.
 
@@ -36,6 +37,7 @@ from dl.glue.resolution import (
     ThroughTable,
 )
 from dl.link.host_numbers import label
+from dl.link.instance_exports import InstanceExports
 from dl.link.named import named_module
 from dl.link.number import ModuleArrivingError
 from dl.link.plan import LinkPlan
@@ -86,6 +88,7 @@ class Resolver:
             LinkerSymbols(program.main),
             RegisteredEnds(program.host),
             self._modules,
+            InstanceExports(program.names),
             LinkerDefaults(program.state.linker_addresses),
             SystemInterface(program.host),
         )

@@ -35,6 +35,7 @@ from dl.options import MAX_PAGES, SideMemorySource
 from dl.program.compiling import Compiling
 from dl.program.events import Events
 from dl.program.host_symbols import ATOMICS, HostSymbols
+from dl.program.import_names import ImportNames
 from dl.program.limbo import Limbo
 from dl.program.main_module import MainModule, RootNames
 from dl.program.operations import DlOperation
@@ -126,6 +127,7 @@ class Program:
         host: its host symbols, those of the system interface included.
         options: what it was made with.
         locator: finds its libraries.
+        names: ordinary modules by the names that others import from; None while there are none to ask.
         rendezvous: the link lock, the operation log and the barrier.
         waits: every wait of the program.
         futexes: waits at addresses of the shared memory.
@@ -160,6 +162,7 @@ class Program:
         self.host = host
         self.locator = locator
         self.options = options
+        self.names: ImportNames | None = None
         self.rendezvous = rendezvous
         self.waits = Waits(_report_deadlock)
         self.futexes = FutexTable(self.waits)

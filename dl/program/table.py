@@ -99,6 +99,11 @@ class TableSpace:
         if self._ends.pop(region.address, None) == self._reach:
             self._reach = None
 
+    def free_runs(self) -> list[tuple[int, int]]:
+        """Return the runs of indices that are ready to be handed out: start and end, by index."""
+        with self._lock:
+            return self._allocator.free_runs()
+
     def in_use(self) -> int:
         """Elements handed out and not given back."""
         with self._lock:

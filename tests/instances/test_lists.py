@@ -258,3 +258,21 @@ def test_what_the_engine_lacks_is_refused() -> None:
             linker.new_tag("() -> ()")
         with pytest.raises(dl.UnsupportedModuleError, match="vector"):
             linker.instantiate(module("(func (drop (v128.const i64x2 0 0)))"))
+
+
+def test_the_number_of_instances_is_bounded() -> None:
+    """Instances and externals count against one limit, also those that isolated modules multiply."""
+    modules = {"d0": module(returns("f", 1))}
+    for n in range(1, 9):
+        modules[f"d{n}"] = module(
+            f'(import "d{n - 1}" "f" (func $f (result i32)))', '(func (export "f") (result i32) (call $f))'
+        )
+    with dl.Linker(
+        None, cache=False, modules=modules, isolate=True, limits=dl.Limits(instances=20)
+    ) as linker:
+        wide = [f'(import "d{n}" "f" (func (result i32)))' for n in range(1, 9)]
+        with pytest.raises(dl.ResourceLimitError, match="max-instances") as refusal:
+            linker.instantiate(module(*wide))
+        assert refusal.value.limit == "instances"
+        with pytest.raises(dl.ResourceLimitError):
+            linker.new_global("i32", 1)

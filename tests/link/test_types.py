@@ -278,3 +278,21 @@ class TestBases:
         with linker({"lib.so": module(returns("f", 1))}) as program:
             with pytest.raises(dl.NotDynamicError, match="-shared"):
                 program.main_group.dlopen("lib.so")
+
+
+def test_a_constant_of_a_subtype_serves_an_import() -> None:
+    """Libraries' globals are matched by the specification's rules too: a reference that is not null serves one that may be."""
+    modules = {
+        "a.so": library(MEMORY, '(func $f (export "f"))', '(global (export "g") (ref func) (ref.func $f))'),
+    }
+    user = (
+        '(import "env" "g" (global {0}))',
+        '(func (export "null") (result i32) (ref.is_null (global.get 0)))',
+    )
+    with linker(modules) as made:
+        group = made.main_group
+        group.dlopen("a.so", dl.DlFlags.NOW | dl.DlFlags.GLOBAL)
+        fits = group.dlopen(library(MEMORY, *(field.format("funcref") for field in user)))
+        assert group.dlsym(fits, "null")() == 0
+        with pytest.raises(dl.ImportTypeError):
+            group.dlopen(library(MEMORY, *(field.format("externref") for field in user)))
