@@ -91,6 +91,11 @@ class Instantiation(LinkerBase):
         self._check_open()
         return self.parts.instances.named.find(name)
 
+    def instance(self, name: str) -> Instance | None:
+        """Return the one instance of a name: registered, or made for another module's import; None if there is none."""
+        self._check_open()
+        return self.parts.instances.instance(name)
+
     # externals of the host
 
     def new_memory(

@@ -36,7 +36,10 @@ from dl.glue.names import (
     BASE_NAMESPACE,
     EXCEPTION_TAG_NAMES,
     LINK_NAMESPACE,
+    MEMORY_BASE,
+    TABLE_BASE,
     TABLE_NAME,
+    base_namespace,
     glue_namespace,
     module_namespace,
 )
@@ -140,6 +143,8 @@ class Instances:
         self._clear_table(self._closed_functions.taken(operation.table_indices()))
         if self._base is not None:
             self.grow_table(operation.table_length)
+        for module in operation.modules:
+            self._define_bases(module)
         for module in operation.modules:
             checkpoint("instantiate", self._name)
             if module.handle != MAIN_HANDLE and not self.stack_top:
@@ -248,6 +253,16 @@ class Instances:
         if waits is not None:
             self.grow_table(self._program.main.table_length)
             self._store.instantiate(waits, "waits")
+
+    def _define_bases(self, module: LinkedModule) -> None:
+        """Say to generated code where a library is."""
+        if module.handle == MAIN_HANDLE:
+            return  # it is where it is
+        namespace = base_namespace(module.seat)
+        if module.block is not None:
+            self._store.define_number(namespace, MEMORY_BASE, module.block.address)
+        if module.elements is not None:
+            self._store.define_number(namespace, TABLE_BASE, module.elements.address)
 
     def _instantiate(self, module: LinkedModule, *, keep_glue: bool) -> None:
         assert module.code is not None

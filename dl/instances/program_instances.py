@@ -238,6 +238,12 @@ class ProgramInstances:
             for frame in frames:
                 self._ended(frame)
 
+    def instance(self, name: str) -> Instance | None:
+        """Return the one instance of a name; see `Linker.instance`."""
+        known = self.named.registered.get(name)
+        module = self.named.find(name)
+        return known or (None if module is None else self._shared.get(module))
+
     def _needed(self, module: WasmModule, given: GivenImports) -> list[str]:
         return names_to_open(module, given, self.named.registered, self.named.first, self.built_in)
 

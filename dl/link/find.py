@@ -105,35 +105,53 @@ def find_main(program: Program, image: ModuleImage, request: LoadRequest) -> Fou
 
 
 def _find_needed(program: Program, tree: FoundTree, root: FoundModule, request: LoadRequest) -> None:
-    """Find what a module needs; a cycle is cut where it closes. Iterative: the depth of a chain is bounded by memory."""
+    """Find what a module needs: all names of one list before those of the next, breadth first, as ELF does.
+
+    The order shows where a name is found through run paths, or means a file that is there already under its base name.
+    """
     known = {root.image.identity: root}
     coming = {} if root.main else {root.image.base_name: root.image}
-
-    def by_base_name(name: str) -> ModuleImage | None:
-        return program.state.image_by_base_name(name) or coming.get(name)
-
     if not request.load_needed:
         tree.new.append(root)
         return
     # What is preloaded is the first that the main module needs: so a search finds it where ELF's does, and it stays.
     preload = dict.fromkeys(program.options.preload if root.main else ())
-    open_: list[tuple[FoundModule, Iterator[str]]] = [(root, itertools.chain(preload, _needed(root)))]
+
+    def by_base_name(name: str) -> ModuleImage | None:
+        return program.state.image_by_base_name(name) or coming.get(name)
+
+    found = [root]
+    for module in found:  # which grows meanwhile
+        requester = requester_of(module.image)
+        for name in (*(preload if module is root else ()), *_needed(module)):
+            image = program.locator.find(name, requester, request.policy, by_base_name)
+            needed = known.get(image.identity)
+            if needed is None:
+                needed = known[image.identity] = _found(program, image)
+                if needed.loaded is None:
+                    coming.setdefault(needed.image.base_name, needed.image)
+                    found.append(needed)
+            if not (preload and module is root and needed in module.needed):
+                module.needed.append(needed)
+    tree.new += _dependencies_first(root)
+
+
+def _dependencies_first(root: FoundModule) -> Iterator[FoundModule]:
+    """Yield the new modules of a tree, depth first; a cycle is cut where it closes.
+
+    Iterative: the depth of a chain is bounded by memory.
+    """
+    seen = {root.image.identity}
+    open_: list[tuple[FoundModule, Iterator[FoundModule]]] = [(root, iter(root.needed))]
     while open_:
-        module, names = open_[-1]
-        name = next(names, None)
-        if name is None:
-            open_.pop()
-            tree.new.append(module)
-            continue
-        image = program.locator.find(name, requester_of(module.image), request.policy, by_base_name)
-        needed = known.get(image.identity)
+        module, rest = open_[-1]
+        needed = next(rest, None)
         if needed is None:
-            needed = known[image.identity] = _found(program, image)
-            if needed.loaded is None:
-                coming.setdefault(needed.image.base_name, needed.image)
-                open_.append((needed, _needed(needed)))
-        if not (preload and module is root and needed in module.needed):
-            module.needed.append(needed)
+            open_.pop()
+            yield module
+        elif needed.loaded is None and needed.image.identity not in seen:
+            seen.add(needed.image.identity)
+            open_.append((needed, iter(needed.needed)))
 
 
 def _needed(module: FoundModule) -> Iterator[str]:

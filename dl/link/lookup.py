@@ -37,6 +37,9 @@ def look_up(
         scope = _after(state, module_of_handle(state, caller))
     elif handle == RTLD_DEFAULT and caller is not None:
         asking = module_of_handle(state, caller)
+        known = None if asking.deep_bind else state.global_symbols.get(name)
+        if known is not None:
+            return known
         scope = list(dict.fromkeys((*scope_of(asking, state.global_scope), *state.trees_with(asking))))
     elif handle == RTLD_DEFAULT or (handle == MAIN_HANDLE and tree):
         known = state.global_symbols.get(name)
@@ -50,6 +53,19 @@ def look_up(
     if symbol is None:
         raise SymbolNotFoundError(name, [module.name for module in scope])
     return symbol
+
+
+def look_up_for_code(state: LinkerState, handle: int, name: str, caller: int) -> Symbol:
+    """Find a symbol for a module's own code; see `look_up`.
+
+    What is found by `RTLD_DEFAULT` stays as long as the module: as in glibc, where such a look-up binds like a relocation,
+    and those of a handle or of `RTLD_NEXT` do not.
+    """
+
+    def find() -> Symbol:
+        return look_up(state, handle, name, caller=caller)
+
+    return state.keep_looked_up(module_of_handle(state, caller), find) if handle == RTLD_DEFAULT else find()
 
 
 def module_of_handle(state: LinkerState, handle: int) -> LinkedModule:

@@ -79,8 +79,9 @@ def users_first(
     """
 
     def used(module: LinkedModule) -> Iterable[LinkedModule]:
-        handles = {*module.providers, *(target.provider for target in module.stub_targets.copy().values())}
-        bound_to = [by_handle.get(handle) for handle in sorted(handles)]  # other threads may remove some
+        bound_to = [
+            by_handle.get(handle) for handle in sorted(module.bound_to())
+        ]  # other threads may remove some
         return [*module.needed, *(other for other in bound_to if other is not None)]
 
     in_order_of_construction = sorted(modules, key=lambda module: module.constructed)

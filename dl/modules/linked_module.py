@@ -61,6 +61,7 @@ class LinkedModule:
         providers: who provides what its imports are bound to, beside its stubs (set once).
         stub_targets: what its stubs were bound to at their first call, by import position (guarded by the linker state's
             `stub_lock`); every group gets these.
+        looked_up: modules of which its code has a symbol by dlsym of RTLD_DEFAULT (guarded by `stub_lock`).
         copy: which of the modules of equal content it is, from 0 (set once).
         code: its code with renamed imports, and that of its import module.
         copy: which copy of its content it is in the program, so that stack traces name the right one.
@@ -91,6 +92,7 @@ class LinkedModule:
     bindings: tuple[Binding, ...] = ()
     providers: frozenset[ModuleHandle] = frozenset()
     stub_targets: dict[int, StubTarget] = field(default_factory=dict)
+    looked_up: set[ModuleHandle] = field(default_factory=set)
     copy: int = 0
     code: CompiledModule | None = None
     import_code: CompiledModule | None = None
@@ -126,12 +128,15 @@ class LinkedModule:
         self.guest_opens = min(self.guest_opens - by_guest, self.opens)
 
     def uses(self, handles: Container[ModuleHandle]) -> bool:
-        """Whether this module needs one of some modules, or one of its imports is bound to one of them."""
-        return (
-            any(module.handle in handles for module in self.needed)
-            or any(provider in handles for provider in self.providers)
-            or any(target.provider in handles for target in self.stub_targets.values())
+        """Whether this module needs one of some modules, or is bound to one of them."""
+        return any(module.handle in handles for module in self.needed) or any(
+            handle in handles for handle in self.bound_to()
         )
+
+    def bound_to(self) -> set[ModuleHandle]:
+        """Return who provides what its imports, its stubs and its own look-ups mean; `HOST` and the like among them."""
+        stubs = {target.provider for target in self.stub_targets.copy().values()}
+        return {*self.providers, *stubs, *self.looked_up.copy()}
 
 
 def breadth_first(roots: Iterable[LinkedModule]) -> list[LinkedModule]:

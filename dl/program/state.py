@@ -44,9 +44,9 @@ class LinkerState:
     Readers that only look up what a committed load has published (`modules`, `symbols`) need no lock: entries are added
     whole and never changed, and dictionaries are copied before they are walked.
 
-    `stub_lock` guards the stub targets of every module, and makes binding a stub and removing a module exclude each other: a
-    stub is bound to a module, and `uses` sees it, or it does not find the module any longer. A leaf, taken with the link lock
-    held or without.
+    `stub_lock` guards the stub targets of every module and what its code has looked up, and makes binding either and removing a
+    module exclude each other: a stub is bound to a module, and `uses` sees it, or it does not find the module any longer. A
+    leaf, taken with the link lock held or without.
 
     Attributes:
         limits: the program's.
@@ -223,6 +223,19 @@ class LinkerState:
                     module.stub_targets[position] = known
             return known
 
+    def keep_looked_up(self, module: LinkedModule, find: Callable[[], Symbol]) -> Symbol:
+        """Return a symbol that a module's own code asks for; its library stays as long as the module does.
+
+        Args:
+            module: whose code asks.
+            find: looks the symbol up; called under `stub_lock`, so it must not wait.
+        """
+        with self.stub_lock:
+            symbol = find()
+            if symbol.module != module.handle and not module.closing:
+                module.looked_up.add(symbol.module)
+            return symbol
+
     def take_unreachable(self) -> list[LinkedModule]:
         """Mark the modules that nothing keeps any longer as closing, and make them unfindable; return them.
 
@@ -242,8 +255,7 @@ class LinkerState:
                 if module.handle in kept:
                     continue
                 kept.add(module.handle)
-                used = {m.handle for m in module.needed} | module.providers
-                used |= {target.provider for target in module.stub_targets.values()}
+                used = {m.handle for m in module.needed} | module.bound_to()
                 pending += [self.modules[h] for h in used if h in self.modules and h not in kept]
             gone = [m for h, m in self.modules.items() if h not in kept]
             for module in gone:

@@ -15,7 +15,7 @@ from dl.limits import Limits
 from dl.link.addresses import AddressKind, Location, data_at, function_at, location_of
 from dl.link.close import close_library
 from dl.link.finalizers import Finalizers
-from dl.link.lookup import look_up
+from dl.link.lookup import look_up, look_up_for_code
 from dl.link.open import open_library
 from dl.link.plan import LoadRequest
 from dl.link.slots import SlotOperations
@@ -306,8 +306,10 @@ class System:
         """
         group = self._groups.current()
         group.synchronize()
-        tree = caller is not None
-        return group.address_of(look_up(self._program.state, handle, name, caller=caller, tree=tree))
+        state = self._program.state
+        if caller is None:
+            return group.address_of(look_up(state, handle, name, tree=False))
+        return group.address_of(look_up_for_code(state, handle, name, caller))
 
     # what is loaded, as the guest may know it
 

@@ -81,7 +81,7 @@ def _read(module: WasmModule) -> list[DefinedType]:
             reader.pos += 1
             count = reader.count("types of a recursion group", item_bytes=2)
         start = len(types)
-        entries = [_entry(reader, types, start, count) for _ in range(count)]
+        entries = [_entry(reader, types, start + i, start, count) for i in range(count)]
         digest = hashlib.sha256(repr([shape for shape, _, _ in entries]).encode()).digest()
         for position, (_, form, supers) in enumerate(entries):
             types.append(DefinedType(digest, position, form, tuple(types[index] for index in supers)))
@@ -91,8 +91,18 @@ def _read(module: WasmModule) -> list[DefinedType]:
 _Shape = tuple[str, tuple[object, ...], tuple[object, ...]]
 
 
-def _entry(reader: Reader, types: list[DefinedType], start: int, count: int) -> tuple[_Shape, str, list[int]]:
-    """Take one type of a group; return its shape, its form and the indices of its supertypes."""
+def _entry(
+    reader: Reader, types: list[DefinedType], own: int, start: int, count: int
+) -> tuple[_Shape, str, list[int]]:
+    """Take one type of a group; return its shape, its form and the indices of its supertypes.
+
+    Args:
+        reader: over the type section.
+        types: the types of earlier groups.
+        own: the type's own index.
+        start: the index of the first of its group.
+        count: how many its group has.
+    """
     at = reader.pos
     position = at
     code = reader.byte("a type")
@@ -102,21 +112,19 @@ def _entry(reader: Reader, types: list[DefinedType], start: int, count: int) -> 
         supers = [reader.u32("a supertype's index") for _ in range(reader.count("supertypes"))]
         position = reader.pos
         code = reader.byte("a type")
-    if any(index >= start + count for index in supers):
-        raise reader.malformed("a supertype is out of range", at)
+    if any(index >= own for index in supers):
+        raise reader.malformed("a supertype is not declared before its subtype", at)
 
     def named(index: int) -> object:
-        if index >= start:
-            return index - start
-        return types[index].group.hex(), types[index].position
+        if index >= start + count:
+            raise reader.malformed(f"type {index} is out of range", at)
+        return index - start if index >= start else (types[index].group.hex(), types[index].position)
 
     def value() -> object:
         text = reader.value_type("a type")
         index = type_index(text)
         if index is None:
             return text
-        if index >= start + count:
-            raise reader.malformed(f"type {index} is out of range", at)
         return text.partition(str(index))[0], named(index)
 
     def stored() -> object:

@@ -157,3 +157,20 @@ class TestTrees:
                 program.main_group.dlopen("0.so")
 
             assert program.main_group.dlopen("15.so") == 7
+
+
+def test_names_are_found_level_by_level(tmp_path: Path) -> None:
+    """As in ELF, all that one list names is found before what those need: here decides which of two files a name means."""
+    files = {
+        "top.so": library(imports("x"), calls("f", "x"), needed=["a.so", "x.so"], run_path=["$ORIGIN/near"]),
+        "near/a.so": library(needed=["x.so"], run_path=["$ORIGIN/../far"]),
+        "near/x.so": library(returns("x", 1)),
+        "far/x.so": library(returns("x", 2)),
+    }
+    for name, content in files.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(content)
+    with dl.Linker(None) as program:
+        group = program.main_group
+        assert group.dlsym(group.dlopen(tmp_path / "top.so"), "f")() == 1
+        assert len(program.modules) == 3

@@ -83,6 +83,7 @@ class Script:
         self._instances: dict[str | None, Instance] = {}
         self._definitions: dict[str | None, Module] = {}
         self._externals: dict[int, External] = {}
+        self._reserved: dict[str, Instance] = {}
         self.printed: list[tuple[str, tuple[Any, ...]]] = []
 
     def run(self) -> None:
@@ -110,7 +111,9 @@ class Script:
         return self._linker.load(self._bytes(command), name=command["filename"], resolve=False)
 
     def _instantiate(self, module: Module) -> Instance:
-        return self._linker.instantiate(module, {"spectest": self._spectest}, initialize=False)
+        return self._linker.instantiate(
+            module, {"spectest": self._spectest, **self._reserved}, initialize=False
+        )
 
     def _keep(self, name: str | None, instance: Instance) -> None:
         self._instances[None] = self._instances[name] = instance
@@ -128,7 +131,11 @@ class Script:
         self._keep(command.get("instance"), self._instantiate(self._definitions[command.get("module")]))
 
     def _register(self, command: dict[str, Any]) -> None:
-        self._linker.register(command["as"], self._instances[command.get("name")], replace=True)
+        name, instance = command["as"], self._instances[command.get("name")]
+        try:
+            self._linker.register(name, instance, replace=True)
+        except dl.LinkerUsageError:  # a name of what is built in: scripts may use it, as any
+            self._reserved[name] = instance
 
     def _refused(self, command: dict[str, Any], errors: tuple[type[Exception], ...]) -> Exception:
         try:

@@ -37,6 +37,7 @@ class Part:
         data: data that it defines, named after these functions; likewise.
         uses: how it uses each function: `call`, `weak call` or `weak address`.
         reads: how it uses the data of each name: `data` or `weak data`.
+        asks: what its own code looks up by name: `next` or `default`, and the function, with a space between.
     """
 
     number: int
@@ -48,6 +49,7 @@ class Part:
     data: dict[str, bool] = field(default_factory=dict)
     uses: dict[str, str] = field(default_factory=dict)
     reads: dict[str, str] = field(default_factory=dict)
+    asks: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -65,12 +67,19 @@ class Operation:
 
 @dataclass(frozen=True)
 class Graph:
-    """Libraries, the main module that needs some of them, and what is done with them."""
+    """Libraries, the main module that needs some of them, and what is done with them.
+
+    Attributes:
+        preload: files that are preloaded, in order.
+        bind_now: whether everything is bound at each load.
+    """
 
     seed: int
     main: Part
     parts: tuple[Part, ...]
     operations: tuple[Operation, ...]
+    preload: tuple[str, ...] = ()
+    bind_now: bool = False
 
 
 def random_graph(seed: int) -> Graph:
@@ -144,6 +153,13 @@ def _c_source(part: Part) -> str:
         lines.append(f"extern {weak[how.startswith('weak')]}int d_{symbol};")
         lines.append(f"static void *read_{symbol}(void) {{ return &d_{symbol}; }}")
         uses.append(f"{{\"{how} {symbol}\", 'd', read_{symbol}, 0, 0}}")
+    if part.asks:
+        lines.append("extern void *dlsym(void *, const char *);")
+    for ask in part.asks:
+        where, symbol = ask.split()
+        handle = {"next": "(void *)-1", "default": "(void *)0"}[where]
+        lines.append(f'static void *ask_{where}_{symbol}(void) {{ return dlsym({handle}, "{symbol}"); }}')
+        uses.append(f"{{\"ask {ask}\", 'p', ask_{where}_{symbol}, 0, 0}}")
     if part.number != MAIN:
         lines += [
             "struct use { const char *label; int kind; void *(*address)(void); int (*call)(void); int bound; };",
@@ -219,7 +235,9 @@ def run_elf(graph: Graph, root: Path) -> list[str]:
     done = subprocess.run(
         [str(home / "main")],
         input=script,
-        env={"LD_LIBRARY_PATH": str(home / "d0")},
+        env={"LD_LIBRARY_PATH": str(home / "d0")}
+        | ({"LD_PRELOAD": ":".join(str(home / name) for name in graph.preload)} if graph.preload else {})
+        | ({"LD_BIND_NOW": "1"} if graph.bind_now else {}),
         capture_output=True,
         text=True,
         timeout=60,
@@ -267,6 +285,19 @@ def _wasm(part: Part) -> bytes:
         f'(data (global.get $memory_base) "{f"{chr(92)}{number:02x}{chr(92)}00{chr(92)}00{chr(92)}00" * len(cells)}")'
     )
     size = 4 * len(cells)
+    if part.asks:
+        fields.append(imports("dlsym", "(param i32 i32 i32 i32) (result i32)", "dl_ext"))
+    for ask in part.asks:
+        where, symbol = ask.split()
+        at = [f"(i32.add (global.get $memory_base) (i32.const {size + offset}))" for offset in (0, 4)]
+        handle = {"next": -1, "default": 0}[where]
+        fields.append(
+            f'(func (export "{name} ask {ask}") (result i32) '
+            f"(if (result i32) (call $dlsym (i32.const {handle}) {at[1]} (i32.const {len(symbol)}) {at[0]}) "
+            f"(then i32.const -1) (else {at[0]} i32.load call_indirect (result i32))))"
+        )
+        fields.append(f'(data (i32.add (global.get $memory_base) (i32.const {size + 4})) "{symbol}")')
+        size += 8
     if number == MAIN:
         fields.append('(func (export "_start"))')
         return pie(*fields, needed=part.needed, memory_size=size, memory_align=2)
@@ -311,6 +342,8 @@ def run_wasm(graph: Graph, root: Path) -> list[str]:
             library_path=[home / "d0"],
             imports={"host": {"enter": ran.constructed.append, "leave": ran.destroyed.append}},
             stack_size=1024,
+            preload=[home / name for name in graph.preload],
+            bind="now" if graph.bind_now else "lazy",
         )
     except dl.DlError:
         return ["did not start"]
@@ -387,8 +420,8 @@ def _report(
     check_order([modules[number] for number in constructed])
     for number in sorted(set(constructed) if quiet else modules.keys() - {MAIN}):
         part = graph.parts[number]
-        for symbol, how in (*part.uses.items(), *part.reads.items()):
-            label = f"{how} {symbol}"
+        labels = [f"{how} {symbol}" for symbol, how in (*part.uses.items(), *part.reads.items())]
+        for label in (*labels, *(f"ask {ask}" for ask in part.asks)):
             use = program.main_group.dlsym(modules[number].handle, f"u{number} {label}")
             try:
                 lines.append(f"  {number} {label} {use()}")
@@ -418,8 +451,7 @@ def _uses(graph: Graph, program: dl.Linker) -> dict[int, set[int]]:
             numbers[h]
             for h in (
                 *(needed.handle for needed in module.needed),
-                *module.providers,
-                *(target.provider for target in module.stub_targets.values()),
+                *module.bound_to(),
             )
             if h in numbers
         }
@@ -464,11 +496,11 @@ def differences(graph: Graph, elf: Sequence[str], wasm: Sequence[str]) -> list[s
     """
     found = [] if len(elf) == len(wasm) else [f"{len(elf)} lines and {len(wasm)}"]
     opens = iter([o for o in graph.operations if o.what == "open"])
-    now = False
+    now = graph.bind_now
     final: set[str] = set()
     for left, right in zip(elf, wasm, strict=False):
         if left.startswith("open "):
-            now = "NOW" in next(opens).flags
+            now = graph.bind_now or "NOW" in next(opens).flags
         if left.startswith((" constructed", " destroyed")):
             final |= set(left.split()[1:]) if now else set()
             same = sorted(left.split()) == sorted(right.split())

@@ -314,6 +314,51 @@ class TestClose:
                 guest.call("dlclose", handle)
 
 
+class TestKept:
+    """What a module's own look-up by RTLD_DEFAULT finds stays as long as the module, as in glibc."""
+
+    LIBS = {
+        "asks.so": library(MEMORY, *asking("dlsym", "dlerror"), returns("own", 1)),
+        "a.so": library(returns("a", 2)),
+    }
+
+    def test_as_long_as_who_asked(self) -> None:
+        """A library that another one found by name is closed with that one, and not before."""
+        with dl.Linker(main_module(), libraries=self.LIBS) as program:
+            guest = caller(program)
+            asks, a = guest.dlopen("asks.so", NOW), guest.dlopen("a.so", NOW | GLOBAL)
+            assert isinstance(asks, int)
+            assert isinstance(a, int)
+            for handle in (a, NEXT):
+                caller(program, asks).dlsym(handle, "a")
+            assert guest.dlclose(a) == ""
+            assert guest.module(a) == NOENT
+
+            a = guest.dlopen("a.so", NOW | GLOBAL)
+            assert isinstance(a, int)
+            found = caller(program, asks).dlsym(DEFAULT, "a")
+            assert guest.dlclose(a) == ""
+            assert called(program, found) == 2
+            assert guest.dlclose(asks) == ""
+            assert guest.module(a) == guest.module(asks) == NOENT
+            assert len(program.modules) == 1
+
+    def test_for_good_by_the_main_module(self) -> None:
+        """The main module stays, and so does what it found; a handle or the program's handle keeps nothing."""
+        with dl.Linker(main_module(), libraries=self.LIBS) as program:
+            guest = caller(program)
+            a = guest.dlopen("a.so", NOW | GLOBAL)
+            assert isinstance(a, int)
+            assert isinstance(guest.dlsym(MAIN, "a"), int)
+            assert guest.dlclose(a) == ""
+            assert guest.module(a) == NOENT
+            a = guest.dlopen("a.so", NOW | GLOBAL)
+            assert isinstance(a, int)
+            assert isinstance(guest.dlsym(DEFAULT, "a"), int)
+            assert guest.dlclose(a) == ""
+            assert isinstance(guest.module(a), dict)
+
+
 class TestAddresses:
     LIB = library(
         MEMORY,

@@ -5,6 +5,8 @@ from __future__ import annotations
 import pytest
 import wasmtime
 
+import dl
+from dl.wasm.deftypes import defined_types
 from dl.wasm.matching import LinkType, export_type, import_types
 from dl.wasm.module import WasmModule, parse_module
 from dl.wasm.types import FuncType, GlobalType, TagType
@@ -137,3 +139,23 @@ def test_signatures_for_the_host_have_no_indices() -> None:
         TYPES + '(import "a" "b" (func (param (ref null $s) (ref $t) i32 (ref null extern) (ref i31))))'
     )
     assert import_types(module)[0].plain().params == ("anyref", "funcref", "i32", "externref", "anyref")
+
+
+@pytest.mark.parametrize(
+    ("section", "reason"),
+    [
+        (b"\x01\x50\x01\x00\x60\x00\x00", "not declared before"),  # type 0 is its own supertype
+        (
+            b"\x01\x4e\x02\x50\x01\x01\x60\x00\x00\x50\x00\x60\x00\x00",
+            "not declared before",
+        ),  # the next of its group
+        (b"\x01\x50\x01\x07\x60\x00\x00", "not declared before"),
+        (b"\x01\x60\x01\x64\x09\x00", "out of range"),
+        (b"\x01\x5d\x09", "out of range"),
+    ],
+)
+def test_types_that_refer_to_nothing_are_malformed(section: bytes, reason: str) -> None:
+    """A type index that is out of range, or a supertype that comes later, is an error and never a Python exception."""
+    wasm = b"\0asm\1\0\0\0" + b"\1" + bytes([len(section)]) + section
+    with pytest.raises(dl.MalformedModuleError, match=reason):
+        defined_types(parse_module(wasm, "m"))
