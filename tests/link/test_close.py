@@ -377,7 +377,7 @@ class TestPointers:
             kept, closed = threading.Event(), threading.Event()
 
             def other(own: dl.InstanceGroup) -> None:
-                function, variable = own.dlsym(library.handle, "f"), own.dlsym(library.handle, "d")
+                function, variable = own.dlsym(opened.handle, "f"), own.dlsym(opened.handle, "d")
                 assert isinstance(function, dl.GuestFunction)
                 typed = function.returning(int)
                 assert typed() == 7
@@ -388,21 +388,21 @@ class TestPointers:
                     typed,
                     lambda: variable.address,
                     lambda: index(variable),
-                    lambda: own.dlsym(library.handle, "f"),
-                    lambda: own.dlclose(library.handle),
-                    lambda: library.f,
-                    library.symbols,
-                    lambda: linker.module(library.handle),
-                    lambda: linker.explain("f", library.handle),
+                    lambda: own.dlsym(opened.handle, "f"),
+                    lambda: own.dlclose(opened.handle),
+                    lambda: opened.f,
+                    opened.symbols,
+                    lambda: linker.module(opened.handle),
+                    lambda: linker.explain("f", opened.handle),
                 ]
                 for use in uses:
                     with pytest.raises(dl.InvalidHandleError, match="closed"):
                         use()
 
-            library = linker.main_group.library("a.so")
+            opened = linker.main_group.library("a.so")
             thread = linker.spawn(other)
             assert kept.wait(30)
-            library.close()
+            opened.close()
             closed.set()
             thread.join(30)
 
