@@ -15,12 +15,13 @@ from dl.cli.console import output, print_note, shown
 from dl.cli.demangling import Demangler, demangle_option, demangler
 from dl.cli.endings import NOT_FOUND, NOT_LINKED
 from dl.cli.links import GOOD, links_of
+from dl.cli.modules import image_of
 from dl.cli.named import tree_by_name
 from dl.cli.run import library_path_option, module_path_option, search_path
 from dl.cli.tree import CYCLE, REPEATED, Node
 from dl.errors import DlError, LibraryNotFoundError
 from dl.link.rehearse import Link
-from dl.modules.image import ModuleImage, image_from_file
+from dl.modules.image import ModuleImage
 from dl.modules.kind import ModuleKind, kind_of
 from dl.modules.locate import Locator, requester_of
 
@@ -127,7 +128,7 @@ def deps(
     """
     demangled = demangler(demangle)
     directories = search_path(library_path, file)
-    image = image_from_file(Path(file), file)
+    image = image_of(file)
     top, complete = _tree_of(image, directories, module_path)
     links: list[Link] | None = None
     if (undefined or unused) and complete:

@@ -13,13 +13,13 @@ from dl.cli.console import output, print_note, shown
 from dl.cli.demangling import Demangler, demangle_option, demangler, is_named
 from dl.cli.endings import NOT_FOUND, NOT_LINKED
 from dl.cli.links import GOOD, links_of
+from dl.cli.modules import image_of
 from dl.cli.run import library_path_option, search_path
 from dl.explain import BoundImport
 from dl.explain import explain as explained
 from dl.link.plan import LinkPlan
 from dl.link.rehearse import Link
 from dl.link.sources import described
-from dl.modules.image import image_from_file
 
 
 @click.command(short_help="Show who asks for a symbol, who answers, and who else could.")
@@ -56,7 +56,7 @@ def explain(
                 if is_named(name, symbol, demangled)
             )
 
-    links = links_of(image_from_file(Path(file), file), search_path(library_path, file), visit=visit)
+    links = links_of(image_of(file), search_path(library_path, file), visit=visit)
     states = {(link.importer, link.entry.module, link.entry.name): link for link in links}
     answers = [
         (importer, entry, states[importer, entry.namespace, entry.symbol]) for importer, entry in asked

@@ -16,10 +16,10 @@ from dl.cli.console import output, shown
 from dl.cli.demangling import Demangler, demangle_option, demangler
 from dl.cli.endings import NOT_FOUND, NOT_LINKED
 from dl.cli.links import GOOD, links_as_json, links_of
+from dl.cli.modules import image_of
 from dl.cli.report import describe
 from dl.cli.run import library_path_option, module_path_option, search_path
 from dl.cli.selection import Wanted, print_symbols
-from dl.modules.image import image_from_file
 
 _KINDS = {
     "pie": "position-independent main module",
@@ -74,7 +74,7 @@ def inspect(
     wanted = Wanted(exports, imports, undefined, defined_by)
     if wanted.any and with_links:
         raise click.UsageError("--links shows imports in its own way: without --exports and the like")
-    images = [image_from_file(Path(file), file) for file in files]
+    images = [image_of(file) for file in files]
     reports = [describe(image.wasm, file) for image, file in zip(images, files, strict=True)]
     if wanted.any:
         found = [wanted.of(report, demangler(demangle)) for report in reports]

@@ -11,6 +11,7 @@ import click
 
 from dl.cli.endings import program_code
 from dl.cli.interrupt import ending_on_interrupt
+from dl.cli.modules import complete_file, contents
 from dl.cli.params import (
     PAGE_BYTES,
     directories,
@@ -84,6 +85,13 @@ def module_directories(given: Sequence[Sequence[Path]], program: str) -> list[Pa
     multiple=True,
     metavar="NAME[=VALUE]",
     help="Set an environment variable, or pass on the one set here; may be repeated. The program sees no others.",
+)
+@click.option("--inherit-env", is_flag=True, help="Pass on all environment variables; --env comes on top.")
+@click.option(
+    "--timeout",
+    type=click.FloatRange(min=0),
+    metavar="SECONDS",
+    help="Stop the program after this time, counted from its start; the exit code is then 124.",
 )
 @click.option(
     "--stack-size",
@@ -162,14 +170,18 @@ def module_directories(given: Sequence[Sequence[Path]], program: str) -> list[Pa
     help="Neither use compiled code that is kept on disk nor keep it; see dlrun cache.",
 )
 @click.option("--trace", is_flag=True, help="Write every link step to standard error.")
-@click.argument("program", metavar="APP.WASM")
-@click.argument("arguments", metavar="[ARGS]...", nargs=-1, type=click.UNPROCESSED)
+@click.argument("program", metavar="APP.WASM", shell_complete=complete_file)
+@click.argument(
+    "arguments", metavar="[ARGS]...", nargs=-1, type=click.UNPROCESSED, shell_complete=complete_file
+)
 def run(
     program: str,
     arguments: tuple[str, ...],
     library_path: tuple[list[Path], ...],
     preopens: tuple[tuple[str, str], ...],
     variables: tuple[tuple[str, str], ...],
+    inherit_env: bool,
+    timeout: float | None,
     stack_size: int,
     memory_min: int | None,
     memory_max: int | None,
@@ -191,8 +203,13 @@ def run(
 
     Everything after APP.WASM belongs to the program, also what looks like an option.
     """
-    from dl.linker import Linker  # noqa: PLC0415  the help needs nothing of the linker
+    from dl.deadlines import bounded  # noqa: PLC0415  the help needs nothing of the linker
+    from dl.linker import Linker  # noqa: PLC0415
 
+    if timeout is not None and interrupts is False:
+        raise click.UsageError(
+            "--timeout needs a program that can be interrupted, which --no-interrupts forbids"
+        )
     for text in (program, *arguments, *(part for pair in variables for part in pair)):
         _check_text(text)
     by_name = bool(module_path) and wamr_mode is None
@@ -206,15 +223,16 @@ def run(
         tracing(trace),
         ending_on_interrupt() as ctrl_c,
         Linker(
-            None if by_name else program,
+            None if by_name else contents(program) or program,
+            name=None if by_name else program,
             library_path=libraries,
             module_path=module_directories(module_path, program) if by_name else (),
             args=(program,) if function else (program, *arguments),
-            env=dict(variables),
+            env={**(os.environ if inherit_env else {}), **dict(variables)},
             preopens=dict(preopens),
             stack_size=stack_size + -stack_size % _STACK_STEP,
             side_memory=side_memory,
-            interrupts=interrupts,
+            interrupts=True if timeout is not None else interrupts,
             engine=engine,
             cache=not no_cache,
             memory=memory,
@@ -226,6 +244,7 @@ def run(
             wamr=wamr_mode,
         ) as linker,
         ctrl_c.to(linker.parts.process),
+        bounded(linker, linker.main_group.own, program, timeout, None),
     ):
         if by_name:
             return run_by_name(linker, program, function, arguments)
@@ -272,15 +291,11 @@ def _memory(program: str, least: int | None, most: int | None) -> MemoryType | N
     """
     if least is None and most is None:
         return None
-    from dl.modules.image import image_from_file  # noqa: PLC0415
+    from dl.cli.modules import image_of  # noqa: PLC0415
     from dl.wasm.types import MemoryType as WasmMemoryType  # noqa: PLC0415
 
     imported = next(
-        (
-            e.type
-            for e in image_from_file(Path(program), program).wasm.imports
-            if isinstance(e.type, WasmMemoryType)
-        ),
+        (e.type for e in image_of(program).wasm.imports if isinstance(e.type, WasmMemoryType)),
         None,
     )
     if imported is None:
