@@ -38,7 +38,7 @@ def kind_of(module: WasmModule) -> ModuleKind:
 
 
 def check_address_width(module: WasmModule) -> None:
-    """Check that a library or main module has 32-bit addresses: memory bases, GOT entries and the linker's own are of this width.
+    """Check that a library or main module has 32-bit addresses, as memory bases, GOT entries and the linker have.
 
     Raises:
         UnsupportedModuleError: its memory has 64-bit addresses.
