@@ -260,6 +260,17 @@ class Store(Protocol):
     def define_memory(self, namespace: str, name: str, memory: EngineMemory) -> None:
         """Make a memory importable in this store."""
 
+    def define_number(self, namespace: str, name: str, value: int) -> None:
+        """Make a number importable in this store, as a global of type i32 that cannot be set, replacing an earlier one.
+
+        It takes effect for instances made from then on.
+
+        Args:
+            namespace: import module name.
+            name: import field name.
+            value: the number, 32 bits, unsigned.
+        """
+
     def define_instance(self, namespace: str, instance: EngineInstance) -> None:
         """Make all exports of an instance importable in this store, replacing earlier ones of the same names."""
 

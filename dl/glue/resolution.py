@@ -64,6 +64,21 @@ class ThroughTable:
 
 
 @dataclass(frozen=True, slots=True)
+class Place:
+    """An address in a module as generated code has it: it stays right when the module is loaded again, somewhere else.
+
+    Attributes:
+        seat: the module.
+        space: `MEMORY_BASE` or `TABLE_BASE`.
+        offset: from that base on, bytes or table elements.
+    """
+
+    seat: int
+    space: str
+    offset: int
+
+
+@dataclass(frozen=True, slots=True)
 class LazyStub:
     """A function nothing defines yet: looked up at its first call.
 

@@ -36,7 +36,10 @@ from dl.glue.names import (
     BASE_NAMESPACE,
     EXCEPTION_TAG_NAMES,
     LINK_NAMESPACE,
+    MEMORY_BASE,
+    TABLE_BASE,
     TABLE_NAME,
+    base_namespace,
     glue_namespace,
     module_namespace,
 )
@@ -140,6 +143,8 @@ class Instances:
         self._clear_table(self._closed_functions.taken(operation.table_indices()))
         if self._base is not None:
             self.grow_table(operation.table_length)
+        for module in operation.modules:
+            self._define_bases(module)
         for module in operation.modules:
             checkpoint("instantiate", self._name)
             if module.handle != MAIN_HANDLE and not self.stack_top:
@@ -249,6 +254,16 @@ class Instances:
             self.grow_table(self._program.main.table_length)
             self._store.instantiate(waits, "waits")
 
+    def _define_bases(self, module: LinkedModule) -> None:
+        """Say to generated code where a library is."""
+        if module.handle == MAIN_HANDLE:
+            return  # it is where it is
+        namespace = base_namespace(module.seat)
+        if module.block is not None:
+            self._store.define_number(namespace, MEMORY_BASE, module.block.address)
+        if module.elements is not None:
+            self._store.define_number(namespace, TABLE_BASE, module.elements.address)
+
     def _instantiate(self, module: LinkedModule, *, keep_glue: bool) -> None:
         assert module.code is not None
         if module.import_code is not None:
@@ -319,6 +334,10 @@ class Instances:
             address = self.stack_top
         if address is not None and self._base is not None:
             self._set_stack_pointer(address)
+
+    def holds(self, handle: ModuleHandle) -> bool:
+        """Whether this group has an instance of a module."""
+        return handle in self._by_handle
 
     def function(self, handle: ModuleHandle, name: str, kind: FuncType) -> Callable[..., Any]:
         """Return an exported function of a module, as a callable that does not bring the group up to date.

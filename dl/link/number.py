@@ -68,7 +68,7 @@ def number_modules(plan: LinkPlan, tree: FoundTree) -> None:
     for found in fresh:
         handle = MAIN_HANDLE if found.main else state.take_handle(found.image.name)
         end = state.next_handle
-        seat = MAIN_SEAT if found.main else state.seats.take()
+        seat = MAIN_SEAT if found.main else state.seats.take(found.image.digest)
         if not found.main:
             plan.change.on_failure(partial(state.seats.give_back, seat))
         module = LinkedModule(found.image, Construction(state.constructions), handle, seat)

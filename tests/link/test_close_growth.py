@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import random
 import threading
@@ -10,6 +11,8 @@ from contextlib import contextmanager
 from typing import Any
 
 import dl
+from dl.engine.code_cache import PROCESS_CODE
+from dl.engine.wasmtime.engine import WasmtimeEngine
 from tests.support.modules import SHARED_MEMORY, TABLE, TABLE_BASE, library, returns
 
 SECONDS = 60.0
@@ -98,7 +101,7 @@ class TestAbsent:
 
             assert linker.statistics().protocol.committed > before + 100
             assert linker.statistics().protocol.log_entries <= 6
-            assert away[0].ask(lambda own: own.dlsym(linker.modules()[-1].handle, "f")()) == 3
+            assert away[0].ask(lambda own: own.dlsym(linker.modules[-1].handle, "f")()) == 3
             assert len(replays) <= 6
             there = tables(linker, away)
             assert all(table == there[0] for table in there)
@@ -122,3 +125,48 @@ class TestAbsent:
                 if turn % 20 == 19:
                     there = tables(linker, away)
                     assert all(table == there[0] for table in there), f"turn {turn}"
+
+
+class TestCycles:
+    def test_code_and_log_and_table_are_flat(self) -> None:
+        """Libraries that many threads open and close are compiled once, wherever they come to lie."""
+        libs = {
+            "low.so": plugin(1),
+            "local.so": plugin(2, elements=5),
+            "top.so": plugin(3, needed=("low.so", "local.so")),
+            "other.so": plugin(4, elements=9, needed=("low.so",)),
+        }
+        engine = WasmtimeEngine()
+        with dl.Linker(None, memory=SHARED, libraries=libs, engine=engine, cache=False) as linker:
+            code = PROCESS_CODE.of(engine)
+            together = threading.Barrier(5)
+
+            def work(group: dl.InstanceGroup, number: int) -> None:
+                choose = random.Random(f"{SEED} {number}")
+                for _ in range(2):
+                    for _ in range(40):
+                        name = choose.choice(list(libs))
+                        with group.library(name) as handle:
+                            assert group.dlsym(handle, "f").address
+                    group.synchronize()
+                    together.wait(SECONDS)
+                    together.wait(SECONDS)
+
+            def figures() -> tuple[int, ...]:
+                now = linker.statistics()
+                gc.collect()
+                return now.memory_bytes, now.side_bytes, now.modules, len(code._in_use)
+
+            threads = [linker.spawn(work, number) for number in range(4)]
+            together.wait(SECONDS)
+            before, table = figures(), linker.statistics().table_length
+            together.wait(SECONDS)
+            together.wait(SECONDS)
+            after = figures()
+            assert linker.statistics().protocol.log_entries <= 4
+            together.wait(SECONDS)
+            for thread in threads:
+                thread.join(SECONDS)
+            assert after[:-1] == before[:-1]
+            assert after[-1] <= before[-1] + 8  # rare combinations
+            assert table <= linker.statistics().table_length <= 1024 + 64

@@ -204,10 +204,10 @@ class TestCode:
             for number in range(10):
                 fail(group, first + number)
 
-        with program(limits=dl.Limits(code_modules=60)) as p:
+        with program(limits=dl.Limits(code_modules=100)) as p:
             for number in range(12):
                 p.linker.spawn(fail_often, 9000 + 10 * number).join()
-            for _ in range(60):
+            for _ in range(100):
                 fail(p.main, 8999)
             assert p.main.dlopen(stress_library(1), dl.RTLD_NOW, name="a.so") > 1
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import functools
 import struct
 from collections.abc import Callable, Sequence
 from threading import get_ident
@@ -59,6 +60,13 @@ class _OwnedStore:
     def __del__(self, _delete: Any = c.store_delete) -> None:
         # The default is there for the interpreter's end, when modules have lost their names.
         _delete(self._pointer)
+
+
+@functools.cache
+def _number_type() -> int:
+    """Return the type of an i32 global that cannot be set; it belongs to no engine, and stays."""
+    made: int = c.globaltype_new(c.valtype_new(c.VALUE_KINDS["i32"]), 0)
+    return made
 
 
 class WasmtimeStore(NativeStore):
@@ -137,6 +145,19 @@ class WasmtimeStore(NativeStore):
                 ctypes.addressof(extern),
             )
         )
+
+    def define_number(self, namespace: str, name: str, value: int) -> None:
+        content, extern = c.Val(c.VALUE_KINDS["i32"]), c.Extern(c.EXTERN_GLOBAL)
+        content.of.i32 = value
+        check(
+            c.global_new(
+                self.context(),
+                _number_type(),
+                ctypes.addressof(content),
+                ctypes.addressof(extern.of.global_),
+            )
+        )
+        self._define(namespace, name, extern)
 
     def define_instance(self, namespace: str, instance: Any) -> None:
         raw = namespace.encode()
