@@ -6,9 +6,11 @@ it is a C program that carries all of libc.
 
 from __future__ import annotations
 
+import contextlib
 import statistics
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import click
@@ -26,6 +28,7 @@ BARRIER_MS, BARRIER_GROUPS = 20.0, 64
 """Most milliseconds, at the median, that a load takes with so many groups."""
 
 GROUPS = (1, 2, 4, 8, 16, 32, 64, 128)
+BUSY_GROUPS = (4, 16, 64)
 LIBC_PROGRAM = ROOT / "fixtures" / "plugins" / "shared" / "main.wasm"
 
 
@@ -81,10 +84,34 @@ def computing_times(rounds: int) -> dict[str, list[float]]:
     return samples
 
 
-def loads(groups: int, rounds: int) -> tuple[list[float], list[float]]:
-    """Milliseconds of loads and of their barriers with so many other groups, half of them spinning, half waiting."""
+@contextlib.contextmanager
+def busy_python() -> Iterator[None]:
+    """Have a thread of Python compute, which gives the interpreter up only each switch interval (5 ms)."""
+    stop = threading.Event()
+
+    def compute() -> None:
+        while not stop.is_set():
+            sum(range(100))
+
+    thread = threading.Thread(target=compute)
+    thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        thread.join()
+
+
+def loads(groups: int, rounds: int, *, busy: bool = False) -> tuple[list[float], list[float]]:
+    """Milliseconds of loads and of their barriers with so many other groups, half of them spinning, half waiting.
+
+    Args:
+        groups: how many.
+        rounds: how many loads.
+        busy: whether a thread of Python computes meanwhile.
+    """
     wasm = library_module(LibraryKind(1))
-    with program() as linker:
+    with busy_python() if busy else contextlib.nullcontext(), program() as linker:
         group = linker.main_group
         words = group.dlsym(dl.MAIN_HANDLE, "words").address + 64
         group.dlopen(wasm, name="warm.so")
@@ -160,13 +187,19 @@ def main(rounds: int, json_file: Path | None) -> None:
         "at most",
         title="a load; half of the groups spin, half wait",
     )
-    medians = {}
-    for groups in GROUPS:
-        times, waits = loads(groups, 3 * rounds)
-        medians[groups] = statistics.median(times)
-        limit = f"{BARRIER_MS:g}" if groups == BARRIER_GROUPS else ""
-        barriers.add_row(str(groups), spread(times), spread(waits, 3), limit)
-        numbers[f"load with {groups} groups"] = {"load_ms": times, "barrier_ms": waits}
+    median = 0.0
+    for groups, busy in [
+        *((groups, False) for groups in GROUPS),
+        *((groups, True) for groups in BUSY_GROUPS),
+    ]:
+        times, waits = loads(groups, rounds if busy else 3 * rounds, busy=busy)
+        name = f"{groups}, beside busy Python" if busy else str(groups)
+        limit = ""
+        if groups == BARRIER_GROUPS and not busy:
+            limit = f"{BARRIER_MS:g}"
+            median = statistics.median(times)
+        barriers.add_row(name, spread(times), spread(waits, 3), limit)
+        numbers[f"load with groups: {name}"] = {"load_ms": times, "barrier_ms": waits}
 
     costs = Table("program", "libraries", "µs", title="a new thread with a group, until joined")
     kinds = {
@@ -180,7 +213,7 @@ def main(rounds: int, json_file: Path | None) -> None:
             continue
         with make() as linker:
             for libraries in (0, 10, 100) if make is program else (0,):
-                for number in range(len(linker.modules()) - 1, libraries):
+                for number in range(len(linker.modules) - 1, libraries):
                     linker.main_group.dlopen(library_module(LibraryKind(number % 8)), name=f"l{number}.so")
                 new_threads(linker, 3)
                 times = new_threads(linker, 2 * rounds)
@@ -190,10 +223,8 @@ def main(rounds: int, json_file: Path | None) -> None:
     missed = []
     if speed_up < SPEED_UP:
         missed.append(f"two threads compute {speed_up:.2f} times as fast as one, less than {SPEED_UP}")
-    if medians[BARRIER_GROUPS] > BARRIER_MS:
-        missed.append(
-            f"a load with {BARRIER_GROUPS} groups takes {medians[BARRIER_GROUPS]:.1f} ms at the median"
-        )
+    if median > BARRIER_MS:
+        missed.append(f"a load with {BARRIER_GROUPS} groups takes {median:.1f} ms at the median")
     if missed:
         raise SystemExit("over the limit: " + "; ".join(missed))
 

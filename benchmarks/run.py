@@ -22,7 +22,7 @@ from typing import Any, NamedTuple
 import click
 from common import machine
 
-PROGRAMS = ("engine_calls", "closures", "link_cost", "loads_under_threads", "process_start")
+PROGRAMS = ("engine_calls", "closures", "link_cost", "loads_under_threads", "process_start", "wasi_calls")
 LEAST = 0.05
 """A difference below this is none, however quiet the machine is."""
 

@@ -6,6 +6,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from dl.blocks import GuestBlock
     from dl.callbacks import Callback
     from dl.dlfcn import (
         INVALID_HANDLE,
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
         RTLD_GLOBAL,
         RTLD_LAZY,
         RTLD_LOCAL,
+        RTLD_NEXT,
         RTLD_NODELETE,
         RTLD_NOLOAD,
         RTLD_NOW,
@@ -22,6 +24,7 @@ if TYPE_CHECKING:
         ModuleHandle,
     )
     from dl.errors import (
+        BuildError,
         DlError,
         DylinkError,
         EngineError,
@@ -29,6 +32,8 @@ if TYPE_CHECKING:
         FinalizationError,
         GroupEndedError,
         GuestThreadError,
+        GuestTimeoutError,
+        ImportCycleError,
         ImportTypeError,
         InitializationError,
         InstantiationError,
@@ -47,6 +52,7 @@ if TYPE_CHECKING:
         ProgramForkedError,
         ReplayFailedError,
         ResourceLimitError,
+        StalePointerError,
         SymbolNotFoundError,
         ThreadExited,
         TrapError,
@@ -56,11 +62,36 @@ if TYPE_CHECKING:
         UnsupportedModuleError,
         ValueConversionError,
     )
-    from dl.group import GuestData, GuestFunction, InstanceGroup
+    from dl.executor import GuestExecutor
+    from dl.explain import BoundImport, Explanation, OtherDefinition
+    from dl.group import InstanceGroup
+    from dl.groups.host_threads import HostThread
+    from dl.guest import GuestData, GuestFunction, TypedFunction
+    from dl.include import get_include
+    from dl.instances.externals import External, Function, Global, Memory, Table, Tag
+    from dl.instances.instance import ImportSource, Instance, Module
+    from dl.library import Library
     from dl.limits import Limits
+    from dl.link.addresses import AddressKind
     from dl.linker import Linker
+    from dl.loaded import AddressInfo, LoadedModule, ModuleBinding, ModuleSymbol
+    from dl.memory_map import MapRegion, MemoryMap
     from dl.options import HostFunction, MemoryType
-    from dl.trio import TrioLinker, open_linker
+    from dl.program.events import Event, EventKind, EventQueue, Events, EventSubscription
+    from dl.program.statistics import LinkerStatistics
+    from dl.tasks import AsyncLinker, TrioLinker, open_linker
+    from dl.values import F32, F64, I32, I64, V128, CString, Pointer, host_function
+    from dl.wamr.dlfcn import WamrStatistics
+    from dl.wamr.mode import WamrMode
+    from dl.wasm.types import FuncType
+    from memory import (
+        InvalidRequestError,
+        InvalidStringError,
+        LinearMemory,
+        MemoryClosedError,
+        MemoryMovesError,
+        OutOfBoundsError,
+    )
 
 _NAMES = {
     "dl.callbacks": ("Callback",),
@@ -72,6 +103,7 @@ _NAMES = {
         "RTLD_GLOBAL",
         "RTLD_LAZY",
         "RTLD_LOCAL",
+        "RTLD_NEXT",
         "RTLD_NODELETE",
         "RTLD_NOLOAD",
         "RTLD_NOW",
@@ -79,6 +111,7 @@ _NAMES = {
         "ModuleHandle",
     ),
     "dl.errors": (
+        "BuildError",
         "DlError",
         "DylinkError",
         "EngineError",
@@ -86,6 +119,8 @@ _NAMES = {
         "FinalizationError",
         "GroupEndedError",
         "GuestThreadError",
+        "GuestTimeoutError",
+        "ImportCycleError",
         "ImportTypeError",
         "InitializationError",
         "InstantiationError",
@@ -104,6 +139,7 @@ _NAMES = {
         "ProgramForkedError",
         "ReplayFailedError",
         "ResourceLimitError",
+        "StalePointerError",
         "SymbolNotFoundError",
         "ThreadExited",
         "TrapError",
@@ -113,30 +149,91 @@ _NAMES = {
         "UnsupportedModuleError",
         "ValueConversionError",
     ),
-    "dl.group": (
+    "dl.blocks": ("GuestBlock",),
+    "dl.executor": ("GuestExecutor",),
+    "dl.explain": (
+        "BoundImport",
+        "Explanation",
+        "OtherDefinition",
+    ),
+    "dl.link.addresses": ("AddressKind",),
+    "dl.memory_map": (
+        "MapRegion",
+        "MemoryMap",
+    ),
+    "dl.loaded": (
+        "AddressInfo",
+        "LoadedModule",
+        "ModuleBinding",
+        "ModuleSymbol",
+    ),
+    "dl.group": ("InstanceGroup",),
+    "dl.groups.host_threads": ("HostThread",),
+    "dl.guest": (
         "GuestData",
         "GuestFunction",
-        "InstanceGroup",
+        "TypedFunction",
     ),
+    "dl.include": ("get_include",),
+    "dl.library": ("Library",),
+    "dl.program.statistics": ("LinkerStatistics",),
+    "dl.values": (
+        "F32",
+        "F64",
+        "I32",
+        "I64",
+        "V128",
+        "CString",
+        "Pointer",
+        "host_function",
+    ),
+    "dl.wasm.types": ("FuncType",),
+    "memory": (
+        "InvalidRequestError",
+        "InvalidStringError",
+        "LinearMemory",
+        "MemoryClosedError",
+        "MemoryMovesError",
+        "OutOfBoundsError",
+    ),
+    "dl.instances.externals": ("External", "Function", "Global", "Memory", "Table", "Tag"),
+    "dl.instances.instance": ("ImportSource", "Instance", "Module"),
     "dl.limits": ("Limits",),
     "dl.linker": ("Linker",),
     "dl.options": (
         "HostFunction",
         "MemoryType",
     ),
-    "dl.trio": (
+    "dl.program.events": (
+        "Event",
+        "EventKind",
+        "EventQueue",
+        "EventSubscription",
+        "Events",
+    ),
+    "dl.tasks": (
+        "AsyncLinker",
         "TrioLinker",
         "open_linker",
     ),
+    "dl.wamr.dlfcn": ("WamrStatistics",),
+    "dl.wamr.mode": ("WamrMode",),
 }
 """Where each public name is. A file is imported when one of its names is first asked for, so that naming an exception costs
-no engine, and only what needs trio imports it."""
+no engine, and only what needs anyio imports it."""
+
+__version__: str
+"""The version of the distribution `wasix-dl` that is installed."""
 
 _FILES = {name: file for file, names in _NAMES.items() for name in names}
 
 
 def __getattr__(name: str) -> Any:
     """Import the file that a name is in."""
+    if name == "__version__":
+        from importlib.metadata import version  # noqa: PLC0415  costs more than all of this file, and few ask
+
+        return version("wasix-dl")
     file = _FILES.get(name)
     if file is None:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
@@ -150,6 +247,10 @@ def __dir__() -> list[str]:
 
 
 __all__ = [
+    "F32",
+    "F64",
+    "I32",
+    "I64",
     "INVALID_HANDLE",
     "MAIN_HANDLE",
     "RTLD_DEEPBIND",
@@ -157,52 +258,103 @@ __all__ = [
     "RTLD_GLOBAL",
     "RTLD_LAZY",
     "RTLD_LOCAL",
+    "RTLD_NEXT",
     "RTLD_NODELETE",
     "RTLD_NOLOAD",
     "RTLD_NOW",
+    "V128",
+    "AddressInfo",
+    "AddressKind",
+    "AsyncLinker",
+    "BoundImport",
+    "BuildError",
+    "CString",
     "Callback",
     "DlError",
     "DlFlags",
     "DylinkError",
     "EngineError",
     "EngineNotFoundError",
+    "Event",
+    "EventKind",
+    "EventQueue",
+    "EventSubscription",
+    "Events",
+    "Explanation",
+    "External",
     "FinalizationError",
+    "FuncType",
+    "Function",
+    "Global",
     "GroupEndedError",
+    "GuestBlock",
     "GuestData",
+    "GuestExecutor",
     "GuestFunction",
     "GuestThreadError",
+    "GuestTimeoutError",
     "HostFunction",
+    "HostThread",
+    "ImportCycleError",
+    "ImportSource",
     "ImportTypeError",
     "InitializationError",
+    "Instance",
     "InstanceGroup",
     "InstantiationError",
     "InternalError",
     "InvalidHandleError",
     "InvalidModuleError",
+    "InvalidRequestError",
+    "InvalidStringError",
+    "Library",
     "LibraryNotFoundError",
     "Limits",
+    "LinearMemory",
     "LinkError",
     "Linker",
     "LinkerClosedError",
+    "LinkerStatistics",
     "LinkerUsageError",
+    "LoadedModule",
     "MalformedModuleError",
+    "MapRegion",
+    "Memory",
+    "MemoryClosedError",
+    "MemoryMap",
+    "MemoryMovesError",
     "MemoryType",
     "MissingSymbol",
+    "Module",
+    "ModuleBinding",
     "ModuleHandle",
+    "ModuleSymbol",
     "NotDynamicError",
+    "OtherDefinition",
+    "OutOfBoundsError",
+    "Pointer",
     "ProgramDeadlockedError",
     "ProgramExited",
     "ProgramForkedError",
     "ReplayFailedError",
     "ResourceLimitError",
+    "StalePointerError",
     "SymbolNotFoundError",
+    "Table",
+    "Tag",
     "ThreadExited",
     "TrapError",
     "TrioLinker",
+    "TypedFunction",
     "UncaughtExceptionError",
     "UnresolvedCallError",
     "UnresolvedSymbolsError",
     "UnsupportedModuleError",
     "ValueConversionError",
+    "WamrMode",
+    "WamrStatistics",
+    "__version__",
+    "get_include",
+    "host_function",
     "open_linker",
 ]

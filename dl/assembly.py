@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 from dl.callbacks import Callbacks
@@ -15,6 +16,7 @@ from dl.engine.protocol import Engine, WasiOptions
 from dl.errors import LinkerClosedError
 from dl.glue.base import FIND_INVOKER, FIND_INVOKER_TYPE
 from dl.glue.names import HOST_NAMESPACE, RESOLVE_STUB, RESOLVE_STUB_TYPE
+from dl.glue.trap_functions import CLOSED_CALL, CLOSED_CALL_TYPE
 from dl.groups import wakeup_bell
 from dl.groups.boundary import GuestBoundary
 from dl.groups.endings import PATIENCE_SECONDS
@@ -24,9 +26,11 @@ from dl.groups.guest_threads import GuestThreads
 from dl.groups.host_threads import HostThreads
 from dl.groups.libc_threads import LibcThreads
 from dl.groups.registry import Groups
+from dl.instances.program_instances import NamingOptions, ProgramInstances
 from dl.limits import Limits
+from dl.link.close import closed_call
 from dl.link.finalizers import Finalizers
-from dl.link.open import load_main
+from dl.link.open import load_main, preload_libraries
 from dl.link.resolve import resolve_stub
 from dl.link.slots import SlotOperations
 from dl.modules.guest_paths import paths_of_program
@@ -34,23 +38,31 @@ from dl.modules.image import ModuleImage
 from dl.modules.locate import Locator
 from dl.modules.reading import ReadBudget
 from dl.options import (
+    Binding,
+    GuestDlfcn,
     HostImports,
     MemoryType,
     Output,
     SideMemorySource,
+    checked_binding,
+    checked_dlfcn,
     checked_side_memory,
     listed,
 )
 from dl.program.closure_slots import ClosureSlots
 from dl.program.host_symbols import FINALIZERS, HostSymbols
-from dl.program.main_module import describe_main
+from dl.program.main_module import RootNames, describe_main
 from dl.program.operations import DlOperation
 from dl.program.program import Program, ProgramOptions
 from dl.program.statistics import report_unused_imports
+from dl.values import bound_imports
+from dl.wamr.mode import WamrMode
+from dl.wamr.program import WamrProgram
 from dl.wasix import system_interface
 from dl.wasix.files.defaults import DefaultFiles
 from dl.wasix.process import Process
 from dl.wasix.system import System
+from memory import LinearMemory
 from threads import Rendezvous
 
 
@@ -69,11 +81,16 @@ class Options:
     stack_size: int = 1 << 20
     thread_stack_size: int = 1 << 18
     side_memory: SideMemorySource = "auto"
+    bind: Binding = "lazy"
+    guest_dlfcn: GuestDlfcn = "wasix"
+    preload: Sequence[str | os.PathLike[str]] = ()
     interrupts: bool | None = None
     engine: str | Engine | None = None
     default_files: bool = True
     limits: Limits = field(default_factory=Limits)
     cache: bool | str | os.PathLike[str] = True
+    naming: NamingOptions = field(default_factory=NamingOptions)
+    wamr: WamrMode | int | None = None
 
 
 @dataclass(frozen=True)
@@ -91,6 +108,8 @@ class Parts:
         libc: the host's threads as threads of the program's C library.
         default_files: directories of its own.
         finalizers: what libraries have registered to run at their end.
+        instances: instances and externals that are objects, and modules by import name.
+        wamr: its mode as a program of WAMR's kind; None for none.
     """
 
     program: Program
@@ -103,6 +122,8 @@ class Parts:
     libc: LibcThreads
     default_files: DefaultFiles
     finalizers: Finalizers
+    instances: ProgramInstances
+    wamr: WamrProgram | None = None
 
     def start(self, image: ModuleImage | None) -> Group:
         """Make the main group in the calling thread, and load the main module.
@@ -115,7 +136,9 @@ class Parts:
             if self.program.engine.capabilities.interrupts:
                 wakeup_bell.BELL.add(self.groups.signal_came)
             group = self.groups.new_main_group()
-            if image is not None:
+            if image is None:
+                preload_libraries(self.groups, group)
+            else:
                 load_main(self.groups, group, image)
                 report_unused_imports(self.program)
         except BaseException:
@@ -131,6 +154,8 @@ class Parts:
         with ExitStack() as steps:  # the last one first
             steps.callback(wakeup_bell.BELL.remove, self.groups.signal_came)
             steps.callback(self.default_files.close)
+            steps.callback(self.instances.close)
+            steps.callback(self.program.events.end)
             steps.callback(self.program.close)
             steps.callback(self._leave_main, main_group)
             steps.callback(self.groups.allocating.close, PATIENCE_SECONDS)
@@ -146,13 +171,33 @@ class Parts:
             self.groups.leave(group)
 
 
+class LateMemory:
+    """Returns the memory of a program that is made after what asks for it.
+
+    Attributes:
+        program: the program.
+    """
+
+    program: Program
+
+    def __call__(self) -> LinearMemory:
+        """Return the memory."""
+        return self.program.memory
+
+
 def new_locator(
-    library_path: Sequence[str | os.PathLike[str]], libraries: Mapping[str, bytes] | None, limits: Limits
+    library_path: Sequence[str | os.PathLike[str]],
+    libraries: Mapping[str, bytes] | None,
+    limits: Limits,
+    map_name: Callable[[str, str], str] | None = None,
 ) -> Locator:
     """Make what finds a program's libraries, from the options of the same names."""
     directories = [Path(directory) for directory in listed("library_path", library_path)]
     return Locator(
-        directories, dict(libraries or {}), budget=ReadBudget(limits.module_bytes, limits.load_bytes)
+        directories,
+        dict(libraries or {}),
+        budget=ReadBudget(limits.module_bytes, limits.load_bytes),
+        map_name=map_name,
     )
 
 
@@ -165,14 +210,22 @@ def assemble(image: ModuleImage | None, locator: Locator, options: Options) -> P
     """
     wasm = image.wasm if image else None
     default_files = DefaultFiles(options.preopens or {}, wasm, wanted=options.default_files)
-    main = describe_main(wasm, memory=options.memory, stack_size=options.stack_size, limits=options.limits)
+    mode = WamrMode.from_mode_bits(options.wamr) if isinstance(options.wamr, int) else options.wamr
+    wamr = None if mode is None else WamrProgram(mode, wasm)
+    names = RootNames() if wamr is None else wamr.root_names
+    main = describe_main(
+        wasm, memory=options.memory, stack_size=options.stack_size, limits=options.limits, names=names
+    )
     shared = main.memory_type is not None and main.memory_type.limits.shared
     name = image.name if image else "libraries only"
     engine = chosen_engine(options.engine, name, interrupts=options.interrupts, shared=shared)
     rendezvous: Rendezvous[DlOperation] = Rendezvous(engine.interrupt)
     boundary = GuestBoundary(rendezvous)
     functions = engine.host_functions(boundary)
-    host = HostSymbols(functions, options.imports or {})
+    memory = LateMemory()
+    host = HostSymbols(
+        functions, bound_imports(options.imports or {}, memory), wamr.imports() if wamr else None
+    )
     program = Program(
         main,
         engine,
@@ -196,27 +249,42 @@ def assemble(image: ModuleImage | None, locator: Locator, options: Options) -> P
             options.limits,
             open_cache(options.cache, default_files.preopens.values()),
             paths_of_program(default_files.preopens, locator.library_path, image.path if image else None),
+            checked_binding(options.bind),
+            checked_dlfcn(options.guest_dlfcn),
+            tuple(os.fspath(library) for library in listed("preload", options.preload)),
+            compiled_forms=options.cache is not False,
+            root_names=names,
+            keeps_stub_targets=mode is None or mode.table_cache,
+            load_needed=mode is None or mode.load_needed,
         ),
     )
+    memory.program = program
     groups = Groups(program, boundary)
     libc = LibcThreads(groups)
     slots = SlotOperations(groups, ClosureSlots(program.compiler, main))
     callbacks = Callbacks(program, slots)
     guest_threads = GuestThreads(groups, libc)
-    system = System(groups, guest_threads, slots)
+    finalizers = Finalizers(groups)
+    finalizers.make_entry = callbacks.make_kept
+    system = System(groups, guest_threads, slots, finalizers)
     process = system_interface(system, host)
     groups.signals = process.signals
     libc.make_entry = callbacks.make_kept
-    finalizers = Finalizers(groups)
-    finalizers.make_entry = callbacks.make_kept
     host.system[FINALIZERS] = finalizers.functions()
+    if wamr is not None:
+        wamr.connect(groups, finalizers, system)
+    resolve = partial(resolve_stub, program)
     functions.define(
-        HOST_NAMESPACE,
-        RESOLVE_STUB,
-        RESOLVE_STUB_TYPE,
-        lambda handle, position: resolve_stub(program, handle, position),
+        HOST_NAMESPACE, RESOLVE_STUB, RESOLVE_STUB_TYPE, wamr.counting(resolve) if wamr else resolve
     )
     functions.define(HOST_NAMESPACE, FIND_INVOKER, FIND_INVOKER_TYPE, process.invokers.find)
+    functions.define(
+        HOST_NAMESPACE,
+        CLOSED_CALL,
+        CLOSED_CALL_TYPE,
+        lambda number: closed_call(program.state, number),
+        blocking=False,
+    )
     host_threads = HostThreads(groups, libc)
     return Parts(
         program,
@@ -229,6 +297,8 @@ def assemble(image: ModuleImage | None, locator: Locator, options: Options) -> P
         libc,
         default_files,
         finalizers,
+        ProgramInstances(groups, options.naming),
+        wamr,
     )
 
 

@@ -7,9 +7,9 @@ number. So making a callback defines nothing new in the engine, and closing it l
 from __future__ import annotations
 
 import itertools
-import re
 import threading
 from collections.abc import Callable
+from functools import partial
 from types import TracebackType
 from typing import Any
 
@@ -19,38 +19,12 @@ from dl.errors import LinkerUsageError
 from dl.glue.names import HOST_NAMESPACE
 from dl.glue.trampolines import callback_type
 from dl.link.slots import SlotOperations
+from dl.options import parse_signature
+from dl.program.host_symbols import check_numbers
 from dl.program.program import Program
+from dl.values import checked_result
 from dl.wasm.types import FuncType
-
-_SIGNATURE = re.compile(r"\s*\(([^()]*)\)\s*->\s*(?:\(([^()]*)\)|(\w+))\s*")
-_VALUE_TYPES = frozenset({"i32", "i64", "f32", "f64", "v128"})
-
-
-def parse_signature(text: str) -> FuncType:
-    """Return the signature that a text such as `"(i32, f64) -> i32"` or `"() -> ()"` stands for.
-
-    The inverse of `str(FuncType(...))`.
-
-    Raises:
-        LinkerUsageError: it is no signature.
-    """
-    match = _SIGNATURE.fullmatch(str(text))
-    if match is None:
-        raise LinkerUsageError(f"not a signature such as '(i32, f64) -> i32': {text!r}")
-    params, results, result = match.groups()
-    return FuncType(_types(params, text), _types(result if results is None else results, text))
-
-
-def _types(listed: str, text: str) -> tuple[str, ...]:
-    if not listed.strip():
-        return ()
-    names = tuple(name.strip() for name in listed.split(","))
-    for name in names:
-        if name not in _VALUE_TYPES:
-            raise LinkerUsageError(
-                f"{name!r} in the signature {text!r} is none of i32, i64, f32, f64 and v128"
-            )
-    return names
+from threads import uninterrupted
 
 
 class Callback:
@@ -116,25 +90,34 @@ class Callbacks:
         self._functions: dict[int, Callable[..., Any]] = {}
         self._dispatchers: dict[FuncType, str] = {}
 
-    def make(self, signature: FuncType | str, function: Callable[..., Any]) -> Callback:
-        """Make a callback; see `Linker.callback`."""
+    def make(
+        self, signature: FuncType | str, function: Callable[..., Any], shown: Callable[..., Any] | None = None
+    ) -> Callback:
+        """Make a callback; see `Linker.callback`.
+
+        Args:
+            signature: text or type.
+            function: what is called.
+            shown: the user's function, if that is another one.
+        """
         if not callable(function):
             raise LinkerUsageError(f"a callback needs a function, not {function!r}")
         kind = signature if isinstance(signature, FuncType) else parse_signature(signature)
+        check_numbers(kind)
         self._program.check_dynamic()
         slots = self._slots
         code = slots.pool.callback_code(kind, self._dispatcher(kind))
         number = next(self._numbers) & 0xFFFFFFFF
-        address = slots.allocate()
-        with self._lock:
-            self._functions[number] = function
-        try:
-            slots.place(address, code, number)
-        except BaseException:
-            self._drop(number)
-            slots.free(address)
-            raise
-        return Callback(self, number, address, kind, function)
+        with slots.allocation() as allocation:
+            address = allocation.take()
+            with self._lock:
+                self._functions[number] = function
+            try:
+                slots.place(address, code, number)
+            except BaseException:
+                self._drop(number)
+                raise
+            return Callback(self, number, address, kind, shown or function)
 
     def make_kept(self, kind: FuncType, function: Callable[..., Any]) -> int:
         """Make a callback that stays as long as the program; return its address."""
@@ -146,15 +129,17 @@ class Callbacks:
             name = self._dispatchers.get(kind)
             if name is None:
                 name = f"callback {kind}"
-                self._program.functions.define(HOST_NAMESPACE, name, callback_type(kind), self._dispatch)
+                self._program.functions.define(
+                    HOST_NAMESPACE, name, callback_type(kind), partial(self._dispatch, kind)
+                )
                 self._dispatchers[kind] = name
             return name
 
-    def _dispatch(self, *arguments: Any) -> Any:
+    def _dispatch(self, kind: FuncType, *arguments: Any) -> Any:
         function = self._functions.get(arguments[-1] & 0xFFFFFFFF)
         if function is None:
             raise LinkerUsageError("the guest called a callback while it was being closed")
-        return function(*arguments[:-1])
+        return checked_result(kind, function(*arguments[:-1]), function)
 
     def _drop(self, number: int) -> None:
         with self._lock:
@@ -164,18 +149,19 @@ class Callbacks:
         """Close a callback; see `Callback.close`."""
         if not self._program.rendezvous.process.is_this_one():
             return  # it is the parent's
-        with self._lock:
-            address, callback.address = callback.address, 0
-        if not address:
-            return
-        try:
-            if self._program.ended is None:
-                self._slots.free(address)
-        except BaseException:
-            # A program that has ended calls nothing any longer.
-            if self._program.ended is None:
-                callback.address = address
+        with uninterrupted():  # or the index would be nobody's between the claim and its end
+            with self._lock:
+                address, callback.address = callback.address, 0
+            if not address:
+                return
+            try:
+                if self._program.ended is None:
+                    self._slots.free(address)
+            except BaseException:
+                # A program that has ended calls nothing any longer.
+                if self._program.ended is None:
+                    callback.address = address
                 raise
-        finally:
-            if not callback.address:
-                self._drop(number)
+            finally:
+                if not callback.address:
+                    self._drop(number)

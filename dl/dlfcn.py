@@ -55,3 +55,6 @@ MAIN_HANDLE: Final = ModuleHandle(1)
 
 INVALID_HANDLE: Final = ModuleHandle(0xFFFFFFFF)
 """What the WASIX ABI calls an invalid handle."""
+
+RTLD_NEXT: Final = ModuleHandle(0xFFFFFFFF)
+"""For dlsym: search what comes after the module that asks; the number is that of C's `(void *)-1`."""

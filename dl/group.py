@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from threading import get_ident
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from operator import index
+from typing import TYPE_CHECKING, Any, Literal, SupportsIndex
 
+from dl.deadlines import bounded
 from dl.dlfcn import DlFlags, ModuleHandle
-from dl.errors import InvalidHandleError, LinkerUsageError
+from dl.errors import LinkerUsageError
 from dl.groups.entry import Group
-from dl.groups.errors import dl_error, raises_dl_errors
+from dl.groups.errors import raises_dl_errors
+from dl.guest import GuestData, GuestFunction
+from dl.library import Library
+from dl.loaded import AddressInfo, address_info
 from dl.modules.symbols import FunctionSymbol
 from dl.options import ModuleSource
-from dl.program.state import LinkerState
 from dl.wasm.types import FuncType
-from threads import DETACHED, Replica, ThreadsError
+from threads import Replica
 
 if TYPE_CHECKING:
     from dl.linker import Linker
@@ -54,20 +56,23 @@ class InstanceGroup:
     @raises_dl_errors
     def dlopen(
         self,
-        library: ModuleSource,
+        library: ModuleSource | None,
         flags: int = DlFlags.NOW,
         *,
         name: str | None = None,
         library_path: Sequence[str | os.PathLike[str]] | None = None,
+        load_needed: bool = True,
     ) -> ModuleHandle:
         """Load a shared library and all it needs into the program, or find it loaded.
 
         Args:
-            library: its path or bare name, searched like ld.so does, or its bytes.
+            library: its path or bare name, searched like ld.so does, or its bytes; None for the program itself, whose handle,
+                `MAIN_HANDLE`, stands for the global scope.
             flags: `RTLD_NOW` or `RTLD_LAZY`, and others of `DlFlags`.
             name: for bytes, the name by which they are known: opening the same name again gives the same module, and
                 the needed lists of other modules find it.
             library_path: directories to search before those of the linker.
+            load_needed: whether what its needed list names is loaded with it; without, only what is defined otherwise is found.
 
         Returns:
             Its handle. Its constructors have run.
@@ -77,10 +82,12 @@ class InstanceGroup:
             LinkerUsageError: called from a thread that does not own the group.
         """
         self.own.check_owner()
-        return self.linker.open(self.own, library, DlFlags(flags), name=name, library_path=library_path)
+        return self.linker.open(
+            self.own, library, DlFlags(flags), name=name, library_path=library_path, load_needed=load_needed
+        )
 
     @raises_dl_errors
-    def dlclose(self, handle: int) -> None:
+    def dlclose(self, handle: SupportsIndex) -> None:
         """Take back one `dlopen` of a library. The last one unloads it, unless other modules need it or are bound to it.
 
         Its destructors run before this returns, in this thread. `docs/unloading.md` says what is counted, and when memory
@@ -95,45 +102,75 @@ class InstanceGroup:
             LinkerUsageError: called from a thread that does not own the group.
         """
         self.own.check_owner()
-        self.linker.close_library(self.own, handle)
+        self.linker.close_library(self.own, index(handle))
 
-    @contextmanager
     def library(
-        self, library: ModuleSource, flags: int = DlFlags.NOW, **options: Any
-    ) -> Iterator[ModuleHandle]:
-        """Open a library for a `with`, and close it at the end; takes what `dlopen` takes."""
-        handle = self.dlopen(library, flags, **options)
-        try:
-            yield handle
-        finally:
-            self.dlclose(handle)
+        self,
+        library: ModuleSource | None,
+        flags: int = DlFlags.NOW,
+        *,
+        name: str | None = None,
+        library_path: Sequence[str | os.PathLike[str]] | None = None,
+    ) -> Library:
+        """Open a library as an object whose functions are attributes; takes what `dlopen` takes, and raises the same.
 
-    def dlsym(self, handle: int, name: str) -> GuestFunction | GuestData:
+        None is the program itself, with all that is in the global scope, its C library for one.
+
+        Returns:
+            The library. Close it by `close`, or by using it in a `with`.
+        """
+        return Library(self, self.dlopen(library, flags, name=name, library_path=library_path))
+
+    def dlsym(
+        self, handle: SupportsIndex, name: str, *, caller: SupportsIndex | None = None
+    ) -> GuestFunction | GuestData:
         """Find a symbol.
 
         Args:
-            handle: a module, whose own symbols come first and then those of what it needs, breadth first; or `RTLD_DEFAULT`
-                for the global scope.
+            handle: a module or a `Library`, whose own symbols come first and then those of what it needs, breadth first;
+                `RTLD_DEFAULT` or `MAIN_HANDLE` for the global scope; or `RTLD_NEXT` for what comes after the caller in the
+                order of the dlopen that loaded it.
             name: the symbol.
+            caller: handle of the module on whose behalf it is looked for; needed for `RTLD_NEXT`. With `RTLD_DEFAULT` the
+                tree of a caller that was opened with `RTLD_LOCAL` is searched too, as if its own code had asked.
 
         Returns:
             A function, callable and with an address; or data, with an address.
 
         Raises:
             SymbolNotFoundError: there is no such symbol.
-            InvalidHandleError: no module has this handle.
+            InvalidHandleError: no module has this handle, or the caller's.
+            LinkerUsageError: `RTLD_NEXT` without a caller.
         """
         group = self.own
-        group.synchronize()
-        symbol = self.linker.look_up(handle, name)
+        asking = None if caller is None else index(caller)
+        symbol = group.found(lambda: self.linker.look_up(index(handle), name, asking))
         if not isinstance(symbol, FunctionSymbol):
             return GuestData(name, group.address_of(symbol), symbol.module, self.linker.program.state)
         key = symbol.module, symbol.name
         known: GuestFunction | None = group.functions.get(key)
         if known is None:
             invoke = group.instances.function(symbol.module, symbol.name, symbol.type)
-            known = group.functions[key] = GuestFunction(group, symbol, invoke)
+            known = group.functions[key] = GuestFunction(self.linker, group, symbol, invoke)
         return known
+
+    def dladdr(
+        self, pointer: SupportsIndex, kind: Literal["function", "data"] | None = None
+    ) -> AddressInfo | None:
+        """Return what is at an address, as this thread sees it: like `Linker.dladdr`, with its thread-local variables.
+
+        Args:
+            pointer: a `GuestFunction` or `GuestData`, or a number: the table index of a function, or bytes in linear memory.
+            kind: what a number is; None for a function if one has this index, and else data.
+
+        Returns:
+            None if no module has anything there.
+
+        Raises:
+            LinkerUsageError: called from a thread that does not own the group, or `kind` is neither.
+        """
+        self.own.synchronize()
+        return address_info(self.linker.program, pointer, kind, self.own)
 
     def synchronize(self) -> None:
         """Make all committed operations in this group now; by itself it does so before it next runs guest code.
@@ -167,17 +204,24 @@ class InstanceGroup:
         """Return the signature of the function that a table index holds now; None for null and beyond the table."""
         return self.own.instances.function_type(address)
 
-    def run(self) -> int:
+    def run(self, *, timeout: float | None = None, cpu_time: float | None = None) -> int:
         """Run the program: call the main module's `_start`.
+
+        Args:
+            timeout: seconds after which the program is stopped, with all threads that it has started; None for no bound.
+            cpu_time: seconds of processor time that the calling thread may use, likewise.
 
         Returns:
             Its exit code.
 
         Raises:
-            LinkerUsageError: there is no main module, or it is no command.
+            LinkerUsageError: there is no main module, or it is no command; or a bound is given and the program was made
+                without `interrupts`.
+            GuestTimeoutError: it ran longer than it may.
             TrapError: the program trapped.
         """
-        return self.linker.run(self.own)
+        with bounded(self.linker, self.own, self.linker.program.options.name, timeout, cpu_time):
+            return self.linker.run(self.own)
 
     def close(self) -> None:
         """Free the group's instances, and its thread-local blocks; idempotent.
@@ -189,104 +233,3 @@ class InstanceGroup:
 
     def __repr__(self) -> str:
         return f"<InstanceGroup {self.name} of {self.linker!r}>"
-
-
-class GuestFunction:
-    """A function of the guest, callable from the thread that its instance group belongs to.
-
-    Arguments and results are int (i32, i64; results signed), float (f32, f64) and 16 bytes (v128). No result is None,
-    several are a tuple.
-
-    Attributes:
-        name: its symbol.
-        type: its signature.
-        address: its table index: the function pointer, the same in every group.
-        module: the module that defines it.
-    """
-
-    __slots__ = ("_group", "_invoke", "_replica", "address", "module", "name", "type")
-
-    def __init__(self, group: Group, symbol: FunctionSymbol, invoke: Callable[..., Any]) -> None:
-        self._group = group
-        self.name = symbol.name
-        self.type = symbol.type
-        self.address = symbol.address
-        self.module = symbol.module
-        self._invoke = invoke
-        self._replica = group.replica
-
-    def __call__(self, *arguments: Any) -> Any:
-        """Call the function.
-
-        Raises:
-            ValueConversionError: an argument does not fit the signature.
-            TrapError: the guest trapped.
-            ProgramExited: the guest ended the program.
-            GroupEndedError: the group could not follow the other threads, or was closed.
-            ProgramDeadlockedError: it waits, and so does every other thread of the program.
-            LinkerUsageError: called from a thread that does not own the group.
-        """
-        # The steps of `Group.in_guest`, written out: one more Python call makes each guest call a tenth slower.
-        group = self._group
-        if group.owner != get_ident():
-            group.check_owner()
-        replica = self._replica
-        try:
-            previous = replica.enter_guest()
-            try:
-                if previous == DETACHED:
-                    group.visits += 1
-                    stack_pointer = None
-                else:
-                    stack_pointer = group.instances.stack_pointer()
-                try:
-                    return self._invoke(*arguments)
-                except BaseException:
-                    group.unwound(stack_pointer)
-                    raise
-            finally:
-                replica.leave_guest(previous)
-        except ThreadsError as error:
-            raise dl_error(error) from error.__cause__
-
-    def close(self) -> None:
-        """Refuse calls from now on: the library is unloaded. By the linker, when the group forgets the library."""
-
-        def refuse(*_: Any) -> None:
-            raise InvalidHandleError(self.module, f"{self.name} is gone: its library was closed")
-
-        self._invoke = refuse
-
-    def __repr__(self) -> str:
-        return f"<GuestFunction {self.name}{self.type} at table index {self.address}>"
-
-
-class GuestData:
-    """Data of the guest.
-
-    Attributes:
-        name: its symbol.
-        module: the module that defines it.
-    """
-
-    __slots__ = ("_address", "_state", "module", "name")
-
-    def __init__(self, name: str, address: int, module: ModuleHandle, state: LinkerState) -> None:
-        self.name = name
-        self._address = address
-        self.module = module
-        self._state = state
-
-    @property
-    def address(self) -> int:
-        """Where it is in linear memory, bytes; of a thread-local variable, this thread's copy.
-
-        Raises:
-            InvalidHandleError: its library was closed.
-        """
-        if self.module not in self._state.modules:
-            raise InvalidHandleError(self.module, f"{self.name} is gone: its library was closed")
-        return self._address
-
-    def __repr__(self) -> str:
-        return f"<GuestData {self.name} at {self._address:#x}>"

@@ -2,23 +2,108 @@
 
 from __future__ import annotations
 
+from operator import index
+from typing import Literal, SupportsIndex
+
+from dl.dlfcn import ModuleHandle
+from dl.errors import InvalidHandleError, LinkerUsageError
+from dl.explain import Explanation, explain
 from dl.groups.errors import check_process
 from dl.linker_base import LinkerBase
+from dl.loaded import AddressInfo, LoadedModule, address_info
+from dl.memory_map import MemoryMap, memory_map
 from dl.modules.linked_module import LinkedModule
+from dl.program.events import Events
 from dl.program.statistics import LinkerStatistics, linker_statistics, unused_imports
+from dl.wamr.dlfcn import WamrStatistics
 
 
 class Introspection(LinkerBase):
     """The methods of `Linker` that show what is loaded and what it takes; nothing here changes the program."""
 
-    def modules(self) -> list[LinkedModule]:
-        """Return the loaded modules, in handle order."""
+    @property
+    def modules(self) -> tuple[LoadedModule, ...]:
+        """The loaded modules, in handle order: who they are, where they lie, and how they hang together."""
         check_process(self.program.rendezvous.process)
-        return sorted(self.program.state.modules.copy().values(), key=lambda m: m.handle)
+        modules = self.program.state.modules.copy()
+        return tuple(LoadedModule(self.program, modules[handle]) for handle in sorted(modules))
+
+    def module(self, handle: SupportsIndex) -> LoadedModule:
+        """Return the module of a handle, or of a library.
+
+        Raises:
+            InvalidHandleError: no module has this handle.
+        """
+        return LoadedModule(self.program, self._linked(handle))
+
+    def _linked(self, handle: SupportsIndex) -> LinkedModule:
+        check_process(self.program.rendezvous.process)
+        number, state = index(handle), self.program.state
+        module = state.modules.get(ModuleHandle(number))
+        if module is None:
+            raise InvalidHandleError(number, "it was closed" if 0 < number < state.next_handle else "")
+        return module
+
+    def explain(self, symbol: str, in_module: SupportsIndex) -> Explanation:
+        """Return why the imports of a symbol in a module are bound where they are, and what else was there.
+
+        Args:
+            symbol: the imported name.
+            in_module: handle of the module that imports it, the library, or one of `modules`.
+
+        Raises:
+            SymbolNotFoundError: the module does not import it.
+            InvalidHandleError: no module has this handle.
+        """
+        return explain(self.program, symbol, self._linked(in_module))
+
+    def dladdr(
+        self, pointer: SupportsIndex, kind: Literal["function", "data"] | None = None
+    ) -> AddressInfo | None:
+        """Return what is at an address: the module, and the symbol.
+
+        From any thread; `InstanceGroup.dladdr` knows its thread's thread-local variables too.
+
+        Args:
+            pointer: a `GuestFunction` or `GuestData`, or a number: the table index of a function, or bytes in linear memory.
+            kind: what a number is; None for a function if one has this index, and else data.
+
+        Returns:
+            None if no module has anything there. The functions of closed libraries, closures and callbacks belong to none.
+
+        Raises:
+            LinkerUsageError: `kind` is neither.
+        """
+        check_process(self.program.rendezvous.process)
+        return address_info(self.program, pointer, kind)
+
+    def memory_map(self) -> MemoryMap:
+        """Return what lies where in linear memory and in the table, now: data, stacks, heap, functions, closures, what is free.
+
+        From any thread, while others run; each region is right, but they may be moments apart.
+        """
+        check_process(self.program.rendezvous.process)
+        return memory_map(self.program, self.parts.groups, self.parts.slots.pool)
+
+    @property
+    def events(self) -> Events:
+        """What happens to libraries: loads, closes and late bindings as they come, by function call or from a queue."""
+        return self.program.events
 
     def unused_imports(self) -> list[tuple[str, str]]:
         """Return what `imports` gave and no loaded module imports, by namespace and name; a library may come that does."""
         return unused_imports(self.program)
+
+    def wamr_statistics(self) -> WamrStatistics:
+        """Return what the caches of the program's mode have saved.
+
+        Raises:
+            LinkerUsageError: it has no mode: `wamr` was not given.
+        """
+        check_process(self.program.rendezvous.process)
+        if self.parts.wamr is None:
+            raise LinkerUsageError("the program has no mode of WAMR")
+        return self.parts.wamr.statistics()
 
     def statistics(self) -> LinkerStatistics:
         """Return a snapshot of what the program holds."""

@@ -28,6 +28,8 @@ class Limits:
         libraries: modules that are loaded at a time, the main module included.
         code_modules: compiled modules in use at a time: about three for each library, one for each signature of closures. Each
             takes 2 memory maps, of which a process of Linux has 65,530.
+        instances: instances of ordinary modules, and externals that the host makes, over the program's life: none of them is
+            freed before its end.
         module_bytes: bytes of one module that is read.
         load_bytes: bytes of all modules that are being read at a time.
         closures: table indices for closures, callbacks and dynamic calls that are in use at a time.
@@ -41,6 +43,9 @@ class Limits:
     libraries: int = _bound(10_000, "max-libraries", "modules", "modules loaded at a time")
     code_modules: int = _bound(
         16_000, "max-code-modules", "modules", "compiled modules in use at a time, about three a library"
+    )
+    instances: int = _bound(
+        100_000, "max-instances", "instances", "instances of ordinary modules and externals of the host's"
     )
     module_bytes: int = _bound(1 << 30, "max-module-bytes", "bytes", "bytes of one module")
     load_bytes: int = _bound(1 << 30, "max-load-bytes", "bytes", "bytes of modules being read at a time")

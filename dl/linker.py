@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import html
 import os
+import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -10,20 +12,33 @@ from typing import Any
 from typing_extensions import Self
 
 from dl.assembly import Options, assemble, new_locator
-from dl.callbacks import Callback
+from dl.calling import Calling
 from dl.dlfcn import MAIN_HANDLE, ModuleHandle
 from dl.engine.protocol import Engine
 from dl.errors import LinkerUsageError
+from dl.executor import Hosts
 from dl.group import InstanceGroup
 from dl.groups.host_threads import HostThread
+from dl.instances.named import Finder
+from dl.instances.program_instances import NamingOptions
+from dl.instantiation import Instantiation
 from dl.introspection import Introspection
 from dl.limits import Limits
 from dl.link.host_libraries import module_image
-from dl.options import DEFAULT_STACK_BYTES, HostImports, MemoryType, ModuleSource, Output, SideMemorySource
-from dl.wasm.types import FuncType
+from dl.options import (
+    DEFAULT_STACK_BYTES,
+    Binding,
+    GuestDlfcn,
+    HostImports,
+    MemoryType,
+    ModuleSource,
+    Output,
+    SideMemorySource,
+)
+from dl.wamr.mode import WamrMode
 
 
-class Linker(Introspection):
+class Linker(Introspection, Calling, Hosts, Instantiation):
     """A WebAssembly program that libraries can be linked into while it runs.
 
     Args:
@@ -31,6 +46,7 @@ class Linker(Introspection):
         name: what messages call the main module, and what its bytes are known by.
         library_path: directories in which bare library names are looked for.
         libraries: modules held in memory by the names that open them and that needed lists use.
+        map_name: given a name of a needed list, and the extension of the file that needs it, returns the name to look for.
         imports: host functions and numbers, by import module name and field name.
         args: the program's arguments, its name first; the main module's name when empty.
         env: its environment variables.
@@ -45,9 +61,20 @@ class Linker(Introspection):
         interrupts: whether guest code can be interrupted (costs about 11 % on tight loops); None for what the
             program needs: on with shared memory. Without, a thread that computes stalls links.
         default_files: whether a program of WASIX finds `/dev/null` and the like, and a `/tmp` of its own (docs/wasix.md).
+        bind: `"now"` makes functions that nothing defines an error of every load, whatever its flags say (LD_BIND_NOW).
+        guest_dlfcn: `"elf"` makes the guest's own dlopen and dlsym honour flags and scopes as ELF's do; `"wasix"` ignores
+            flags, as WASIX does (docs/dlfcn.md).
+        preload: libraries, by path or name, that come before those that the main module needs, so that their symbols win
+            (LD_PRELOAD); they stay loaded.
         engine: the engine, or its name, such as "wasmtime"; None for the default one.
         cache: the directory where compiled code is kept; True for the user's (or that in DLRUN_CACHE), False for none.
         limits: what the program may take of the host; None for the defaults.
+        modules: ordinary modules, as paths or bytes, by the names that others import from (docs/linking-by-name.md).
+        module_path: directories in which modules of other names are looked for, as `NAME` or `NAME.wasm`.
+        finder: functions that are asked for a name then: they return a path, bytes, a context manager that gives one of these
+            and releases it when the linker is closed, or None.
+        isolate: whether each module has its own instances of those it imports from; else there is one of each name.
+        wamr: its mode, for a program of WAMR's kind; as a `WamrMode` or the number of `iwasm --enable-dlopen` (docs/wamr.md).
 
     Attributes:
         engine: the engine.
@@ -65,6 +92,7 @@ class Linker(Introspection):
         name: str | None = None,
         library_path: Sequence[str | os.PathLike[str]] = (),
         libraries: Mapping[str, bytes] | None = None,
+        map_name: Callable[[str, str], str] | None = None,
         imports: HostImports | None = None,
         args: Sequence[str] = (),
         env: Mapping[str, str] | None = None,
@@ -78,17 +106,27 @@ class Linker(Introspection):
         side_memory: SideMemorySource = "auto",
         interrupts: bool | None = None,
         default_files: bool = True,
+        bind: Binding = "lazy",
+        guest_dlfcn: GuestDlfcn = "wasix",
+        preload: Sequence[str | os.PathLike[str]] = (),
         engine: str | Engine | None = None,
         cache: bool | str | os.PathLike[str] = True,
         limits: Limits | None = None,
+        modules: Mapping[str, ModuleSource] | None = None,
+        module_path: Sequence[str | os.PathLike[str]] = (),
+        finder: Sequence[Finder] | Finder = (),
+        isolate: bool = False,
+        wamr: WamrMode | int | None = None,
     ) -> None:
         self._closed = False
-        locator = new_locator(library_path, libraries, limits or Limits())
+        self._executors = weakref.WeakSet()
+        locator = new_locator(library_path, libraries, limits or Limits(), map_name)
         image = None if main is None else module_image(locator, main, name)
         self.parts = assemble(image, locator, Options(
             imports=imports, args=args, env=env, preopens=preopens, stdin=stdin, stdout=stdout, stderr=stderr, memory=memory,
             stack_size=stack_size, thread_stack_size=thread_stack_size, side_memory=side_memory, interrupts=interrupts,
-            engine=engine, default_files=default_files, limits=limits or Limits(), cache=cache,
+            engine=engine, default_files=default_files, bind=bind, guest_dlfcn=guest_dlfcn, preload=preload,
+            limits=limits or Limits(), cache=cache, wamr=wamr, naming=NamingOptions(modules, module_path, finder, isolate),
         ))  # fmt: skip
         self.program = self.parts.program
         self.engine = self.program.engine
@@ -127,27 +165,6 @@ class Linker(Introspection):
         self._check_open()
         return self.view(self._main_group)
 
-    def callback(self, signature: FuncType | str, function: Callable[..., Any]) -> Callback:
-        """Make a Python function a function pointer of the guest, valid in every instance group, also in later ones.
-
-        Args:
-            signature: as text, such as `"(i32, f64) -> i32"`, or as a `FuncType`.
-            function: gets and returns values as `imports` do: int, float, 16 bytes for v128, a tuple for several
-                results. Called in the thread of the caller, which may call the guest in turn. What it raises unwinds the
-                guest.
-
-        Returns:
-            The callback: its `address` is the pointer. Close it when the guest no longer calls it, or use it in a `with`.
-
-        Raises:
-            LinkerUsageError: the text is no signature.
-            ValueConversionError: the signature has values that Python code cannot hold.
-            NotDynamicError: the program's table cannot take functions.
-            ResourceLimitError: the table is full.
-        """
-        self._check_open()
-        return self.parts.callbacks.make(signature, function)
-
     @property
     def main(self) -> ModuleHandle:
         """Handle of the main module."""
@@ -165,6 +182,7 @@ class Linker(Introspection):
         if caller is not None and not caller.is_outside_guest:
             raise LinkerUsageError("the linker cannot be closed from inside its guest code")
         self._closed = True
+        self._stop_executors()
         self.parts.stop(self._main_group)
 
     def __enter__(self) -> Self:
@@ -174,4 +192,18 @@ class Linker(Introspection):
         self.close()
 
     def __repr__(self) -> str:
-        return f"<Linker of {self.program.options.name}>"
+        state = "closed" if self._closed else f"{len(self.program.state.modules)} modules"
+        return f"<Linker of {self.program.options.name}, {state}>"
+
+    def _repr_html_(self) -> str:
+        """What Jupyter shows: the loaded modules, and where they are."""
+        rows = []
+        for module in [] if self._closed else self.modules:
+            numbers = (f"{module.memory_base:#x}", module.table_base, module.opens)
+            row = (int(module.handle), module.name, *numbers)
+            cells = "".join(f"<td>{html.escape(str(cell))}</td>" for cell in row)
+            rows.append(f"<tr>{cells}</tr>")
+        head = "".join(
+            f"<th>{text}</th>" for text in ("handle", "module", "memory base", "table base", "opens")
+        )
+        return f"<table><caption>{html.escape(repr(self))}</caption><tr>{head}</tr>{''.join(rows)}</table>"

@@ -72,7 +72,9 @@ class LinkerBase:
 
     # what groups do
 
-    def open(self, group: Group, library: ModuleSource, flags: DlFlags, **options: Any) -> ModuleHandle:
+    def open(
+        self, group: Group, library: ModuleSource | None, flags: DlFlags, **options: Any
+    ) -> ModuleHandle:
         """Load a library for a group; see `InstanceGroup.dlopen`."""
         self._check_open()
         return open_for_host(self.parts.groups, group, library, flags, **options)
@@ -82,10 +84,10 @@ class LinkerBase:
         self._check_open()
         close_library(self.parts.groups, self.parts.finalizers, group, handle)
 
-    def look_up(self, handle: int, name: str) -> Symbol:
+    def look_up(self, handle: int, name: str, caller: int | None = None) -> Symbol:
         """Find a symbol; see `InstanceGroup.dlsym`."""
         self._check_open()
-        return look_up(self.program.state, handle, name)
+        return look_up(self.program.state, handle, name, caller=caller)
 
     def run(self, group: Group) -> int:
         """Run the program in a group; see `InstanceGroup.run`."""

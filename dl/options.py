@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, TypeVar, get_args
 
 from dl.dlfcn import ALL_FLAGS, DlFlags
 from dl.errors import LinkerUsageError
-from dl.wasm.types import FuncType, Limits
+from dl.wasm.types import NUMBER_TYPES, FuncType, Limits
 from dl.wasm.types import MemoryType as WasmMemoryType
 
 DEFAULT_STACK_BYTES = 1 << 20
@@ -25,6 +26,12 @@ ModuleSource = str | os.PathLike[str] | bytes
 SideMemorySource = Literal["auto", "grow", "allocator"]
 """Where the data of side modules goes: pages added by growing memory; blocks from the main module's own allocator (for
 C libraries that take everything above their heap base for theirs, as Emscripten's does); or whichever the main module needs."""
+
+Binding = Literal["lazy", "now"]
+"""When functions that nothing defines are missed: at their first call, if a dlopen does not ask otherwise; or at each load."""
+
+GuestDlfcn = Literal["wasix", "elf"]
+"""How the guest's dlopen and dlsym act: as WASIX has them, which ignores flags, or as ELF does; see docs/dlfcn.md."""
 
 Output = Callable[[bytes], object] | str | os.PathLike[str] | None
 
@@ -54,6 +61,28 @@ def checked_side_memory(source: SideMemorySource) -> SideMemorySource:
     return source
 
 
+def checked_binding(bind: Binding) -> bool:
+    """Return whether all loads demand all functions.
+
+    Raises:
+        LinkerUsageError: it is neither "lazy" nor "now".
+    """
+    if bind not in get_args(Binding):
+        raise LinkerUsageError(f"bind must be one of {get_args(Binding)}, not {bind!r}")
+    return bind == "now"
+
+
+def checked_dlfcn(guest_dlfcn: GuestDlfcn) -> bool:
+    """Return whether the guest's dlopen and dlsym act as ELF's.
+
+    Raises:
+        LinkerUsageError: it is neither "wasix" nor "elf".
+    """
+    if guest_dlfcn not in get_args(GuestDlfcn):
+        raise LinkerUsageError(f"guest_dlfcn must be one of {get_args(GuestDlfcn)}, not {guest_dlfcn!r}")
+    return guest_dlfcn == "elf"
+
+
 def listed(option: str, value: Sequence[T]) -> tuple[T, ...]:
     """Return the values of an option that takes several.
 
@@ -63,6 +92,42 @@ def listed(option: str, value: Sequence[T]) -> tuple[T, ...]:
     if isinstance(value, (str, bytes, os.PathLike)):
         raise LinkerUsageError(f"{option} must be a list, not {value!r} alone")
     return tuple(value)
+
+
+_SIGNATURE = re.compile(r"\s*\(([^()]*)\)\s*->\s*(?:\(([^()]*)\)|(\w+))\s*")
+
+
+def parse_signature(text: str, *, references: bool = False) -> FuncType:
+    """Return the signature that a text such as `"(i32, f64) -> i32"` or `"() -> ()"` stands for.
+
+    The inverse of `str(FuncType(...))`.
+
+    Args:
+        text: the text.
+        references: whether `funcref` and `externref` are value types too.
+
+    Raises:
+        LinkerUsageError: it is no signature.
+    """
+    match = _SIGNATURE.fullmatch(str(text))
+    if match is None:
+        raise LinkerUsageError(f"not a signature such as '(i32, f64) -> i32': {text!r}")
+    params, results, result = match.groups()
+    known = NUMBER_TYPES | {"funcref", "externref"} if references else NUMBER_TYPES
+    return FuncType(_types(params, text, known), _types(result if results is None else results, text, known))
+
+
+def _types(listed: str, text: str, known: frozenset[str]) -> tuple[str, ...]:
+    if not listed.strip():
+        return ()
+    names = tuple(name.strip() for name in listed.split(","))
+    for name in names:
+        if name not in known:
+            *most, last = sorted(known, key=lambda one: (one not in NUMBER_TYPES, one))
+            raise LinkerUsageError(
+                f"{name!r} in the signature {text!r} is none of {', '.join(most)} and {last}"
+            )
+    return names
 
 
 @dataclass(frozen=True)

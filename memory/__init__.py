@@ -4,7 +4,7 @@ Imports nothing of the linker and no engine: a memory is given as callables and 
 part works with, and is tested on, any bytes.
 """
 
-from memory.access import LinearMemory, MemorySource
+from memory.access import LinearMemory, MemorySource, PinnableSource
 from memory.address import ADDRESS_SPACE_BYTES, LOWEST_ADDRESS, MAX_ALIGN_LOG2, PAGE_BYTES, round_up
 from memory.allocator import Allocator, AllocatorStatistics, Region
 from memory.block import Block
@@ -15,6 +15,7 @@ from memory.errors import (
     LayoutExhaustedError,
     MemoryClosedError,
     MemoryLayoutError,
+    MemoryMovesError,
     OutOfBoundsError,
 )
 from memory.layout import STACK_UNIT_BYTES, MainLayout, main_layout
@@ -36,8 +37,10 @@ __all__ = [
     "MainLayout",
     "MemoryClosedError",
     "MemoryLayoutError",
+    "MemoryMovesError",
     "MemorySource",
     "OutOfBoundsError",
+    "PinnableSource",
     "Region",
     "main_layout",
     "round_up",

@@ -13,11 +13,18 @@ share for synchronisation need the engine's or the futex layer's own means.
 from __future__ import annotations
 
 import ctypes
+import html
 import struct
 from functools import lru_cache
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar, runtime_checkable
 
-from memory.errors import InvalidRequestError, InvalidStringError, MemoryClosedError, OutOfBoundsError
+from memory.errors import (
+    InvalidRequestError,
+    InvalidStringError,
+    MemoryClosedError,
+    MemoryMovesError,
+    OutOfBoundsError,
+)
 
 _U8 = struct.Struct("<B")
 _I8 = struct.Struct("<b")
@@ -52,6 +59,25 @@ class MemorySource(Protocol):
     def data_size(self) -> int:
         """Bytes the memory has now; it never falls."""
         ...
+
+
+@runtime_checkable
+class PinnableSource(Protocol):
+    """A linear memory that can be kept where it is."""
+
+    def pin(self) -> object:
+        """An object as long as which the bytes stay at their host address, whatever happens to their owner.
+
+        Raises:
+          MemoryMovesError: they may move when the memory grows.
+        """
+        ...
+
+
+_Aggregate = TypeVar("_Aggregate", ctypes.Structure, ctypes.Union)
+
+_HOST_POINTERS = "PzZOX"
+"""Codes by which ctypes tells types that are pointers of the host, or objects of Python."""
 
 
 @lru_cache(maxsize=512)
@@ -98,6 +124,19 @@ class LinearMemory:
         """Bytes the memory has now."""
         return self._renew()[0]
 
+    def __len__(self) -> int:
+        return self.size
+
+    def __repr__(self) -> str:
+        if self._closed:
+            return "<LinearMemory (closed)>"
+        size = self.size
+        return f"<LinearMemory of {size // 65536} pages, {size:,} bytes>"
+
+    def _repr_html_(self) -> str:
+        """What Jupyter shows."""
+        return f"<code>{html.escape(repr(self))}</code>"
+
     def close(self) -> None:
         """Let go of the memory; every later access raises `MemoryClosedError`. May be called again."""
         self._closed = True
@@ -134,7 +173,52 @@ class LinearMemory:
         if length:
             ctypes.memset(self._address + address, value, length)
 
+    # Without a copy
+
+    def view(self, address: int, length: int) -> memoryview:
+        """A view of `length` bytes, readable and writable, without a copy; `numpy.frombuffer` takes it.
+
+        It is the same memory that the guest uses: what one writes the other reads, and nothing is atomic. It stays right
+        when the memory grows, since the bytes do not move, and keeps its length. When the memory is given up, the bytes stay
+        as they are until the last view of them is gone, and so does the memory's address space.
+
+        Raises:
+          OutOfBoundsError: the bytes are not all inside the memory as it is now.
+          MemoryMovesError: the memory may move when it grows, so that no view could stay right.
+          MemoryClosedError: the memory was given up.
+        """
+        self._reach(address, length)
+        source = self._source
+        if not isinstance(source, PinnableSource):
+            raise MemoryMovesError
+        pin = source.pin()
+        octets = (ctypes.c_ubyte * length).from_address(source.data_address() + address)
+        octets.pin = pin  # type: ignore[attr-defined]  # views refer to the array, and so keep the memory
+        return memoryview(octets).cast("B")
+
+    def structure(self, kind: type[_Aggregate], address: int) -> _Aggregate:
+        """A structure of ctypes that lies at an address: reading its fields reads the memory, setting them writes it.
+
+        What `view` says about growth and closing holds for it.
+
+        Args:
+          kind: a `ctypes.Structure` or `ctypes.Union`. Pointers of the guest are `c_uint32` in it: those of ctypes are the
+            host's, of another size.
+          address: its first byte; C aligns it to the largest of its fields, which is not checked.
+
+        Raises:
+          InvalidRequestError: `kind` has a pointer or an object of the host among its fields.
+          OutOfBoundsError: it is not all inside the memory.
+          MemoryMovesError: as for `view`.
+        """
+        _check_aggregate(kind)
+        return kind.from_buffer(self.view(address, ctypes.sizeof(kind)))
+
     # Strings
+
+    def read_cbytes(self, address: int, limit: int = 65536) -> bytes:
+        """The bytes before the first zero byte; `address` and `limit` as for `read_cstring`."""
+        return self._read_terminated(address, limit)
 
     def read_string(self, address: int, length: int, *, errors: str = "strict") -> str:
         """The UTF-8 string of exactly `length` bytes, zero bytes included.
@@ -163,6 +247,9 @@ class LinearMemory:
             `errors` is "strict".
           OutOfBoundsError: the memory ends before a zero byte and within `limit`.
         """
+        return _decode(self._read_terminated(address, limit), address, errors)
+
+    def _read_terminated(self, address: int, limit: int) -> bytes:
         if limit < 0:
             raise InvalidRequestError("limit", limit, "not be negative")
         self._reach(address, 1)
@@ -174,7 +261,7 @@ class LinearMemory:
             octets = self.read(address, look)
             end = octets.find(0)
             if end >= 0:
-                return _decode(octets[:end], address, errors)
+                return octets[:end]
             if look == most:
                 raise InvalidStringError(address, most, f"no terminating zero within {limit} bytes")
             if look == inside:
@@ -329,6 +416,24 @@ class LinearMemory:
             ) from error
         length = len(data)
         self._reach(address, length)[address : address + length] = data
+
+
+@lru_cache(maxsize=512)
+def _check_aggregate(kind: type[ctypes.Structure | ctypes.Union]) -> None:
+    for name, field, *_ in getattr(kind, "_fields_", ()):
+        inner = field
+        while issubclass(inner, ctypes.Array):
+            inner = inner._type_
+        if issubclass(inner, (ctypes.Structure, ctypes.Union)):
+            _check_aggregate(inner)
+            continue
+        code = getattr(inner, "_type_", "P")
+        if not isinstance(code, str) or code in _HOST_POINTERS:
+            raise InvalidRequestError(
+                "kind",
+                kind,
+                f"have no pointers of the host: {kind.__name__}.{name} is {inner.__name__}; use c_uint32",
+            )
 
 
 def _decode(octets: bytes, address: int, errors: str) -> str:

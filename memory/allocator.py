@@ -131,6 +131,10 @@ class Allocator:
         # Invariant: the memory's end is at or above this, because no memory shrinks.
         self._known_end = 0
 
+    def free_runs(self) -> list[tuple[int, int]]:
+        """Return the runs that are ready to be handed out: start and end, by address."""
+        return self._free.runs()
+
     def allocate(self, size: int, align_log2: int) -> Region:
         """Reserve one run of linear memory.
 

@@ -6,6 +6,7 @@
     ├── InvalidRegionError  (ValueError) freed twice, or never handed out by this allocator
     ├── OutOfBoundsError    (IndexError) an access that reaches past the memory; nothing was read or written
     ├── InvalidStringError  (ValueError) the bytes are there but are not the string that was asked for
+    ├── MemoryMovesError    (BufferError) a view of a memory that may move when it grows
     └── MemoryClosedError                the memory behind a `LinearMemory` was given up by its owner
 
 Every class keeps its data in `args` and in fields of the same order; the text is made from them.
@@ -147,3 +148,10 @@ class MemoryClosedError(MemoryLayoutError):
 
     def __str__(self) -> str:
         return "the linear memory is closed"
+
+
+class MemoryMovesError(MemoryLayoutError, BufferError):
+    """A view was asked for of a memory that may move when it grows, which would leave the view behind."""
+
+    def __str__(self) -> str:
+        return "this memory may move when it grows, so there can be no view of it; use read and write"

@@ -13,6 +13,8 @@ Tests that interrupt a process would fail, or wait for ever.
 
 **The engine.** Tests that do not choose one run on wasmtime, or on the one of `--engine`, and so do processes that they start.
 
+**Bytecode.** PYTHONDONTWRITEBYTECODE is not handed on: every process that a test starts would compile the tree's files again.
+
 **Stack dumps.** `faulthandler_timeout` shows the stacks of a test that hangs.
 A test with a time-out of its own may be slow on purpose, and its time-out shows the stacks as well.
 """
@@ -42,6 +44,7 @@ def pytest_configure(config: pytest.Config) -> None:
     others = [entry for entry in inherited if entry and entry != str(ROOT)]
     os.environ["PYTHONPATH"] = os.pathsep.join([str(ROOT), *others])
     os.environ["DLRUN_CACHE"] = "off"
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 

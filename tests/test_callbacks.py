@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 import dl
-from dl.callbacks import parse_signature
+from dl.options import parse_signature
 from dl.wasm.types import FuncType
 from tests.support.modules import MEMORY, SHARED_MEMORY, TABLE, library, static
 
@@ -44,7 +44,7 @@ def call(
 ) -> Any:
     """Call a pointer in a group, the calling thread's by default."""
     group = group or linker.main_group
-    return group.dlsym(linker.modules()[0].handle, "call")(pointer, argument)
+    return group.dlsym(linker.modules[0].handle, "call")(pointer, argument)
 
 
 def in_thread(linker: dl.Linker, function: Callable[..., Any], *arguments: Any) -> Any:
@@ -68,7 +68,7 @@ class TestCalls:
             return arguments[::-1]
 
         vector = bytes(range(16))
-        handle = linker.modules()[0].handle
+        handle = linker.modules[0].handle
         with linker.callback("(i32, i64, f32, f64, v128) -> (v128, f64, f32, i64, i32)", kinds) as callback:
             results = linker.main_group.dlsym(handle, "kinds")(callback, -1, 1 << 40, 0.5, 0.1, vector)
 
@@ -201,7 +201,7 @@ class TestLife:
             with pytest.raises(dl.LinkerUsageError, match="signature"):
                 linker.callback(text, lambda: None)
         with pytest.raises(dl.LinkerUsageError, match="function"):
-            linker.callback("() -> ()", 5)  # type: ignore[arg-type]
+            linker.callback("() -> ()", 5)  # type: ignore[call-overload]
         with pytest.raises(dl.ValueConversionError):
             linker.callback(FuncType(("externref",), ()), lambda _x: None)
         assert linker.parts.slots.pool.in_use() == 0
@@ -272,7 +272,7 @@ class TestThreads:
     def test_callbacks_are_made_while_other_threads_run_in_the_guest(self, linker: dl.Linker) -> None:
         """Threads that call without pause stop for a moment and go on; none sees a callback that is not there."""
         started, stop = threading.Barrier(3), threading.Event()
-        handle = linker.modules()[0].handle
+        handle = linker.modules[0].handle
         with linker.callback("(i32) -> i32", lambda _x: int(stop.is_set())) as running:
 
             def spin(group: dl.InstanceGroup) -> bool:
@@ -310,4 +310,4 @@ def test_guest_cannot_free_a_callback_of_the_host() -> None:
 def test_signature_that_is_none_is_refused() -> None:
     """Something that is neither text nor a signature gets the usage error."""
     with dl.Linker(None) as linker, pytest.raises(dl.LinkerUsageError):
-        linker.callback(5, print)  # type: ignore[arg-type]
+        linker.callback(5, print)  # type: ignore[call-overload]

@@ -14,7 +14,7 @@ import pytest
 from tests.support.paths import ROOT
 
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), *sorted(ROOT.glob("*/README.md"))]
-LANGUAGES = {"python", "sh", "console", "text"}
+LANGUAGES = {"python", "sh", "console", "text", "c", "c++"}
 
 # To be removed: files that a page names and that are being made.
 COMING = {"tests/contracts/", "tests/threads/"}
@@ -79,7 +79,7 @@ def test_python_blocks_pass_the_strict_type_checker(tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-m", "mypy", "--strict", "--config-file=", f"--cache-dir={tmp_path}/cache", "."],
         cwd=tmp_path,
-        env={**os.environ, "MYPYPATH": str(ROOT)},
+        env={**os.environ, "MYPYPATH": f"{ROOT}:{ROOT / 'examples'}"},
         capture_output=True,
         text=True,
         timeout=280,

@@ -15,7 +15,7 @@ FIXTURES = Path(__file__).resolve().parent.parent / "fixtures"
 BINARIES = sorted(p for p in FIXTURES.rglob("*") if p.suffix in {".wasm", ".so"})
 needs_toolchain = pytest.mark.skipif(
     importlib.util.find_spec("ziglang") is None,
-    reason="ziglang, the toolchain of the fixtures, is not installed (pip install -e '.[fixtures]')",
+    reason="ziglang, the toolchain of the fixtures, is not installed (pip install 'wasix-dl[build]')",
 )
 
 
@@ -57,7 +57,7 @@ def test_a_missing_toolchain_is_named_with_its_version(tmp_path: Path) -> None:
     )
     assert done.returncode == 2
     assert re.search(
-        r"pip install -e '\.\[fixtures\]', which is ziglang==\d+\.\d+\.\d+$", done.stderr.rstrip()
+        r"pip install 'wasix-dl\[build\]', which is ziglang==\d+\.\d+\.\d+$", done.stderr.rstrip()
     )
     assert "Traceback" not in done.stderr
 

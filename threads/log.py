@@ -11,6 +11,9 @@
 #    undoes when it was committed. They are known at that moment, and no other ever comes to need it, because what
 #    it undoes is replaced in the same step. So it is owed to those members one by one, and is dropped when the last of them
 #    has made it or has left. A member that was absent from before is owed nothing, and nothing is kept for it.
+#    It may leave a shared entry with its own number, for the groups that it is not owed to: how things are now, where what
+#    it does is only a difference to before. So a state that changes with each operation is one entry, and costs a member that
+#    is absent one replay, however often it has changed.
 #
 # The size is therefore the live operations plus what members that lag behind still have to undo, however many operations
 # the program has made. Each entry is dropped once and each debt is paid once, at constant cost; numbers of dropped entries
@@ -59,7 +62,11 @@ class _Commit(Generic[Op]):
     __slots__ = ("debtors", "number", "operation", "replaces")
 
     def __init__(
-        self, number: int, operation: Op, replaces: dict[int, Op | None], debtors: dict[Debtor, None] | None
+        self,
+        number: int,
+        operation: Op,
+        replaces: dict[int, Op | None],
+        debtors: dict[Debtor, None] | None,
     ) -> None:
         self.number = number
         self.operation = operation
@@ -132,6 +139,7 @@ class OperationLog(Generic[Op]):
         *,
         replaces: Mapping[int, Op | None] | None = None,
         owed_to: Iterable[Debtor] | None = None,
+        leaves: Op | None = None,
     ) -> int:
         """Commit an operation and return its number. For `Rendezvous.commit` only.
 
@@ -139,13 +147,15 @@ class OperationLog(Generic[Op]):
           operation: what to commit.
           replaces: earlier operations to drop (None) or to replace, in the same step. One that has been dropped stays so.
           owed_to: the members that need it, if it undoes something; None if a new group needs it too.
+          leaves: what all other groups make in its place, new ones too; None for nothing. Only with `owed_to`.
         """
         self.finish()
         number = self._committed + 1
         debtors = None if owed_to is None else dict.fromkeys(owed_to)
         self._unfinished = _Commit(number, operation, dict(replaces or ()), debtors)
-        if debtors is None:
-            self._operations[number] = operation
+        shared = operation if debtors is None else leaves
+        if shared is not None:
+            self._operations[number] = shared
         else:
             self._operations.pop(number, None)  # of an attempt that did not come to its commit
         self._committed = number  # the point of no return
@@ -158,10 +168,9 @@ class OperationLog(Generic[Op]):
         if commit is None or commit.number > self._committed:
             return
         number = commit.number
-        if commit.debtors is None:
-            if not self._numbers or self._numbers[-1] < number:
-                self._numbers.append(number)
-        else:
+        if number in self._operations and (not self._numbers or self._numbers[-1] < number):
+            self._numbers.append(number)
+        if commit.debtors is not None:
             self.oldest_start = number
             if commit.debtors:
                 self._owed[number] = _Owed(commit.operation, commit.debtors)
@@ -180,7 +189,7 @@ class OperationLog(Generic[Op]):
         numbers, operations = self._numbers, self._operations
         for i in range(bisect_right(numbers, sequence), len(numbers)):
             number = numbers[i]
-            if owed is not None and owed < number:
+            if owed is not None and owed <= number:
                 break
             if number in operations:
                 return number, operations[number]
@@ -206,14 +215,18 @@ class OperationLog(Generic[Op]):
         debtor.owed.pop(number, None)
 
     def _replace(self, number: int, smaller: Op | None) -> None:
+        if number in self._operations:
+            # Debts of the same number stay: what is replaced is what the others make.
+            if smaller is None:
+                del self._operations[number]
+            else:
+                self._operations[number] = smaller
+            return
         owed = self._owed.get(number)
-        if owed is not None:
-            if smaller is not None:
-                owed.operation = smaller
-                return
-            for debtor in list(owed.debtors):
-                self._pay(debtor, number)
-        elif smaller is None:
-            self._operations.pop(number, None)
-        elif number in self._operations:
-            self._operations[number] = smaller
+        if owed is None:
+            return
+        if smaller is not None:
+            owed.operation = smaller
+            return
+        for debtor in list(owed.debtors):
+            self._pay(debtor, number)

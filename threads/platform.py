@@ -12,6 +12,8 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import Protocol
 
+from threads.switching import SWITCH_INTERVAL
+
 __all__ = ["SYSTEM", "LockLike", "Platform"]
 
 
@@ -63,8 +65,20 @@ class Platform(Protocol):
         """
         ...
 
+    def hurry(self, asker: object) -> None:
+        """Let threads of Python take turns sooner until `relax`: `asker` waits for many of them."""
+        ...
+
+    def relax(self, asker: object) -> None:
+        """Undo `hurry`; nothing for who has not asked."""
+        ...
+
 
 class _System:
+    def __init__(self) -> None:
+        self.hurry = SWITCH_INTERVAL.hurry
+        self.relax = SWITCH_INTERVAL.relax
+
     def lock(self) -> LockLike:
         return _thread.allocate_lock()
 

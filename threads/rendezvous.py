@@ -236,26 +236,26 @@ class Rendezvous(Generic[Op]):
         timeout: float | None = None,
         replaces: Mapping[int, Op | None] = _NOTHING,
         only_after: int | None = None,
+        leaves: Op | None = None,
     ) -> int:
         """Append an operation while no group executes guest code. Only inside `instigate`.
 
-        The caller's own group has made the operation already. The others make it before their next guest
-        instruction; this does not wait for them.
+        The caller's own group has made it already. The others make it before their next guest instruction, unawaited.
 
         Args:
           replica: as given to `instigate`. If a start function left it in state GUEST it is HOST from here on.
           operation: what `apply` of every other replica will be given.
-          timeout: seconds to wait for threads in guest code; None is no limit.
+          timeout: seconds to wait for threads in guest code; None: no limit.
           replaces: earlier operations that this one makes obsolete, by number: dropped (None) or replaced, in the same
-            step as the append, for every group that has not begun to make them. An operation that is gone stays so.
+            step as the append, for every group that has not begun them. An operation that is gone stays so.
           only_after: number of the earliest operation whose effect this one undoes, if it undoes something; `replaces`
             must drop or replace that one and all later ones of the same effect. Then only groups that have come to that number
             make this one, and a new group makes none of them. It may be given to a group that came to it while the
             undone operations replaced each other, and has made none of them; it must be harmless there. None: for every group.
+          leaves: with `only_after`: what other groups make in its place, until a later commit replaces it; None for nothing.
 
         Returns:
-          The operation's number, from 1. An exception that comes after the commit (Ctrl-C) is not lost: the
-          thread is interrupted with it.
+          The operation's number, from 1. An exception after the commit (Ctrl-C) is not lost: it interrupts the thread.
 
         Raises:
           BarrierTimeoutError: some replicas did not come; or, as below, nothing was committed: roll back.
@@ -269,15 +269,15 @@ class Rendezvous(Generic[Op]):
             or not self._turn.held_by_caller()
             or (replica is not None and replica.waiter is not waiter)
         ):
-            message = "commit is called by a thread that does not hold the link lock for this replica"
-            raise ProtocolError(message)
+            raise ProtocolError(
+                "commit is called by a thread that does not hold the link lock for this replica"
+            )
         if replica is not None and replica.closed is not None:
             raise ReplicaClosedError(replica.name, replica.closed)
         before = self.log.committed
         for number in replaces if only_after is None else (only_after, *replaces):
             if not 1 <= number <= before:
-                message = f"an operation refers to operation {number}, of {before}"
-                raise ProtocolError(message)
+                raise ProtocolError(f"an operation refers to operation {number}, of {before}")
         started = self._platform.monotonic_ns()
         try:
             if replica is not None and replica.state == GUEST:
@@ -288,7 +288,7 @@ class Rendezvous(Generic[Op]):
                 if self._ended is not None:
                     raise self._ended.with_traceback(None)
                 owed_to = None if only_after is None else self._begun_locked(only_after, replica)
-                self.log.append(operation, replaces=replaces, owed_to=owed_to)  # the point of no return
+                self.log.append(operation, replaces=replaces, owed_to=owed_to, leaves=leaves)
             self._open_gate(replica)
             # One step under the GIL, as is the copy that `statistics` takes; only instigators append.
             self._latency.append((self._platform.monotonic_ns() - started) / 1e9)
@@ -308,10 +308,9 @@ class Rendezvous(Generic[Op]):
 
         Args:
           action: called once, with no lock of this package held: in this thread, now, if no replay is under way; otherwise in
-            the thread that ends the last of them, whether its replay succeeds or fails. It should be short, wait for nothing,
-            and rely on no lock of the caller's. Here it may raise. There an `Exception` of its goes to
-            `threading.excepthook`, since the thread has nothing to do with it, and its replica continues; any
-            other exception is the thread's own (Ctrl-C) and is raised in it.
+            the thread that ends the last of them, however that ends. It should be short, wait for nothing, and rely on no lock
+            of the caller's. Here it may raise. There an `Exception` of its goes to `threading.excepthook`, since the thread has
+            nothing to do with it; any other exception is the thread's own (Ctrl-C) and is raised in it.
         """
         self.process.check()
         self.replays.after(action)
@@ -321,8 +320,8 @@ class Rendezvous(Generic[Op]):
 
         For any thread, in any state, but not for a signal handler: it takes the lock.
 
-        Nobody blocks here any longer: a thread that waits for the gate, the link lock, a barrier or a futex wakes and
-        raises. A barrier under way commits nothing. The one instance is raised in all threads, so it should be plain data.
+        Whoever waits for the gate, the link lock, a barrier or a futex wakes and raises. A barrier under way commits nothing.
+        The one instance is raised in all threads, so it should be plain data.
 
         Returns:
           Whether this call ended it; the first one counts. False in a forked child, where there is nobody to end.
@@ -389,11 +388,11 @@ class Rendezvous(Generic[Op]):
             if deadline is not None and now >= deadline:
                 raise BarrierTimeoutError(missing, (now - started) / 1e9)
             if now >= repeat_at:
+                self._platform.hurry(self)
                 self._call_interrupt()
                 repeat_at = now + pause
                 pause = min(2 * pause, LAST_REPEAT_NS)
-            until = repeat_at if deadline is None else min(repeat_at, deadline)
-            waiter.park(until - now)
+            waiter.park((repeat_at if deadline is None else min(repeat_at, deadline)) - now)
 
     def _open_gate(self, replica: Replica[Op] | None) -> None:
         # Safe to run twice, and to be cut off and run again: a wake too many harms nobody.
@@ -405,6 +404,7 @@ class Rendezvous(Generic[Op]):
             self._instigator = None
             self.version = self.log.committed if self._ended is None else ENDED
             waiting = list(self._gate)
+        self._platform.relax(self)
         for waiter in waiting:
             waiter.unpark()
 

@@ -8,8 +8,10 @@ from collections.abc import Sequence
 from importlib import import_module
 
 import click
+from click.shell_completion import CompletionItem, shell_complete
 
 from dl.cli.endings import report
+from dl.cli.modules import meant_command
 from dl.cli.run import run
 
 EXAMPLES = """\b
@@ -22,6 +24,11 @@ Examples:
   dlrun inspect libfoo.so           what a library says about itself
   dlrun inspect --json libfoo.so    the same for programs
   dlrun deps app.wasm               the tree of libraries, like ldd
+  dlrun deps -r -u app.wasm         what is undefined, and what is needed in vain
+  dlrun explain app.wasm malloc     who asks for a symbol, and who answers
+  dlrun compile app.wasm libfoo.so  compile both now, and run faster later
+  dlrun graph -o app.svg app.wasm   draw its libraries and what binds them
+  dlrun map -o map.html app.wasm    what lies where in memory and table
   dlrun stress --threads 64         try the linker on this machine
   dlrun cache info                  where compiled code is kept, and how much
 
@@ -36,12 +43,26 @@ A program whose name is that of a command is reached by its path: ./inspect
 
 _COMMANDS = {
     "cache": ("dl.cli.cache", "Look at compiled code that is kept on disk, check it, or remove it."),
+    "c++": ("dl.cli.build", "Compile and link C++."),
+    "cc": ("dl.cli.build", "Compile and link C."),
+    "compile": ("dl.cli.compiling", "Compile a program and its libraries before they run."),
     "deps": ("dl.cli.deps", "Show the tree of libraries that a module needs, like ldd."),
+    "explain": ("dl.cli.explaining", "Show who asks for a symbol, who answers, and who else could."),
+    "graph": ("dl.cli.graph", "Draw libraries and bindings: Graphviz text, or SVG."),
     "inspect": ("dl.cli.inspection", "Show what a module or library says about itself."),
+    "map": ("dl.cli.mapping", "Show what lies where in linear memory and in the table."),
+    "new": ("dl.cli.build", "Write a small project that builds and runs."),
     "run": ("dl.cli.run", "Link a program and run it (the default)."),
     "stress": ("dl.cli.stress", "Try the linker with many threads, and compare them."),
 }
 """The file of each subcommand, where it has its own name, and its line in the help. Running a program imports only its own."""
+
+
+COMPLETE = "_DLRUN_COMPLETE"
+"""Asks for completion: set by the script that `_DLRUN_COMPLETE=bash_source dlrun` prints, and the like for zsh and fish."""
+
+_ATTRIBUTES = {"c++": "cxx"}
+"""The names in Python of subcommands whose own are none."""
 
 
 class _RunByDefault(click.Group):
@@ -53,7 +74,9 @@ class _RunByDefault(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002
         if cmd_name not in _COMMANDS:
             return None
-        command: click.Command = getattr(import_module(_COMMANDS[cmd_name][0]), cmd_name)
+        command: click.Command = getattr(
+            import_module(_COMMANDS[cmd_name][0]), _ATTRIBUTES.get(cmd_name, cmd_name)
+        )
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002
@@ -63,8 +86,17 @@ class _RunByDefault(click.Group):
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         own = {name for parameter in self.get_params(ctx) for name in parameter.opts}
         if args and args[0] not in _COMMANDS and args[0] not in own:
+            meant = meant_command(args[0], list(_COMMANDS))
+            if meant is not None and not ctx.resilient_parsing:
+                raise click.UsageError(
+                    f"{args[0]!r} is neither a file nor a command; did you mean {meant!r}?", ctx
+                )
             args = ["run", *args]
         return super().parse_args(ctx, args)
+
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
+        """Return commands, and tell the shell to complete files: the first word may be either."""
+        return [*super().shell_complete(ctx, incomplete), CompletionItem(incomplete, type="file")]
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Options for running"):
@@ -81,12 +113,17 @@ class _RunByDefault(click.Group):
 def _print_version(context: click.Context, _option: click.Parameter, wanted: bool) -> None:
     if not wanted or context.resilient_parsing:
         return
-    from importlib.metadata import PackageNotFoundError, version  # noqa: PLC0415  as costly to import as click
+    import platform  # noqa: PLC0415  as costly to import as click
+    from importlib.metadata import PackageNotFoundError, version  # noqa: PLC0415
 
-    try:
-        click.echo(f"dlrun {version('wasix-dl')}")
-    except PackageNotFoundError:
-        click.echo("dlrun unknown (not installed)")
+    def found(distribution: str) -> str:
+        try:
+            return version(distribution)
+        except PackageNotFoundError:
+            return "unknown (not installed)"
+
+    python = f"{platform.python_implementation()} {platform.python_version()}"
+    click.echo(f"dlrun {found('wasix-dl')} (wasmtime {found('wasmtime')}, {python})")
     context.exit()
 
 
@@ -139,8 +176,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     words = sys.argv[1:] if arguments is None else list(arguments)
     _open_standard_streams()
     try:
+        if COMPLETE in os.environ:
+            return shell_complete(dlrun, {}, "dlrun", COMPLETE, os.environ[COMPLETE])
         if not words:
-            raise click.UsageError("no program given")
+            words = ["--help"]
         # Not `dlrun.main`, which has its own idea of a broken pipe and of exit codes.
         with dlrun.make_context("dlrun", words) as context:
             code = dlrun.invoke(context)

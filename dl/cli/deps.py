@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -11,50 +10,20 @@ import click
 from rich.text import Text
 from rich.tree import Tree
 
-from dl.cli.console import output, shown
-from dl.cli.endings import NOT_LINKED
-from dl.cli.run import library_path_option, search_path
+from dl.cli.columns import print_columns
+from dl.cli.console import output, print_note, shown
+from dl.cli.demangling import Demangler, demangle_option, demangler
+from dl.cli.endings import NOT_FOUND, NOT_LINKED
+from dl.cli.links import GOOD, links_of
+from dl.cli.modules import image_of
+from dl.cli.named import tree_by_name
+from dl.cli.run import library_path_option, module_path_option, search_path
+from dl.cli.tree import CYCLE, REPEATED, Node
 from dl.errors import DlError, LibraryNotFoundError
-from dl.modules.image import ModuleImage, image_from_file
+from dl.link.rehearse import Link
+from dl.modules.image import ModuleImage
 from dl.modules.kind import ModuleKind, kind_of
 from dl.modules.locate import Locator, requester_of
-
-CYCLE, REPEATED = "cycle", "repeated"
-
-
-@dataclass
-class Node:
-    """A library in the tree.
-
-    Attributes:
-        name: as the needed list has it; of the root, the file.
-        path: the file found; None when there is none.
-        tried: every path that was tried in vain, with what was wrong with it.
-        error: why it cannot be linked; None when it can.
-        seen: `cycle` when it is one of those above it, `repeated` when it stood in the tree before; its needs are
-            shown there.
-        needs: what it needs, in order.
-    """
-
-    name: str
-    path: str | None = None
-    tried: tuple[tuple[str, str], ...] = ()
-    error: str | None = None
-    seen: str | None = None
-    needs: list[Node] = field(default_factory=list)
-
-    def as_json(self) -> dict[str, Any]:
-        """Return the tree in JSON's types."""
-        return {
-            "name": self.name,
-            "found": self.path is not None,
-            "path": self.path,
-            "error": self.error,
-            "tried": [{"path": path, "reason": reason} for path, reason in self.tried],
-            "cycle": self.seen == CYCLE,
-            "repeated": self.seen == REPEATED,
-            "needed": [node.as_json() for node in self.needs],
-        }
 
 
 class _Walk:
@@ -121,25 +90,122 @@ def _needed(image: ModuleImage) -> tuple[str, ...]:
 
 @click.command(short_help="Show the tree of libraries that a module needs, like ldd.")
 @library_path_option
+@module_path_option
+@click.option(
+    "-r",
+    "--undefined",
+    "undefined",
+    is_flag=True,
+    help="Show for each library the symbols that nothing defines.",
+)
+@click.option(
+    "-u",
+    "--unused",
+    "unused",
+    is_flag=True,
+    help="Show which needs serve no import of the module that has them.",
+)
+@demangle_option
 @click.option("--json", "as_json", is_flag=True, help="Print JSON; its keys are documented and stable.")
 @click.argument("file", metavar="FILE")
-def deps(file: str, library_path: tuple[list[Path], ...], as_json: bool) -> int:
+def deps(
+    file: str,
+    library_path: tuple[list[Path], ...],
+    module_path: tuple[list[Path], ...],
+    undefined: bool,
+    unused: bool,
+    demangle: bool | None,
+    as_json: bool,
+) -> int:
     """Show the tree of libraries that a module needs, and where each was found.
 
-    Nothing is linked or run. Libraries opened at run time are not known beforehand. The exit code is 0 if everything was
-    found, 127 if something is missing.
+    With --module-path, or if one of them lies beside it, of a module without a dylink section: the modules that it imports from
+    by name. Nothing is compiled or run. Libraries opened at run time are not known beforehand.
+
+    The exit code is 127 if a library is missing or, with -r, an import of some library would keep it from being linked; 1 if
+    with -r functions are left that nothing defines, which are looked for when they are called, or with -u needs are left that
+    serve nobody; else 0.
     """
-    walk = _Walk(Locator(search_path(library_path, file)))
-    top = walk.tree(image_from_file(Path(file), file))
+    demangled = demangler(demangle)
+    directories = search_path(library_path, file)
+    image = image_of(file)
+    top, complete = _tree_of(image, directories, module_path)
+    links: list[Link] | None = None
+    if (undefined or unused) and complete:
+        links = links_of(image, directories, module_path)
+    if unused and links is not None:
+        _mark_unused(top, links)
+    open_links = [link for link in links or () if undefined and link.state not in ("linked", "weak")]
     if as_json:
-        print(json.dumps({**top.as_json(), "complete": walk.complete}, indent=2))
+        report = {**top.as_json(), "complete": complete}
+        if undefined:
+            report["undefined"] = None if links is None else [_link_as_json(o, demangled) for o in open_links]
+        print(json.dumps(report, indent=2))
     else:
         tree = Tree(Text(shown(top.name), style="bold"), guide_style="dim")
         _grow(tree, top)
         if not top.needs:
             tree.add("needs no libraries")
         output().print(tree)
-    return 0 if walk.complete else NOT_LINKED
+        _print_undefined(open_links, demangled)
+        if links is None and (undefined or unused):
+            print_note("symbols are not looked at while libraries are missing")
+    if not complete or any(link.state not in GOOD for link in open_links):
+        return NOT_LINKED
+    return NOT_FOUND if open_links or any(node.unused for node in top.below()) else 0
+
+
+def _tree_of(
+    image: ModuleImage, directories: list[Path], module_path: tuple[list[Path], ...]
+) -> tuple[Node, bool]:
+    """Return the tree below a module, and whether all of it was found."""
+    named = tree_by_name(image, module_path)
+    if named is not None:
+        return named
+    walk = _Walk(Locator(directories))
+    return walk.tree(image), walk.complete
+
+
+def _mark_unused(top: Node, links: list[Link]) -> None:
+    """Note at each node whether the one above it is bound to a symbol of it."""
+    used = {(link.importer, link.provider) for link in links}
+    for node in top.below():
+        for child in node.needs:
+            child.unused = (node.path, child.path) not in used
+
+
+def _link_as_json(link: Link, demangled: Demangler) -> dict[str, Any]:
+    written = demangled(link.entry.name)
+    return {
+        "importer": link.importer,
+        "module": link.entry.module,
+        "name": link.entry.name,
+        "demangled": None if written == link.entry.name else written,
+        "kind": link.entry.kind,
+        "type": str(link.entry.type),
+        "state": link.state,
+        "reason": link.meaning,
+    }
+
+
+def _print_undefined(links: list[Link], demangled: Demangler) -> None:
+    console = output()
+    for importer in dict.fromkeys(link.importer for link in links):
+        console.print()
+        console.print(Text(shown(importer), style="bold"))
+        print_columns(
+            console,
+            [
+                (
+                    link.state,
+                    f"{link.entry.module}.{demangled(link.entry.name)}",
+                    str(link.entry.type),
+                    link.meaning,
+                )
+                for link in links
+                if link.importer == importer
+            ],
+        )
 
 
 def _grow(tree: Tree, top: Node) -> None:
@@ -160,6 +226,8 @@ def _line(node: Node) -> Text:
         line.append(shown(node.path))
     if node.error is not None:
         line.append(f"{':' if node.path else ' =>'} {shown(node.error)}", style="bold red")
+    if node.unused:
+        line.append(" (unused)", style="bold yellow")
     if node.seen is not None:
         line.append(f" ({'cycle' if node.seen == CYCLE else 'shown above'})", style="dim")
     return line

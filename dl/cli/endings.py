@@ -4,7 +4,9 @@
 code   meaning
 =====  ==================================================================
 0-255  what the program returned, modulo 256
+1      what was to be built cannot be; dlrun deps, explain and inspect: what was asked for is not there
 2      the command line is wrong
+124    the program was stopped by --timeout
 127    the program could not be linked, or called what nothing provides
 130    interrupted (Ctrl-C)
 74     the output cannot be written
@@ -22,15 +24,22 @@ import click
 
 from dl.cli.console import print_error, print_note
 from dl.errors import (
+    BuildError,
     DlError,
     EngineNotFoundError,
+    GuestTimeoutError,
     LinkError,
     ProgramDeadlockedError,
     ProgramExited,
     TrapError,
 )
 
+NOT_BUILT = 1
+TIMED_OUT = 124
+"""As `timeout` of coreutils has it."""
 USAGE, NOT_LINKED, INTERRUPTED, TRAPPED = 2, 127, 130, 134
+NOT_FOUND = 1
+"""What was asked for is not there, or what was looked for is: for scripts, as `grep` has it."""
 INPUT_OUTPUT = 74
 """Output that cannot be written: EX_IOERR of sysexits.h."""
 FAILED = 70
@@ -76,6 +85,12 @@ def _report(error: BaseException) -> int:
     if isinstance(error, EngineNotFoundError):
         print_error(error)
         return USAGE
+    if isinstance(error, GuestTimeoutError):
+        print_error(error)
+        return TIMED_OUT
+    if isinstance(error, BuildError):
+        print_error(error)
+        return NOT_BUILT
     if isinstance(error, (KeyboardInterrupt, click.Abort)):
         print_error("interrupted")
         return INTERRUPTED

@@ -3,52 +3,137 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import click
-from rich.cells import cell_len
 from rich.console import Console
 from rich.text import Text
 
+from dl.cli.columns import print_columns
 from dl.cli.console import output, shown
+from dl.cli.demangling import Demangler, demangle_option, demangler
+from dl.cli.endings import NOT_FOUND, NOT_LINKED
+from dl.cli.links import GOOD, links_as_json, links_of
+from dl.cli.modules import image_of
 from dl.cli.report import describe
-from dl.modules.image import image_from_file
+from dl.cli.run import library_path_option, module_path_option, search_path
+from dl.cli.selection import Wanted, print_symbols
 
 _KINDS = {
     "pie": "position-independent main module",
     "side": "side module (shared library)",
     "static": "ordinary module, without a dylink section",
 }
-_GAP = "  "
 
 
 @click.command(short_help="Show what a module or library says about itself.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON; its keys are documented and stable.")
-@click.argument("file", metavar="FILE")
-def inspect(file: str, as_json: bool) -> int:
-    """Show what a WebAssembly module says about itself.
+@click.option(
+    "--links",
+    "with_links",
+    is_flag=True,
+    help="Show what each import of the module, and of what it needs, would be linked to. The exit code is 127 if something "
+    "is undefined or does not fit.",
+)
+@click.option("--exports", is_flag=True, help="Show only the exports.")
+@click.option("--imports", is_flag=True, help="Show only the imports.")
+@click.option(
+    "--undefined", is_flag=True, help="Show only the imports that another module or the host must define."
+)
+@click.option(
+    "--defined-by",
+    "defined_by",
+    metavar="SYMBOL",
+    help="Show only which of the files define a symbol. The exit code is 1 if none does.",
+)
+@demangle_option
+@library_path_option
+@module_path_option
+@click.argument("files", metavar="FILE...", nargs=-1, required=True)
+def inspect(
+    files: tuple[str, ...],
+    as_json: bool,
+    with_links: bool,
+    exports: bool,
+    imports: bool,
+    undefined: bool,
+    defined_by: str | None,
+    demangle: bool | None,
+    library_path: tuple[list[Path], ...],
+    module_path: tuple[list[Path], ...],
+) -> int:
+    """Show what WebAssembly modules say about themselves.
 
-    Its dylink section with everything in it, its imports and exports with their types, memories, tables, segments, sections,
-    and the features that these show. Code is not looked into.
+    Their dylink sections with everything in them, imports and exports with types, memories, tables, segments, sections, and
+    the features that these show. Code is not looked into. With --links, libraries are found as for a run, and the linker is
+    asked; nothing is compiled or run. With several files, --json prints a list.
     """
-    report = describe(image_from_file(Path(file), file).wasm, file)
+    demangled = demangler(demangle or False)
+    wanted = Wanted(exports, imports, undefined, defined_by)
+    if wanted.any and with_links:
+        raise click.UsageError("--links shows imports in its own way: without --exports and the like")
+    images = [image_of(file) for file in files]
+    reports = [describe(image.wasm, file) for image, file in zip(images, files, strict=True)]
+    if wanted.any:
+        found = [wanted.of(report, demangler(demangle)) for report in reports]
+        shown_reports = [part for part in found if part is not None]
+        if as_json:
+            print(
+                json.dumps(shown_reports if len(files) > 1 or defined_by is not None else found[0], indent=2)
+            )
+        else:
+            print_symbols(output(), shown_reports, demangled)
+        return NOT_FOUND if defined_by is not None and not shown_reports else 0
+    good = True
+    if with_links:
+        for image, report in zip(images, reports, strict=True):
+            links = links_of(image, search_path(library_path, report["file"]), module_path)
+            report["links"] = links_as_json(links)
+            good = good and all(link.state in GOOD for link in links)
     if as_json:
-        print(json.dumps(report, indent=2))
-    else:
-        _print(output(), report)
-    return 0
+        print(json.dumps(reports if len(reports) > 1 else reports[0], indent=2))
+        return 0 if good else NOT_LINKED
+    for number, report in enumerate(reports):
+        if number:
+            output().print()
+        if with_links:
+            _print_links(output(), report["links"], demangled)
+        else:
+            _print(output(), report, demangled)
+    return 0 if good else NOT_LINKED
 
 
-def _print(console: Console, report: dict[str, Any]) -> None:
+def _print_links(console: Console, links: list[dict[str, Any]], demangled: Demangler) -> None:
+    importers = dict.fromkeys(link["importer"] for link in links)
+    for number, importer in enumerate(importers):
+        if number:
+            console.print()
+        console.print(Text(shown(importer), style="bold"))
+        own = [link for link in links if link["importer"] == importer]
+        print_columns(
+            console,
+            [
+                (
+                    link["state"],
+                    link["kind"],
+                    f"{link['module']}.{demangled(link['name'])}",
+                    link["meaning"],
+                )
+                for link in own
+            ],
+        )
+
+
+def _print(console: Console, report: dict[str, Any], demangled: Demangler) -> None:
     console.print(Text(shown(report["file"]), style="bold"))
-    _columns(console, _summary(report))
-    for title, rows in _lists(report):
+    print_columns(console, _summary(report))
+    for title, rows in _lists(report, demangled):
         if rows:
             console.print()
             console.print(Text(f"{title} ({len(rows)})", style="bold"))
-            _columns(console, rows)
+            print_columns(console, rows)
 
 
 def _summary(report: dict[str, Any]) -> Iterator[tuple[str, str]]:
@@ -86,22 +171,25 @@ def _summary(report: dict[str, Any]) -> Iterator[tuple[str, str]]:
         yield "built for", " ".join(report["target_features"])
 
 
-def _lists(report: dict[str, Any]) -> Iterator[tuple[str, list[tuple[str, ...]]]]:
+def _lists(report: dict[str, Any], demangled: Demangler) -> Iterator[tuple[str, list[tuple[str, ...]]]]:
     yield (
         "imports",
-        [(e["kind"], f"{e['module']}.{e['name']}", e["type"]) for e in report["imports"]],
+        [(e["kind"], f"{e['module']}.{demangled(e['name'])}", e["type"]) for e in report["imports"]],
     )
     yield (
         "exports",
-        [(e["kind"], e["name"], _with_initial_value(e)) for e in report["exports"]],
+        [(e["kind"], demangled(e["name"]), _with_initial_value(e)) for e in report["exports"]],
     )
     yield (
         "flags of imports",
-        [(f"{e['module']}.{e['name']}", " ".join(e["flags"]) or "none") for e in report["import_info"]],
+        [
+            (f"{e['module']}.{demangled(e['name'])}", " ".join(e["flags"]) or "none")
+            for e in report["import_info"]
+        ],
     )
     yield (
         "flags of exports",
-        [(e["name"], " ".join(e["flags"]) or "none") for e in report["export_info"]],
+        [(demangled(e["name"]), " ".join(e["flags"]) or "none") for e in report["export_info"]],
     )
     yield (
         "unknown dylink subsections",
@@ -151,17 +239,3 @@ def _bytes(number: int) -> str:
 
 def _elements(number: int) -> str:
     return f"{number:,} element{'' if number == 1 else 's'}"
-
-
-def _columns(console: Console, rows: Iterable[Sequence[str]]) -> None:
-    """Print rows as columns as wide as what they hold, the last as it is."""
-    cells = [[shown(cell) for cell in row] for row in rows]
-    widths = [max(map(cell_len, column)) for column in zip(*cells, strict=True)][:-1]
-    for row in cells:
-        line = Text(_GAP)
-        for position, (cell, width) in enumerate(zip(row, widths, strict=False)):
-            line.append(cell, style="cyan" if position == 0 else "")
-            line.append(" " * (width - cell_len(cell)) + _GAP)
-        line.append(row[-1])
-        line.rstrip()
-        console.print(line)

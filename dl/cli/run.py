@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from dl.cli.endings import program_code
 from dl.cli.interrupt import ending_on_interrupt
+from dl.cli.modules import complete_file, contents
 from dl.cli.params import (
     PAGE_BYTES,
     directories,
@@ -22,6 +24,9 @@ from dl.cli.params import (
 )
 from dl.cli.tracing import tracing
 from dl.options import DEFAULT_STACK_BYTES, MemoryType
+
+if TYPE_CHECKING:
+    from dl.linker import Linker
 
 _STACK_STEP = 1024
 
@@ -43,6 +48,20 @@ library_path_option = click.option(
     help="Look for libraries in these directories, separated by colons; may be repeated. Then come those of the "
     "environment variable DLRUN_LIBRARY_PATH, then the program's own.",
 )
+
+module_path_option = click.option(
+    "--module-path",
+    type=directories,
+    multiple=True,
+    metavar="DIRS",
+    help="Link the program's imports by module name: NAME or NAME.wasm in these directories, separated by colons, or in its "
+    "own; may be repeated.",
+)
+
+
+def module_directories(given: Sequence[Sequence[Path]], program: str) -> list[Path]:
+    """Return where modules are looked for by name: what the user gave, then the program's own directory."""
+    return [*(directory for group in given for directory in group), Path(program).parent]
 
 
 @click.command(
@@ -66,6 +85,13 @@ library_path_option = click.option(
     multiple=True,
     metavar="NAME[=VALUE]",
     help="Set an environment variable, or pass on the one set here; may be repeated. The program sees no others.",
+)
+@click.option("--inherit-env", is_flag=True, help="Pass on all environment variables; --env comes on top.")
+@click.option(
+    "--timeout",
+    type=click.FloatRange(min=0),
+    metavar="SECONDS",
+    help="Stop the program after this time, counted from its start; the exit code is then 124.",
 )
 @click.option(
     "--stack-size",
@@ -99,9 +125,42 @@ library_path_option = click.option(
     help="Whether code that computes can be interrupted, for links and Ctrl-C. Default: on for programs with shared memory.",
 )
 @click.option(
+    "--bind-now",
+    is_flag=True,
+    help="Refuse to load what needs functions that nothing defines, instead of missing them at their first call.",
+)
+@click.option(
+    "--preload",
+    "preload",
+    multiple=True,
+    metavar="LIBRARY",
+    help="Load a library, by path or name, before those that the program needs, so that its symbols win; may be repeated.",
+)
+@click.option(
+    "--guest-dlfcn",
+    type=click.Choice(["wasix", "elf"]),
+    default="wasix",
+    help="Whether the program's own dlopen and dlsym ignore flags, as WASIX does, or honour them, as ELF does. Default: wasix.",
+)
+@click.option(
     "--no-default-files",
     is_flag=True,
     help="Do not give the program /dev/null and the like, and a /tmp of its own.",
+)
+@click.option(
+    "--wamr-mode",
+    type=click.IntRange(0, 31),
+    metavar="N",
+    help="Run it as a program of WAMR's that opens libraries through functions of env; N is the number of iwasm "
+    "--enable-dlopen: 1 lazy binding, 2 malloc from the program, 4 table cache, 8 AssemblyScript, 16 cache of look-ups.",
+)
+@module_path_option
+@click.option(
+    "--invoke",
+    "function",
+    metavar="NAME",
+    help="Call this function instead of running the program, with ARGS as its arguments, and print its results. $LIB$NAME is "
+    "the function NAME of the library LIB.",
 )
 @limits_of_program
 @engine_option
@@ -111,20 +170,30 @@ library_path_option = click.option(
     help="Neither use compiled code that is kept on disk nor keep it; see dlrun cache.",
 )
 @click.option("--trace", is_flag=True, help="Write every link step to standard error.")
-@click.argument("program", metavar="APP.WASM")
-@click.argument("arguments", metavar="[ARGS]...", nargs=-1, type=click.UNPROCESSED)
+@click.argument("program", metavar="APP.WASM", shell_complete=complete_file)
+@click.argument(
+    "arguments", metavar="[ARGS]...", nargs=-1, type=click.UNPROCESSED, shell_complete=complete_file
+)
 def run(
     program: str,
     arguments: tuple[str, ...],
     library_path: tuple[list[Path], ...],
     preopens: tuple[tuple[str, str], ...],
     variables: tuple[tuple[str, str], ...],
+    inherit_env: bool,
+    timeout: float | None,
     stack_size: int,
     memory_min: int | None,
     memory_max: int | None,
     side_memory: Any,
     interrupts: bool | None,
+    bind_now: bool,
+    preload: tuple[str, ...],
+    guest_dlfcn: Any,
     no_default_files: bool,
+    wamr_mode: int | None,
+    module_path: tuple[list[Path], ...],
+    function: str | None,
     engine: str | None,
     no_cache: bool,
     trace: bool,
@@ -134,32 +203,71 @@ def run(
 
     Everything after APP.WASM belongs to the program, also what looks like an option.
     """
-    from dl.linker import Linker  # noqa: PLC0415  the help needs nothing of the linker
+    from dl.deadlines import bounded  # noqa: PLC0415  the help needs nothing of the linker
+    from dl.linker import Linker  # noqa: PLC0415
 
+    if timeout is not None and interrupts is False:
+        raise click.UsageError(
+            "--timeout needs a program that can be interrupted, which --no-interrupts forbids"
+        )
     for text in (program, *arguments, *(part for pair in variables for part in pair)):
         _check_text(text)
-    memory = _memory(program, memory_min, memory_max)
+    by_name = bool(module_path) and wamr_mode is None
+    memory = None if by_name else _memory(program, memory_min, memory_max)
+    if by_name and (memory_min or memory_max or preload):
+        raise click.UsageError(
+            "--memory-min, --memory-max and --preload are for programs that are not linked by name"
+        )
+    libraries = search_path((*library_path, *module_path), program)
     with (
         tracing(trace),
         ending_on_interrupt() as ctrl_c,
         Linker(
-            program,
-            library_path=search_path(library_path, program),
-            args=(program, *arguments),
-            env=dict(variables),
+            None if by_name else contents(program) or program,
+            name=None if by_name else program,
+            library_path=libraries,
+            module_path=module_directories(module_path, program) if by_name else (),
+            args=(program,) if function else (program, *arguments),
+            env={**(os.environ if inherit_env else {}), **dict(variables)},
             preopens=dict(preopens),
             stack_size=stack_size + -stack_size % _STACK_STEP,
             side_memory=side_memory,
-            interrupts=interrupts,
+            interrupts=True if timeout is not None else interrupts,
             engine=engine,
             cache=not no_cache,
             memory=memory,
             default_files=not no_default_files,
+            bind="now" if bind_now else "lazy",
+            preload=preload,
+            guest_dlfcn=guest_dlfcn,
             limits=taken_limits(limits),
+            wamr=wamr_mode,
         ) as linker,
         ctrl_c.to(linker.parts.process),
+        bounded(linker, linker.main_group.own, program, timeout, None),
     ):
+        if by_name:
+            return run_by_name(linker, program, function, arguments)
+        if function is not None:
+            from dl.cli.invoke import function_of, invoke  # noqa: PLC0415  running needs nothing of it
+
+            return invoke(lambda: function_of(linker, function), function, arguments)
         return program_code(linker.main_group.run())
+
+
+def run_by_name(linker: Linker, program: str, function: str | None, arguments: Sequence[str]) -> int:
+    """Link a program by import names, and run it or call one of its functions, or `$module$function`; return the exit code.
+
+    Raises:
+        DlError: it cannot be linked, or ended by an error.
+    """
+    instance = linker.instantiate(program)
+    if function is None:
+        return program_code(instance.run())
+    from dl.cli.invoke import invoke  # noqa: PLC0415  running needs nothing of it
+
+    found = instance.lookup(function)
+    return invoke(lambda: (found, found.type), function, arguments)
 
 
 def _check_text(text: str) -> None:
@@ -183,15 +291,11 @@ def _memory(program: str, least: int | None, most: int | None) -> MemoryType | N
     """
     if least is None and most is None:
         return None
-    from dl.modules.image import image_from_file  # noqa: PLC0415
+    from dl.cli.modules import image_of  # noqa: PLC0415
     from dl.wasm.types import MemoryType as WasmMemoryType  # noqa: PLC0415
 
     imported = next(
-        (
-            e.type
-            for e in image_from_file(Path(program), program).wasm.imports
-            if isinstance(e.type, WasmMemoryType)
-        ),
+        (e.type for e in image_of(program).wasm.imports if isinstance(e.type, WasmMemoryType)),
         None,
     )
     if imported is None:

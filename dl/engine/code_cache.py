@@ -210,13 +210,20 @@ class Compiler:
         self._store = store if engine.capabilities.serialization else None
         self._memory = memory.of(engine)
 
-    def compile(self, wasm: bytes, name: str, digest: bytes | None = None) -> CompiledModule:
+    def compile(
+        self,
+        wasm: bytes,
+        name: str,
+        digest: bytes | None = None,
+        made_before: Callable[[bytes], CompiledModule | None] | None = None,
+    ) -> CompiledModule:
         """Return the code of a module.
 
         Args:
             wasm: the module's bytes.
             name: what to call it if the engine refuses it.
             digest: that of the bytes, if the caller has it already.
+            made_before: returns code that lies elsewhere, by digest; asked before the store.
 
         Raises:
             InvalidModuleError: the engine refuses the module; the text says why.
@@ -225,7 +232,14 @@ class Compiler:
         digest = digest or content_digest(wasm)
         self._check_room(digest, name)
 
+        elsewhere = False
+
         def make() -> CompiledModule:
+            nonlocal elsewhere
+            found = None if made_before is None else made_before(digest)
+            if found is not None:
+                elsewhere = True
+                return found
             stored = None if self._store is None else self._store.load(self.engine, digest)
             return stored if stored is not None else self.engine.compile(wasm)
 
@@ -234,7 +248,7 @@ class Compiler:
         except EngineError as error:
             raise InvalidModuleError(name, str(error)) from error
         self._counted[digest] = module
-        if self._store is not None:
+        if self._store is not None and not elsewhere:
             self._store.save(self.engine, digest, module)
         return module
 

@@ -1,7 +1,8 @@
 """What the linker asks of a WebAssembly engine.
 
 The seam is small on purpose. The linker expresses its work as modules that it generates, so an engine has to compile,
-instantiate with namespaces, call, and lend its memory; tables and globals are reached through generated code.
+instantiate with namespaces, call, and lend its memory; the program's table and stack pointer are reached through generated
+code. Externals, which the user holds as objects, are the one thing that is asked of the engine itself, which may lack them.
 
 Words: an *engine* compiles; a *store* is one thread's world of instances; *host functions* are Python callables that
 every store of a program can import by namespace and name.
@@ -11,11 +12,11 @@ What must hold for every adapter is tested in `tests/contracts/`.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from dl.wasm.types import FuncType, MemoryType
+from dl.wasm.types import FuncType, GlobalType, MemoryType, ValType
 
 
 class Slots(Protocol):
@@ -59,6 +60,9 @@ class Capabilities:
         table_reflection: `Store.table_entry` and `Store.function_type`.
         serialization: `Engine.serialize` and `Engine.deserialize`.
         simd: vector instructions and values of type v128.
+        externals: externals as objects: `EngineInstance.external`, `Store.external`, `Store.new_global`, and instantiation with
+            a list of them.
+        references: values of reference types cross into Python, see `Reference`; needs `externals`.
     """
 
     shared_memory: bool
@@ -68,6 +72,21 @@ class Capabilities:
     table_reflection: bool
     serialization: bool
     simd: bool
+    externals: bool = False
+    references: bool = False
+
+
+@dataclass(frozen=True)
+class Reference:
+    """A reference that Python cannot hold as a value, and which is not null: a struct, an array, an exception.
+
+    Null is None, a function an `EngineFunction`, and an external reference the Python object that it was made of.
+
+    Attributes:
+        type: the top of its hierarchy, such as `anyref`.
+    """
+
+    type: ValType
 
 
 class CompiledModule(Protocol):
@@ -105,11 +124,85 @@ class EngineInstance(Protocol):
             KeyError: no memory of that name is exported.
         """
 
+    def external(self, name: str) -> EngineExternal:
+        """Return an export as an object that other instances of the store can import.
+
+        Raises:
+            KeyError: nothing of that name is exported.
+            EngineError: it is a shared memory that the instance defines, which others cannot import.
+        """
+
     def global_value(self, name: str) -> int:
         """Return the present value of an exported global of type i32 or i64, unsigned.
 
         Raises:
             KeyError: no global of that name is exported.
+        """
+
+
+class EngineExternal(Protocol):
+    """A memory, table, global, function or tag of one store."""
+
+    @property
+    def key(self) -> Hashable:
+        """A value that is equal for two objects exactly if they mean the same external of the store."""
+
+
+class EngineFunction(EngineExternal, Protocol):
+    """A function of one store."""
+
+    def callable(self, kind: FuncType) -> Callable[..., Any]:
+        """Return it as a Python callable; see `EngineInstance.function`.
+
+        Args:
+            kind: its signature; references as the tops of their hierarchies.
+        """
+
+    def type(self) -> FuncType:
+        """Return its signature; references as the tops of their hierarchies."""
+
+
+class EngineGlobal(EngineExternal, Protocol):
+    """A global of one store."""
+
+    def get(self) -> Any:
+        """Return its value."""
+
+    def set(self, value: Any) -> None:
+        """Set its value.
+
+        Raises:
+            ValueConversionError: the value is of another type.
+            EngineError: it cannot change.
+        """
+
+
+class EngineTable(EngineExternal, Protocol):
+    """A table of one store."""
+
+    def size(self) -> int:
+        """Elements it has now."""
+
+    def get(self, index: int) -> Any:
+        """Return an element.
+
+        Raises:
+            IndexError: there is none.
+        """
+
+    def set(self, index: int, value: Any) -> None:
+        """Set an element.
+
+        Raises:
+            IndexError: there is none.
+            ValueConversionError: the value is of another type.
+        """
+
+    def grow(self, count: int, value: Any) -> int | None:
+        """Add elements of a value; return the former size, or None when refused.
+
+        Raises:
+            ValueConversionError: the value is of another type.
         """
 
 
@@ -167,6 +260,17 @@ class Store(Protocol):
     def define_memory(self, namespace: str, name: str, memory: EngineMemory) -> None:
         """Make a memory importable in this store."""
 
+    def define_number(self, namespace: str, name: str, value: int) -> None:
+        """Make a number importable in this store, as a global of type i32 that cannot be set, replacing an earlier one.
+
+        It takes effect for instances made from then on.
+
+        Args:
+            namespace: import module name.
+            name: import field name.
+            value: the number, 32 bits, unsigned.
+        """
+
     def define_instance(self, namespace: str, instance: EngineInstance) -> None:
         """Make all exports of an instance importable in this store, replacing earlier ones of the same names."""
 
@@ -177,14 +281,32 @@ class Store(Protocol):
             KeyError: no tag of that name is exported.
         """
 
-    def instantiate(self, module: CompiledModule, name: str) -> EngineInstance:
-        """Instantiate a module, importing by name, and run its start function.
+    def external(self, namespace: str, name: str) -> EngineExternal:
+        """Return what is importable in this store by a namespace and a name.
+
+        Raises:
+            KeyError: nothing is.
+        """
+
+    def new_global(self, kind: GlobalType, value: Any) -> EngineGlobal:
+        """Create a global: of a number, a vector, `funcref` or `externref`.
+
+        Raises:
+            ValueConversionError: the value is of another type.
+            EngineError: the engine refuses the type.
+        """
+
+    def instantiate(
+        self, module: CompiledModule, name: str, imports: Sequence[EngineExternal] | None = None
+    ) -> EngineInstance:
+        """Instantiate a module, importing by name or from a list, and run its start function.
 
         Args:
             module: the module's code, which has no name of its own.
             name: what stack traces and errors of this store call it from now on. All instances of the same content in a store
                 have one name, the last one given. For two names, give the second module a content of its own: see
                 `dl.wasm.rewrite.numbered_copy`.
+            imports: one external of this store for each import, in their order; None to import by name.
 
         Raises:
             InstantiationError: an import is missing or of another type, or a limit was reached.

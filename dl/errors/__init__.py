@@ -12,6 +12,7 @@
     │   ├── InvalidModuleError         the engine refuses to compile the module
     │   ├── UnresolvedSymbolsError     nothing defines what the module needs
     │   ├── ImportTypeError            something defines it, with another type
+    │   ├── ImportCycleError           modules import from each other by name in a circle
     │   ├── InstantiationError         the engine refuses to instantiate the module
     │   └── InitializationError        its start function, relocations or constructors trapped
     ├── ResourceLimitError             linear memory, table, handles or another bound is used up
@@ -20,7 +21,9 @@
     ├── FinalizationError              a destructor of a library that was closed failed
     ├── UnresolvedCallError            the guest called an import that nothing provides
     ├── TrapError                      the guest trapped
+    │   ├── StalePointerError          it called a function pointer into a library that was closed
     │   └── UncaughtExceptionError     it threw an exception that none of it caught
+    ├── GuestTimeoutError              a call took longer than it may
     ├── ProgramExited                  the guest ended the program
     ├── ThreadExited                   the guest ended the calling thread
     ├── GuestThreadError               a thread of the guest ended abnormally, and the program with it
@@ -28,6 +31,7 @@
     ├── GroupEndedError                the instance group can run no more guest code
     │   └── ReplayFailedError          it could not make a link operation that all others have made
     ├── ValueConversionError           a Python value does not fit a WebAssembly signature
+    ├── BuildError                     a tool that builds programs failed, or is missing
     ├── EngineError                    the engine failed, or refuses a configuration or a module
     ├── EngineNotFoundError            no engine of this name is installed
     ├── InternalError                  a fault of the linker itself, to be reported
@@ -44,6 +48,7 @@ from dl.errors.base import (
 )
 from dl.errors.linking import (
     FinalizationError,
+    ImportCycleError,
     ImportTypeError,
     InitializationError,
     InstantiationError,
@@ -68,14 +73,17 @@ from dl.errors.modules import (
 from dl.errors.running import (
     GroupEndedError,
     GuestThreadError,
+    GuestTimeoutError,
     ProgramDeadlockedError,
     ProgramExited,
     ReplayFailedError,
+    StalePointerError,
     ThreadExited,
     TrapError,
     UncaughtExceptionError,
 )
 from dl.errors.usage import (
+    BuildError,
     EngineError,
     EngineNotFoundError,
     LinkerClosedError,
@@ -85,6 +93,7 @@ from dl.errors.usage import (
 )
 
 __all__ = [
+    "BuildError",
     "DlError",
     "DylinkError",
     "EngineError",
@@ -92,6 +101,8 @@ __all__ = [
     "FinalizationError",
     "GroupEndedError",
     "GuestThreadError",
+    "GuestTimeoutError",
+    "ImportCycleError",
     "ImportTypeError",
     "InitializationError",
     "InstantiationError",
@@ -110,6 +121,7 @@ __all__ = [
     "ProgramForkedError",
     "ReplayFailedError",
     "ResourceLimitError",
+    "StalePointerError",
     "SymbolNotFoundError",
     "ThreadExited",
     "TrapError",

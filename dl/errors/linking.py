@@ -116,11 +116,41 @@ class ImportTypeError(LinkError):
         expected: the import's type as text.
         got: the definition's type as text.
         provider: name of the module, or `the host`, that defines it.
+        index: the import's place among all imports of the module, from 0; None where it is not known.
+        remedy: what to do about it, if that is known; else empty.
     """
 
-    def __init__(self, module: str, symbol: str, expected: str, got: str, provider: str) -> None:
+    def __init__(
+        self,
+        module: str,
+        symbol: str,
+        expected: str,
+        got: str,
+        provider: str,
+        index: int | None = None,
+        *,
+        remedy: str = "",
+    ) -> None:
         self.symbol, self.expected, self.got, self.provider = symbol, expected, got, provider
-        super().__init__(module, f"import {symbol} is {expected}, but {provider} defines it as {got}")
+        self.index = index
+        self.remedy = remedy
+        place = "" if index is None else f" {index},"
+        reason = f"import{place} {symbol} is {expected}, but {provider} defines it as {got}"
+        super().__init__(module, f"{reason}; {remedy}" if remedy else reason)
+
+
+class ImportCycleError(LinkError):
+    """Modules import from each other by name in a circle, so none of them can be instantiated first.
+
+    Attributes:
+        chain: their names, from the one that was asked for to the one that closes the circle.
+    """
+
+    def __init__(self, module: str, chain: Sequence[str]) -> None:
+        self.chain = tuple(chain)
+        super().__init__(
+            module, f"modules import from each other in a circle: {' -> '.join(map(shown, self.chain))}"
+        )
 
 
 class InstantiationError(LinkError):

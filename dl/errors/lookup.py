@@ -27,24 +27,29 @@ class ResourceLimitError(DlError):
         return f"no room for {shown(self.subject)}: {self.reason}"
 
 
-class SymbolNotFoundError(DlError):
+class SymbolNotFoundError(DlError, AttributeError):
     """No module in the searched scope exports the symbol.
+
+    Also an `AttributeError`, since symbols of a `Library` are its attributes.
 
     Attributes:
         symbol: what was looked for.
         searched: names of the modules that were searched, in order.
         reason: why a definition that exists cannot be given out; empty when there is none.
+        similar: a symbol with much the same name that the searched modules have; empty when there is none.
     """
 
-    def __init__(self, symbol: str, searched: Sequence[str], reason: str = "") -> None:
-        super().__init__(symbol, searched, reason)
+    def __init__(self, symbol: str, searched: Sequence[str], reason: str = "", similar: str = "") -> None:
+        super().__init__(symbol, searched, reason, similar)
         self.symbol = symbol
         self.searched = tuple(searched)
         self.reason = reason
+        self.similar = similar
 
     def __str__(self) -> str:
         where = first_of(self.searched, len(self.searched)) or "nothing"
-        return f"undefined symbol: {shown(self.symbol)} ({self.reason or 'searched ' + where})"
+        meant = f"; did you mean {shown(self.similar)}?" if self.similar else ""
+        return f"undefined symbol: {shown(self.symbol)} ({self.reason or 'searched ' + where}){meant}"
 
 
 class InvalidHandleError(DlError):

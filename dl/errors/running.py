@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from dl.errors.base import DlError
+from dl.text import shown
 
 
 class TrapError(DlError):
@@ -25,6 +26,27 @@ class TrapError(DlError):
     def __str__(self) -> str:
         at = f" (in {' < '.join(self.frames[:8])})" if self.frames else ""
         return f"guest trapped: {self.reason}{at}"
+
+
+class StalePointerError(TrapError):
+    """Guest code called a function pointer into a library that was closed.
+
+    Attributes:
+        library: name of the library that was there.
+        handle: the handle that it had.
+    """
+
+    def __init__(
+        self, library: str, handle: int, code: int | None = None, frames: Sequence[str] = ()
+    ) -> None:
+        super().__init__(
+            f"call of a function pointer into {shown(library)}, which was closed (it was module {handle})",
+            code,
+            frames,
+        )
+        self.args = (library, handle, code, frames)
+        self.library = library
+        self.handle = handle
 
 
 class UncaughtExceptionError(TrapError):
@@ -133,3 +155,22 @@ class ReplayFailedError(GroupEndedError):
         self.args = (thread, cause)
         self.cause = cause
         self.__cause__ = cause
+
+
+class GuestTimeoutError(DlError, TimeoutError):
+    """A call into the guest was stopped because it took longer than it may; the group can be used further.
+
+    Attributes:
+        function: what was called.
+        limit: the bound.
+        unit: what the bound counts: seconds, or seconds of processor time.
+    """
+
+    def __init__(self, function: str, limit: float, unit: str) -> None:
+        super().__init__(function, limit, unit)
+        self.function = function
+        self.limit = limit
+        self.unit = unit
+
+    def __str__(self) -> str:
+        return f"{shown(self.function)} was stopped: it took longer than {self.limit:g} {self.unit}"

@@ -14,15 +14,18 @@ class ValueConversionError(DlError, TypeError):
     Attributes:
         kind: the signature.
         reason: what does not fit.
+        function: name of the function that was called, or that returned the value; empty if it has none.
     """
 
-    def __init__(self, kind: object, reason: str) -> None:
-        super().__init__(kind, reason)
+    def __init__(self, kind: object, reason: str, function: str = "") -> None:
+        super().__init__(kind, reason, function)
         self.kind = kind
         self.reason = reason
+        self.function = function
 
     def __str__(self) -> str:
-        return f"function {self.kind}: {self.reason}"
+        named = f"{shown(self.function)} {self.kind}" if self.function else f"{self.kind}"
+        return f"function {named}: {self.reason}"
 
 
 class EngineError(DlError):
@@ -58,3 +61,7 @@ class ProgramForkedError(LinkerUsageError):
 
 class LinkerClosedError(LinkerUsageError):
     """The linker or the instance group was closed."""
+
+
+class BuildError(DlError):
+    """A program or library cannot be built; the message is the tool's own, or says what is missing."""

@@ -21,7 +21,13 @@ in_forked_child(_DIGESTS.forked)
 
 
 def generated(
-    compiler: Compiler, inputs: Hashable, name: str, make: Callable[[], bytes], *, weight: int = 1
+    compiler: Compiler,
+    inputs: Hashable,
+    name: str,
+    make: Callable[[], bytes],
+    *,
+    weight: int = 1,
+    made_before: Callable[[bytes], CompiledModule | None] | None = None,
 ) -> CompiledModule:
     """Return the code of a generated module.
 
@@ -32,6 +38,7 @@ def generated(
         name: what to call the module if the engine refuses it.
         make: generates the bytes.
         weight: of how many values the inputs consist, about.
+        made_before: returns code that lies elsewhere, by digest; see `Compiler.compile`.
 
     Raises:
         InvalidModuleError: the engine refuses the module.
@@ -44,6 +51,6 @@ def generated(
             return known
     wasm = make()
     digest = content_digest(wasm)
-    code = compiler.compile(wasm, name, digest)
+    code = compiler.compile(wasm, name, digest, made_before)
     _DIGESTS.keep(inputs, digest, weight)
     return code

@@ -2,20 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from dl.glue.names import (
     ADDRESS_TO_NOTHING,
     ANY_TABLE,
     BASE_NAMESPACE,
+    BASE_TYPE,
     HOST_NAMESPACE,
     LINK_NAMESPACE,
     RESOLVE_STUB,
     RESOLVE_STUB_TYPE,
     TableAndStack,
+    base_namespace,
     module_namespace,
 )
-from dl.glue.resolution import Binding, Constant, FromNamespace, LazyStub, ThreadLocalAddress, ThroughTable
+from dl.glue.resolution import (
+    Binding,
+    Constant,
+    FromNamespace,
+    LazyStub,
+    Place,
+    ThreadLocalAddress,
+    ThroughTable,
+)
 from dl.wasm.encode import (
     ModuleBuilder,
     call,
@@ -26,7 +36,7 @@ from dl.wasm.encode import (
     local_get,
     return_call_indirect,
 )
-from dl.wasm.opcodes import END, I32_EQZ, IF_VOID
+from dl.wasm.opcodes import END, I32_ADD, I32_EQZ, IF_VOID
 from dl.wasm.records import Import
 from dl.wasm.types import FuncType, GlobalType, Limits, TableType
 
@@ -61,20 +71,24 @@ def import_module(
     imports: Sequence[Import],
     bindings: Sequence[Binding],
     places: TableAndStack,
+    where: Sequence[Place | None],
     *,
     tail_calls: bool = True,
+    keeps_targets: bool = True,
 ) -> bytes:
     """Generate the module that exports what one linked module imports.
 
-    If it has stubs, it exports `set_handle` too: they name the linked module by its handle when they ask for their function,
-    and the code does not know it, since it serves every load of the same library.
+    If it has stubs, or functions that pass on who calls, it exports `set_handle` too: these name the linked module by its
+    handle, and the code does not know it, since it serves every load of the same library.
 
     Args:
         seat: that of the linked module.
         imports: its imports.
         bindings: what each of them is bound to.
         places: where table and stack pointer are.
+        where: of each import that is bound to an address in a module: which, and in the place of the binding's number.
         tail_calls: whether the engine has tail calls.
+        keeps_targets: whether a stub keeps the table index that it was bound to; else it asks for it at each call.
     """
     build = ModuleBuilder()
     names = link_names(imports)
@@ -88,42 +102,90 @@ def import_module(
         build.import_(places.table.namespace, places.table.name, ANY_TABLE)
     if LazyStub in kinds:
         resolver = build.import_(HOST_NAMESPACE, RESOLVE_STUB, RESOLVE_STUB_TYPE)
+    with_caller: list[tuple[str, FuncType, int]] = []
     for entry, name, binding in zip(imports, names, bindings, strict=True):
         if isinstance(binding, FromNamespace) and entry.kind != "memory":
+            if binding.takes_caller:
+                assert isinstance(entry.type, FuncType)
+                index = build.import_(binding.namespace, binding.name, taking_caller(entry.type))
+                with_caller.append((name, entry.type, index))
+                continue
             index = build.import_(binding.namespace, binding.name, entry.type)
             build.export(name, entry.kind, index)
+    bases = import_bases(build, where)
     handle = None
-    if resolver is not None:
+    if needs_handle(bindings):
         handle = build.global_(GlobalType("i32", mutable=True), 0)
         set_handle = build.function(ADDRESS_TO_NOTHING, local_get(0) + global_set(handle))
         build.export(SET_HANDLE, "func", set_handle)
+    for name, kind, index in with_caller:
+        assert handle is not None
+        arguments = b"".join(local_get(i) for i in range(len(kind.params)))
+        build.export(name, "func", build.function(kind, global_get(handle) + arguments + call(index)))
     forward = _Forwarding(build, private=bool(onward), tail_calls=tail_calls)
-    for position, (entry, name, binding) in enumerate(zip(imports, names, bindings, strict=True)):
-        if isinstance(binding, Constant):
+    settings = b""
+    for position, (entry, name, binding, place) in enumerate(
+        zip(imports, names, bindings, where, strict=True)
+    ):
+        if isinstance(binding, Constant) and place is not None:
+            assert isinstance(entry.type, GlobalType)
+            if not entry.type.mutable:
+                build.export(name, "global", bases[place.seat, place.space])
+                continue
+            index = build.global_(entry.type, 0)
+            build.export(name, "global", index)
+            settings += address(bases, place) + global_set(index)
+        elif isinstance(binding, Constant):
             build.export(name, "global", _constant(build, entry, binding))
         elif isinstance(binding, ThreadLocalAddress):
             assert isinstance(entry.type, GlobalType)
             build.export(name, "global", build.global_(entry.type, 0))
         elif isinstance(binding, ThroughTable):
             assert isinstance(entry.type, FuncType)
-            build.export(name, "func", forward.function(entry.type, b"", i32_const(binding.address)))
+            target = i32_const(binding.address) if place is None else address(bases, place)
+            build.export(name, "func", forward.function(entry.type, b"", target))
         elif isinstance(binding, LazyStub):
             assert isinstance(entry.type, FuncType)
             assert resolver is not None
             assert handle is not None
+            ask = global_get(handle) + i32_const(position) + call(resolver)
+            if not keeps_targets:
+                build.export(name, "func", forward.function(entry.type, b"", ask))
+                continue
             known = build.global_(GlobalType("i32", mutable=True), 0)
-            look_up = (
-                global_get(known)
-                + I32_EQZ
-                + IF_VOID
-                + global_get(handle)
-                + i32_const(position)
-                + call(resolver)
-                + global_set(known)
-                + END
-            )
+            look_up = global_get(known) + I32_EQZ + IF_VOID + ask + global_set(known) + END
             build.export(name, "func", forward.function(entry.type, look_up, global_get(known)))
+    if settings:
+        build.start(build.function(FuncType((), ()), settings))
     return build.build()
+
+
+def import_bases(build: ModuleBuilder, where: Iterable[Place | None]) -> dict[tuple[int, str], int]:
+    """Import the bases of some places; return their global indices, by seat and space."""
+    bases: dict[tuple[int, str], int] = {}
+    for place in where:
+        if place is not None and (place.seat, place.space) not in bases:
+            bases[place.seat, place.space] = build.import_(base_namespace(place.seat), place.space, BASE_TYPE)
+    return bases
+
+
+def address(bases: Mapping[tuple[int, str], int], place: Place) -> bytes:
+    """Push the address of a place."""
+    base = global_get(bases[place.seat, place.space])
+    return base + i32_const(place.offset) + I32_ADD if place.offset else base
+
+
+def needs_handle(bindings: Sequence[Binding]) -> bool:
+    """Whether an import module for these bindings must be told its module's handle, by `set_handle`."""
+    return any(
+        isinstance(binding, LazyStub) or (isinstance(binding, FromNamespace) and binding.takes_caller)
+        for binding in bindings
+    )
+
+
+def taking_caller(kind: FuncType) -> FuncType:
+    """Return the type of a host's function that gets the calling module's handle before the parameters of another."""
+    return FuncType(("i32", *kind.params), kind.results)
 
 
 def _constant(build: ModuleBuilder, entry: Import, binding: Constant) -> int:

@@ -27,6 +27,16 @@ def glue_namespace(seat: int) -> str:
     return f"g{int(seat)}"
 
 
+def base_namespace(seat: int) -> str:
+    """Namespace of the numbers that say where a group's module is: `MEMORY_BASE` and `TABLE_BASE`."""
+    return f"b{int(seat)}"
+
+
+MEMORY_BASE, TABLE_BASE = "memory", "table"
+"""Where a module's data begins, bytes; and the first of its table indices."""
+
+BASE_TYPE = GlobalType("i32", mutable=False)
+
 TABLE_NAME = "__indirect_function_table"
 STACK_POINTER_NAME = "__stack_pointer"
 ANY_TABLE = TableType("funcref", Limits(0, None, shared=False, is64=False))

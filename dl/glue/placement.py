@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from dl.dlfcn import RTLD_DEFAULT, ModuleHandle
-from dl.glue.imports import ONWARD_TABLE, with_index
+from dl.glue.imports import ONWARD_TABLE, address, import_bases, with_index
 from dl.glue.names import (
     ADDRESS_TO_NOTHING,
     ANY_TABLE,
@@ -17,6 +17,7 @@ from dl.glue.names import (
     glue_namespace,
     module_namespace,
 )
+from dl.glue.resolution import Place
 from dl.wasm.encode import (
     ModuleBuilder,
     call,
@@ -58,19 +59,14 @@ class PlacedRun:
     Attributes:
         namespace: the module.
         digest: of its content, which says what the functions are.
-        first: the table index of the first.
+        first: the table index of the first: a number, or where it is in the module.
         functions: their names and types; not compared, because the digest says as much.
     """
 
     namespace: str
     digest: bytes
-    first: int
+    first: int | Place
     functions: Sequence[tuple[str, FuncType]] = field(compare=False, repr=False)
-
-    def placed(self) -> Iterator[PlacedFunction]:
-        """Yield the functions one by one."""
-        for number, (name, kind) in enumerate(self.functions):
-            yield PlacedFunction(self.namespace, name, kind, self.first + number)
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,17 +112,19 @@ def placement_module(
         onward: by seat of a module, what its import module calls through a private table; see `onward_calls`.
         runs: more functions to place.
     """
-    all_functions = [*functions, *(function for run in runs for function in run.placed())]
-    placed = sorted(all_functions, key=lambda f: f.address)
+    placed = sorted(functions, key=lambda f: f.address)
+    rows = [run for run in runs if run.functions]
     entries = list(addresses)
     build = ModuleBuilder()
-    if placed or onward:
+    if placed or rows or onward:
         build.import_(places.table.namespace, places.table.name, ANY_TABLE)
     private = {seat: build.import_(glue_namespace(seat), ONWARD_TABLE, ANY_TABLE) for seat in onward or {}}
     resolver = None
     if any(f.lazy for f in placed):
         resolver = build.import_(HOST_NAMESPACE, RESOLVE_STUB, RESOLVE_STUB_TYPE)
     to_place = [-1 if f.lazy else build.import_(f.namespace, f.name, f.type) for f in placed]
+    in_rows = [build.import_(row.namespace, name, kind) for row in rows for name, kind in row.functions]
+    row_bases = import_bases(build, [row.first for row in rows if isinstance(row.first, Place)])
     initializers = [
         build.import_(
             module_namespace(m.seat),
@@ -174,9 +172,24 @@ def placement_module(
         if function.lazy:
             assert resolver is not None
             to_place[position] = _lazy_function(build, function, resolver)
-    if placed:
-        _place(build, [f.address for f in placed], to_place)
+    pieces = [(i32_const(start), count) for start, count in _in_a_row([f.address for f in placed])]
+    for row in rows:
+        first = i32_const(row.first) if isinstance(row.first, int) else address(row_bases, row.first)
+        pieces.append((first, len(row.functions)))
+    if pieces:
+        _place(build, pieces, [*to_place, *in_rows])
     return build.build()
+
+
+def _in_a_row(indices: Sequence[int]) -> list[tuple[int, int]]:
+    """Return first and number of each run of table indices, which are in rising order."""
+    runs: list[tuple[int, int]] = []
+    for index in indices:
+        if runs and index == sum(runs[-1]):
+            runs[-1] = runs[-1][0], runs[-1][1] + 1
+        else:
+            runs.append((index, 1))
+    return runs
 
 
 def _lazy_function(build: ModuleBuilder, function: PlacedFunction, resolver: int) -> int:
@@ -189,8 +202,8 @@ def _lazy_function(build: ModuleBuilder, function: PlacedFunction, resolver: int
     return build.function(function.type, arguments + target + call_indirect(build.type_index(function.type)))
 
 
-def _place(build: ModuleBuilder, addresses: Sequence[int], functions: Sequence[int]) -> None:
-    """Place functions in table 0, which is imported, at table indices in rising order.
+def _place(build: ModuleBuilder, pieces: Sequence[tuple[bytes, int]], functions: Sequence[int]) -> None:
+    """Place functions in table 0, which is imported, piece by piece: code that pushes the first index, and how many they are.
 
     They go through a table of the module's own. An engine fills that one from its segment when it compiles, and copies it in
     one step, while an active segment for an imported table becomes code for each element (wasmtime 50: 1.4 µs against 13 µs).
@@ -199,10 +212,8 @@ def _place(build: ModuleBuilder, addresses: Sequence[int], functions: Sequence[i
     own = build.table(TableType("funcref", Limits(count, count, shared=False, is64=False)))
     build.elements(0, functions, own)
     copies = b""
-    first = 0
-    for position in range(1, count + 1):
-        if position == count or addresses[position] != addresses[position - 1] + 1:
-            copies += i32_const(addresses[first]) + i32_const(first) + i32_const(position - first)
-            copies += TABLE_COPY + unsigned(0) + unsigned(own)
-            first = position
+    position = 0
+    for first, number in pieces:
+        copies += first + i32_const(position) + i32_const(number) + TABLE_COPY + unsigned(0) + unsigned(own)
+        position += number
     build.start(build.function(FuncType((), ()), copies))

@@ -28,11 +28,13 @@ class FromNamespace:
         namespace: where each group defines it.
         name: its name there.
         provider: the module that defines it, or `LINKER` or `HOST`.
+        takes_caller: whether it is a function of the host that gets the importing module's handle before its arguments.
     """
 
     namespace: str
     name: str
     provider: ModuleHandle = LINKER
+    takes_caller: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +61,21 @@ class ThroughTable:
 
     address: int
     provider: ModuleHandle
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """An address in a module as generated code has it: it stays right when the module is loaded again, somewhere else.
+
+    Attributes:
+        seat: the module.
+        space: `MEMORY_BASE` or `TABLE_BASE`.
+        offset: from that base on, bytes or table elements.
+    """
+
+    seat: int
+    space: str
+    offset: int
 
 
 @dataclass(frozen=True, slots=True)

@@ -65,6 +65,8 @@ class Group:
         owner: identity of the owning thread; `NO_THREAD` while no thread has it, 0 when closed.
         functions: the API's callables of this group, by module and symbol; those of modules that are gone are closed.
         view: what the API shows of it; read and written by the API alone.
+        dl_error: what the thread's last failed call of `dl_ext` was, until the guest asks for it; read and written by
+            `dl.wasix.dl_ext` alone.
         visits: how many times its thread has entered guest code from outside; see `dl.program.limbo`.
         applying: whether its thread applies an operation as the instigator.
         must_notice: whether a signal has come to the process that its thread, the main one, may compute on without noticing:
@@ -89,6 +91,7 @@ class Group:
         self.applying = False
         self.must_notice = False
         self.visits = 0
+        self.dl_error = ""
         self._applies_from_outside = False
         self.replica: Replica[DlOperation] = Replica(name, self._replay)
         self.instances = Instances(program, name, self, stack_pointer=stack_pointer, main_tls=main_tls)
@@ -213,6 +216,25 @@ class Group:
         """
         self.check_owner()
         self.replica.synchronize()
+
+    def found(self, look_up: Callable[[], Symbol]) -> Symbol:
+        """Return what a look-up finds, in a group that has the symbol's module.
+
+        The look-up sees what is committed, which may be more than what this group had made when it began; and what it has
+        found may be unloaded until the group has followed.
+
+        Args:
+            look_up: looks the symbol up, or raises.
+
+        Raises:
+            LinkerUsageError: called from another thread.
+        """
+        self.check_owner()
+        while True:
+            symbol = look_up()
+            self.synchronize()
+            if self.instances.holds(symbol.module):
+                return symbol
 
     def call_export(self, module: LinkedModule, name: str, kind: FuncType, *arguments: Any) -> Any:
         """Call an exported function of a module by name, symbol or not.

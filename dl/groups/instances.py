@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from dl.dlfcn import MAIN_HANDLE, ModuleHandle
@@ -30,26 +30,39 @@ from dl.glue.base import (
     SET_STACK_POINTER,
     SET_STACK_POINTER_TYPE,
 )
-from dl.glue.imports import SET_HANDLE
+from dl.glue.imports import SET_HANDLE, needs_handle
 from dl.glue.names import (
     ADDRESS_TO_NOTHING,
     BASE_NAMESPACE,
     EXCEPTION_TAG_NAMES,
     LINK_NAMESPACE,
+    MEMORY_BASE,
+    TABLE_BASE,
     TABLE_NAME,
+    base_namespace,
     glue_namespace,
     module_namespace,
 )
 from dl.glue.placement import BIND_THREAD_LOCALS, INIT_THREAD
-from dl.glue.resolution import LazyStub
+from dl.groups.closed_functions import ClosedFunctions
+from dl.groups.externals import GroupExternals
 from dl.groups.slot_functions import SlotFunctions
 from dl.groups.thread_locals import ThreadLocals
 from dl.modules.linked_module import LinkedModule
 from dl.modules.symbols import DataSymbol, FunctionSymbol, Symbol, TlsSymbol, exported_tags
 from dl.program.limbo import Visitor
-from dl.program.operations import LoadModules, SetSlot, UnloadModules
+from dl.program.operations import (
+    HoldIndices,
+    Instantiate,
+    LoadModules,
+    MakeGlobal,
+    SetSlot,
+    ShareMemory,
+    UnloadModules,
+)
 from dl.program.program import Program
 from dl.wasm.types import FuncType
+from memory import Block
 
 
 class Instances:
@@ -67,6 +80,7 @@ class Instances:
     Attributes:
         first: whether an operation is applied as its instigator does, before any other group.
         stack_top: upper end of the thread's shadow stack, bytes; None while it has none.
+        externals: its instances and externals that are objects of the user's.
     """
 
     def __init__(
@@ -88,6 +102,8 @@ class Instances:
         self._base: EngineInstance | None = None
         self._store = program.new_store()
         self._slots = SlotFunctions(self._store)
+        self.externals = GroupExternals(self._store)
+        self._closed_functions = ClosedFunctions(self._store)
         try:
             if program.main.makes_table:
                 self._define_base()
@@ -107,6 +123,7 @@ class Instances:
         """Free the store and the thread-local blocks; idempotent. No call into the guest may be under way."""
         self._by_handle.clear()
         self._base = None
+        self.externals = GroupExternals(self._store)
         self._store.close()
         self._thread_locals.free_all()
 
@@ -122,8 +139,12 @@ class Instances:
         """
         checkpoint = self._program.checkpoint
         checkpoint("table", self._name)
+        # Of libraries whose rest ended while this group was absent.
+        self._clear_table(self._closed_functions.taken(operation.table_indices()))
         if self._base is not None:
             self.grow_table(operation.table_length)
+        for module in operation.modules:
+            self._define_bases(module)
         for module in operation.modules:
             checkpoint("instantiate", self._name)
             if module.handle != MAIN_HANDLE and not self.stack_top:
@@ -146,6 +167,29 @@ class Instances:
         self._program.checkpoint("clear", self._name)
         self._clear_table(operation.table_runs)
         self.forget(operation.modules)
+        if operation.indices is not None:
+            self.hold_indices(operation.indices)
+
+    def hold_indices(self, operation: HoldIndices) -> None:
+        """Place functions at the table indices of closed libraries, and null where such a function no longer stands.
+
+        Raises:
+            ResourceLimitError: the table cannot grow.
+        """
+        closed = self._closed_functions
+        if closed.version == operation.version - 1:
+            functions = operation.begun
+            cleared = closed.taken(
+                index for start, count in operation.cleared for index in range(start, start + count)
+            )
+        else:
+            # The group was absent at other closes, and may never have loaded the libraries.
+            functions, cleared = operation.functions, closed.stale(operation.functions)
+        self._clear_table(cleared)
+        if functions:
+            self.grow_table(max(library.end for library in functions))
+            closed.place(functions)
+        closed.version = operation.version
 
     def grow_table(self, length: int) -> None:
         """Make the table have at least this many elements.
@@ -162,11 +206,25 @@ class Instances:
         Raises:
             InstantiationError: the engine refuses an instance.
         """
+        self._closed_functions.taken((operation.address,))
         if operation.code is None:
             self._clear_table(((operation.address, 1),))
             self._slots.forget(operation.address)
         else:
             self._slots.set(operation)
+
+    def instantiate(self, operation: Instantiate) -> None:
+        """Instantiate a module that is no library; see `GroupExternals.instantiate`."""
+        self._program.checkpoint("instantiate", self._name)
+        self.externals.instantiate(operation)
+
+    def make_global(self, operation: MakeGlobal) -> None:
+        """Make a global of the host's; see `GroupExternals.make_global`."""
+        self.externals.make_global(operation)
+
+    def share_memory(self, operation: ShareMemory) -> None:
+        """Make a shared memory of the host's importable."""
+        self.externals.share_memory(operation)
 
     def forget(self, modules: tuple[LinkedModule, ...]) -> None:
         """Drop the instances and thread-local blocks of modules, without touching the table."""
@@ -196,12 +254,22 @@ class Instances:
             self.grow_table(self._program.main.table_length)
             self._store.instantiate(waits, "waits")
 
+    def _define_bases(self, module: LinkedModule) -> None:
+        """Say to generated code where a library is."""
+        if module.handle == MAIN_HANDLE:
+            return  # it is where it is
+        namespace = base_namespace(module.seat)
+        if module.block is not None:
+            self._store.define_number(namespace, MEMORY_BASE, module.block.address)
+        if module.elements is not None:
+            self._store.define_number(namespace, TABLE_BASE, module.elements.address)
+
     def _instantiate(self, module: LinkedModule, *, keep_glue: bool) -> None:
         assert module.code is not None
         if module.import_code is not None:
             glue = self._store.instantiate(module.import_code, f"{module.name} (imports)")
             self._store.define_instance(LINK_NAMESPACE, glue)
-            if any(isinstance(binding, LazyStub) for binding in module.bindings):
+            if needs_handle(module.bindings):
                 glue.function(SET_HANDLE, ADDRESS_TO_NOTHING)(module.handle)
             if keep_glue:
                 self._store.define_instance(glue_namespace(module.seat), glue)
@@ -240,7 +308,7 @@ class Instances:
         elif operation.binds_thread_locals:
             placement.function(BIND_THREAD_LOCALS, FuncType((), ()))()
 
-    def _clear_table(self, runs: tuple[tuple[int, int], ...]) -> None:
+    def _clear_table(self, runs: Sequence[tuple[int, int]]) -> None:
         """Set runs of table elements to null; what this group's table does not reach is null already."""
         if self._base is None:
             return
@@ -252,6 +320,10 @@ class Instances:
 
     # what there is
 
+    def thread_local_blocks(self) -> dict[ModuleHandle, Block]:
+        """Return the thread-local blocks that the linker has given the group, by module. From any thread."""
+        return self._thread_locals.blocks()
+
     def stack_pointer(self) -> int | None:
         """Return the shadow stack pointer, bytes; None while there is none."""
         return None if self._base is None else int(self._get_stack_pointer())
@@ -262,6 +334,10 @@ class Instances:
             address = self.stack_top
         if address is not None and self._base is not None:
             self._set_stack_pointer(address)
+
+    def holds(self, handle: ModuleHandle) -> bool:
+        """Whether this group has an instance of a module."""
+        return handle in self._by_handle
 
     def function(self, handle: ModuleHandle, name: str, kind: FuncType) -> Callable[..., Any]:
         """Return an exported function of a module, as a callable that does not bring the group up to date.

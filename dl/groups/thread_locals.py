@@ -66,6 +66,10 @@ class ThreadLocals:
         self._blocks[module.handle] = block
         return block.address
 
+    def blocks(self) -> dict[ModuleHandle, Block]:
+        """Return the blocks, by the module whose they are. From any thread."""
+        return self._blocks.copy()
+
     def take(self, handle: ModuleHandle) -> Callable[[], None] | None:
         """Take a module's block out; return what gives it back, or None if the module has none."""
         block = self._blocks.pop(handle, None)

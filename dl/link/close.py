@@ -6,11 +6,13 @@ What no such path reaches goes together, cycles included:
 
 1. Nobody can find it any longer: by name, by path or in the global scope. A thread that opens it again waits, and loads it
    anew.
-2. Its destructors run, in reverse order of construction, in the closing thread, with no lock held. They may open and close
-   libraries. One that fails does not save its library, nor does Ctrl-C between two of them, which leaves the rest out.
+2. Its destructors run, those of users before those of what they use, else in reverse order of construction, in the closing
+   thread, with no lock held. They may open and close libraries. One that fails does not save its library, nor does Ctrl-C
+   between two of them, which leaves the rest out.
 3. One operation removes it from every group: table indices are cleared, instances forgotten.
 4. Its memory and its table indices rest until no thread can be inside its code any longer (`dl.program.limbo`), and the
-   indices longer still, so that a function pointer that somebody kept traps instead of reaching another function.
+   indices longer still, so that a function pointer that somebody kept reaches no other function: its call traps, and names
+   the library (`dl.program.resting`).
 """
 
 from __future__ import annotations
@@ -18,19 +20,23 @@ from __future__ import annotations
 import logging
 
 from dl.dlfcn import MAIN_HANDLE, ModuleHandle
-from dl.errors import InvalidHandleError, LinkerUsageError
+from dl.errors import InvalidHandleError, LinkerUsageError, StalePointerError, TrapError
 from dl.groups.entry import Group
 from dl.groups.registry import Groups
 from dl.link.finalizers import Finalizers
+from dl.link.order import users_first
 from dl.link.unload import remove_modules
 from dl.modules.linked_module import LinkedModule
+from dl.program.events import EventKind
 from dl.program.state import LinkerState
 from threads import uninterrupted, unwound_whole
 
 log = logging.getLogger("dl.link")
 
 
-def close_library(groups: Groups, finalizers: Finalizers, group: Group, handle: int) -> None:
+def close_library(
+    groups: Groups, finalizers: Finalizers, group: Group, handle: int, *, by_guest: bool = False
+) -> None:
     """Take back one dlopen of a library; the last one, if nothing else uses it, unloads it and what only it needed.
 
     Args:
@@ -38,6 +44,7 @@ def close_library(groups: Groups, finalizers: Finalizers, group: Group, handle: 
         finalizers: what libraries have registered to run at their end.
         group: the calling thread's.
         handle: what dlopen returned. The main module's is accepted, and nothing happens.
+        by_guest: whether the guest asks, which can take back its own opens only.
 
     Raises:
         InvalidHandleError: no module has this handle, it was closed, or is not open.
@@ -52,13 +59,16 @@ def close_library(groups: Groups, finalizers: Finalizers, group: Group, handle: 
     with unwound_whole():
         try:
             with program.rendezvous.instigate(group.replica), uninterrupted():
-                module = _open_module(program.state, handle)
-                if module.handle == MAIN_HANDLE:
+                if handle == MAIN_HANDLE:
                     return
-                module.opens -= 1
+                module = _open_module(program.state, handle, by_guest=by_guest)
+                module.take_back_open(by_guest=by_guest)
                 gone += program.state.take_unreachable()
-            # Last constructed, first destroyed.
-            for module in sorted(gone, key=lambda m: m.constructed, reverse=True):
+                if program.events.listening:
+                    for module in gone:
+                        program.events.record(EventKind.CLOSED, module.name, module.handle)
+            program.events.deliver()
+            for module in users_first(gone, program.state.modules):
                 log.debug("%s: its destructors", module.name)
                 failures += finalizers.run(group, module)
             with uninterrupted():
@@ -66,10 +76,24 @@ def close_library(groups: Groups, finalizers: Finalizers, group: Group, handle: 
         except BaseException:
             # Nobody else would: they can be found no longer, and threads wait to load them anew.
             _remove(groups, group, gone)
+            program.events.deliver()
             raise
+    program.events.deliver()
     program.limbo.drain()
     if failures:
         raise failures[0]
+
+
+def closed_call(state: LinkerState, number: int) -> None:
+    """End a call through a function pointer into a closed library; the host side of `dl.glue.trap_functions`.
+
+    Raises:
+        StalePointerError: always, while its table index rests.
+    """
+    library = state.resting.library(number)
+    if library is None:
+        raise TrapError("call of a function pointer into a library that was closed")
+    raise StalePointerError(library.name, int(library.handle))
 
 
 def _remove(groups: Groups, group: Group, gone: list[LinkedModule]) -> None:
@@ -86,10 +110,12 @@ def _remove(groups: Groups, group: Group, gone: list[LinkedModule]) -> None:
             groups.program.state.closed(module)
 
 
-def _open_module(state: LinkerState, handle: int) -> LinkedModule:
+def _open_module(state: LinkerState, handle: int, *, by_guest: bool) -> LinkedModule:
     module = state.modules.get(ModuleHandle(handle))
     if module is None or module.closing:
         raise InvalidHandleError(handle, "it was closed" if 0 < handle < state.next_handle else "")
-    if module.handle != MAIN_HANDLE and not module.opens:
+    if by_guest and module.opens and not module.guest_opens:
+        raise InvalidHandleError(handle, f"{module.name} is open, but the program itself has not opened it")
+    if not module.opens:
         raise InvalidHandleError(handle, f"{module.name} is not open: other modules keep it loaded")
     return module

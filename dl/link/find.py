@@ -5,10 +5,11 @@ from __future__ import annotations
 import contextlib
 import itertools
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 from dl.engine.code_cache import Compiler
+from dl.engine.compiled_form import load_form
 from dl.engine.protocol import CompiledModule
 from dl.engine.requirements import check_capabilities
 from dl.errors import (
@@ -95,7 +96,7 @@ def find_tree(program: Program, image: ModuleImage, request: LoadRequest) -> Fou
 
 def find_main(program: Program, image: ModuleImage, request: LoadRequest) -> FoundTree:
     """Find the main module and all it needs; the main module comes first, since it is instantiated first."""
-    root = FoundModule(_rewritten(program, image), main=True)
+    root = FoundModule(with_interruptible_waits(image, program.main.wait_slots), main=True)
     tree = FoundTree(root)
     _find_needed(program, tree, root, request)
     tree.new.remove(root)
@@ -104,29 +105,53 @@ def find_main(program: Program, image: ModuleImage, request: LoadRequest) -> Fou
 
 
 def _find_needed(program: Program, tree: FoundTree, root: FoundModule, request: LoadRequest) -> None:
-    """Find what a module needs; a cycle is cut where it closes. Iterative: the depth of a chain is bounded by memory."""
+    """Find what a module needs: all names of one list before those of the next, breadth first, as ELF does.
+
+    The order shows where a name is found through run paths, or means a file that is there already under its base name.
+    """
     known = {root.image.identity: root}
     coming = {} if root.main else {root.image.base_name: root.image}
+    if not request.load_needed:
+        tree.new.append(root)
+        return
+    # What is preloaded is the first that the main module needs: so a search finds it where ELF's does, and it stays.
+    preload = dict.fromkeys(program.options.preload if root.main else ())
 
     def by_base_name(name: str) -> ModuleImage | None:
         return program.state.image_by_base_name(name) or coming.get(name)
 
-    open_: list[tuple[FoundModule, Iterator[str]]] = [(root, _needed(root))]
+    found = [root]
+    for module in found:  # which grows meanwhile
+        requester = requester_of(module.image)
+        for name in (*(preload if module is root else ()), *_needed(module)):
+            image = program.locator.find(name, requester, request.policy, by_base_name)
+            needed = known.get(image.identity)
+            if needed is None:
+                needed = known[image.identity] = _found(program, image)
+                if needed.loaded is None:
+                    coming.setdefault(needed.image.base_name, needed.image)
+                    found.append(needed)
+            if not (preload and module is root and needed in module.needed):
+                module.needed.append(needed)
+    tree.new += _dependencies_first(root)
+
+
+def _dependencies_first(root: FoundModule) -> Iterator[FoundModule]:
+    """Yield the new modules of a tree, depth first; a cycle is cut where it closes.
+
+    Iterative: the depth of a chain is bounded by memory.
+    """
+    seen = {root.image.identity}
+    open_: list[tuple[FoundModule, Iterator[FoundModule]]] = [(root, iter(root.needed))]
     while open_:
-        module, names = open_[-1]
-        name = next(names, None)
-        if name is None:
-            open_.pop()
-            tree.new.append(module)
-            continue
-        image = program.locator.find(name, requester_of(module.image), request.policy, by_base_name)
-        needed = known.get(image.identity)
+        module, rest = open_[-1]
+        needed = next(rest, None)
         if needed is None:
-            needed = known[image.identity] = _found(program, image)
-            if needed.loaded is None:
-                coming.setdefault(needed.image.base_name, needed.image)
-                open_.append((needed, _needed(needed)))
-        module.needed.append(needed)
+            open_.pop()
+            yield module
+        elif needed.loaded is None and needed.image.identity not in seen:
+            seen.add(needed.image.identity)
+            open_.append((needed, iter(needed.needed)))
 
 
 def _needed(module: FoundModule) -> Iterator[str]:
@@ -140,12 +165,7 @@ def _found(program: Program, image: ModuleImage) -> FoundModule:
     if loaded is not None:
         return FoundModule(loaded.image, loaded=loaded)
     check_side_module(image.wasm)
-    # A main module's tags are the program's; a library's are shared.
-    return FoundModule(_rewritten(program, with_shared_tags(image)))
-
-
-def _rewritten(program: Program, image: ModuleImage) -> ModuleImage:
-    return with_interruptible_waits(image, program.main.wait_slots)
+    return FoundModule(as_library(image, program.main.wait_slots))
 
 
 def compile_modules(program: Program, tree: FoundTree) -> None:
@@ -164,16 +184,34 @@ def compile_modules(program: Program, tree: FoundTree) -> None:
         module.copy = next(n for n in itertools.count() if n not in copies or n >= _MOST_COPIES)
         copies.add(module.copy)
         with program.compiling.one(module.image.digest):
-            module.code = compile_module(program.compiler, module.image, module.copy)
+            module.code = compile_module(
+                program.compiler, module.image, module.copy, _form_of(program, module.image)
+            )
 
 
-def compile_module(compiler: Compiler, image: ModuleImage, copy: int) -> CompiledModule:
+def _form_of(program: Program, image: ModuleImage) -> Callable[[bytes], CompiledModule | None] | None:
+    """Return what looks into a module's compiled form; None if it can have none that is to be trusted."""
+    path, options = image.path, program.options
+    if path is None or not options.compiled_forms:
+        return None
+    if image.guest_written or options.paths.reaches(str(path)):
+        return None  # whoever can write there can write as the user, also the guest
+    return lambda digest: load_form(program.engine, path, image.source, digest)
+
+
+def compile_module(
+    compiler: Compiler,
+    image: ModuleImage,
+    copy: int,
+    made_before: Callable[[bytes], CompiledModule | None] | None = None,
+) -> CompiledModule:
     """Compile a module, or return the code that was compiled before.
 
     Args:
         compiler: the program's.
         image: the module.
         copy: which of several modules with the same content it is; each has code of its own, so that traps name the right one.
+        made_before: returns code that lies elsewhere, by the digest of what is compiled.
 
     Raises:
         InvalidModuleError: the engine refuses it.
@@ -182,11 +220,14 @@ def compile_module(compiler: Compiler, image: ModuleImage, copy: int) -> Compile
     wasm = image.wasm
     check_capabilities(compiler.engine, wasm)
 
-    def make() -> bytes:
-        return numbered_copy(rename_imports(wasm, import_places(wasm.imports)), copy)
-
     try:
-        return generated(compiler, ("module", image.digest, copy), image.name, make)
+        return generated(
+            compiler,
+            ("module", image.digest, copy),
+            image.name,
+            lambda: compiled_bytes(image, copy),
+            made_before=made_before,
+        )
     except InvalidModuleError as refused:
         try:
             legacy = uses_legacy_exceptions(wasm)
@@ -195,6 +236,17 @@ def compile_module(compiler: Compiler, image: ModuleImage, copy: int) -> Compile
         if legacy:
             raise UnsupportedModuleError(image.name, _LEGACY_EXCEPTIONS) from refused
         raise
+
+
+def compiled_bytes(image: ModuleImage, copy: int = 0) -> bytes:
+    """Return what is compiled of a module: with other names of imports, and a mark that tells copies apart."""
+    return numbered_copy(rename_imports(image.wasm, import_places(image.wasm.imports)), copy)
+
+
+def as_library(image: ModuleImage, wait_slots: Mapping[str, int]) -> ModuleImage:
+    """Return a module as it is linked as a library."""
+    # A main module's tags are the program's; a library's are shared.
+    return with_interruptible_waits(with_shared_tags(image), wait_slots)
 
 
 def reserve_memory(program: Program, tree: FoundTree) -> None:

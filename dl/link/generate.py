@@ -5,19 +5,21 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import partial
 
-from dl.dlfcn import ModuleHandle
+from dl.dlfcn import MAIN_HANDLE, ModuleHandle
 from dl.glue.generated import generated
 from dl.glue.imports import import_module, link_names, onward_calls
-from dl.glue.names import module_namespace
+from dl.glue.names import BASE_NAMESPACE, MEMORY_BASE, TABLE_BASE, module_namespace
 from dl.glue.placement import PlacedFunction, PlacedRun, placement_module
-from dl.glue.resolution import Binding, Constant, FromNamespace, ThreadLocalAddress, ThroughTable
+from dl.glue.resolution import Binding, Constant, FromNamespace, Place, ThreadLocalAddress, ThroughTable
 from dl.link.plan import LinkPlan
-from dl.link.sources import is_variable
+from dl.link.sources import ENV, GOT_FUNC, GOT_MEM, is_variable
 from dl.modules.linked_module import LinkedModule
 from dl.modules.symbols import placed_functions
 from dl.program.operations import LoadModules
 from dl.program.program import Program
 from dl.wasm.types import FuncType, GlobalType, MemoryType
+
+_PROGRAMS_MEMORY = FromNamespace(BASE_NAMESPACE, "memory")
 
 
 def grow_memory(plan: LinkPlan) -> None:
@@ -29,10 +31,10 @@ def grow_memory(plan: LinkPlan) -> None:
         ResourceLimitError: it cannot grow so far.
     """
     for module in plan.new:
-        for entry in module.wasm.imports:
-            if isinstance(entry.type, MemoryType) and not plan.program.grow_memory_to(
-                entry.type.limits.minimum
-            ):
+        for entry, binding in zip(module.wasm.imports, module.bindings, strict=True):
+            if not isinstance(entry.type, MemoryType) or binding != _PROGRAMS_MEMORY:
+                continue
+            if not plan.program.grow_memory_to(entry.type.limits.minimum):
                 raise plan.program.no_memory(
                     module.name, f"linear memory cannot grow to the {entry.type} that it imports"
                 )
@@ -47,8 +49,10 @@ def generate_glue(plan: LinkPlan) -> LoadModules:
     program = plan.program
     anchors = program.main.anchors
     tail_calls = program.engine.capabilities.tail_calls
+    keeps_targets = program.options.keeps_stub_targets
     for module in plan.new:
         imports = module.wasm.imports
+        where = _places(program, module)
         if imports:
             module.import_code = generated(
                 program.compiler,
@@ -56,24 +60,80 @@ def generate_glue(plan: LinkPlan) -> LoadModules:
                     "imports",
                     module.seat,
                     module.image.digest,
-                    _generated_from(module.bindings),
+                    _generated_from(module.bindings, where),
                     anchors,
                     tail_calls,
+                    keeps_targets,
                 ),
                 f"{module.name} (imports)",
-                partial(import_module, module.seat, imports, module.bindings, anchors, tail_calls=tail_calls),
+                partial(
+                    import_module,
+                    module.seat,
+                    imports,
+                    module.bindings,
+                    anchors,
+                    where,
+                    tail_calls=tail_calls,
+                    keeps_targets=keeps_targets,
+                ),
                 weight=1 + 2 * len(imports),
             )
     return load_operation(program, plan.new, plan.host_functions, plan.table_length)
 
 
-def _generated_from(bindings: Sequence[Binding]) -> tuple[object, ...]:
+def _places(program: Program, module: LinkedModule) -> list[Place | None]:
+    """Return, of each import that is bound to an address in a library, which it is: that differs each time a library is loaded.
+
+    So the code that is generated does not, and a library that comes again is not compiled again.
+    """
+    places: list[Place | None] = []
+    for entry, binding in zip(module.wasm.imports, module.bindings, strict=True):
+        place = None
+        if isinstance(binding, ThroughTable):
+            place = _in_table(program, binding.provider, binding.address)
+        elif (
+            isinstance(binding, Constant) and isinstance(entry.type, GlobalType) and entry.type.value == "i32"
+        ):
+            own = entry.module == ENV and entry.name.startswith(("__memory_base", "__table_base"))
+            provider = module.handle if own else binding.provider
+            if "memory" in entry.name if own else entry.module == GOT_MEM:
+                place = _in_memory(program, provider, binding.value)
+            elif own or entry.module == GOT_FUNC:
+                place = _in_table(program, provider, binding.value)
+            if place is not None and place.offset and not entry.type.mutable:
+                place = None  # only code can add, and it sets what it has added
+        places.append(place)
+    return places
+
+
+def _in_table(program: Program, handle: ModuleHandle, index: int) -> Place | None:
+    module = program.state.module(handle) if handle > MAIN_HANDLE else None
+    if (
+        module is None
+        or module.elements is None
+        or not module.elements.address <= index < module.elements.end
+    ):
+        return None
+    return Place(module.seat, TABLE_BASE, index - module.elements.address)
+
+
+def _in_memory(program: Program, handle: ModuleHandle, address: int) -> Place | None:
+    module = program.state.module(handle) if handle > MAIN_HANDLE else None
+    block = None if module is None else module.block
+    if module is None or block is None or not 0 <= address - block.address <= block.size:
+        return None
+    return Place(module.seat, MEMORY_BASE, address - block.address)
+
+
+def _generated_from(bindings: Sequence[Binding], where: Sequence[Place | None]) -> tuple[object, ...]:
     """Return what of some bindings an import module is generated from: not who provides it, which differs with each load."""
     inputs: list[object] = []
-    for binding in bindings:
+    for binding, place in zip(bindings, where, strict=True):
         match binding:
+            case Constant() | ThroughTable() if place is not None:
+                inputs.append((type(binding).__name__, place))
             case FromNamespace(namespace, name):
-                inputs.append((namespace, name))
+                inputs.append((namespace, name, binding.takes_caller))
             case Constant(value):
                 inputs.append(("constant", "is", value))
             case ThroughTable(address):
@@ -162,4 +222,10 @@ def _placed_run(module: LinkedModule) -> PlacedRun | None:
     functions = placed_functions(module.wasm)
     if first is None or not functions:
         return None  # nothing to place, or a main module whose table cannot grow
-    return PlacedRun(module_namespace(module.seat), module.image.digest, first, functions)
+    assert module.elements is not None
+    where = (
+        first
+        if module.handle == MAIN_HANDLE
+        else Place(module.seat, TABLE_BASE, first - module.elements.address)
+    )
+    return PlacedRun(module_namespace(module.seat), module.image.digest, where, functions)

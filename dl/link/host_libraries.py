@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from pathlib import Path
+from typing import cast
 
-from dl.dlfcn import DlFlags, ModuleHandle
+from dl.dlfcn import MAIN_HANDLE, DlFlags, ModuleHandle
 from dl.errors import LibraryNotFoundError, LinkError
 from dl.groups.entry import Group
 from dl.groups.registry import Groups
@@ -39,15 +40,34 @@ def module_image(locator: Locator, source: ModuleSource, name: str | None) -> Mo
 def open_for_host(
     groups: Groups,
     group: Group,
-    library: ModuleSource,
+    library: ModuleSource | None,
     flags: DlFlags,
     *,
     name: str | None = None,
     library_path: Sequence[str | os.PathLike[str]] | None = None,
+    load_needed: bool = True,
 ) -> ModuleHandle:
     """Load a library for the host; see `InstanceGroup.dlopen`."""
-    program = groups.program
     flags = checked_flags(flags)
+    if library is None:
+        return MAIN_HANDLE
+    in_memory = isinstance(library, (bytes, bytearray, memoryview))
+    known_as = name or ("a module of bytes" if in_memory else os.fspath(cast("str", library)))
+    with groups.program.events.telling_failure(known_as):
+        return _open(groups, group, library, flags, name, library_path, load_needed=load_needed)
+
+
+def _open(
+    groups: Groups,
+    group: Group,
+    library: ModuleSource,
+    flags: DlFlags,
+    name: str | None,
+    library_path: Sequence[str | os.PathLike[str]] | None,
+    *,
+    load_needed: bool,
+) -> ModuleHandle:
+    program = groups.program
     policy = SearchPolicy.of_host(listed("library_path", library_path or ()), program.options.paths)
     locator = program.locator
     named: str | None = None
@@ -64,7 +84,7 @@ def open_for_host(
         image = locator.find(os.fspath(library), Requester(), policy, program.state.image_by_base_name)
     try:
         program.check_dynamic(image.name)
-        return open_library(groups, group, image, LoadRequest(flags, policy=policy))
+        return open_library(groups, group, image, LoadRequest(flags, policy=policy, load_needed=load_needed))
     except BaseException:
         if named is not None:
             locator.remove(named)

@@ -22,7 +22,9 @@ from dl.groups.entry import Group
 from dl.groups.libc_threads import INIT_FIRST, has_threads
 from dl.groups.registry import Groups
 from dl.link.order import dependencies_first
+from dl.link.root_allocator import CalledAllocator, RootAllocator
 from dl.modules.linked_module import LinkedModule, breadth_first
+from dl.program.events import EventKind
 from dl.program.main_module import CONSTRUCTORS, INITIALIZE, START
 from dl.wasm.types import FuncType
 
@@ -60,8 +62,11 @@ def initialize(groups: Groups, group: Group, new: Sequence[LinkedModule], opened
     for module in order:
         program.checkpoint("construct", None)
         _construct(groups, group, module)
-    for module in new:
+        if program.events.listening:
+            program.events.record(EventKind.CONSTRUCTED, module.name, module.handle)
         program.state.constructed(module)
+    for module in new:
+        module.construction.finished()
 
 
 _STREAMS = ("_ZNSt3__28ios_base4InitC1Ev", "_ZNSt3__18ios_base4InitC1Ev", "_ZNSt8ios_base4InitC1Ev")
@@ -129,17 +134,14 @@ def _start_allocator(groups: Groups, main: LinkedModule) -> None:
     side_memory = groups.program.side_memory
     if side_memory is None or not side_memory.calls_guest:
         return
-    pointer, nothing = FuncType(("i32",), ("i32",)), FuncType(("i32",), ())
-    for name, kind in (("malloc", pointer), ("free", nothing)):
-        export = main.wasm.exports.get(name)
-        if export is None or export.type != kind:
-            raise LinkerUsageError(
-                f"side modules' data must come from {main.name}'s allocator, but it exports no {name} {kind}"
-            )
-    side_memory.start(
-        lambda size: int(groups.current().call_export(main, "malloc", pointer, size)),
-        lambda address: groups.current().call_export(main, "free", nothing, address),
-    )
+    exports = RootAllocator.of(main.wasm, groups.program.options.root_names)
+    missing = [function for function in exports.missing if not function.startswith("realloc")]
+    if missing:
+        raise LinkerUsageError(
+            f"side modules' data must come from {main.name}'s allocator, but it exports no {missing[0]}"
+        )
+    allocator = CalledAllocator(exports, main, groups.current, lambda: groups.program.memory)
+    side_memory.start(allocator.malloc, allocator.free)
     groups.allocator_works()
 
 

@@ -4,39 +4,92 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from dl.dlfcn import RTLD_DEFAULT, ModuleHandle
-from dl.errors import InvalidHandleError, SymbolNotFoundError
-from dl.link.sources import find_symbol
+from dl.dlfcn import MAIN_HANDLE, RTLD_DEFAULT, RTLD_NEXT, ModuleHandle
+from dl.errors import InvalidHandleError, LinkerUsageError, SymbolNotFoundError
+from dl.link.sources import find_symbol, scope_of
 from dl.modules.linked_module import LinkedModule, breadth_first
 from dl.modules.symbols import Symbol
 from dl.program.state import LinkerState
 
 
-def look_up(state: LinkerState, handle: int, name: str, *, tree: bool = True) -> Symbol:
+def look_up(
+    state: LinkerState, handle: int, name: str, *, caller: int | None = None, tree: bool = True
+) -> Symbol:
     """Find a symbol. From any thread.
 
     Args:
         state: the program's.
-        handle: a module or `RTLD_DEFAULT`.
+        handle: a module, `MAIN_HANDLE` or `RTLD_DEFAULT` for the global scope, or `RTLD_NEXT`.
         name: the symbol.
-        tree: whether what the module needs is searched too.
+        caller: the module whose code asks. With `RTLD_NEXT` what comes after it is searched; with `RTLD_DEFAULT` what it sees
+            itself, which may be more than the global scope.
+        tree: whether more than the module itself is searched: what it needs too, and the global scope for the main module.
 
     Raises:
         SymbolNotFoundError: there is no such symbol.
         InvalidHandleError: no module has this handle.
+        LinkerUsageError: `RTLD_NEXT`, and nobody says who asks.
     """
     scope: Sequence[LinkedModule]
-    if handle == RTLD_DEFAULT:
+    if handle == RTLD_NEXT and tree:
+        if caller is None:
+            raise LinkerUsageError("RTLD_NEXT needs to know the module that asks: give its handle as caller")
+        scope = _after(state, module_of_handle(state, caller))
+    elif handle == RTLD_DEFAULT and caller is not None:
+        asking = module_of_handle(state, caller)
+        known = None if asking.deep_bind else state.global_symbols.get(name)
+        if known is not None:
+            return known
+        scope = list(dict.fromkeys((*scope_of(asking, state.global_scope), *state.trees_with(asking))))
+    elif handle == RTLD_DEFAULT or (handle == MAIN_HANDLE and tree):
         known = state.global_symbols.get(name)
         if known is not None:
             return known
-        scope = state.global_scope
+        scope = state.global_scope.copy()  # which other threads lengthen
     else:
-        module = state.modules.get(ModuleHandle(handle))
-        if module is None:
-            raise InvalidHandleError(handle, "it was closed" if 0 < handle < state.next_handle else "")
+        module = module_of_handle(state, handle)
         scope = breadth_first([module]) if tree else [module]
     symbol = find_symbol(name, scope)
     if symbol is None:
         raise SymbolNotFoundError(name, [module.name for module in scope])
     return symbol
+
+
+def look_up_for_code(state: LinkerState, handle: int, name: str, caller: int) -> Symbol:
+    """Find a symbol for a module's own code; see `look_up`.
+
+    What is found by `RTLD_DEFAULT` stays as long as the module: as in glibc, where such a look-up binds like a relocation,
+    and those of a handle or of `RTLD_NEXT` do not.
+    """
+
+    def find() -> Symbol:
+        return look_up(state, handle, name, caller=caller)
+
+    return state.keep_looked_up(module_of_handle(state, caller), find) if handle == RTLD_DEFAULT else find()
+
+
+def module_of_handle(state: LinkerState, handle: int) -> LinkedModule:
+    """Return the loaded module that has a handle.
+
+    Raises:
+        InvalidHandleError: there is none; says whether there was one.
+    """
+    module = state.modules.get(ModuleHandle(handle))
+    if module is None:
+        raise InvalidHandleError(handle, "it was closed" if 0 < handle < state.next_handle else "")
+    return module
+
+
+def _after(state: LinkerState, caller: LinkedModule) -> Sequence[LinkedModule]:
+    """Return what RTLD_NEXT searches, as glibc does.
+
+    That is what comes after the caller in the tree of the dlopen that loaded it, which for the main module and what it needs
+    from the start is the global scope; in its own tree, when the module that was opened then is gone.
+    """
+    if caller.loaded_with == MAIN_HANDLE:
+        order: Sequence[LinkedModule] = state.global_scope
+    else:
+        order = breadth_first([state.modules.get(caller.loaded_with, caller)])
+    if caller not in order:
+        order = breadth_first([caller])
+    return order[order.index(caller) + 1 :]

@@ -68,7 +68,7 @@ def number_modules(plan: LinkPlan, tree: FoundTree) -> None:
     for found in fresh:
         handle = MAIN_HANDLE if found.main else state.take_handle(found.image.name)
         end = state.next_handle
-        seat = MAIN_SEAT if found.main else state.seats.take()
+        seat = MAIN_SEAT if found.main else state.seats.take(found.image.digest)
         if not found.main:
             plan.change.on_failure(partial(state.seats.give_back, seat))
         module = LinkedModule(found.image, Construction(state.constructions), handle, seat)
@@ -102,6 +102,7 @@ def enter_scopes(plan: LinkPlan) -> None:
         plan.promoted = tree
     scope = tuple(tree)
     for module in plan.new:
+        module.loaded_with = plan.opened.handle
         module.deep_bind = bool(flags & DlFlags.DEEPBIND)
         if module.deep_bind or not flags & DlFlags.GLOBAL:
             module.scope = scope

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from dataclasses import replace
 
 from dl.dlfcn import MAIN_HANDLE, DlFlags, ModuleHandle
 from dl.errors import LibraryNotFoundError, LinkerUsageError, NotDynamicError
@@ -37,7 +38,8 @@ from dl.link.stock import is_stocked, stock_up
 from dl.link.unload import unload_failed
 from dl.modules.image import ModuleImage
 from dl.modules.linked_module import LinkedModule
-from dl.modules.locate import SearchPolicy
+from dl.modules.locate import Requester, SearchPolicy
+from dl.program.events import EventKind
 from dl.program.operations import LoadModules
 from threads import uninterrupted, unwound_whole
 
@@ -104,10 +106,18 @@ def load_main(groups: Groups, group: Group, image: ModuleImage) -> None:
     """
     program = groups.program
     info = image.wasm.dylink
-    if info is not None and info.needed and program.main.no_libraries:
-        raise NotDynamicError(image.name, f"needs libraries, but can take none: {program.main.no_libraries}")
+    if program.main.no_libraries and (program.options.preload or (info is not None and info.needed)):
+        raise NotDynamicError(
+            image.name,
+            f"needs libraries, or is to get some by preload, but can take none: {program.main.no_libraries}",
+        )
     policy = SearchPolicy.of_host((), program.options.paths)
-    request = LoadRequest(DlFlags.LAZY | DlFlags.GLOBAL, lenient=True, policy=policy)
+    request = LoadRequest(
+        DlFlags.LAZY | DlFlags.GLOBAL,
+        lenient=True,
+        policy=policy,
+        load_needed=program.options.load_needed,
+    )
     tree = find_main(program, image, request)
     if program.main.makes_memory or len(tree.new) == 1:
         _load(groups, group, [tree], request)
@@ -115,6 +125,23 @@ def load_main(groups: Groups, group: Group, image: ModuleImage) -> None:
     # Libraries have no memory before the main module, which brings it, is instantiated: two loads, one initialization.
     alone = FoundModule(tree.root.image, main=True)
     _load(groups, group, [FoundTree(alone, [alone]), FoundTree(tree.root, tree.new[1:])], request)
+
+
+def preload_libraries(groups: Groups, group: Group) -> None:
+    """Load the libraries that come first in a program without a main module; they stay, in the global scope.
+
+    With a main module they are loaded with it, by `load_main`.
+
+    Raises:
+        DlError: one cannot be loaded.
+    """
+    program = groups.program
+    policy = SearchPolicy.of_host((), program.options.paths)
+    for name in program.options.preload:
+        image = program.locator.find(name, Requester(), policy, program.state.image_by_base_name)
+        program.check_dynamic(image.name)
+        request = LoadRequest(DlFlags.LAZY | DlFlags.GLOBAL | DlFlags.NODELETE, policy=policy)
+        open_library(groups, group, image, request)
 
 
 def _load(
@@ -139,9 +166,11 @@ def _load_or_undo(
     plans: list[LinkPlan] = []
     try:
         for tree in trees:
-            plan = LinkPlan(groups.program, Change(groups.program, group), request, ignored)
+            asked = request if tree is trees[-1] else replace(request, continued=True)
+            plan = LinkPlan(groups.program, Change(groups.program, group), asked, ignored)
             plans.append(plan)
             _link(group, tree, plan)
+            groups.program.events.deliver()
         new = [module for plan in plans for module in plan.new]
         if plan.opened.handle == MAIN_HANDLE:
             for module in new:
@@ -152,6 +181,7 @@ def _load_or_undo(
         if published:
             unload_failed(groups.program, group, published, error)
         raise
+    groups.program.events.deliver()
     return plan.opened.handle
 
 
@@ -160,6 +190,9 @@ def _link(group: Group, tree: FoundTree, plan: LinkPlan) -> None:
     program, change = plan.program, plan.change
     checkpoint, lock = program.checkpoint, program.rendezvous.instigate
     try:
+        if program.names is not None:
+            for found in tree.new:
+                program.names.prepare(found.image.wasm, found.image.name, main=found.main)
         compile_modules(program, tree)
         reserve_memory(program, tree)
         with change:
@@ -209,9 +242,13 @@ def _publish(plan: LinkPlan, operation: LoadModules | None, number: int) -> None
             module.load_number = number
     plan.program.state.publish(plan.new, plan.promoted)
     plan.opened.opens += 1
+    plan.opened.guest_opens += plan.request.policy.by_guest
     if plan.request.flags & DlFlags.NODELETE:
         plan.opened.stays = True
     plan.program.state.note_open(plan.opened)
     for function in plan.host_functions:
         plan.program.state.placing.pop(function.address, None)
     plan.published = True
+    if plan.program.events.listening:
+        for module in plan.new:
+            plan.program.events.record(EventKind.LOADED, module.name, module.handle)

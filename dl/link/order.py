@@ -1,14 +1,26 @@
-"""The order in which the modules of a load are constructed."""
+"""The order in which modules are constructed, and in which their ends come."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
+from dl.dlfcn import ModuleHandle
 from dl.modules.linked_module import LinkedModule
 
 
-def dependencies_first(modules: Sequence[LinkedModule]) -> list[LinkedModule]:
-    """Return modules so that each comes after those of them that it needs, unless they need it in turn.
+def _needed(module: LinkedModule) -> Iterable[LinkedModule]:
+    return module.needed
+
+
+def dependencies_first(
+    modules: Sequence[LinkedModule],
+    uses: Callable[[LinkedModule], Iterable[LinkedModule]] = _needed,
+) -> list[LinkedModule]:
+    """Return modules so that each comes after those of them that it uses, unless they use it in turn.
+
+    Args:
+        modules: the modules, in the order that they keep where nothing speaks against it.
+        uses: what a module uses: by default, what it needs.
 
     Modules that need one another, a strongly connected component, stay together, in the order given: whichever comes first
     lacks something that it needs. What the component needs beside itself comes before all of it. The order in which a
@@ -27,7 +39,7 @@ def dependencies_first(modules: Sequence[LinkedModule]) -> list[LinkedModule]:
         reached[id(module)] = lowest[id(module)] = len(reached)
         waiting.append(module)
         unfinished.add(id(module))
-        return module, iter([needed for needed in module.needed if id(needed) in place])
+        return module, iter([used for used in uses(module) if id(used) in place])
 
     for root in modules:
         open_ = [] if id(root) in reached else [enter(root)]
@@ -51,3 +63,26 @@ def dependencies_first(modules: Sequence[LinkedModule]) -> list[LinkedModule]:
                 unfinished.difference_update(map(id, component))
                 order += sorted(component, key=lambda member: place[id(member)])
     return order
+
+
+def users_first(
+    modules: Iterable[LinkedModule], by_handle: Mapping[ModuleHandle, LinkedModule]
+) -> list[LinkedModule]:
+    """Return modules so that each comes before those of them that it needs or is bound to; else the last constructed first.
+
+    Reverse construction alone is not enough: a stub of a library may have been bound to one that came later, and a
+    destructor may call it. In a circle of both, the needed lists decide, as in ELF.
+
+    Args:
+        modules: modules that go together.
+        by_handle: the modules of the program.
+    """
+
+    def used(module: LinkedModule) -> Iterable[LinkedModule]:
+        bound_to = [
+            by_handle.get(handle) for handle in sorted(module.bound_to())
+        ]  # other threads may remove some
+        return [*module.needed, *(other for other in bound_to if other is not None)]
+
+    in_order_of_construction = sorted(modules, key=lambda module: module.constructed)
+    return dependencies_first(dependencies_first(in_order_of_construction), used)[::-1]

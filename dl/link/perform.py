@@ -93,6 +93,7 @@ class Change:
         *,
         replaces: Mapping[int, DlOperation | None] | None = None,
         only_after: int | None = None,
+        leaves: DlOperation | None = None,
     ) -> None:
         """Commit an operation that was applied; called under the link lock.
 
@@ -101,6 +102,7 @@ class Change:
             done: enters its outcome into the linker state; gets its number. Cannot fail, and may be called twice.
             replaces: earlier operations that it makes obsolete; see `threads.Rendezvous.commit`.
             only_after: the earliest operation that it undoes; likewise.
+            leaves: what groups that have not made that one make in its place; likewise.
         """
         rendezvous, group = self._program.rendezvous, self._group
         self._program.checkpoint("commit", None)
@@ -111,6 +113,7 @@ class Change:
                 operation,
                 replaces=replaces or {},
                 only_after=only_after,
+                leaves=leaves,
             )
             self._conclude(before, done)
         except BaseException:

@@ -19,18 +19,17 @@ class LoadRequest:
 
     Attributes:
         flags: those of dlopen.
-        lenient: whether functions that nothing defines become stubs whatever the flags say.
+        lenient: whether functions that nothing defines become stubs whatever the flags say, unless the program binds all now.
+        continued: whether another load, which must not fail for what this one lacks, brings the libraries of this one.
         policy: who asks for the load, and which files may be opened for it.
+        load_needed: whether what the modules' needed lists name is loaded with them.
     """
 
     flags: DlFlags = DlFlags.NOW
     lenient: bool = False
+    continued: bool = False
     policy: SearchPolicy = field(default_factory=SearchPolicy)
-
-    @property
-    def demands_functions(self) -> bool:
-        """Whether functions that nothing defines are errors."""
-        return bool(self.flags & DlFlags.NOW) and not self.lenient
+    load_needed: bool = True
 
 
 @dataclass
@@ -60,6 +59,14 @@ class LinkPlan:
     host_functions: list[PlacedFunction] = field(default_factory=list)
     table_length: int = 0
     published: bool = False
+
+    @property
+    def demands_functions(self) -> bool:
+        """Whether functions that nothing defines are errors."""
+        request = self.request
+        if self.program.options.bind_now:
+            return not request.continued
+        return bool(request.flags & DlFlags.NOW) and not request.lenient
 
     @property
     def opened(self) -> LinkedModule:

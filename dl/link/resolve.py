@@ -5,7 +5,9 @@ One list of sources, the same every time, for loads, functions that are exported
 1. what the user gave for exactly this import;
 2. what only the linker can mean: memory, table, stack pointer, bases, and how a library registers functions for its end;
 3. the importer's scope, where the first definition wins: the global scope in ELF order, then the tree opened with RTLD_LOCAL,
-   or the other way round with DEEPBIND; then, for a stub, the trees opened since that contain the importer;
+   or the other way round with DEEPBIND; then, for a stub, the trees opened since that contain the importer. An import whose
+   module name is that of a library means that library's symbol, see `dl.link.named`, and one whose module name is that of an
+   ordinary module means that one's export;
 4. what the linker defines unless a module does: stack and heap addresses, exception tags;
 5. the system interfaces.
 
@@ -18,9 +20,16 @@ together.
 from __future__ import annotations
 
 import logging
+from functools import partial
 
 from dl.dlfcn import MAIN_HANDLE, RTLD_DEFAULT, ModuleHandle
-from dl.errors import DlError, MissingSymbol, UnresolvedCallError, UnresolvedSymbolsError
+from dl.errors import (
+    DlError,
+    MissingSymbol,
+    UnresolvedCallError,
+    UnresolvedSymbolsError,
+    UnsupportedModuleError,
+)
 from dl.glue.imports import link_names
 from dl.glue.names import HOST_NAMESPACE, glue_namespace, module_namespace
 from dl.glue.placement import PlacedFunction
@@ -34,6 +43,8 @@ from dl.glue.resolution import (
     ThroughTable,
 )
 from dl.link.host_numbers import label
+from dl.link.instance_exports import InstanceExports
+from dl.link.named import named_module
 from dl.link.number import ModuleArrivingError
 from dl.link.plan import LinkPlan
 from dl.link.sources import (
@@ -50,8 +61,10 @@ from dl.link.sources import (
 )
 from dl.modules.linked_module import LinkedModule, StubTarget
 from dl.modules.symbols import FunctionSymbol, element_positions, exported_imports
+from dl.program.events import EventKind
 from dl.program.program import Program
 from dl.program.state import LazyAddress
+from dl.wasm.encode import is_encodable
 from dl.wasm.records import Import
 from dl.wasm.types import FuncType, GlobalType, MemoryType, TableType, TagType
 
@@ -74,12 +87,15 @@ class Resolver:
         self._plan = plan
         state = program.state
         added = None if plan is None else state.not_global(plan.promoted)
-        self._modules = DynamicScope(state.global_symbols, added, self._module, state.trees_with)
+        self._modules = DynamicScope(
+            state.global_symbols, added, self._module, state.trees_with, partial(named_module, program)
+        )
         self.sources: tuple[Source, ...] = (
             UserImports(program.host, self.host_function_address, self._signature_of, self._shared_variable),
             LinkerSymbols(program.main),
             RegisteredEnds(program.host),
             self._modules,
+            InstanceExports(program.names),
             LinkerDefaults(program.state.linker_addresses),
             SystemInterface(program.host),
         )
@@ -106,14 +122,20 @@ class Resolver:
             ImportTypeError: a definition has another type than the import.
             UnsupportedModuleError: an import of a kind or type that cannot be served.
         """
-        bindings = tuple(self._bind(module, entry) for entry in module.wasm.imports)
+        bindings = tuple(self.bind_import(module, entry) for entry in module.wasm.imports)
         if log.isEnabledFor(logging.DEBUG):
             for entry, binding in zip(module.wasm.imports, bindings, strict=True):
-                log.debug("%s: %s is %s", module.name, label(entry), self._described(binding))
+                log.debug("%s: %s is %s", module.name, label(entry), self.described(binding))
         return bindings
 
-    def _bind(self, module: LinkedModule, entry: Import) -> Binding:
+    def bind_import(self, module: LinkedModule, entry: Import) -> Binding:
+        """Return what one import means; see `bind`."""
         kind = entry.type
+        if not is_encodable(kind):
+            raise UnsupportedModuleError(
+                module.name,
+                f"import {label(entry)} of type {kind}: libraries cannot import what refers to types of theirs",
+            )
         if isinstance(kind, FuncType):
             return self._bind_function(module, entry, kind)
         for source in self.sources:
@@ -127,7 +149,7 @@ class Resolver:
                 found = source.variable(module, entry, kind)
             if found is not None:
                 return found
-        if entry.module.startswith("GOT.") and _is_weak(module, entry):
+        if entry.module.startswith("GOT.") and is_weak(module, entry):
             return Constant(0, NOBODY)
         return self._lazy_address(module, entry) or self._undefined(module, entry)
 
@@ -141,8 +163,8 @@ class Resolver:
             return ThroughTable(found.address, found.module)
         if found is not None:
             return found
-        demanded = self._plan is not None and self._plan.request.demands_functions
-        if demanded and not _is_weak(module, entry) and not self._program.host.has_namespace(entry.module):
+        demanded = self._plan is not None and self._plan.demands_functions
+        if demanded and not is_weak(module, entry) and not self._program.host.has_namespace(entry.module):
             return self._undefined(module, entry)
         return LazyStub()
 
@@ -164,7 +186,7 @@ class Resolver:
         One for each name and signature, whoever takes it. None if the function is demanded now, or its signature unknown.
         """
         plan, state = self._plan, self._program.state
-        if plan is None or entry.module != GOT_FUNC or plan.request.demands_functions:
+        if plan is None or entry.module != GOT_FUNC or plan.demands_functions:
             return None
         kind = self._signature_of(module, entry.name)
         if kind is None or self._program.main.no_libraries:
@@ -200,6 +222,8 @@ class Resolver:
             return None
         if isinstance(found, FunctionSymbol):
             return found.address
+        if found.takes_caller:
+            return None  # it is another function for each module that imports it
         if module.handle == MAIN_HANDLE and self._program.main.no_libraries:
             return 0
         return self.host_function_address(entry.module, entry.name, entry.type, module.name)
@@ -290,7 +314,8 @@ class Resolver:
         assert module is not None
         return module
 
-    def _described(self, binding: Binding) -> str:
+    def described(self, binding: Binding) -> str:
+        """Return what a binding is, for a person."""
         if isinstance(binding, FromNamespace):
             if binding.namespace == HOST_NAMESPACE:
                 return "a function of the host"
@@ -307,7 +332,8 @@ class Resolver:
         return "undefined, and looked up at its first call"
 
 
-def _is_weak(module: LinkedModule, entry: Import) -> bool:
+def is_weak(module: LinkedModule, entry: Import) -> bool:
+    """Whether a module's dylink section says that an import need not be defined."""
     return module.dylink is not None and module.dylink.is_weak_import(entry.name)
 
 
@@ -320,7 +346,7 @@ def resolve_imports(plan: LinkPlan) -> None:
     """
     state = plan.program.state
     resolver = Resolver(plan.program, plan)
-    _define_reexports(plan, resolver)
+    define_reexports(plan, resolver)
     for module in plan.new:
         module.bindings = resolver.bind(module)
         module.providers = frozenset(binding.provider for binding in module.bindings)
@@ -331,7 +357,7 @@ def resolve_imports(plan: LinkPlan) -> None:
     plan.table_length = state.table.reach()
 
 
-def _define_reexports(plan: LinkPlan, resolver: Resolver) -> None:
+def define_reexports(plan: LinkPlan, resolver: Resolver) -> None:
     """Make symbols of imported functions that are exported again: each has the one address of the function it is.
 
     Before anything is bound, because others may import them; in rounds, because one may pass on what another does.
@@ -394,6 +420,17 @@ def _stub_target(
     target = state.bind_stub(module, position, find)
     if fresh and target is not None:
         log.info("%s: %s bound at its first call to table index %d", module.name, entry.name, target.address)
+        events = program.events
+        if events.listening:
+            provider = state.module(target.provider)
+            events.record(
+                EventKind.BOUND,
+                module.name,
+                module.handle,
+                symbol=entry.name,
+                provider="" if provider is None else provider.name,
+            )
+            events.deliver()
     return target
 
 

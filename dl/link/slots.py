@@ -7,6 +7,10 @@ get it from the log.
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
+from types import TracebackType
+
+from typing_extensions import Self
 
 from dl.engine.protocol import CompiledModule
 from dl.groups.entry import Group
@@ -14,7 +18,7 @@ from dl.groups.registry import Groups
 from dl.link.perform import Change
 from dl.program.closure_slots import SLOTS_PER_GROWTH, ClosureSlots
 from dl.program.operations import DlOperation, GrowTable, SetSlot
-from threads import Replica
+from threads import Replica, protect, uninterrupted, unwound_whole
 
 log = logging.getLogger("dl.link")
 
@@ -34,19 +38,20 @@ class SlotOperations:
         self._program = groups.program
         self.pool = pool
 
-    def allocate(self) -> int:
-        """Hand out an index; calls through it trap until something is placed there.
+    def allocation(self) -> Allocation:
+        """Return what hands out one index for a `with`, and takes it back if that ends with an exception."""
+        return Allocation(self)
 
-        Raises:
-            ResourceLimitError: the table cannot grow, or `Limits.closures` are in use.
-        """
+    def take(self, taken: Callable[[int], object]) -> None:
+        """Hand out an index to `taken`, in one step that Ctrl-C does not cut in two; see `Allocation.take`."""
         group, limits = self._groups.find(), self._program.options.limits
         with Change(self._program, group) as change, self._program.rendezvous.instigate(_replica(group)):
             if self.pool.in_use() >= limits.closures:
                 raise limits.refusal("closures", "a closure", f"{self.pool.in_use()} are in use")
             if not self.pool.free:
                 self._grow(change)
-            return self.pool.take()
+            with uninterrupted():
+                taken(self.pool.take())
 
     def _grow(self, change: Change) -> None:
         table = self._program.state.table
@@ -72,7 +77,7 @@ class SlotOperations:
         """Place a trampoline at an index in every group, replacing what is there.
 
         Args:
-            address: an index that `allocate` handed out.
+            address: an index that was handed out.
             code: of `dl.glue.trampolines`.
             first: the first number that it keeps, 32 bits.
             second: the second.
@@ -114,6 +119,56 @@ class SlotOperations:
             if release:
                 pool.release(address)
         return True
+
+
+class Allocation:
+    """One index of the table, for as long as it takes to put it to use.
+
+    The block that it is made for either ends well, and the index is its owner's, or with an exception, Ctrl-C at any moment
+    among them, and the index is free again.
+    """
+
+    def __init__(self, slots: SlotOperations) -> None:
+        self._slots = slots
+        self._guard = unwound_whole()
+        self._address: int | None = None
+
+    def take(self) -> int:
+        """Hand out an index; calls through it trap until something is placed there.
+
+        Raises:
+            ResourceLimitError: the table cannot grow, or `Limits.closures` are in use.
+        """
+        self._slots.take(self._note)
+        assert self._address is not None
+        return self._address
+
+    def _note(self, address: int) -> None:
+        self._address = address
+
+    def __enter__(self) -> Self:
+        self._guard.__enter__()
+        return self
+
+    @protect
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            if kind is not None:
+                self._give_back()
+        finally:
+            try:
+                self._guard.__exit__(kind, error, trace)
+            except BaseException:  # Ctrl-C, held back until here
+                with uninterrupted():
+                    self._give_back()
+                raise
+
+    def _give_back(self) -> None:
+        address, self._address = self._address, None
+        if address is not None:
+            self._slots.free(address)
 
 
 def _replica(group: Group | None) -> Replica[DlOperation] | None:

@@ -7,10 +7,12 @@ error and not a miss: an import means the first definition of its name.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 
 from dl.dlfcn import MAIN_HANDLE, ModuleHandle
 from dl.errors import ImportTypeError, SymbolNotFoundError, UnsupportedModuleError
 from dl.glue.names import (
+    ANY_TABLE,
     BASE_NAMESPACE,
     EXCEPTION_TAG,
     EXCEPTION_TAG_NAMES,
@@ -25,8 +27,9 @@ from dl.modules.linked_module import LinkedModule
 from dl.modules.symbols import DataSymbol, FunctionSymbol, GlobalSymbol, Symbol, TagSymbol, TlsSymbol
 from dl.program.host_symbols import ATOMICS, FINALIZERS, HostSymbols
 from dl.program.main_module import MainModule
+from dl.wasm.matching import export_type, import_types, limits_fit
 from dl.wasm.records import Import
-from dl.wasm.types import FuncType, GlobalType, MemoryType, TableType, TagType
+from dl.wasm.types import FuncType, GlobalType, Limits, MemoryType, TableType, TagType
 
 ENV, GOT_MEM, GOT_FUNC = "env", "GOT.mem", "GOT.func"
 """Import modules of the dynamic linking convention (tool-conventions `DynamicLinking.md`)."""
@@ -207,27 +210,34 @@ class LinkerSymbols(Source):
         have = self._main.memory_type
         if have is None or not _well_known(importer, entry, "memory"):
             return None
-        most, top = kind.limits.maximum, have.limits.maximum
-        fits = (
-            kind.limits.shared == have.limits.shared
-            and kind.limits.is64 == have.limits.is64
-            and (most is None or (top is not None and top <= most))
-        )
-        if not fits:
-            raise ImportTypeError(importer.name, label(entry), str(kind), str(have), "the program")
+        if not limits_fit(_grown(have.limits, kind.limits), kind.limits):
+            if kind.limits.shared == have.limits.shared:
+                remedy = ""
+            elif have.limits.shared:
+                remedy = "build the library for shared memory, as dlrun cc -pthread does, or the program without it"
+            else:
+                remedy = "build the library without -pthread, or the program with it"
+            raise ImportTypeError(
+                importer.name, label(entry), str(kind), str(have), "the program", remedy=remedy
+            )
         return FromNamespace(BASE_NAMESPACE, "memory")
 
     def table(self, importer: LinkedModule, entry: Import, kind: TableType) -> Binding | None:
         """Return the program's table."""
         if not _well_known(importer, entry, TABLE_NAME):
             return None
-        if kind.element != "funcref" or kind.limits.is64:
+        if kind.element != ANY_TABLE.element or kind.limits.is64:
             raise UnsupportedModuleError(importer.name, f"import {label(entry)} of type {kind}")
-        if kind.limits.maximum is not None:
+        if not limits_fit(_grown(ANY_TABLE.limits, kind.limits), kind.limits):
             raise ImportTypeError(
                 importer.name, label(entry), str(kind), "a table without a maximum", "the linker"
             )
         return self._main.anchors.table
+
+
+def _grown(have: Limits, wanted: Limits) -> Limits:
+    """Return the limits of the program's memory or table as they are when a module is instantiated that wants so much of it."""
+    return replace(have, minimum=max(have.minimum, wanted.minimum))
 
 
 def _well_known(importer: LinkedModule, entry: Import, name: str) -> bool:
@@ -302,6 +312,7 @@ class DynamicScope(Source):
         added: modules that come into the global scope with the load that asks; None for a single look-up outside any load.
         modules: returns a module by its handle.
         later: returns what a module sees beside its scope by now: the trees opened since that contain it.
+        named: returns the module that an importer means by an import's module name other than `env`; None if it means none.
     """
 
     def __init__(
@@ -310,6 +321,7 @@ class DynamicScope(Source):
         added: Sequence[LinkedModule] | None,
         modules: Callable[[ModuleHandle], LinkedModule],
         later: Callable[[LinkedModule], Iterator[LinkedModule]],
+        named: Callable[[LinkedModule, str], LinkedModule | None] = lambda _importer, _name: None,
     ) -> None:
         self._global_symbols = global_symbols
         self._scope = _Walked if added is None else _Indexed
@@ -317,6 +329,14 @@ class DynamicScope(Source):
         self._local: dict[int, _Walked] = {}
         self._modules = modules
         self._later = later
+        self._named = named
+
+    def _meant(self, importer: LinkedModule, entry: Import) -> Symbol | None:
+        """Return the symbol that an import means: of the scope, or of the module that it names."""
+        if entry.module == ENV:
+            return self.find(importer, entry.name)
+        module = self._named(importer, entry.module)
+        return None if module is None else module.symbols.get(entry.name)
 
     def find(self, importer: LinkedModule, name: str) -> Symbol | None:
         """Return the first definition of a symbol that a module sees; in the order of `scope_of`."""
@@ -348,24 +368,24 @@ class DynamicScope(Source):
         self, importer: LinkedModule, entry: Import, kind: FuncType
     ) -> FunctionSymbol | FromNamespace | None:
         """Return the function symbol."""
-        symbol = self.find(importer, entry.name) if entry.module == ENV else None
+        symbol = self._meant(importer, entry)
         if symbol is None:
             return None
         if not isinstance(symbol, FunctionSymbol):
             raise self._mismatch(importer, entry, str(kind), symbol)
-        self._same_type(importer, entry, symbol.type, symbol.module)
+        self._same_type(importer, entry, symbol)
         return symbol
 
     def variable(self, importer: LinkedModule, entry: Import, kind: GlobalType) -> Binding | None:
         """Return a global of a module, or the address of a symbol."""
         if entry.module in (GOT_MEM, GOT_FUNC):
             return self._address(importer, entry, _integer(importer, entry, kind))
-        symbol = self.find(importer, entry.name) if entry.module == ENV else None
+        symbol = self._meant(importer, entry)
         if symbol is None:
             return None
         if not isinstance(symbol, GlobalSymbol):
             raise self._mismatch(importer, entry, str(kind), symbol)
-        self._same_type(importer, entry, symbol.type, symbol.module)
+        self._same_type(importer, entry, symbol)
         return self._earlier(importer, entry, "global", symbol)
 
     def _address(self, importer: LinkedModule, entry: Import, _kind: GlobalType) -> Binding | None:
@@ -389,12 +409,12 @@ class DynamicScope(Source):
 
     def tag(self, importer: LinkedModule, entry: Import, kind: TagType) -> Binding | None:
         """Return a tag of a module, unless that is instantiated later and the linker has one of this name."""
-        symbol = self.find(importer, entry.name) if entry.module == ENV else None
+        symbol = self._meant(importer, entry)
         if not isinstance(symbol, TagSymbol):
             return None
         if symbol.module >= importer.handle and entry.name in EXCEPTION_TAG_NAMES:
             return None
-        self._same_type(importer, entry, symbol.type, symbol.module)
+        self._same_type(importer, entry, symbol)
         return self._earlier(importer, entry, "tag", symbol)
 
     def _earlier(
@@ -409,10 +429,19 @@ class DynamicScope(Source):
             )
         return FromNamespace(module_namespace(self._modules(symbol.module).seat), symbol.name, symbol.module)
 
-    def _same_type(self, importer: LinkedModule, entry: Import, got: object, provider: ModuleHandle) -> None:
-        if entry.type != got:
+    def _same_type(
+        self, importer: LinkedModule, entry: Import, symbol: FunctionSymbol | GlobalSymbol | TagSymbol
+    ) -> None:
+        if entry.type == symbol.type:
+            return  # nearly always; if their types are of different groups, the engine refuses the instance
+        provider = self._modules(symbol.module)
+        export = provider.wasm.exports.get(symbol.name)
+        position = next(i for i, other in enumerate(importer.wasm.imports) if other is entry)
+        if export is None or not export_type(provider.wasm, export).fits(
+            import_types(importer.wasm)[position]
+        ):
             raise ImportTypeError(
-                importer.name, label(entry), str(entry.type), str(got), self._modules(provider).name
+                importer.name, label(entry), str(entry.type), str(symbol.type), provider.name
             )
 
     def _mismatch(

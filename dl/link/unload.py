@@ -6,15 +6,19 @@ import logging
 from collections.abc import Sequence
 from functools import partial
 
+from dl.engine.protocol import CompiledModule
 from dl.errors import DlError, InitializationError
+from dl.glue.trap_functions import trap_functions_module
 from dl.groups.entry import Group
 from dl.link.generate import load_operation
 from dl.link.perform import Change
 from dl.link.plan import LinkPlan
 from dl.modules.linked_module import LinkedModule
+from dl.program.events import EventKind
 from dl.program.main_module import CONSTRUCTORS
-from dl.program.operations import DlOperation, LoadModules, UnloadModules
+from dl.program.operations import DlOperation, HoldIndices, LoadModules, UnloadModules
 from dl.program.program import Program
+from dl.program.resting import Rest, Signatures, signatures_of
 
 log = logging.getLogger("dl.link")
 
@@ -29,7 +33,7 @@ def unload_failed(program: Program, group: Group, plans: Sequence[LinkPlan], err
     modules = [module for plan in plans for module in plan.new]
     promoted = [module for plan in plans for module in plan.promoted]
     for plan in plans:
-        plan.opened.opens -= 1
+        plan.opened.take_back_open(by_guest=plan.request.policy.by_guest)
     for module in modules:
         log.info("unloading %s: %s", module.name, error)
     users: list[LinkedModule] = []
@@ -69,36 +73,85 @@ def remove_modules(
     Returns:
         The modules that use them, in which case they stay, but can be found no longer.
     """
+    codes = {} if resting is None else _trap_functions(program, modules)
     with Change(program, group) as made, program.rendezvous.instigate(group.replica):
         program.state.demote(demoted)
         # Another thread may have removed some of them since they were chosen.
         present = tuple(m for m in modules if program.state.modules.get(m.handle) is m)
         users = program.state.remove_unused(present)
         if present and not users:
-            _unload(program, made, present, resting)
+            rest = None if resting is None else _plan_rest(program, made, present, codes)
+            _unload(program, made, present, resting, rest)
     return users
 
 
+def _trap_functions(program: Program, modules: Sequence[LinkedModule]) -> dict[Signatures, CompiledModule]:
+    """Compile what will stand at the table indices of modules; with no lock held. What cannot be compiled is left out."""
+    compiled = {kinds: _compiled(program, kinds) for kinds in {signatures_of(m) for m in modules} if kinds}
+    return {kinds: code for kinds, code in compiled.items() if code is not None}
+
+
+def _compiled(program: Program, kinds: Signatures) -> CompiledModule | None:
+    resting = program.state.resting
+    known = resting.code(kinds)
+    if known is None:
+        try:
+            known = program.compiler.compile(
+                trap_functions_module(kinds, program.main.anchors), "closed library"
+            )
+        except DlError as error:
+            log.warning("pointers into a closed library will find null: %s", error)
+            return None
+        resting.keep_code(kinds, known)
+    return known
+
+
+def _plan_rest(
+    program: Program,
+    made: Change,
+    modules: tuple[LinkedModule, ...],
+    codes: dict[Signatures, CompiledModule],
+) -> Rest:
+    """Plan what happens to the table indices of modules that are closed; under the link lock."""
+    resting = program.state.resting
+    rest = resting.plan(modules, codes)
+    made.on_failure(partial(resting.give_up, rest))
+    return rest
+
+
 def _unload(
-    program: Program, made: Change, modules: tuple[LinkedModule, ...], resting: Sequence[Group] | None
+    program: Program,
+    made: Change,
+    modules: tuple[LinkedModule, ...],
+    resting: Sequence[Group] | None,
+    rest: Rest | None,
 ) -> None:
     """Make the operation that removes modules; under the link lock, and nothing can find them any longer."""
-    operation = UnloadModules.of(modules)
-    loads = program.state.loads
+    loads, state = program.state.loads, program.state
+    indices = None if rest is None else HoldIndices.after(state.resting, rest)
+    operation = UnloadModules.of(modules, indices)
     replaces: dict[int, DlOperation | None] = {}
     for number in sorted({module.load_number for module in modules}):
         load = loads[number]
         replaces[number] = None if load.is_obsolete_after(operation) else _rest_of(program, load, modules)
+    undone = min(replaces)
+    if rest is not None and state.resting.entry:
+        replaces[state.resting.entry] = None
 
-    def done(_number: int) -> None:
-        for number, rest in replaces.items():
-            if isinstance(rest, LoadModules):
-                loads[number] = rest
+    def done(made_as: int) -> None:
+        for number, left in replaces.items():
+            if isinstance(left, LoadModules):
+                loads[number] = left
             else:
                 loads.pop(number, None)
+        if rest is not None:
+            state.rest_indices(rest, made_as)
+        if program.events.listening:
+            for module in modules:
+                program.events.record(EventKind.UNLOADED, module.name, module.handle)
 
     made.apply(operation, lambda _group: None)
-    made.commit(operation, done, replaces=replaces, only_after=min(replaces))
+    made.commit(operation, done, replaces=replaces, only_after=undone, leaves=indices)
     # A group may be in the middle of loading them; its thread gives everything back then.
     give_back = partial(_give_back, program, modules, rest=resting is not None)
     program.rendezvous.after_replays(partial(program.limbo.hold, resting or (), give_back))
@@ -116,8 +169,8 @@ def _give_back(program: Program, modules: tuple[LinkedModule, ...], *, rest: boo
         program.state.seats.give_back(module.seat)
         if program.reserve is not None:
             program.reserve.close(module.handle)
-        if module.elements is not None:
-            program.state.table.free(module.elements, rest=rest)
+        if module.elements is not None and not rest:
+            program.state.table.free(module.elements)
         if module.block is not None and program.side_memory is not None:
             program.side_memory.free_later(module.block)
 

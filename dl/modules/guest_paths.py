@@ -137,6 +137,14 @@ class GuestPaths:
         best = [max(found, key=lambda item: item[0])[1]] if found else []
         return (*best, *self._in_trusted(host, guest))
 
+    def reaches(self, path: str) -> bool:
+        """Whether a file of the host lies in a directory that the guest can write to.
+
+        Args:
+            path: absolute and resolved.
+        """
+        return any(_below(path, form) is not None for d in self.preopens for form in d.forms)
+
     def as_guest_sees(self, text: str, modules: Iterable[tuple[str, str]] = ()) -> str:
         """Return a message for the guest: without the host's paths of its directories and modules.
 

@@ -38,6 +38,7 @@ class ModuleImage:
         digest: of the content.
         wasm: the parsed module.
         guest_written: whether its file is where the guest can write, so that the guest may have made it.
+        source: digest of the bytes of its file, which may have been changed since.
     """
 
     name: str
@@ -46,6 +47,7 @@ class ModuleImage:
     digest: bytes
     wasm: WasmModule
     guest_written: bool = False
+    source: bytes = b""
 
     @property
     def base_name(self) -> str:
@@ -63,7 +65,7 @@ def image_from_bytes(data: bytes, name: str, identity: str, path: Path | None = 
     data = bytes(data)
     digest = hashlib.sha256(data).digest()
     wasm = _PARSED.get((digest, name), lambda: parse_module(data, name), len(data))
-    return ModuleImage(name, identity, path, digest, wasm)
+    return ModuleImage(name, identity, path, digest, wasm, source=digest)
 
 
 def image_from_opened(file: OpenedFile, name: str, budget: ReadBudget) -> ModuleImage:

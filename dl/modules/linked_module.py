@@ -43,9 +43,12 @@ class LinkedModule:
         scope: modules whose symbols it sees: None for the global scope alone, else the tree of the dlopen that
             loaded it, breadth first.
         deep_bind: whether `scope` comes before the global scope.
+        loaded_with: the module whose dlopen loaded it, which may be itself or be gone; the main module for what it needs (set
+            once). RTLD_NEXT searches that one's tree.
         first_open: the number of the dlopen that opened it by name first, counted from 1; 0 if it was only needed so far.
         global_opens: how many dlopens have put it into the global scope; it is in that scope while there is one.
         opens: how many dlopens of it are not taken back by a dlclose.
+        guest_opens: how many of these are the guest's own, and so the guest's to take back.
         stays: whether it is never unloaded: the main module and what it needs from the start, RTLD_NODELETE.
         constructed: how many modules were constructed before it ended its construction, from 1; 0 before.
         closing: whether its destructors run, or have run: it can be found no longer.
@@ -58,6 +61,7 @@ class LinkedModule:
         providers: who provides what its imports are bound to, beside its stubs (set once).
         stub_targets: what its stubs were bound to at their first call, by import position (guarded by the linker state's
             `stub_lock`); every group gets these.
+        looked_up: modules of which its code has a symbol by dlsym of RTLD_DEFAULT (guarded by `stub_lock`).
         copy: which of the modules of equal content it is, from 0 (set once).
         code: its code with renamed imports, and that of its import module.
         copy: which copy of its content it is in the program, so that stack traces name the right one.
@@ -72,9 +76,11 @@ class LinkedModule:
     needed: list[LinkedModule] = field(default_factory=list)
     scope: tuple[LinkedModule, ...] | None = None
     deep_bind: bool = False
+    loaded_with: ModuleHandle = RTLD_DEFAULT
     first_open: int = 0
     global_opens: int = 0
     opens: int = 0
+    guest_opens: int = 0
     stays: bool = False
     constructed: int = 0
     closing: bool = False
@@ -86,6 +92,7 @@ class LinkedModule:
     bindings: tuple[Binding, ...] = ()
     providers: frozenset[ModuleHandle] = frozenset()
     stub_targets: dict[int, StubTarget] = field(default_factory=dict)
+    looked_up: set[ModuleHandle] = field(default_factory=set)
     copy: int = 0
     code: CompiledModule | None = None
     import_code: CompiledModule | None = None
@@ -115,13 +122,21 @@ class LinkedModule:
         """The table index of the first of the functions that the linker places for it; None if it places none."""
         return None if self.elements is None else self.elements.end - len(functions_without_index(self.wasm))
 
+    def take_back_open(self, *, by_guest: bool) -> None:
+        """Take back one dlopen; the host takes back its own first."""
+        self.opens -= 1
+        self.guest_opens = min(self.guest_opens - by_guest, self.opens)
+
     def uses(self, handles: Container[ModuleHandle]) -> bool:
-        """Whether this module needs one of some modules, or one of its imports is bound to one of them."""
-        return (
-            any(module.handle in handles for module in self.needed)
-            or any(provider in handles for provider in self.providers)
-            or any(target.provider in handles for target in self.stub_targets.values())
+        """Whether this module needs one of some modules, or is bound to one of them."""
+        return any(module.handle in handles for module in self.needed) or any(
+            handle in handles for handle in self.bound_to()
         )
+
+    def bound_to(self) -> set[ModuleHandle]:
+        """Return who provides what its imports, its stubs and its own look-ups mean; `HOST` and the like among them."""
+        stubs = {target.provider for target in self.stub_targets.copy().values()}
+        return {*self.providers, *stubs, *self.looked_up.copy()}
 
 
 def breadth_first(roots: Iterable[LinkedModule]) -> list[LinkedModule]:

@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from dl.errors import LibraryNotFoundError, LinkError
+from dl.errors import LibraryNotFoundError, LinkError, LinkerUsageError
 from dl.modules.beneath import (
     MAX_COMPONENT_BYTES,
     MAX_PATH_BYTES,
@@ -39,7 +39,7 @@ log = logging.getLogger("dl.link")
 
 _WASM_MAGIC = b"\0asm"
 _ORIGIN = re.compile(r"\$(?:\{ORIGIN\}|ORIGIN(?![A-Za-z0-9_]))")
-_OUTSIDE = "outside the directories that the program may load from"
+_OUTSIDE = "outside the directories that the program may load from; -L or --dir adds one"
 
 
 @dataclass(frozen=True)
@@ -109,6 +109,7 @@ class Locator:
         libraries: modules held in memory, by name; found before any file of that name.
         loaded: returns the image of the loaded module with an identity, if there is one.
         budget: bounds what is read.
+        map_name: given a name of a needed list and the kind of the module that needs it, returns the name to look for.
 
     `_lock` guards changes of `libraries`.
     """
@@ -117,6 +118,7 @@ class Locator:
     libraries: Mapping[str, bytes] = field(default_factory=dict)
     loaded: Callable[[str], ModuleImage | None] = lambda _identity: None
     budget: ReadBudget = field(default_factory=ReadBudget)
+    map_name: Callable[[str, str], str] | None = None
     _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
     _anonymous: Iterator[int] = field(default_factory=lambda: itertools.count(1), repr=False)
 
@@ -159,6 +161,8 @@ class Locator:
             ResourceLimitError: it is larger than is read.
             MalformedModuleError: the file is not a valid module.
         """
+        if requester.name is not None and self.map_name is not None:
+            name = self._mapped(name, requester.name)
         fault = _fault(name)
         if fault:
             raise LibraryNotFoundError(name[:80], [(repr(name[:80]), fault)], requester.name)
@@ -188,6 +192,16 @@ class Locator:
         for where, reason in tried.for_host:
             log.debug("%s%s not found: %s: %s", asker, name, where, reason)
         raise LibraryNotFoundError(name, tried.for_host, requester.name, guest_tried=tried.for_guest)
+
+    def _mapped(self, name: str, needed_by: str) -> str:
+        """Return the name that the host's `map_name` gives for one of a needed list."""
+        assert self.map_name is not None
+        mapped = self.map_name(name, os.path.splitext(needed_by)[1])
+        if not isinstance(mapped, str):
+            raise LinkerUsageError(f"map_name must return a name, not {mapped!r}")
+        if mapped != name:
+            log.debug("%s needs %s: looked for as %s", needed_by, name, mapped)
+        return mapped
 
     def _by_path(self, name: str, requester: Requester, policy: SearchPolicy) -> Iterable[Place]:
         if policy.by_guest or requester.guest_written:

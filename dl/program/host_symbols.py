@@ -15,6 +15,7 @@ from typing import Any
 
 from dl.engine.protocol import HostFunctions, RawFunction
 from dl.errors import ImportTypeError, LinkerUsageError, UnsupportedModuleError, ValueConversionError
+from dl.glue.imports import taking_caller
 from dl.glue.names import HOST_NAMESPACE
 from dl.glue.resolution import HOST, FromNamespace
 from dl.options import HostFunction, HostImports
@@ -42,6 +43,7 @@ class SystemFunction:
         function: the Python function that gets typed values.
         raw: the Python function that works on slots.
         blocking: whether it may wait, link or call back into the guest.
+        takes_caller: whether the Python function gets the importing module's handle before the arguments of its type.
         alternatives: the same function with other signatures, for programs whose tools lower it otherwise.
     """
 
@@ -50,20 +52,31 @@ class SystemFunction:
     function: Callable[..., Any] | None = None
     raw: RawFunction | None = None
     blocking: bool = True
+    takes_caller: bool = False
     alternatives: tuple[SystemFunction, ...] = ()
 
 
 class HostSymbols:
     """The host's side of symbol resolution.
 
+    Args:
+        functions: where host functions are defined for the engine.
+        imports: what the user gave.
+        more: further functions that the user asked for by an option; those given by name come before them.
+
     `_lock` guards `_defined`; the engine's definition runs under it, which takes only locks of its own.
     """
 
-    def __init__(self, functions: HostFunctions, imports: HostImports) -> None:
+    def __init__(
+        self, functions: HostFunctions, imports: HostImports, more: HostImports | None = None
+    ) -> None:
         self._functions = functions
         self._lock = threading.Lock()
         self._defined: dict[tuple[str, str, FuncType], FromNamespace] = {}
-        self.user: Mapping[str, Mapping[str, Any]] = {ns: dict(names) for ns, names in imports.items()}
+        self._given = imports
+        self.user: Mapping[str, Mapping[str, Any]] = {
+            ns: {**(more or {}).get(ns, {}), **imports.get(ns, {})} for ns in {**imports, **(more or {})}
+        }
         for namespace, names in self.user.items():
             for name, value in names.items():
                 if not (callable(value) or isinstance(value, (HostFunction, int, float))):
@@ -94,7 +107,7 @@ class HostSymbols:
     def similar(self, namespace: str, name: str) -> str:
         """Return what a user gave under much the same names, as text; empty if there is nothing like it."""
         wanted = f"{ENV if namespace.startswith('GOT.') else namespace}.{name}"
-        given = [f"{ns}.{field}" for ns, names in self.user.items() for field in names]
+        given = [f"{ns}.{field}" for ns, names in self._given.items() for field in names]
         close = difflib.get_close_matches(wanted[:_MOST_COMPARED], given, 1, 0.8)
         return close[0] if close and close[0] != wanted else ""
 
@@ -109,7 +122,7 @@ class HostSymbols:
             addresses = (("GOT.mem", name), ("GOT.func", name)) if namespace == ENV else ()
             return any(place in imported for place in ((namespace, name), *addresses))
 
-        return [(ns, name) for ns, names in self.user.items() for name in names if not means(ns, name)]
+        return [(ns, name) for ns, names in self._given.items() for name in names if not means(ns, name)]
 
     def bind(self, namespace: str, name: str, kind: FuncType, importer: str) -> FromNamespace | None:
         """Return how a function import reaches the host's function; None if the host has none of that name.
@@ -162,11 +175,13 @@ class HostSymbols:
             if binding is None:
                 # The length tells `a.b` + `c` from `a` + `b.c`.
                 label = f"{len(namespace)}:{namespace}.{name} {kind}"
+                kind = taking_caller(kind) if what.takes_caller else kind
                 if what.raw is not None:
                     self._functions.define_raw(HOST_NAMESPACE, label, kind, what.raw)
                 else:
                     assert what.function is not None
                     try:
+                        check_numbers(kind)
                         self._functions.define(
                             HOST_NAMESPACE, label, kind, what.function, blocking=what.blocking
                         )
@@ -174,5 +189,16 @@ class HostSymbols:
                         raise UnsupportedModuleError(
                             importer, f"import {namespace}.{name}: {error.reason}"
                         ) from error
-                binding = self._defined[key] = FromNamespace(HOST_NAMESPACE, label, HOST)
+                binding = self._defined[key] = FromNamespace(HOST_NAMESPACE, label, HOST, what.takes_caller)
             return binding
+
+
+def check_numbers(kind: FuncType) -> None:
+    """Check that a signature has no references: these are for functions that are objects, see `dl.instances.externals`.
+
+    Raises:
+        ValueConversionError: it has some.
+    """
+    references = kind.references()
+    if references:
+        raise ValueConversionError(kind, f"a value of type {references[0]} cannot cross into Python")

@@ -42,6 +42,33 @@ _ADDRESS_SPACE = 1 << 32
 
 
 @dataclass(frozen=True)
+class RootNames:
+    """The names under which a main module exports what the linker uses of it.
+
+    Attributes:
+        stack_pointer: its shadow stack pointer.
+        malloc, free, realloc: its allocator's functions, the first that there is.
+        assemblyscript: whether they are AssemblyScript's: see `dl.link.root_allocator`. Its simplest runtime takes all memory
+            for its own, so the data of libraries comes from its allocator, if it exports one.
+    """
+
+    stack_pointer: str = STACK_POINTER_NAME
+    malloc: tuple[str, ...] = ("malloc",)
+    free: tuple[str, ...] = ("free",)
+    realloc: tuple[str, ...] = ("realloc",)
+    assemblyscript: bool = False
+
+
+ASSEMBLYSCRIPT_NAMES = RootNames(
+    "__user_stack_pointer",
+    ("malloc", "__alloc", "__new"),
+    ("free", "__free", "__unpin"),
+    ("realloc", "__realloc", "__renew"),
+    assemblyscript=True,
+)
+
+
+@dataclass(frozen=True)
 class MainModule(ABC):
     """What every kind of main module answers; the defaults are those of a program whose memory and table the linker makes.
 
@@ -169,6 +196,7 @@ def describe_main(
     memory: MemoryType | None,
     stack_size: int,
     limits: ProgramLimits | None = None,
+    names: RootNames = RootNames(),
 ) -> MainModule:
     """Decide what a main module is and where everything goes.
 
@@ -177,6 +205,7 @@ def describe_main(
         memory: the memory the host wants to provide; for a main module that imports its memory, raises its minimum.
         stack_size: shadow stack, bytes.
         limits: the program's; None for the defaults.
+        names: under which it exports what the linker uses.
 
     Raises:
         NotDynamicError: a module with a dylink section that does not import its memory.
@@ -193,7 +222,7 @@ def describe_main(
     elif is_position_independent(module):
         main = _pie(module, memory, stack_size)
     else:
-        main = _static(module, memory, stack_size)
+        main = _static(module, memory, stack_size, names)
     return _within(main, module.name if module else "the program", limits or ProgramLimits())
 
 
@@ -325,7 +354,9 @@ def _wait_slots(memory_type: WasmMemoryType | None, first: int) -> dict[str, int
     return {name: first + i for i, name in enumerate(("notify", "wait32", "wait64"))}
 
 
-def _static(module: WasmModule, memory: MemoryType | None, stack_size: int) -> Static:
+def _static(
+    module: WasmModule, memory: MemoryType | None, stack_size: int, names: RootNames = RootNames()
+) -> Static:
     refusals: list[str] = []
     memory_type, exported = _static_memory(module, memory, refusals)
     table = next((e for e in module.exports.values() if e.kind == "table" and e.index == 0), None)
@@ -335,7 +366,9 @@ def _static(module: WasmModule, memory: MemoryType | None, stack_size: int) -> S
     if isinstance(wanted_table, TableType):
         length = max(length, wanted_table.limits.minimum)
     elif table is None:
-        refusals.append("it exports no table (link it with wasm-ld --export-table --growable-table)")
+        refusals.append(
+            "it exports no table (link it with wasm-ld --export-table --growable-table, or build it with dlrun cc)"
+        )
     else:
         assert isinstance(table.type, TableType)
         length = table.type.limits.minimum
@@ -343,10 +376,12 @@ def _static(module: WasmModule, memory: MemoryType | None, stack_size: int) -> S
             table=FromNamespace(module_namespace(MAIN_HANDLE), table.name, provider=MAIN_HANDLE)
         )
         if table.type.limits.maximum is not None and table.type.limits.maximum <= length:
-            refusals.append("its table cannot grow (link it with wasm-ld --growable-table)")
+            refusals.append(
+                "its table cannot grow (link it with wasm-ld --growable-table, or build it with dlrun cc)"
+            )
     slots = {} if refusals or exported is not None else _wait_slots(memory_type, length)
     own_stack: int | None = stack_size
-    pointer = module.exports.get(STACK_POINTER_NAME)
+    pointer = module.exports.get(names.stack_pointer)
     # The base module gets its table or its stack pointer from the main module, and is then made after it; a table that
     # the main module imports has to be there before, and then side modules have a stack of their own.
     if (
@@ -354,7 +389,7 @@ def _static(module: WasmModule, memory: MemoryType | None, stack_size: int) -> S
         and pointer is not None
         and pointer.type == STACK_POINTER_TYPE
     ):
-        own = FromNamespace(module_namespace(MAIN_HANDLE), STACK_POINTER_NAME, provider=MAIN_HANDLE)
+        own = FromNamespace(module_namespace(MAIN_HANDLE), names.stack_pointer, provider=MAIN_HANDLE)
         anchors = TableAndStack(anchors.table, own)
         own_stack = None
     return Static(
@@ -366,6 +401,7 @@ def _static(module: WasmModule, memory: MemoryType | None, stack_size: int) -> S
         wait_slots=slots,
         stack_size=own_stack,
         no_libraries="; ".join(refusals),
+        allocator=names.assemblyscript and any(name in module.exports for name in names.malloc),
     )
 
 

@@ -8,13 +8,18 @@ only what is still in effect.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol, TypeAlias
 
 from dl.dlfcn import ModuleHandle
-from dl.engine.protocol import CompiledModule
+from dl.engine.protocol import CompiledModule, EngineExternal, EngineMemory
 from dl.glue.placement import PlacedFunction, ThreadLocalModule
+from dl.glue.resolution import FromNamespace
+from dl.glue.trap_functions import TrapFunctions
 from dl.modules.linked_module import LinkedModule
+from dl.program.resting import Rest, RestingIndices
+from dl.wasm.types import GlobalType
 
 
 class OperatedInstances(Protocol):
@@ -26,11 +31,23 @@ class OperatedInstances(Protocol):
     def unload(self, operation: UnloadModules) -> None:
         """Clear modules' table elements and forget their instances."""
 
+    def hold_indices(self, operation: HoldIndices) -> None:
+        """Place the functions that stand at the table indices of closed libraries."""
+
     def grow_table(self, length: int) -> None:
         """Make the table have at least this many elements."""
 
     def set_slot(self, operation: SetSlot) -> None:
         """Place a trampoline at a table index, or null."""
+
+    def instantiate(self, operation: Instantiate) -> None:
+        """Instantiate a module that is no library, from a list of externals."""
+
+    def make_global(self, operation: MakeGlobal) -> None:
+        """Make a global of the host's."""
+
+    def share_memory(self, operation: ShareMemory) -> None:
+        """Make a shared memory of the host's importable."""
 
 
 class DlOperation(ABC):
@@ -71,6 +88,14 @@ class LoadModules(DlOperation):
     binds_thread_locals: bool
     host_functions: tuple[PlacedFunction, ...] = ()
 
+    def table_indices(self) -> Iterator[int]:
+        """Yield the table indices at which it places functions."""
+        for module in self.modules:
+            if module.elements is not None:
+                yield from range(module.elements.address, module.elements.end)
+        for function in self.host_functions:
+            yield function.address
+
     def apply(self, instances: OperatedInstances) -> None:
         """Instantiate the modules and place their functions."""
         instances.load(self)
@@ -91,16 +116,23 @@ class UnloadModules(DlOperation):
     Attributes:
         modules: what goes.
         table_runs: first index and number of the table elements that become null.
+        indices: what stands at the table indices of closed libraries after that; None if nothing changes.
     """
 
     modules: tuple[LinkedModule, ...]
     table_runs: tuple[tuple[int, int], ...]
+    indices: HoldIndices | None = None
 
     @classmethod
-    def of(cls, modules: tuple[LinkedModule, ...]) -> UnloadModules:
-        """Return the operation that removes modules and all their table elements."""
+    def of(cls, modules: tuple[LinkedModule, ...], indices: HoldIndices | None = None) -> UnloadModules:
+        """Return the operation that removes modules and all their table elements.
+
+        Args:
+            modules: what goes.
+            indices: what happens to their table indices; None if they are used again immediately.
+        """
         runs = tuple((m.elements.address, m.elements.size) for m in modules if m.elements is not None)
-        return cls(modules, runs)
+        return cls(modules, runs, indices)
 
     def apply(self, instances: OperatedInstances) -> None:
         """Clear the table elements and forget the instances."""
@@ -108,6 +140,38 @@ class UnloadModules(DlOperation):
 
     def is_obsolete_after(self, later: DlOperation) -> bool:  # noqa: ARG002  handles are never reused
         """Never: the log drops it when every group that has loaded the modules has made it."""
+        return False
+
+
+@dataclass(frozen=True, eq=False)
+class HoldIndices(DlOperation):
+    """What stands at the table indices of closed libraries.
+
+    One entry of the log, which each close replaces: so a group that was absent makes it once, however many closes it missed.
+
+    Attributes:
+        version: how many closes there were, this one included.
+        functions: everything that is placed.
+        begun: what this close adds to the version before; the rest of that stays.
+        cleared: first index and number of the elements that become null with this close.
+    """
+
+    version: int
+    functions: tuple[TrapFunctions, ...]
+    begun: tuple[TrapFunctions, ...]
+    cleared: tuple[tuple[int, int], ...]
+
+    @classmethod
+    def after(cls, resting: RestingIndices, rest: Rest) -> HoldIndices:
+        """Return what stands where when a close is carried out."""
+        return cls(resting.closes + 1, resting.functions(rest), rest.functions, rest.cleared)
+
+    def apply(self, instances: OperatedInstances) -> None:
+        """Place the functions."""
+        instances.hold_indices(self)
+
+    def is_obsolete_after(self, later: DlOperation) -> bool:  # noqa: ARG002  it is replaced, never repeated
+        """Never."""
         return False
 
 
@@ -149,3 +213,78 @@ class SetSlot(DlOperation):
     def is_obsolete_after(self, later: DlOperation) -> bool:
         """Whether a later operation sets the same index."""
         return isinstance(later, SetSlot) and later.address == self.address
+
+
+ExternalSource: TypeAlias = "FromNamespace | EngineExternal"
+"""Where a group finds an external: by namespace and name; or the external itself, of a program that has one group only."""
+
+
+def instance_namespace(number: int) -> str:
+    """Namespace under which each group defines an instance or external, by its number in the program."""
+    return f"i{number}"
+
+
+MADE = "external"
+"""The name of an external that the host has made, in its namespace."""
+
+
+@dataclass(frozen=True, eq=False)
+class _Stays(DlOperation):
+    """An operation whose effect stays as long as the program: nothing that was instantiated so can be taken away.
+
+    Attributes:
+        number: of the instance or external, in the program.
+    """
+
+    number: int
+
+    def is_obsolete_after(self, later: DlOperation) -> bool:  # noqa: ARG002  see above
+        """Never."""
+        return False
+
+
+@dataclass(frozen=True, eq=False)
+class Instantiate(_Stays):
+    """A module that is no library, which every group instantiates from a list.
+
+    Attributes:
+        code: the module.
+        name: what messages call it.
+        imports: where the group finds each import.
+    """
+
+    code: CompiledModule
+    name: str
+    imports: tuple[ExternalSource, ...]
+
+    def apply(self, instances: OperatedInstances) -> None:
+        """Instantiate it."""
+        instances.instantiate(self)
+
+
+@dataclass(frozen=True, eq=False)
+class MakeGlobal(_Stays):
+    """A global that the host makes.
+
+    Attributes:
+        kind: its type.
+        value: what it holds to begin with.
+    """
+
+    kind: GlobalType
+    value: Any
+
+    def apply(self, instances: OperatedInstances) -> None:
+        """Make it."""
+        instances.make_global(self)
+
+
+@dataclass(frozen=True, eq=False)
+class ShareMemory(_Stays):
+    """A shared memory that the host makes."""
+
+    memory: EngineMemory
+
+    def apply(self, instances: OperatedInstances) -> None:
+        """Make it importable."""
+        instances.share_memory(self)

@@ -33,9 +33,11 @@ from dl.modules.linked_module import LinkedModule
 from dl.modules.locate import Locator
 from dl.options import MAX_PAGES, SideMemorySource
 from dl.program.compiling import Compiling
+from dl.program.events import Events
 from dl.program.host_symbols import ATOMICS, HostSymbols
+from dl.program.import_names import ImportNames
 from dl.program.limbo import Limbo
-from dl.program.main_module import MainModule
+from dl.program.main_module import MainModule, RootNames
 from dl.program.operations import DlOperation
 from dl.program.reserve import ThreadLocalReserve
 from dl.program.side_memory import GrownMemory, GuestAllocator, SideMemory
@@ -82,6 +84,13 @@ class ProgramOptions:
         limits: what it may take of the host.
         code_store: compiled code that outlives the process; None for none.
         paths: the directories it may load from, as they were before any of its code ran.
+        bind_now: whether every load demands all functions, whatever its flags say, as with ELF's LD_BIND_NOW.
+        guest_elf: whether the guest's dlopen and dlsym honour flags and scopes as ELF's do.
+        preload: paths and names of libraries that come before what the main module needs, as with ELF's LD_PRELOAD.
+        compiled_forms: whether code is taken from files beside modules.
+        root_names: under which its main module exports what the linker uses of it.
+        keeps_stub_targets: whether a stub keeps the table index that it was bound to, or asks for it at each call.
+        load_needed: whether the needed lists of libraries are loaded with them.
     """
 
     name: str
@@ -92,6 +101,13 @@ class ProgramOptions:
     limits: Limits = field(default_factory=Limits)
     code_store: CodeStore | None = None
     paths: GuestPaths = field(default_factory=GuestPaths)
+    bind_now: bool = False
+    guest_elf: bool = False
+    preload: tuple[str, ...] = ()
+    compiled_forms: bool = True
+    root_names: RootNames = field(default_factory=RootNames)
+    keeps_stub_targets: bool = True
+    load_needed: bool = True
 
 
 class Program:
@@ -111,6 +127,7 @@ class Program:
         host: its host symbols, those of the system interface included.
         options: what it was made with.
         locator: finds its libraries.
+        names: ordinary modules by the names that others import from; None while there are none to ask.
         rendezvous: the link lock, the operation log and the barrier.
         waits: every wait of the program.
         futexes: waits at addresses of the shared memory.
@@ -121,6 +138,7 @@ class Program:
         linear: the program's memory; None likewise.
         clock_began: when the guest's monotonic clock began, on the host's, nanoseconds; not before the engine's own did.
         ended: what ended the program; None while it can run.
+        events: what happens to its modules, for who listens.
         limbo: what is taken out of the program while guest code may still use it.
         checkpoint: called with the name of each step of a change of the program as it is about to begin, and the name of the
             group that takes it; None for steps that no single group takes. What it raises fails the step. For fault injection.
@@ -144,6 +162,7 @@ class Program:
         self.host = host
         self.locator = locator
         self.options = options
+        self.names: ImportNames | None = None
         self.rendezvous = rendezvous
         self.waits = Waits(_report_deadlock)
         self.futexes = FutexTable(self.waits)
@@ -160,6 +179,7 @@ class Program:
         self.clock_began = time.monotonic_ns()
         self.ended: BaseException | None = None
         self.limbo = Limbo()
+        self.events = Events()
         self.checkpoint: Callable[[str, str | None], None] = lambda _step, _group: None
         self._end_lock = threading.Lock()
         self._memory: EngineMemory | None = None

@@ -23,6 +23,15 @@ Refusal = Callable[[str, str], ResourceLimitError]
 
 
 @dataclass(frozen=True)
+class HandedOut:
+    """A block that is handed out: its first byte, its size in bytes, and what for."""
+
+    address: int
+    size: int
+    purpose: str
+
+
+@dataclass(frozen=True)
 class SideMemoryStatistics:
     """What is handed out and not given back: bytes, and regions."""
 
@@ -62,6 +71,12 @@ class SideMemory(Protocol):
     def statistics(self) -> SideMemoryStatistics:
         """Return what is handed out."""
 
+    def blocks(self) -> list[HandedOut]:
+        """Return the blocks that are handed out, by address. From any thread."""
+
+    def free_runs(self) -> list[tuple[int, int]]:
+        """Return what is ready to be handed out again, start and end, by address. From any thread."""
+
     def close(self, closed: LinearMemory) -> None:
         """Let go of the memory; a closed one takes its place."""
 
@@ -75,7 +90,8 @@ class GrownMemory:
         limit_pages: what it may grow to; None for no limit.
         refusal: makes the error for memory that cannot grow.
 
-    `_lock` guards the allocator; the engine's growth, which takes a lock of the engine's, is called under it.
+    `_lock` guards the allocator and the list of blocks; the engine's growth, which takes a lock of the engine's, is called
+    under it.
     """
 
     calls_guest = False
@@ -92,6 +108,7 @@ class GrownMemory:
         self._lock = threading.Lock()
         self._allocator = Allocator(grow, limit_pages=limit_pages)
         self._used = 0  # end of the highest block ever handed out; guarded by `_lock`
+        self._blocks: dict[int, HandedOut] = {}
 
     def allocate(self, size: int, align_log2: int, purpose: str) -> Block:
         """Reserve a zeroed block; see `SideMemory`."""
@@ -103,6 +120,7 @@ class GrownMemory:
         # What was never handed out lies in pages that were grown for it and is zero; to fill it would make it resident.
         with self._lock:
             used, self._used = self._used, max(self._used, region.end)
+            self._blocks[region.address] = HandedOut(region.address, size, purpose)
         self._memory.fill(region.address, 0, max(0, min(region.end, used) - region.address))
         return Block(region.address, size, region)
 
@@ -111,6 +129,7 @@ class GrownMemory:
         assert isinstance(block.owner, Region)
         with self._lock:
             self._allocator.free(block.owner)
+            self._blocks.pop(block.address, None)
 
     free_later = free
 
@@ -126,6 +145,16 @@ class GrownMemory:
         with self._lock:
             now = self._allocator.statistics()
         return SideMemoryStatistics(now.bytes_in_use, now.regions)
+
+    def blocks(self) -> list[HandedOut]:
+        """See `SideMemory`."""
+        with self._lock:
+            return [self._blocks[address] for address in sorted(self._blocks)]
+
+    def free_runs(self) -> list[tuple[int, int]]:
+        """See `SideMemory`."""
+        with self._lock:
+            return self._allocator.free_runs()
 
     def close(self, closed: LinearMemory) -> None:
         """See `SideMemory`."""
@@ -163,6 +192,7 @@ class GuestAllocator:
         self._lock = threading.Lock()
         self._bytes = self._regions = 0
         self._to_free: list[Block] = []
+        self._blocks: dict[int, HandedOut] = {}
         self._malloc: Callable[[int], int] | None = None
         self._free: Callable[[int], object] | None = None
 
@@ -189,7 +219,7 @@ class GuestAllocator:
             if not self._ensure_size(end):
                 raise self._refusal(purpose, f"linear memory cannot grow to {end} bytes")
             self.heap_base = end
-            return self._handed_out(Block(address, size, None))
+            return self._handed_out(Block(address, size, None), purpose)
         start = self._malloc(size + alignment) & 0xFFFFFFFF
         if not start:
             raise self._refusal(purpose, f"the program's malloc has no {size + alignment} bytes")
@@ -199,7 +229,7 @@ class GuestAllocator:
                 purpose, f"the program's malloc returned {start:#x}, which is not in its memory"
             )
         self._memory.fill(address, 0, size)
-        return self._handed_out(Block(address, size, start))
+        return self._handed_out(Block(address, size, start), purpose)
 
     def free(self, block: Block) -> None:
         """Give a block back to the guest's allocator; one from before it ran stays for good."""
@@ -208,14 +238,16 @@ class GuestAllocator:
         with self._lock:
             self._bytes -= block.size
             self._regions -= 1
+            self._blocks.pop(block.address, None)
 
     def free_later(self, block: Block) -> None:
         """Give a block back with the next `allocate`."""
         with self._lock:
             self._to_free.append(block)
 
-    def _handed_out(self, block: Block) -> Block:
+    def _handed_out(self, block: Block, purpose: str) -> Block:
         with self._lock:
+            self._blocks[block.address] = HandedOut(block.address, block.size, purpose)
             self._bytes += block.size
             self._regions += 1
         return block
@@ -224,6 +256,15 @@ class GuestAllocator:
         """Return what is handed out."""
         with self._lock:
             return SideMemoryStatistics(self._bytes, self._regions)
+
+    def blocks(self) -> list[HandedOut]:
+        """See `SideMemory`."""
+        with self._lock:
+            return [self._blocks[address] for address in sorted(self._blocks)]
+
+    def free_runs(self) -> list[tuple[int, int]]:
+        """Return nothing: what is free is the program's heap."""
+        return []
 
     def close(self, closed: LinearMemory) -> None:
         """See `SideMemory`."""

@@ -8,13 +8,15 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
-from dl.dlfcn import MAIN_HANDLE, ModuleHandle
+from dl.dlfcn import INVALID_HANDLE, MAIN_HANDLE, ModuleHandle
+from dl.errors import ResourceLimitError
 from dl.limits import Limits
 from dl.modules.construction import Construction, Constructions
 from dl.modules.image import ModuleImage
 from dl.modules.linked_module import LinkedModule, StubTarget, breadth_first
 from dl.modules.symbols import Symbol
 from dl.program.operations import LoadModules
+from dl.program.resting import Rest, RestingIndices
 from dl.program.seats import Seats
 from dl.program.table import TableSpace
 from dl.wasm.types import FuncType, GlobalType
@@ -42,9 +44,9 @@ class LinkerState:
     Readers that only look up what a committed load has published (`modules`, `symbols`) need no lock: entries are added
     whole and never changed, and dictionaries are copied before they are walked.
 
-    `stub_lock` guards the stub targets of every module, and makes binding a stub and removing a module exclude each other: a
-    stub is bound to a module, and `uses` sees it, or it does not find the module any longer. A leaf, taken with the link lock
-    held or without.
+    `stub_lock` guards the stub targets of every module and what its code has looked up, and makes binding either and removing a
+    module exclude each other: a stub is bound to a module, and `uses` sees it, or it does not find the module any longer. A
+    leaf, taken with the link lock held or without.
 
     Attributes:
         limits: the program's.
@@ -53,6 +55,7 @@ class LinkerState:
         by_base_name: the libraries that a base name may stand for, in the order they were loaded; the main module is none.
         next_handle: the next handle.
         seats: the numbers by which generated code names modules.
+        resting: the table indices of closed libraries.
         global_scope: modules whose symbols all see, in search order.
         global_symbols: the first definition of each name in the global scope.
         copies: how many loaded modules there are of each content, by digest, and of each copy of it.
@@ -66,6 +69,7 @@ class LinkerState:
         arriving: modules of the loads under way: planned, and not yet committed.
         ending: modules whose destructors run, by identity: a thread that opens one of them waits.
         opens: how many modules were opened by name.
+        loaded_ever: how many modules were entered; never less than before.
         constructions: which thread constructs which module.
     """
 
@@ -76,6 +80,7 @@ class LinkerState:
     by_base_name: dict[str, tuple[LinkedModule, ...]] = field(default_factory=dict)
     next_handle: int = MAIN_HANDLE + 1
     seats: Seats = field(default_factory=Seats)
+    resting: RestingIndices = field(default_factory=RestingIndices)
     global_scope: list[LinkedModule] = field(default_factory=list)
     global_symbols: dict[str, Symbol] = field(default_factory=dict)
     copies: dict[bytes, Counter[int]] = field(default_factory=dict)
@@ -89,6 +94,7 @@ class LinkerState:
     _constructed: Iterator[int] = field(default_factory=lambda: itertools.count(1), repr=False)
     ending: dict[str, LinkedModule] = field(default_factory=dict)
     opens: int = 0
+    loaded_ever: int = 0
     constructions: Constructions = field(default_factory=Constructions)
     stub_lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
 
@@ -99,8 +105,10 @@ class LinkerState:
             module: who gets it, for messages.
 
         Raises:
-            ResourceLimitError: there are `Limits.libraries` modules.
+            ResourceLimitError: there are `Limits.libraries` modules, or all numbers have been given.
         """
+        if self.next_handle >= INVALID_HANDLE:
+            raise ResourceLimitError(module, "every module handle has been given; they are never used again")
         present = len(self.modules) + len(self.arriving)
         if present >= self.limits.libraries:
             raise self.limits.refusal("libraries", module, f"{present} modules are loaded already")
@@ -148,6 +156,7 @@ class LinkerState:
         """Enter committed modules, and put modules into the global scope; each dlopen that does so counts."""
         for module in modules:
             self.modules[module.handle] = module
+            self.loaded_ever += 1
             self.copies.setdefault(module.image.digest, Counter())[module.copy] += 1
             self.by_identity[module.image.identity] = module.handle
             if module.handle != MAIN_HANDLE:
@@ -214,6 +223,19 @@ class LinkerState:
                     module.stub_targets[position] = known
             return known
 
+    def keep_looked_up(self, module: LinkedModule, find: Callable[[], Symbol]) -> Symbol:
+        """Return a symbol that a module's own code asks for; its library stays as long as the module does.
+
+        Args:
+            module: whose code asks.
+            find: looks the symbol up; called under `stub_lock`, so it must not wait.
+        """
+        with self.stub_lock:
+            symbol = find()
+            if symbol.module != module.handle and not module.closing:
+                module.looked_up.add(symbol.module)
+            return symbol
+
     def take_unreachable(self) -> list[LinkedModule]:
         """Mark the modules that nothing keeps any longer as closing, and make them unfindable; return them.
 
@@ -233,8 +255,7 @@ class LinkerState:
                 if module.handle in kept:
                     continue
                 kept.add(module.handle)
-                used = {m.handle for m in module.needed} | module.providers
-                used |= {target.provider for target in module.stub_targets.values()}
+                used = {m.handle for m in module.needed} | module.bound_to()
                 pending += [self.modules[h] for h in used if h in self.modules and h not in kept]
             gone = [m for h, m in self.modules.items() if h not in kept]
             for module in gone:
@@ -244,10 +265,27 @@ class LinkerState:
             self.forget_names(gone)
         return gone
 
+    def rest_indices(self, rest: Rest, entry: int) -> None:
+        """Carry out what a close does to table indices; the second time does nothing. Under the link lock.
+
+        Args:
+            rest: what it does.
+            entry: the number in the log under which groups that were absent learn of it.
+        """
+        if self.resting.entry != entry:
+            self.resting.closes += 1
+            self.resting.entry = entry
+        begun = [library for library in rest.begun if library not in self.resting.libraries]
+        over = [library for library in rest.over if library in self.resting.libraries]
+        self.resting.done(rest)
+        for library in begun:
+            self.table.rest(library.region)
+        for library in over:
+            self.table.free(library.region, rested=True)
+
     def constructed(self, module: LinkedModule) -> None:
-        """Note that a module's construction is over; wake the threads that wait for it."""
+        """Note that a module's constructors have run; those of other modules of its load may not have."""
         module.constructed = next(self._constructed)
-        module.construction.finished()
 
     def closed(self, module: LinkedModule) -> None:
         """Note that a module's end is over; wake the threads that wait to load it anew."""
@@ -284,7 +322,15 @@ class LinkerState:
                 for module in modules:
                     if self.modules.pop(module.handle, None) is not None:
                         self._drop_copy(module)
+                self._drop_from_local_scopes(modules)
         return users
+
+    def _drop_from_local_scopes(self, gone: Sequence[LinkedModule]) -> None:
+        """Take modules out of what others see, which would keep them, and what they saw in turn."""
+        for module in (*self.modules.values(), *self.arriving.values()):
+            if module.scope is not None and any(other in gone for other in module.scope):
+                # A new tuple, since readers take no lock.
+                module.scope = tuple(other for other in module.scope if other not in gone)
 
     def forget_names(self, modules: Sequence[LinkedModule]) -> None:
         """Make modules unfindable by path, name or global scope; their handles stay."""

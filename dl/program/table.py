@@ -3,17 +3,12 @@
 from __future__ import annotations
 
 import threading
-from collections import deque
 
 from dl.limits import Limits
 from memory import Allocator, LayoutExhaustedError, Region
 
 RESERVED_TABLE_SLOTS = 16
 """Table indices below the main module's: 0 is the null pointer, the rest is the linker's own (futexes)."""
-
-
-RESTING_ELEMENTS = 1024
-"""Table indices of closed libraries that rest at a time before they are used again."""
 
 
 class TableSpace:
@@ -38,7 +33,6 @@ class TableSpace:
         self.length = self._initial = length
         self._limits = limits
         self._ends: dict[int, int] = {}
-        self._resting: deque[Region] = deque()
         self._resting_elements = 0
         self._reach: int | None = length  # None when it must be found again
         self._allocator = Allocator(self._grow, page_size=1, limit_pages=limits.table_elements)
@@ -80,32 +74,35 @@ class TableSpace:
                 self._reach = max(self._initial, *self._ends.values(), 0)
             return self._reach
 
-    def free(self, region: Region, *, rest: bool = False) -> None:
+    def free(self, region: Region, *, rested: bool = False) -> None:
         """Give a run of indices back.
 
         Args:
             region: the run.
-            rest: whether it is used again as late as possible, so that a pointer which somebody kept traps: when
-                `RESTING_ELEMENTS` indices rest, those that have rested longest are used again.
+            rested: whether it has rested until now.
         """
-        if rest:
-            with self._lock:
-                self._resting.append(region)
-                self._resting_elements += region.size
-                self._forget_end(region)
-                while self._resting_elements > RESTING_ELEMENTS:
-                    oldest = self._resting.popleft()
-                    self._resting_elements -= oldest.size
-                    self._allocator.free(oldest)
-            return
         with self._lock:
             self._allocator.free(region)
+            if rested:
+                self._resting_elements -= region.size
+            else:
+                self._forget_end(region)
+
+    def rest(self, region: Region) -> None:
+        """Let a run of indices rest: it counts as given back, but is not handed out again before `free`."""
+        with self._lock:
+            self._resting_elements += region.size
             self._forget_end(region)
 
     def _forget_end(self, region: Region) -> None:
         """Only while holding the lock."""
         if self._ends.pop(region.address, None) == self._reach:
             self._reach = None
+
+    def free_runs(self) -> list[tuple[int, int]]:
+        """Return the runs of indices that are ready to be handed out: start and end, by index."""
+        with self._lock:
+            return self._allocator.free_runs()
 
     def in_use(self) -> int:
         """Elements handed out and not given back."""

@@ -27,7 +27,6 @@ from threading import get_ident
 from dl.dlfcn import ModuleHandle
 from dl.group import InstanceGroup
 from dl.linker import Linker
-from dl.modules.symbols import FunctionSymbol
 from dl.stress.modules import STACK_BYTES, STACKS, WORDS_BYTES, library_module, program_module
 from dl.stress.worker import KINDS, TRAPS, UNDEFINED, WAKE_ALL, Cancelled, Shared, Slot, Worker, function
 
@@ -317,7 +316,7 @@ class _Run:
             protocol.committed,
             protocol.catch_ups,
             protocol.interrupts,
-            len(self.linker.modules()) - 1,
+            len(self.linker.modules) - 1,
             self.compared,
             tuple(self.shared.failures),
         )
@@ -384,7 +383,7 @@ class _Run:
                 self.fail(f"{group} differs in {len(odd)} places: {'; '.join(first)}")
 
     def _check_left_over(self, regions: int) -> None:
-        modules = self.linker.modules()
+        modules = list(self.linker.program.state.modules.copy().values())
         expected = regions + sum(m.block is not None for m in modules)
         expected += sum(m.thread_local is not None and m.thread_local.size > 0 for m in modules)
         statistics = self.linker.statistics()
@@ -416,14 +415,14 @@ class _Run:
 
     def state_of(self, group: InstanceGroup) -> None:
         """Note everything that must be equal in all groups."""
-        modules = self.linker.modules()
+        modules = self.linker.modules
         told_of = {f"table index {i}": repr(entry) for i, entry in enumerate(self._table(group))}
         where_at = function(group, self.linker.main, "where_at")
         for module in modules:
-            for name, symbol in module.symbols.items():
-                if isinstance(symbol, FunctionSymbol):
-                    address = function(group, module.handle, name).address
-                    told_of[f"{module.name}: address of {name}"] = str(address)
+            for symbol in module.symbols():
+                if symbol.kind == "function":
+                    address = function(group, module.handle, symbol.name).address
+                    told_of[f"{module.name}: address of {symbol.name}"] = str(address)
             if module.handle == self.linker.main:
                 continue
             where = function(group, module.handle, "where")

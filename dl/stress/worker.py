@@ -20,8 +20,9 @@ from dl.errors import (
     TrapError,
     UnresolvedSymbolsError,
 )
-from dl.group import GuestFunction, InstanceGroup
+from dl.group import InstanceGroup
 from dl.groups.host_threads import HostThread
+from dl.guest import GuestFunction
 from dl.stress.modules import LibraryKind
 
 if TYPE_CHECKING:

@@ -5,9 +5,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from dl.engine.preview1 import WASIX
+from dl.wasix.abi import DL_EXT
 from dl.wasix.absent import absent_functions
 from dl.wasix.adapter import Adapter
 from dl.wasix.closures import closure_functions
+from dl.wasix.dl_ext import extension_functions
 from dl.wasix.dynamic_calls import dynamic_call_functions
 from dl.wasix.linking import linking_functions
 from dl.wasix.process import Process
@@ -31,6 +33,7 @@ def system_interface(system: System, host: HostSymbols) -> Process:
         process_functions(process, adapter, system.make_slots),
         {WASIX: absent_functions(system.end)},
         {WASIX: linking_functions(system, adapter)},
+        {DL_EXT: extension_functions(system, adapter)},
         {WASIX: closure_functions(system, adapter)},
         {WASIX: dynamic_call_functions(system, adapter)},
         thread_functions(system, adapter),

@@ -15,6 +15,9 @@ from dl.wasm.types import FuncType
 
 WASI_THREADS = "wasi"
 
+DL_EXT = "dl_ext"
+"""A namespace of this linker's own: what dlfcn has and WASIX has not. `docs/dlfcn.md` has its ABI."""
+
 
 class Errno(enum.IntEnum):
     """Error numbers that functions of ours answer with; preview 1's, and from 78 on those that WASIX adds."""
@@ -149,5 +152,12 @@ NAMESPACES: dict[str, dict[str, FuncType]] = {
 }
 """Namespace to function name to signature: all that a program may import from a system interface."""
 
-SIGNATURES: dict[str, dict[str, FuncType]] = NAMESPACES | {ATOMICS: WAITING}
-"""The same, with what only generated and rewritten code calls."""
+EXTENSION = _table("""
+dladdr iiiii:i                  dlclose i:i                     dlerror iii:i
+dlopen iiiiii:i                 dlsym iiii:i                    module iiii:i
+modules iiii:i
+""")
+"""Functions of `dl_ext`."""
+
+SIGNATURES: dict[str, dict[str, FuncType]] = NAMESPACES | {DL_EXT: EXTENSION, ATOMICS: WAITING}
+"""The same, with this linker's own, and with what only generated and rewritten code calls."""

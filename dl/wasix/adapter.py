@@ -99,7 +99,13 @@ class Adapter:
         self._signals = signals
 
     def function(
-        self, namespace: str, name: str, function: Callable[..., int | None], *, blocking: bool = True
+        self,
+        namespace: str,
+        name: str,
+        function: Callable[..., int | None],
+        *,
+        blocking: bool = True,
+        takes_caller: bool = False,
     ) -> SystemFunction:
         """Adapt a function that takes numbers.
 
@@ -108,9 +114,10 @@ class Adapter:
             name: its name there.
             function: takes unsigned numbers, returns an errno; None is success.
             blocking: whether it may wait, link or run guest code. One that may not is no safe point: no signal is delivered.
+            takes_caller: whether it gets the handle of the module whose code calls before its arguments.
         """
         kind = SIGNATURES[namespace][name]
-        unsigned = _taking_unsigned(function, kind.params)
+        unsigned = _taking_unsigned(function, ("i32", *kind.params) if takes_caller else kind.params)
         deliver = self._signals.deliver_if_pending if blocking else None
 
         def call(*arguments: int) -> int:
@@ -131,14 +138,21 @@ class Adapter:
         def silent(*arguments: int) -> None:
             call(*arguments)
 
-        return SystemFunction(kind, function=call if kind.results else silent, blocking=blocking)
+        return SystemFunction(
+            kind, function=call if kind.results else silent, blocking=blocking, takes_caller=takes_caller
+        )
 
     def functions(
-        self, namespace: str, table: Mapping[str, Callable[..., int | None]], *, blocking: bool = True
+        self,
+        namespace: str,
+        table: Mapping[str, Callable[..., int | None]],
+        *,
+        blocking: bool = True,
+        takes_caller: bool = False,
     ) -> Functions:
         """Adapt several functions of a namespace that take numbers."""
         return {
-            name: self.function(namespace, name, function, blocking=blocking)
+            name: self.function(namespace, name, function, blocking=blocking, takes_caller=takes_caller)
             for name, function in table.items()
         }
 

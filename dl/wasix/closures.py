@@ -68,15 +68,15 @@ class _Closures:
         """`closure_allocate`."""
         self._check_dynamic()
         try:
-            address = self._system.slots.allocate()
+            with self._system.slots.allocation() as allocation:
+                address = allocation.take()
+                self._system.memory.write_u32(out, address)
+                self._given.add(address)
         except ResourceLimitError as error:
             log.info("guest: closure_allocate: %s", error)
             return Errno.FAULT
-        self._given.add(address)
-        try:
-            self._system.memory.write_u32(out, address)
         except OutOfBoundsError:
-            self.free(address)  # the guest never learns it; by the ABI this is no error
+            pass  # the guest never learns the index, which is free again; by the ABI this is no error
         return Errno.SUCCESS
 
     def prepare(

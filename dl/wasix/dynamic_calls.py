@@ -126,10 +126,11 @@ class Invokers:
             code = slots.pool.invoker_code(kind)
             if code is None:
                 return -Errno.NOTSUP
-            address = slots.allocate()
+            with slots.allocation() as allocation:
+                address = allocation.take()
+                slots.place(address, code, 0)
         except ResourceLimitError:
             return -Errno.NOMEM
-        slots.place(address, code, 0)
         known = self._addresses.setdefault(kind, address)
         if known != address:
             slots.free(address)  # another thread was first

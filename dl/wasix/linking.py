@@ -2,12 +2,15 @@
 
 ABI: functions of `wasix_32v1`; strings are pointer and length in bytes; the result is an errno, 0 or 79 (`unknown`), with
 the reason in the caller's buffer. Flags are ignored: every load acts like `RTLD_GLOBAL`, data must be defined at once
-and functions may come later.
+and functions may come later. Unless the host has asked for ELF's ways: then flags, scopes and `RTLD_NEXT` mean what they mean
+there, of the module whose import is called.
 """
 
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING
 
 from dl.dlfcn import ALL_FLAGS, MAIN_HANDLE, DlFlags
@@ -16,6 +19,7 @@ from dl.errors import (
     DlError,
     GuestThreadError,
     LinkerClosedError,
+    LinkerUsageError,
     ProgramDeadlockedError,
     ProgramExited,
     ResourceLimitError,
@@ -33,15 +37,51 @@ if TYPE_CHECKING:
 ENDINGS = (GuestThreadError, LinkerClosedError, ProgramDeadlockedError, ProgramExited, ThreadExited)
 """What ends a thread or the program: it unwinds the caller of `dlopen` too and is never the errno of its call."""
 
+_NOBODY = 0
+"""The caller, where WASIX does not say who calls."""
+
 log = logging.getLogger("dl.link")
 
 
 def linking_functions(system: System, adapter: Adapter) -> Functions:
     """Return the guest's interface to dynamic linking."""
     calls = _Linking(system)
-    return adapter.functions(WASIX, {"dlopen": calls.dlopen, "dlsym": calls.dlsym}) | adapter.functions(
+    opening: dict[str, Callable[..., int]] = {"dlopen": calls.dlopen, "dlsym": calls.dlsym}
+    if not system.guest_elf:  # nobody asks who calls, so that all modules share one function
+        opening = {name: partial(function, _NOBODY) for name, function in opening.items()}
+    return adapter.functions(WASIX, opening, takes_caller=system.guest_elf) | adapter.functions(
         WASIX, {"dl_invalid_handle": calls.dl_invalid_handle}, blocking=False
     )
+
+
+def read_text(system: System, address: int, size: int, most: int) -> str:
+    """Read a string of the guest's of at most a number of bytes.
+
+    Raises:
+        ResourceLimitError: it has more; it is not read then.
+        OutOfBoundsError: it is not in memory.
+        InvalidStringError: it is no UTF-8.
+    """
+    memory = system.memory
+    if most < size <= memory.size - address:
+        raise ResourceLimitError("a library", f"a name or search path of more than {most} bytes")
+    return memory.read_string(address, size)
+
+
+def cut(text: str, size: int) -> bytes:
+    """Return a text and its NUL for a buffer of `size` bytes, at least 1, cut between two characters."""
+    return text.encode()[: size - 1].decode(errors="ignore").encode() + b"\0"
+
+
+def elf_flags(flags: int) -> DlFlags:
+    """Return flags as dlopen of ELF takes them: unknown bits are ignored, but it must be said when to bind.
+
+    Raises:
+        LinkerUsageError: it is not said.
+    """
+    if not flags & (DlFlags.LAZY | DlFlags.NOW):
+        raise LinkerUsageError("invalid mode for dlopen(): neither RTLD_LAZY nor RTLD_NOW")
+    return DlFlags(flags & ALL_FLAGS)
 
 
 class _Linking:
@@ -50,6 +90,7 @@ class _Linking:
 
     def dlopen(
         self,
+        caller: int,
         path: int,
         path_size: int,
         flags: int,
@@ -64,14 +105,15 @@ class _Linking:
         system.memory.read(out, 4)
         try:
             system.check_dynamic()
+            honoured = elf_flags(flags) if system.guest_elf else None
             if not path:
                 handle = MAIN_HANDLE
             else:
-                name = self._text(path, path_size, MAX_PATH_BYTES)
-                first = self._text(search, search_size, MAX_SEARCH_BYTES) if search_size else ""
+                name = read_text(system, path, path_size, MAX_PATH_BYTES)
+                first = read_text(system, search, search_size, MAX_SEARCH_BYTES) if search_size else ""
                 log.debug("guest: dlopen(%r, %s)", name, DlFlags(flags & ALL_FLAGS))
                 with running_guest():
-                    handle = system.open_library(name, first)
+                    handle = system.open_library(name, first, honoured, caller)
         except ENDINGS:
             raise
         except DlError as failure:
@@ -79,14 +121,16 @@ class _Linking:
         system.memory.write_u32(out, handle)
         return Errno.SUCCESS
 
-    def dlsym(self, handle: int, name: int, name_size: int, error: int, error_size: int, out: int) -> int:
+    def dlsym(
+        self, caller: int, handle: int, name: int, name_size: int, error: int, error_size: int, out: int
+    ) -> int:
         """`dlsym`; looks in one module only, or with handle 0 in the global scope."""
         system = self._system
         system.memory.read(out, 4)
         symbol = system.memory.read_string(name, name_size)
         try:
             with running_guest():
-                address = system.address_of_symbol(handle, symbol)
+                address = system.address_of_symbol(handle, symbol, caller if system.guest_elf else None)
         except ENDINGS:
             raise
         except DlError as failure:
@@ -100,20 +144,8 @@ class _Linking:
         """`dl_invalid_handle`: 0 for the handle of a library, in spite of its name."""
         return Errno.SUCCESS if self._system.is_side_module(handle) else Errno.NOEXEC
 
-    def _text(self, address: int, size: int, most: int) -> str:
-        """Read a string of at most a number of bytes.
-
-        Raises:
-            ResourceLimitError: it has more; it is not read then.
-        """
-        memory = self._system.memory
-        if most < size <= memory.size - address:
-            raise ResourceLimitError("a library", f"a name or search path of more than {most} bytes")
-        return memory.read_string(address, size)
-
     def _fail(self, text: str, buffer: int, size: int) -> Errno:
         """Write an error's text and its NUL into a buffer of `size` bytes, cut between two characters; 0 writes nothing."""
         if size:
-            raw = text.encode()[: size - 1].decode(errors="ignore").encode()
-            self._system.memory.write(buffer, raw + b"\0")
+            self._system.memory.write(buffer, cut(text, size))
         return Errno.UNKNOWN

@@ -7,18 +7,22 @@ from typing import TYPE_CHECKING
 
 from dl.dlfcn import DlFlags, ModuleHandle
 from dl.engine.protocol import Slots, WasiOptions
-from dl.errors import DlError, LibraryNotFoundError
+from dl.errors import DlError, LibraryNotFoundError, SymbolNotFoundError
 from dl.groups.entry import Group
 from dl.groups.guest_threads import GuestThread, GuestThreads
 from dl.groups.registry import MAIN_THREAD_ID, Groups
 from dl.limits import Limits
-from dl.link.lookup import look_up
+from dl.link.addresses import AddressKind, Location, data_at, function_at, location_of
+from dl.link.close import close_library
+from dl.link.finalizers import Finalizers
+from dl.link.lookup import look_up, look_up_for_code
 from dl.link.open import open_library
 from dl.link.plan import LoadRequest
 from dl.link.slots import SlotOperations
 from dl.modules.guest_paths import GuestPaths
 from dl.modules.linked_module import LinkedModule
-from dl.modules.locate import Requester, SearchPolicy
+from dl.modules.locate import Requester, SearchPolicy, requester_of
+from dl.modules.symbols import Symbol, TlsSymbol
 from dl.program.wasi import WasiCalls
 from memory import LinearMemory, round_up
 from threads import FutexTable, Nudger, Waits
@@ -44,6 +48,7 @@ class System:
         groups: the program's groups, and the program.
         guest_threads: the threads that the guest has started.
         slots: table indices whose functions are made at run time.
+        finalizers: what libraries have registered to run at their end.
 
     Attributes:
         process: the program's process; set once, by `dl.wasix.system_interface`.
@@ -52,8 +57,11 @@ class System:
 
     process: Process
 
-    def __init__(self, groups: Groups, guest_threads: GuestThreads, slots: SlotOperations) -> None:
+    def __init__(
+        self, groups: Groups, guest_threads: GuestThreads, slots: SlotOperations, finalizers: Finalizers
+    ) -> None:
         self._groups = groups
+        self._finalizers = finalizers
         self._guest_threads = guest_threads
         self._program = groups.program
         self.slots = slots
@@ -230,22 +238,50 @@ class System:
         """
         self._program.check_dynamic()
 
-    def open_library(self, name: str, search: str) -> ModuleHandle:
+    @property
+    def guest_elf(self) -> bool:
+        """Whether the functions of WASIX honour flags and scopes as ELF's do."""
+        return self._program.options.guest_elf
+
+    def open_library(
+        self, name: str, search: str, flags: DlFlags | None = None, caller: int = 0
+    ) -> ModuleHandle:
         """Load a library for the calling thread's guest; return its handle.
 
         Args:
             name: its path, as the guest sees it, or its bare name.
             search: the guest's LD_LIBRARY_PATH.
+            flags: what is honoured; None for what every dlopen of WASIX does.
+            caller: handle of the module that asks, whose run path is searched; 0 for none, as in WASIX.
 
         Raises:
             DlError: it could not be loaded.
         """
         program = self._program
-        policy = SearchPolicy.of_guest(search, replace(self.paths, current=self.process.directory), name)
-        # No run path: the call does not say which module's code made it (nor does WASIX ask).
-        image = program.locator.find(name, Requester(), policy, program.state.image_by_base_name)
-        request = LoadRequest(DlFlags.LAZY | DlFlags.GLOBAL, lenient=True, policy=policy)
-        return open_library(self._groups, self._groups.current(), image, request)
+        policy = SearchPolicy.of_guest(search, self.guest_paths(), name)
+        asking = program.state.module(caller)
+        # The message names what is missing, and not who asks: nothing needs it.
+        requester = Requester() if asking is None else replace(requester_of(asking.image), name=None)
+        with program.events.telling_failure(name):
+            image = program.locator.find(name, requester, policy, program.state.image_by_base_name)
+            if flags is None:
+                request = LoadRequest(DlFlags.LAZY | DlFlags.GLOBAL, lenient=True, policy=policy)
+            else:
+                request = LoadRequest(flags, policy=policy)
+            return open_library(self._groups, self._groups.current(), image, request)
+
+    def guest_paths(self) -> GuestPaths:
+        """Return the directories that the program may load from, and the guest's current one."""
+        return replace(self.paths, current=self.process.directory)
+
+    def close_library(self, handle: int) -> None:
+        """Take back one dlopen of the guest's; see `dl.link.close`.
+
+        Raises:
+            InvalidHandleError: it has opened no such library.
+            FinalizationError: a destructor failed; the library is gone.
+        """
+        close_library(self._groups, self._finalizers, self._groups.current(), handle, by_guest=True)
 
     @property
     def paths(self) -> GuestPaths:
@@ -257,19 +293,70 @@ class System:
         text = error.for_guest if isinstance(error, LibraryNotFoundError) else str(error)
         return self.paths.as_guest_sees(text, self._program.state.base_names())
 
-    def address_of_symbol(self, handle: int, name: str) -> int:
+    def address_of_symbol(self, handle: int, name: str, caller: int | None = None) -> int:
         """Return a symbol's address for the calling thread's guest: a table index, or bytes in linear memory.
 
         Args:
-            handle: the module to look in, and in no other; 0 for the global scope.
+            handle: the module to look in; 0 for the global scope.
             name: the symbol.
+            caller: handle of the module that asks, for ELF's look-up; None for WASIX's, which looks in that module only.
 
         Raises:
             DlError: there is no such symbol or module.
         """
         group = self._groups.current()
-        group.synchronize()
-        return group.address_of(look_up(self._program.state, handle, name, tree=False))
+        state = self._program.state
+
+        def find() -> Symbol:
+            if caller is None:
+                return look_up(state, handle, name, tree=False)
+            return look_up_for_code(state, handle, name, caller)
+
+        return group.address_of(group.found(find))
+
+    # what is loaded, as the guest may know it
+
+    def loaded_modules(self, after: int, most: int) -> tuple[list[int], int, int]:
+        """Return handles of loaded modules, how many were ever loaded, and how many of these are gone.
+
+        Args:
+            after: only handles greater than this one, in their order.
+            most: how many at most.
+        """
+        state = self._program.state
+        ever, present = state.loaded_ever, state.modules.copy()
+        return sorted(int(h) for h in present if h > after)[:most], ever, max(ever - len(present), 0)
+
+    def module(self, handle: int) -> LinkedModule | None:
+        """Return a loaded module; None if there is none of this handle."""
+        return self._program.state.modules.get(ModuleHandle(handle))
+
+    def thread_local_block(self, module: LinkedModule) -> int:
+        """Return where the calling thread's thread-local storage of a module is, bytes; 0 if it has none."""
+        if module.thread_local is None or not module.thread_local.size:
+            return 0
+        try:
+            return self._groups.current().address_of(TlsSymbol(module.handle, "__tls_base", 0))
+        except (KeyError, SymbolNotFoundError):
+            return 0  # not in this thread: it is just being loaded, or was closed
+
+    def path_for_guest(self, module: LinkedModule) -> str:
+        """Return a module's path as the guest sees it; its base name if that is in none of the guest's directories."""
+        path = module.image.path
+        places = () if path is None else self.paths.places_of_host(str(path), "")
+        return next((place.guest for place in places if place.guest), module.image.base_name)
+
+    def location(self, address: int, kind: AddressKind | None) -> Location | None:
+        """Return where an address belongs, for the calling thread; see `dl.link.addresses`.
+
+        Args:
+            address: a table index, or bytes.
+            kind: which of these; None if that is not known.
+        """
+        state, group = self._program.state, self._groups.current()
+        if kind is AddressKind.FUNCTION:
+            return function_at(state, address)
+        return data_at(state, address, group) if kind else location_of(state, address, group)
 
     def is_side_module(self, handle: int) -> bool:
         """Whether a handle is that of a loaded library."""

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 
-from dl.wasm.opcodes import END, REF_FUNC, TABLE_SET
+from dl.wasm.opcodes import END, REF_FUNC, TABLE_GET, TABLE_INIT, TABLE_SET
 from dl.wasm.types import ExternType, FuncType, GlobalType, Limits, MemoryType, TableType, TagType
 
 _VALUE_TYPES = {
@@ -128,6 +128,16 @@ def table_set(table: int = 0) -> bytes:
     return TABLE_SET + unsigned(table)
 
 
+def table_get(table: int = 0) -> bytes:
+    """Encode ``table.get``."""
+    return TABLE_GET + unsigned(table)
+
+
+def table_init(segment: int, table: int = 0) -> bytes:
+    """Encode ``table.init``."""
+    return TABLE_INIT + unsigned(segment) + unsigned(table)
+
+
 def memory_access(opcode: bytes, align_log2: int, offset: int = 0, memory: int = 0) -> bytes:
     """Encode a load, a store or an atomic instruction on a memory.
 
@@ -145,6 +155,20 @@ def function_type(kind: FuncType) -> bytes:
     """Encode a function type, as in the type section."""
     params, results = ([_VALUE_TYPES[one] for one in types] for types in (kind.params, kind.results))
     return b"\x60" + vector(params) + vector(results)
+
+
+def is_encodable(kind: ExternType) -> bool:
+    """Whether a type has only value types that can be encoded here: none that refer to types of their module."""
+    match kind:
+        case GlobalType():
+            return kind.value in _VALUE_TYPES
+        case TableType():
+            return kind.element in _VALUE_TYPES
+        case TagType():
+            return is_encodable(kind.type)
+        case FuncType():
+            return all(one in _VALUE_TYPES for one in (*kind.params, *kind.results))
+    return True
 
 
 def _limits(limits: Limits) -> bytes:
@@ -252,6 +276,11 @@ class ModuleBuilder:
         indices = vector([unsigned(index) for index in functions])
         place, kind = (b"\x02" + unsigned(table), b"\x00") if table else (b"\x00", b"")
         self._elements.append(place + i32_const(offset) + END + kind + indices)
+
+    def passive_elements(self, functions: Sequence[int]) -> int:
+        """Define a segment that ``table.init`` places functions from; return its index."""
+        self._elements.append(b"\x01\x00" + vector([unsigned(index) for index in functions]))
+        return len(self._elements) - 1
 
     def start(self, function: int) -> None:
         """Run a function when the module is instantiated, after its active segments."""

@@ -7,6 +7,8 @@ this reader makes sure of the bounds and of what the linker itself builds on.
 
 from __future__ import annotations
 
+import sys
+
 from dl.errors import MalformedModuleError, UnsupportedModuleError
 from dl.wasm.const_expr import ConstExpr
 from dl.wasm.types import GlobalType, Limits, MemoryType, TableType, ValType
@@ -217,7 +219,7 @@ class Reader:
         return values
 
     def name(self, what: str) -> str:
-        """Take a name: a length in bytes, then that much UTF-8."""
+        """Take a name: a length in bytes, then that much UTF-8. Equal names are one object, also those of other modules."""
         start = self.pos
         length = self.u32(f"the length of {what}")
         pos = self.pos
@@ -227,7 +229,7 @@ class Reader:
                 f"{what} of {length} bytes does not fit in the {self.end - pos} that are left", start
             )
         try:
-            text = self.data[pos:end].decode()
+            text = sys.intern(self.data[pos:end].decode())
         except UnicodeDecodeError as error:
             raise self.malformed(f"{what} is not valid UTF-8", pos + error.start) from None
         self.pos = end

@@ -17,12 +17,20 @@ PAGE_BYTES = 65536
 """Bytes in one page of linear memory (the only page size this linker handles)."""
 
 
+NUMBER_TYPES = frozenset(("i32", "i64", "f32", "f64", "v128"))
+"""The value types that are no references."""
+
+
 @dataclass(frozen=True, slots=True)
 class FuncType:
     """A function's signature."""
 
     params: tuple[ValType, ...]
     results: tuple[ValType, ...]
+
+    def references(self) -> list[ValType]:
+        """Return those of its value types that are references."""
+        return [kind for kind in (*self.params, *self.results) if kind not in NUMBER_TYPES]
 
     def __str__(self) -> str:
         results = self.results[0] if len(self.results) == 1 else f"({', '.join(self.results)})"

@@ -50,6 +50,11 @@ class Run:
         return lines
 
     @property
+    def by_name(self) -> bool:
+        """Whether its modules import from each other by name."""
+        return bool(self.described.get("by_name"))
+
+    @property
     def ends_by_trap(self) -> bool:
         """Whether a trap or an error ends it."""
         return self.described.get("ends", "exit") == "trap"
@@ -92,11 +97,13 @@ def test_run_from_the_command_line(run: Run, tmp_path: Path) -> None:
     """`dlrun` prints what the program prints and returns its exit code; what a trap or an error ends returns 134 or 127."""
     words = [sys.executable, "-m", "dl"]
     for directory in run.library_path:
-        words += ["-L", str(directory)]
+        words += ["--module-path" if run.by_name else "-L", str(directory)]
     for name, value in run.described.get("env", {}).items():
         words += ["--env", f"{name}={value}"]
     for guest, host in run.preopens(tmp_path).items():
         words += ["--dir", f"{guest}::{host}"]
+    if "wamr_mode" in run.described:
+        words += ["--wamr-mode", str(run.described["wamr_mode"])]
     words += [str(run.main), *run.described.get("args", [])]
 
     done = subprocess.run(
@@ -123,16 +130,18 @@ def test_run_from_python(run: Run, tmp_path: Path) -> None:
     code: int | None = None
     error: dl.DlError | None = None
     with dl.Linker(
-        run.main,
+        None if run.by_name else run.main,
         library_path=run.library_path,
+        module_path=run.library_path if run.by_name else (),
         args=[run.main.name, *run.described.get("args", [])],
         env=run.described.get("env", {}),
         preopens=run.preopens(tmp_path),
         stdin=run.described.get("stdin", "").encode(),
         stdout=printed.append,
+        wamr=run.described.get("wamr_mode"),
     ) as linker:
         try:
-            code = linker.main_group.run()
+            code = linker.instantiate(run.main).run() if run.by_name else linker.main_group.run()
         except dl.DlError as caught:
             error = caught
 

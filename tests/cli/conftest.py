@@ -24,7 +24,7 @@ def dlrun(tmp_path: Path) -> DlRun:
             [sys.executable, "-m", "dl", *words],
             env=environment,
             cwd=tmp_path,
-            stdin=subprocess.DEVNULL,
+            stdin=None if "input" in options else subprocess.DEVNULL,
             capture_output=True,
             text=True,
             timeout=60,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -17,7 +18,8 @@ from tests.support.paths import FIXTURES
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        ([], "no program given"),
+        (["insepct", HELLO], "did you mean 'inspect'?"),
+        (["--timeout", "1", "--no-interrupts", HELLO], "--timeout needs"),
         (["--bogus", HELLO], "no such option"),
         (["--stack-size", "9x", HELLO], "'9x' is not a size"),
         (["--stack-size", "0", HELLO], "'0' is not between 1 and 4294967296 bytes"),
@@ -31,8 +33,8 @@ from tests.support.paths import FIXTURES
         (["--side-memory", "elsewhere", HELLO], "'elsewhere' is not one of"),
         (["-L"], "requires an argument"),
         (["--trace"], "missing argument"),
-        (["inspect"], "missing argument 'FILE'"),
-        (["inspect", HELLO, HELLO], "unexpected extra argument"),
+        (["inspect"], "missing argument 'FILE...'"),
+        (["deps", HELLO, HELLO], "unexpected extra argument"),
         (["deps", "--bogus", HELLO], "no such option"),
         ([HELLO, "\udcff"], "is not UTF-8"),
     ],
@@ -162,3 +164,30 @@ def test_dlrun_traceback_shows_where_an_error_was_raised(dlrun: DlRun) -> None:
     assert done.returncode == 127
     assert "Traceback" in done.stderr
     assert done.stderr.splitlines()[-1] == "dlrun: error: missing.wasm: no such file or directory"
+
+
+def test_no_words_show_the_help(capfd: pytest.CaptureFixture[str]) -> None:
+    """A bare `dlrun` is a question, and gets the help for an answer."""
+    assert main([]) == 0
+    captured = capfd.readouterr()
+    assert captured.out.startswith("Usage: dlrun")
+    assert captured.err == ""
+
+
+def test_version_names_engine_and_python(dlrun: DlRun) -> None:
+    """What a report of a fault needs first is on one line."""
+    assert re.fullmatch(
+        r"dlrun \S+ \(wasmtime 5\d\.\S+, CPython 3\.\d+\.\d+\S*\)\n", dlrun("--version").stdout
+    )
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_shells_can_complete(dlrun: DlRun, shell: str) -> None:
+    """The script for a shell is printed; asked by it, dlrun gives commands, options and files."""
+    script = dlrun("", environment={"_DLRUN_COMPLETE": f"{shell}_source"})
+    assert script.returncode == 0
+    assert "_DLRUN_COMPLETE" in script.stdout
+    asked = {"_DLRUN_COMPLETE": "bash_complete", "COMP_WORDS": "dlrun ins", "COMP_CWORD": "1"}
+    assert dlrun("", environment=asked).stdout.splitlines() == ["plain,inspect", "file,ins"]
+    asked = {"_DLRUN_COMPLETE": "bash_complete", "COMP_WORDS": "dlrun deps --js", "COMP_CWORD": "2"}
+    assert dlrun("", environment=asked).stdout.splitlines() == ["plain,--json"]

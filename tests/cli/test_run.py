@@ -16,6 +16,7 @@ from dl.limits import limit_options
 from dl.wasm.encode import ModuleBuilder, i32_const, unsigned
 from dl.wasm.types import FuncType
 from tests.support.command_line import GREET, HELLO, MEMORY, TRAPS, UNDEFINED, WASI, DlRun
+from tests.support.modules import imports, library, pie, returns
 from tests.support.paths import ROOT
 
 
@@ -25,6 +26,33 @@ def looping() -> bytes:
     build.import_("env", "memory", MEMORY)
     build.export("_start", "func", build.function(FuncType((), ()), b"\x03\x40\x0c\x00\x0b"))
     return build.build()
+
+
+def test_preload_and_bind_now(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """A preloaded library's function wins over that of a needed one; --bind-now refuses what is missing."""
+    main_wasm, first = tmp_path / "main.wasm", tmp_path / "libfirst.so"
+    leaves = (
+        '(import "wasi_snapshot_preview1" "proc_exit" (func $exit (param i32)))',
+        '(func (export "_start") (call $exit (call $f)))',
+    )
+    main_wasm.write_bytes(pie(imports("f"), *leaves, needed=["libsecond.so"]))
+    first.write_bytes(library(returns("f", 1)))
+    (tmp_path / "libsecond.so").write_bytes(library(returns("f", 2)))
+    lacking = tmp_path / "lacking.wasm"
+    lacking.write_bytes(pie(imports("nowhere"), '(func (export "_start"))'))
+
+    codes = [
+        main([*words])
+        for words in (
+            [str(main_wasm)],
+            ["--preload", str(first), str(main_wasm)],
+            ["--preload", "libfirst.so", "--bind-now", str(main_wasm)],
+            [str(lacking)],
+        )
+    ]
+    assert codes == [2, 1, 1, 0]
+    assert main(["--bind-now", str(lacking)]) not in (0, 1, 2)
+    assert "nowhere" in capfd.readouterr().err
 
 
 def test_arguments_after_the_program_belong_to_it(capfd: pytest.CaptureFixture[str]) -> None:

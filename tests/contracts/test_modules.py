@@ -327,3 +327,17 @@ def test_modules_are_given_as_bytes(engine: Engine) -> None:
     store.instantiate(engine.compile(wasm), "second.so")
 
     assert frames(first.function("trap", NOTHING))[0] == "second.so!inner"
+
+
+def test_numbers_are_imported_by_name(engine: Engine) -> None:
+    """A number can be imported as a global; another under the same name counts for instances made from then on."""
+    store = engine.new_store(engine.host_functions(NoBoundary()))
+    code = compiled(
+        engine, '(module (import "b" "n" (global $n i32)) (func (export "f") (result i32) global.get $n))'
+    )
+    store.define_number("b", "n", 7)
+    first = store.instantiate(code, "first").function("f", NUMBER)
+    store.define_number("b", "n", 0xFFFFFFFF)
+    second = store.instantiate(code, "second").function("f", NUMBER)
+
+    assert (first(), second()) == (7, -1)

@@ -77,7 +77,7 @@ class Bystanders:
         assert ready.wait(SECONDS)
 
     def states(self) -> list[object]:
-        before = self._p.linker.modules()[1].handle
+        before = self._p.linker.modules[1].handle
         address = self._p.main.dlsym(before, "value").address
         for number in (0, 1):
             self._p.publish(self._p.word(number), address)

@@ -57,7 +57,7 @@ class TestParentsLinker:
                 "grow_memory": lambda: linker.grow_memory(1),
                 "main_group": lambda: linker.main_group,
                 "statistics": linker.statistics,
-                "modules": linker.modules,
+                "modules": lambda: linker.modules,
                 "join": thread.join,
             }
 

@@ -198,7 +198,7 @@ class TestMeanwhile:
                 thread.join(SECONDS)
             stop.set()
             assert all(thread.join(SECONDS) for thread in lookers)
-            assert len(p.linker.modules()) == 121
+            assert len(p.linker.modules) == 121
 
     def test_host_functions_link_from_several_threads(self) -> None:
         """Host functions that the guest calls open libraries and look up, from several threads of the guest at once."""
@@ -217,7 +217,7 @@ class TestMeanwhile:
                 p.start()
             until(p.is_alone)
             assert done == [True] * 30
-            assert len(p.linker.modules()) == 36
+            assert len(p.linker.modules) == 36
 
     def test_spawning_during_loads(self) -> None:
         """Threads that are made while others load are equal to them."""

@@ -97,7 +97,7 @@ class TestData:
             group, state = program.main_group, program.program.state
             group.dlopen("other.so")
             handle = group.dlopen("lib.so")
-            base = next(m for m in program.modules() if m.handle == handle).memory_base
+            base = next(m for m in program.modules if m.handle == handle).memory_base
 
             assert group.dlsym(handle, "first").address == base + 8
             for offset in range(64):
@@ -120,7 +120,7 @@ class TestData:
         )
         with dl.Linker(main, name="main") as program:
             state = program.program.state
-            module = program.modules()[0]
+            module = program.modules[0]
             address = module.memory_base + 16
             assert address < 2000
 

@@ -23,7 +23,7 @@ from tests.support.paths import ROOT
 SEED = int(os.environ.get("DL_SEED", "7"))
 STEP = 1 if "DL_SOAK_SECONDS" in os.environ else 11
 """The short form takes each eleventh line, from one that the seed decides."""
-LINK = str(ROOT / "dl" / "link")
+LINK = (str(ROOT / "dl" / "link"), str(ROOT / "dl" / "callbacks.py"))
 
 GOOD = library(1, constructor=True, thread_local=True)
 BAD = library(2, constructor=True, traps=True, thread_local=True)
@@ -38,12 +38,18 @@ def press(times: int) -> None:
         signal.raise_signal(signal.SIGINT)
 
 
-def _is_with(frame: FrameType) -> bool:
-    return linecache.getline(frame.f_code.co_filename, frame.f_lineno).lstrip().startswith("with ")
+def _takes_no_signal(frame: FrameType) -> bool:
+    """Whether a line is one where the interpreter runs trace functions, and never a signal handler.
+
+    A `with` line is also its end: trace functions run there a step before the interpreter marks the exception as handled.
+    A `try` is an instruction that does nothing, and handlers around it do not cover it.
+    """
+    line = linecache.getline(frame.f_code.co_filename, frame.f_lineno).lstrip()
+    return line.startswith(("with ", "try:"))
 
 
 class Presser:
-    """Presses Ctrl-C when the n-th line of `dl/link` is about to run, and at each of the next ones until it has `times`.
+    """Presses Ctrl-C when the n-th line of `dl/link` or of callbacks is about to run, and at the next until it has `times`.
 
     Attributes:
         lines: how many lines have run.
@@ -56,9 +62,7 @@ class Presser:
     def __call__(self, frame: FrameType, event: str, _argument: Any) -> Any:
         if not frame.f_code.co_filename.startswith(LINK):
             return None
-        # A `with` line is also its end: the trace function is called there a step before the interpreter marks the exception as
-        # handled, where no signal handler is ever run.
-        if event == "line" and not _is_with(frame):
+        if event == "line" and not _takes_no_signal(frame):
             self.lines += 1
             if self.at <= self.lines < self.at + self.times:
                 press(1)
@@ -177,6 +181,33 @@ def test_at_every_line_of_a_close(times: int) -> None:
         check()
         now = p.linker.statistics()
         assert (now.side_regions, now.global_scope) == (before.side_regions, before.global_scope)
+
+
+@pytest.mark.parametrize("times", [1, 3])
+@pytest.mark.timeout(600)
+@pytest.mark.soak
+def test_at_every_line_of_making_and_closing_a_callback(times: int) -> None:
+    """Pressed at any line of making or closing a callback: no table index is lost, and groups are equal."""
+    print(f"seed {SEED}")
+    with followed() as (p, check):
+        pool = p.linker.parts.slots.pool
+
+        def make_and_close(presser: Presser) -> None:
+            made = []
+            with contextlib.suppress(KeyboardInterrupt), presser.watching():
+                made.append(p.linker.callback("(i32) -> i32", lambda n: n))
+                made[0].close()
+            for callback in made:
+                callback.close()
+
+        make_and_close(Presser(0, 0))
+        counter = Presser(0, 0)
+        make_and_close(counter)
+        assert counter.lines > 20
+        for at in range(1 + SEED % STEP, counter.lines + 1, STEP):
+            make_and_close(Presser(at, times))
+            assert pool.in_use() == 0, f"line {at} of {counter.lines}"
+            check()
 
 
 def count_lines(wasm: bytes) -> int:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import gc
 import threading
+import weakref
+from operator import index
 from typing import Any
 
 import pytest
 
 import dl
-from tests.support.modules import MEMORY, SHARED_MEMORY, TABLE, calls, data, imports, library, returns
+from tests.support.modules import MEMORY, SHARED_MEMORY, TABLE, calls, data, imports, library, returns, static
 
 SHARED = dl.MemoryType(minimum=20, maximum=200, shared=True)
 
@@ -23,6 +26,16 @@ def plugin(value: int, *, shared: bool = False, **options: Any) -> bytes:
         memory_size=4096,
         table_size=2,
         **options,
+    )
+
+
+def caller(*, shared: bool = False) -> bytes:
+    """A library that calls a function pointer."""
+    return library(
+        SHARED_MEMORY if shared else MEMORY,
+        TABLE,
+        "(type $t (func (result i32)))",
+        '(func (export "call") (param i32) (result i32) (call_indirect (type $t) (local.get 0)))',
     )
 
 
@@ -63,8 +76,8 @@ class TestCounts:
             group, before = linker.main_group, held(linker)
             top, other = group.dlopen("top.so"), group.dlopen("other.so")
             group.dlclose(top)
-            assert [m.name for m in linker.modules()] == ["low.so", "other.so"]
-            low = next(m.handle for m in linker.modules() if m.name == "low.so")
+            assert [m.name for m in linker.modules] == ["low.so", "other.so"]
+            low = next(m.handle for m in linker.modules if m.name == "low.so")
             with pytest.raises(dl.InvalidHandleError, match="not open"):
                 group.dlclose(low)
             assert group.dlopen("low.so") == low
@@ -83,7 +96,7 @@ class TestCounts:
             user = group.dlopen("user.so")
             group.dlclose(maker)
             assert group.dlsym(user, "g")() == 5
-            assert "maker.so" in [m.name for m in linker.modules()]
+            assert "maker.so" in [m.name for m in linker.modules]
             group.dlclose(user)
 
             assert held(linker) == before
@@ -108,10 +121,23 @@ class TestCounts:
         with dl.Linker(None, libraries=libs) as linker:
             group, before = linker.main_group, held(linker)
             handle = group.dlopen("a.so")
-            assert len(linker.modules()) == 2
+            assert len(linker.modules) == 2
             group.dlclose(handle)
 
             assert held(linker) == before
+
+    def test_nothing_of_it_stays_with_those_that_stay(self) -> None:
+        """A library that was loaded with another, and outlives it, holds nothing of that: not even its record."""
+        libs = {"low.so": plugin(1), "top.so": plugin(2, needed=("low.so",))}
+        with dl.Linker(None, libraries=libs) as linker:
+            group = linker.main_group
+            top = group.dlopen("top.so")
+            low = group.dlopen("low.so")
+            record = weakref.ref(linker.program.state.modules[top])
+            group.dlclose(top)
+            gc.collect()
+            assert record() is None
+            assert group.dlsym(low, "f")() == 1
 
     def test_nodelete_and_the_main_module_stay(self) -> None:
         """RTLD_NODELETE keeps a library for good; closing the main module is allowed and does nothing."""
@@ -120,7 +146,7 @@ class TestCounts:
             handle = group.dlopen("a.so", dl.RTLD_NOW | dl.RTLD_NODELETE)
             group.dlclose(handle)
 
-            assert [m.name for m in linker.modules()] == ["a.so"]
+            assert [m.name for m in linker.modules] == ["a.so"]
             assert group.dlopen("a.so") == handle
 
 
@@ -209,12 +235,7 @@ class TestPointers:
 
     def test_a_stale_function_pointer_traps(self) -> None:
         """A pointer that the guest kept reaches no other function, although others are loaded in between."""
-        caller = library(
-            TABLE,
-            "(type $t (func (result i32)))",
-            '(func (export "call") (param i32) (result i32) (call_indirect (type $t) (local.get 0)))',
-        )
-        libs = {"a.so": plugin(7), "b.so": plugin(8), "caller.so": caller}
+        libs = {"a.so": plugin(7), "b.so": plugin(8), "caller.so": caller()}
         with dl.Linker(None, libraries=libs) as linker:
             group = linker.main_group
             call = group.dlsym(group.dlopen("caller.so"), "call")
@@ -224,9 +245,192 @@ class TestPointers:
             assert call(pointer) == 7
             group.dlclose(handle)
             for _ in range(20):
-                with pytest.raises(dl.TrapError):
+                with pytest.raises(dl.StalePointerError, match=r"a\.so, which was closed") as caught:
                     call(pointer)
+                assert (caught.value.library, caught.value.handle) == ("a.so", handle)
+                assert "caller.so!" in str(caught.value)
                 group.dlclose(group.dlopen("b.so"))
+
+    def test_a_stale_pointer_is_named_in_every_group(self) -> None:
+        """Groups that were there, that were away during several closes, and that came later name the same libraries."""
+        libs = {f"{n}.so": plugin(n, shared=True) for n in range(6)}
+        with dl.Linker(None, memory=SHARED, libraries={**libs, "caller.so": caller(shared=True)}) as linker:
+            group = linker.main_group
+            calling = group.dlopen("caller.so")
+            ready, go = threading.Event(), threading.Event()
+
+            def names(own: dl.InstanceGroup) -> list[str]:
+                call, found = own.dlsym(calling, "call"), []
+                for pointer in pointers:
+                    with pytest.raises(dl.StalePointerError) as caught:
+                        call(pointer)
+                    found.append(caught.value.library)
+                return found
+
+            def away(own: dl.InstanceGroup) -> list[str]:
+                own.synchronize()
+                ready.set()
+                assert go.wait(30)
+                return names(own)
+
+            pointers = []
+            threads = []
+            for number in range(6):
+                ready.clear()
+                threads.append(linker.spawn(away))
+                assert ready.wait(30)
+                handle = group.dlopen(f"{number}.so")
+                pointers.append(group.dlsym(handle, "f").address)
+                group.dlclose(handle)
+            go.set()
+            expected = list(libs)
+            assert names(group) == expected
+            assert [thread.join(30) for thread in threads] == [expected] * 6
+            assert linker.spawn(names).join(30) == expected
+            tables = [group.table(), linker.spawn(lambda own: own.table()).join(30)]
+            assert tables[0] == tables[1]
+
+    def test_every_signature_is_named(self) -> None:
+        """Functions of many signatures, in the library's own elements and placed by the linker, all name their library."""
+        kinds = ["", "(param i32)", "(param i64 f64) (result f32)", "(result i32 i64)", "(param v128)"]
+        zeros = ["", "i32.const 0", "(i64.const 0) (f64.const 0)", "", "(v128.const i64x2 0 0)"]
+        many = library(
+            TABLE,
+            '(import "env" "__table_base" (global $tb i32))',
+            *(f'(func $f{n} (export "f{n}") {kind} unreachable)' for n, kind in enumerate(kinds)),
+            "(elem (global.get $tb) $f4 $f0 $f4)",
+            table_size=3,
+        )
+        calls_all = library(
+            TABLE,
+            *(f"(type $t{n} (func {kind}))" for n, kind in enumerate(kinds)),
+            *(
+                f'(func (export "call{n}") (param i32) {zeros[n]} (call_indirect (type $t{n}) (local.get 0))'
+                f" {'drop ' * kind.partition('result')[2].count('i')}{'drop' if 'f32' in kind else ''})"
+                for n, kind in enumerate(kinds)
+            ),
+        )
+        with dl.Linker(None, libraries={"many.so": many, "all.so": calls_all}) as linker:
+            group = linker.main_group
+            calling, handle = group.dlopen("all.so"), group.dlopen("many.so")
+            pointers = [group.dlsym(handle, f"f{n}").address for n in range(len(kinds))]
+            group.dlclose(handle)
+            for number, pointer in enumerate(pointers):
+                with pytest.raises(dl.StalePointerError, match=r"many\.so"):
+                    group.dlsym(calling, f"call{number}")(pointer)
+
+    def test_the_host_calls_a_stale_pointer(self) -> None:
+        """A call of the host's through a table index names the library too."""
+        lib = library('(func (export "f"))')
+        with dl.Linker(None, libraries={"a.so": lib}) as linker:
+            group = linker.main_group
+            with group.library("a.so") as handle:
+                pointer = group.dlsym(handle, "f").address
+                group.own.call_pointer(pointer, None)
+            with pytest.raises(dl.StalePointerError, match=r"a\.so"):
+                group.own.call_pointer(pointer, None)
+
+    def test_beside_a_static_main_module(self) -> None:
+        """In a table that the main module defines a stale pointer is named as well, also by the main module's own calls."""
+        main = static(
+            "(type $t (func (result i32)))",
+            '(func (export "call") (param i32) (result i32) (call_indirect (type $t) (local.get 0)))',
+            memory='(memory (export "memory") 40)',
+        )
+        with dl.Linker(main, libraries={"a.so": plugin(7)}) as linker:
+            group = linker.main_group
+            call = group.dlsym(dl.MAIN_HANDLE, "call")
+            with group.library("a.so") as handle:
+                pointer = group.dlsym(handle, "f").address
+                assert call(pointer) == 7
+            with pytest.raises(dl.StalePointerError, match=r"a\.so"):
+                call(pointer)
+
+    def test_without_room_for_code_a_stale_pointer_traps_unnamed(
+        self, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        """A program that may hold no more code closes its libraries all the same, and says that pointers find null."""
+        libs = {"a.so": plugin(7), "caller.so": caller()}
+        for most in range(3, 20):
+            caplog.clear()
+            limits = dl.Limits(code_modules=most)
+            try:
+                with dl.Linker(None, libraries=libs, limits=limits, cache=False) as linker:
+                    group = linker.main_group
+                    call = group.dlsym(group.dlopen("caller.so"), "call")
+                    handle = group.dlopen("a.so")
+                    pointer = group.dlsym(handle, "f").address
+                    group.dlclose(handle)
+                    assert len(linker.modules) == 1
+                    with pytest.raises(dl.TrapError) as caught:
+                        call(pointer)
+            except dl.ResourceLimitError:
+                continue
+            assert "will find null" in caplog.text
+            assert not isinstance(caught.value, dl.StalePointerError)
+            return
+        pytest.fail("no limit leaves room for the libraries alone")
+
+    def test_everything_that_the_host_kept_refuses(self) -> None:
+        """Functions, typed ones and data of another thread's group, libraries and handles say that the library was closed."""
+        with dl.Linker(None, memory=SHARED, libraries={"a.so": plugin(7, shared=True)}) as linker:
+            kept, closed = threading.Event(), threading.Event()
+
+            def other(own: dl.InstanceGroup) -> None:
+                function, variable = own.dlsym(opened.handle, "f"), own.dlsym(opened.handle, "d")
+                assert isinstance(function, dl.GuestFunction)
+                typed = function.returning(int)
+                assert typed() == 7
+                kept.set()
+                assert closed.wait(30)
+                uses: list[Any] = [
+                    function,
+                    typed,
+                    lambda: variable.address,
+                    lambda: index(variable),
+                    lambda: own.dlsym(opened.handle, "f"),
+                    lambda: own.dlclose(opened.handle),
+                    lambda: opened.f,
+                    opened.symbols,
+                    lambda: linker.module(opened.handle),
+                    lambda: linker.explain("f", opened.handle),
+                ]
+                for use in uses:
+                    with pytest.raises(dl.InvalidHandleError, match="closed"):
+                        use()
+
+            opened = linker.main_group.library("a.so")
+            thread = linker.spawn(other)
+            assert kept.wait(30)
+            opened.close()
+            closed.set()
+            thread.join(30)
+
+    def test_indices_are_used_again_as_late_as_possible(self) -> None:
+        """At most 1,024 indices rest, but those of the last library always; those that rested longest go first."""
+        big = library(TABLE, returns("f", 1), table_size=3000)
+        libs = {"a.so": plugin(1), "b.so": plugin(2), "big.so": big, "caller.so": caller()}
+        with dl.Linker(None, libraries=libs) as linker:
+            group = linker.main_group
+            call = group.dlsym(group.dlopen("caller.so"), "call")
+
+            def closed(name: str) -> int:
+                with group.library(name) as handle:
+                    return group.dlsym(handle, "f").address
+
+            first = closed("a.so")
+            for _ in range(1024 // 3 - 1):  # each has three indices
+                assert closed("b.so") != first
+            with pytest.raises(dl.StalePointerError, match=r"a\.so"):
+                call(first)
+            pointer = closed("b.so")
+            with pytest.raises(dl.TrapError) as caught:
+                call(first)
+            assert not isinstance(caught.value, dl.StalePointerError)
+            assert closed("b.so") == first != pointer
+            pointer = closed("big.so")
+            with pytest.raises(dl.StalePointerError, match=r"big\.so"):
+                call(pointer)
 
     def test_memory_rests_while_a_thread_is_inside(self) -> None:
         """A library whose function is on the stack keeps its data until the thread has left guest code."""

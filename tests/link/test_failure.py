@@ -35,7 +35,7 @@ def snapshot(
     statistics = dataclasses.asdict(program.statistics())
     for grows in ("next_handle", "table_length", "memory_bytes", "protocol"):
         del statistics[grows]
-    return statistics, [(m.name, m.handle) for m in program.modules()]
+    return statistics, [(m.name, m.handle) for m in program.modules]
 
 
 # Every way in which a load can fail, by what goes wrong in the second of three libraries.
@@ -304,7 +304,7 @@ class TestFailure:
                 group.dlopen("outer.so")
             other = group.dlopen("other.so")
             inner = box[1]
-            names = [m.name for m in program.modules()]
+            names = [m.name for m in program.modules]
 
             assert names == ["outer.so", "inner.so", "other.so"], "what a library is bound to stays"
             assert group.dlsym(inner, "at")() != group.dlsym(other, "e").address

@@ -14,7 +14,7 @@ LIB = library(returns("f", 1))
 
 
 def names(program: dl.Linker) -> list[str]:
-    return [m.name for m in program.modules()]
+    return [m.name for m in program.modules]
 
 
 class TestTrees:
@@ -34,7 +34,7 @@ class TestTrees:
 
             assert log == [4, 2, 3, 1]
             assert names(program) == ["bottom.so", "left.so", "right.so", "top.so"]
-            assert [m.handle for m in program.modules()] == [2, 3, 4, 5]
+            assert [m.handle for m in program.modules] == [2, 3, 4, 5]
 
     def test_deep_diamonds_do_not_multiply(self) -> None:
         """Twenty diamonds on top of each other are 61 modules, not a million."""
@@ -45,7 +45,7 @@ class TestTrees:
         with dl.Linker(None, libraries=libs) as program:
             top = program.main_group.dlopen("20.so")
 
-            assert len(program.modules()) == 61
+            assert len(program.modules) == 61
             assert program.main_group.dlsym(top, "f")() == 1
 
     @pytest.mark.parametrize("length", [1, 2, 3, 7])
@@ -77,7 +77,7 @@ class TestTrees:
             group = program.main_group
 
             assert group.dlsym(1, "h")() == 3
-            assert [m.handle for m in program.modules()] == [1, 2]
+            assert [m.handle for m in program.modules] == [1, 2]
 
     def test_a_long_chain(self) -> None:
         """A chain of 1,000 libraries, each needing the next, is loaded without recursion, the last one first."""
@@ -137,7 +137,7 @@ class TestTrees:
             ) as program:
                 with pytest.raises(error, match=name):
                     program.main_group.dlopen("top.so")
-                assert program.modules() == []
+                assert program.modules == ()
 
     @pytest.mark.parametrize("name", ["", "a\0b", "x" * 5000, "ä" * 3000])
     def test_impossible_names(self, name: str) -> None:
@@ -157,3 +157,20 @@ class TestTrees:
                 program.main_group.dlopen("0.so")
 
             assert program.main_group.dlopen("15.so") == 7
+
+
+def test_names_are_found_level_by_level(tmp_path: Path) -> None:
+    """As in ELF, all that one list names is found before what those need: here decides which of two files a name means."""
+    files = {
+        "top.so": library(imports("x"), calls("f", "x"), needed=["a.so", "x.so"], run_path=["$ORIGIN/near"]),
+        "near/a.so": library(needed=["x.so"], run_path=["$ORIGIN/../far"]),
+        "near/x.so": library(returns("x", 1)),
+        "far/x.so": library(returns("x", 2)),
+    }
+    for name, content in files.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(content)
+    with dl.Linker(None) as program:
+        group = program.main_group
+        assert group.dlsym(group.dlopen(tmp_path / "top.so"), "f")() == 1
+        assert len(program.modules) == 3

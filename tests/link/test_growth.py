@@ -115,10 +115,11 @@ def test_a_stub_names_its_module_whatever_the_seat() -> None:
     bad = library(imports("missing"), calls("call", "missing"), constructor("unreachable"))
     good = library(imports("other"), calls("call", "other"))
     with dl.Linker(None, engine=engine(), memory=dl.MemoryType(1, 100, shared=True)) as linker:
+        linker.program.state.seats = Seats(most_free=0)
         with pytest.raises(dl.InitializationError):
             linker.main_group.dlopen(bad, dl.RTLD_LAZY, name="bad.so")
         handle = linker.main_group.dlopen(good, dl.RTLD_LAZY, name="good.so")
-        (module,) = linker.modules()
+        (module,) = linker.program.state.modules.values()
         assert (int(handle), module.seat) == (3, 2)
         with pytest.raises(dl.UnresolvedCallError, match="other"):
             linker.main_group.dlsym(handle, "call")()
@@ -224,7 +225,7 @@ class TestIndex:
                 fields = [returns(name, number) for name in names]
                 if chooser.random() < 0.3:
                     fields.append(constructor("unreachable"))
-                known = [m.name for m in linker.modules()]
+                known = [m.name for m in linker.modules]
                 needed = [chooser.choice(known)] if known and chooser.random() < 0.5 else []
                 flags = dl.RTLD_NOW | chooser.choice((dl.RTLD_LOCAL, dl.RTLD_GLOBAL))
                 with suppress(dl.InitializationError):
@@ -268,9 +269,14 @@ def check_index(state: LinkerState) -> None:
 
 
 def test_seats_are_used_again() -> None:
-    """The lowest free seat comes first, and no two modules have one."""
+    """A content gets the lowest seat that it had; others get it when many are free, the longest free first."""
     seats = Seats()
-    assert [seats.take() for _ in range(3)] == [2, 3, 4]
+    assert [seats.take(name) for name in (b"a", b"b", b"a")] == [2, 3, 4]
     seats.give_back(3)
     seats.give_back(2)
-    assert [seats.take() for _ in range(3)] == [2, 3, 5]
+    assert [seats.take(name) for name in (b"a", b"b", b"b")] == [2, 3, 5]
+    seats = Seats(most_free=1)
+    assert [seats.take(name) for name in (b"a", b"b", b"c")] == [2, 3, 4]
+    for seat in (4, 2):
+        seats.give_back(seat)
+    assert [seats.take(name) for name in (b"d", b"c", b"a")] == [4, 5, 2]

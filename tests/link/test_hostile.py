@@ -40,7 +40,7 @@ def with_section(body: bytes) -> bytes:
 def check_still_good(program: dl.Linker, handle: dl.ModuleHandle) -> None:
     """The program is as it was: one library, which still works, and another copy of it can be opened and used."""
     group = program.main_group
-    assert [m.handle for m in program.modules()] == [handle]
+    assert [m.handle for m in program.modules] == [handle]
     assert group.dlsym(handle, "f")() == 1
     with dl.Linker(None) as other:
         assert other.main_group.dlsym(other.main_group.dlopen(GOOD), "f")() == 1
@@ -99,7 +99,7 @@ class TestLyingSizes:
             with pytest.raises(dl.LibraryNotFoundError, match=r"1\.so"):
                 program.main_group.dlopen("lib.so")
 
-            assert program.modules() == []
+            assert program.modules == ()
 
     def test_huge_names(self) -> None:
         """Names of a megabyte, in any place, make no message of a megabyte."""
@@ -245,7 +245,7 @@ class TestDamage:
     def attempt(self, program: dl.Linker, wasm: bytes) -> None:
         """Open damaged bytes; they load, or fail with an error of ours that leaves nothing behind."""
         group = program.main_group
-        before = [m.handle for m in program.modules()]
+        before = [m.handle for m in program.modules]
         in_use = program.statistics().side_bytes, program.statistics().table_elements
         failure = None
         try:
@@ -254,7 +254,7 @@ class TestDamage:
             failure = str(error)
         if failure is not None:
             assert "\n" not in failure.strip()
-            assert [m.handle for m in program.modules()] == before
+            assert [m.handle for m in program.modules] == before
             assert (program.statistics().side_bytes, program.statistics().table_elements) == in_use
         assert group.dlsym(2, "f")() == 1
 
@@ -320,7 +320,7 @@ class TestDamage:
             try:
                 program.main_group.dlopen(with_section(payload))
             except dl.DlError:
-                assert program.modules() == []
+                assert program.modules == ()
 
     def test_a_section_that_lies_about_everything(self) -> None:
         """The generator of the other tests makes sections that are read as they were written."""

@@ -35,7 +35,7 @@ def snapshot(program: dl.Linker) -> tuple[dict[str, Any], list[Any]]:
     statistics = dataclasses.asdict(program.statistics())
     for grows in ("next_handle", "table_length", "memory_bytes", "protocol"):
         del statistics[grows]
-    return statistics, [(m.name, m.handle) for m in program.modules()]
+    return statistics, [(m.name, m.handle) for m in program.modules]
 
 
 class TestOrder:

@@ -177,7 +177,7 @@ class TestScopes:
         with linker({"lib.so": self.LIB}) as program:
             with pytest.raises(dl.LibraryNotFoundError, match="NOLOAD"):
                 program.main_group.dlopen("lib.so", dl.RTLD_NOW | dl.RTLD_NOLOAD)
-            assert program.modules() == []
+            assert program.modules == ()
 
     def test_two_local_trees_share_a_dependency(self) -> None:
         """A library that two LOCAL trees need is one module that both see; a third tree does not see it."""

@@ -187,7 +187,7 @@ def test_any_graph_opened_in_any_way(case: tuple[list[Spec], list[tuple[int, dl.
             group.dlopen(f"{root}.so", flags)
             model.open(root, flags)
 
-        assert [number_of(m.name, libs) for m in program.modules()] == model.loaded
-        handles = {m: module.handle for m, module in zip(model.loaded, program.modules(), strict=True)}
+        assert [number_of(m.name, libs) for m in program.modules] == model.loaded
+        handles = {m: module.handle for m, module in zip(model.loaded, program.modules, strict=True)}
         check(program, model, handles)
         assert [number_of(name, libs) for name in program.statistics().global_scope] == model.scope

@@ -185,7 +185,7 @@ class TestTypes:
                 program.main_group.dlopen("user.so")
             assert caught.value.module == "user.so"
             assert caught.value.provider == "def.so"
-            assert [m.name for m in program.modules()] == []
+            assert [m.name for m in program.modules] == []
 
     def test_host_function_of_another_signature(self) -> None:
         """dl.HostFunction states a signature, which an import must have exactly."""
@@ -242,7 +242,7 @@ class TestTypes:
         with linker({"lib.so": library(field)}) as program:
             with pytest.raises((dl.ImportTypeError, dl.UnsupportedModuleError), match=r"env\.__|GOT\.mem"):
                 program.main_group.dlopen("lib.so")
-            assert program.modules() == []
+            assert program.modules == ()
 
 
 class TestBases:
@@ -278,3 +278,57 @@ class TestBases:
         with linker({"lib.so": module(returns("f", 1))}) as program:
             with pytest.raises(dl.NotDynamicError, match="-shared"):
                 program.main_group.dlopen("lib.so")
+
+
+class TestReferences:
+    MAKER = library(
+        "(type $a (func (param i32)))",
+        "(func $f (type $a)) (elem declare func $f)",
+        '(global (export "one") (ref $a) (ref.func $f))',
+        '(global (export "any") (mut funcref) (ref.null func))',
+        '(func (export "takes") (param funcref))',
+    )
+
+    def test_a_constant_may_be_of_a_subtype(self) -> None:
+        """A constant reference to one function fits an import of any function; a variable must be of the same type."""
+        fits = library(
+            '(import "env" "one" (global (ref null func)))',
+            '(import "env" "takes" (func (param funcref)))',
+            needed=("maker.so",),
+        )
+        wide = library('(import "env" "any" (global (mut externref)))', needed=("maker.so",))
+        with linker({"maker.so": self.MAKER, "fits.so": fits, "wide.so": wide}) as one:
+            one.main_group.dlopen("fits.so")
+            with pytest.raises(dl.ImportTypeError, match="any"):
+                one.main_group.dlopen("wide.so")
+
+    def test_what_refers_to_types_of_a_library(self) -> None:
+        """An import whose type refers to a type of its module by number is refused by name."""
+        typed = library(
+            "(type $a (func (param i32)))",
+            '(import "env" "one" (global (ref null $a)))',
+            needed=("maker.so",),
+        )
+        with (
+            linker({"maker.so": self.MAKER, "typed.so": typed}) as one,
+            pytest.raises(dl.UnsupportedModuleError, match=r"env\.one"),
+        ):
+            one.main_group.dlopen("typed.so")
+
+
+def test_a_constant_of_a_subtype_serves_an_import() -> None:
+    """Libraries' globals are matched by the specification's rules too: a reference that is not null serves one that may be."""
+    modules = {
+        "a.so": library(MEMORY, '(func $f (export "f"))', '(global (export "g") (ref func) (ref.func $f))'),
+    }
+    user = (
+        '(import "env" "g" (global {0}))',
+        '(func (export "null") (result i32) (ref.is_null (global.get 0)))',
+    )
+    with linker(modules) as made:
+        group = made.main_group
+        group.dlopen("a.so", dl.DlFlags.NOW | dl.DlFlags.GLOBAL)
+        fits = group.dlopen(library(MEMORY, *(field.format("funcref") for field in user)))
+        assert group.dlsym(fits, "null")() == 0
+        with pytest.raises(dl.ImportTypeError):
+            group.dlopen(library(MEMORY, *(field.format("externref") for field in user)))

@@ -40,7 +40,7 @@ def test_what_is_loaded_serves_a_name(dirs: Path, searched: list[str]) -> None:
 
         assert group.dlopen("libB.so") == first
         assert group.dlsym(group.dlopen(dirs / "d3" / "libA.so"), "a")() == 1
-        assert len(program.modules()) == 2
+        assert len(program.modules) == 2
 
 
 def test_a_path_means_its_file(dirs: Path) -> None:
@@ -62,7 +62,7 @@ def test_what_the_same_load_has_found(dirs: Path) -> None:
     with dl.Linker(None, library_path=[dirs / "wrong"]) as program:
         program.main_group.dlopen(top)
 
-        assert sorted(Path(m.name).parent.name for m in program.modules()) == ["m", "top"]
+        assert sorted(Path(m.name).parent.name for m in program.modules) == ["m", "top"]
 
 
 def test_directories_of_the_call_come_first(dirs: Path) -> None:

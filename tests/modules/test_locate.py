@@ -15,7 +15,7 @@ LIB = library(returns("f", 1))
 
 
 def names(program: dl.Linker) -> list[str]:
-    return [m.name for m in program.modules()]
+    return [m.name for m in program.modules]
 
 
 class TestSearch:
@@ -158,7 +158,7 @@ class TestIdentity:
             handles = {program.main_group.dlopen(s) for s in spellings}
 
             assert len(handles) == 1
-            assert len(program.modules()) == 1
+            assert len(program.modules) == 1
 
     def test_same_base_name(self, tmp_path: Path) -> None:
         """Two files of one base name are two modules, each with its own data, and handles tell them apart."""
@@ -205,7 +205,7 @@ class TestIdentity:
             lib = group.dlopen(tmp_path / "lib.so")
 
             assert group.dlsym(group.dlopen("user.so"), "g")() == 1
-            assert [m.handle for m in program.modules()] == [lib, lib + 1]
+            assert [m.handle for m in program.modules] == [lib, lib + 1]
 
     def test_handles_are_never_reused(self) -> None:
         """Handles count on, also past loads that failed, and a failed load leaves none."""

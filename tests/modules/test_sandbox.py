@@ -159,7 +159,7 @@ class TestLinks:
         assert guest.dlopen("link.so", "/data/sub")[0] == SUCCESS
 
         guest.program.main_group.dlopen(world / "data" / "fine.so")
-        assert len(guest.program.modules()) == 2
+        assert len(guest.program.modules) == 2
 
 
 class TestNeeded:

@@ -37,6 +37,7 @@ class Part:
         data: data that it defines, named after these functions; likewise.
         uses: how it uses each function: `call`, `weak call` or `weak address`.
         reads: how it uses the data of each name: `data` or `weak data`.
+        asks: what its own code looks up by name: `next` or `default`, and the function, with a space between.
     """
 
     number: int
@@ -48,11 +49,15 @@ class Part:
     data: dict[str, bool] = field(default_factory=dict)
     uses: dict[str, str] = field(default_factory=dict)
     reads: dict[str, str] = field(default_factory=dict)
+    asks: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
 class Operation:
-    """One line for the driver: `open` a name with flags into a slot, or look a symbol up in a slot (-1: RTLD_DEFAULT)."""
+    """One line for the driver: `open` a name with flags into a slot, `close` a slot, or look a symbol up (-1: RTLD_DEFAULT).
+
+    With the flag QUIET, only new libraries are called and read afterwards.
+    """
 
     what: str
     name: str
@@ -62,12 +67,19 @@ class Operation:
 
 @dataclass(frozen=True)
 class Graph:
-    """Libraries, the main module that needs some of them, and what is done with them."""
+    """Libraries, the main module that needs some of them, and what is done with them.
+
+    Attributes:
+        preload: files that are preloaded, in order.
+        bind_now: whether everything is bound at each load.
+    """
 
     seed: int
     main: Part
     parts: tuple[Part, ...]
     operations: tuple[Operation, ...]
+    preload: tuple[str, ...] = ()
+    bind_now: bool = False
 
 
 def random_graph(seed: int) -> Graph:
@@ -121,83 +133,7 @@ def _random_operations(rng: Random, files: Sequence[tuple[str, str]]) -> Iterabl
 
 # ELF
 
-_DRIVER = r"""
-#define _GNU_SOURCE
-#include <dlfcn.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
-#include <sys/wait.h>
-#include <unistd.h>
-
-struct use { const char *label; int kind; void *(*address)(void); int (*call)(void); int bound; };
-static struct use *entered[256];
-static int order[256], count;
-
-void enter(int number, struct use *uses) { entered[number] = uses; order[count++] = number; }
-
-static void touch(int number, struct use *use) {
-    int value = -1;
-    if (use->kind != 'c') {
-        void *address = use->address();
-        if (address) value = use->kind == 'p' ? ((int (*)(void))address)() : *(int *)address;
-    } else {
-        if (!use->bound) {
-            int status;
-            pid_t child = fork();
-            if (!child) { use->call(); _exit(0); }
-            waitpid(child, &status, 0);
-            use->bound = WIFEXITED(status) && WEXITSTATUS(status) == 0;
-        }
-        if (!use->bound) { printf("  %d %s unresolved\n", number, use->label); return; }
-        value = use->call();
-    }
-    printf("  %d %s %d\n", number, use->label, value);
-}
-
-static void report(int first) {
-    printf(" constructed");
-    for (int i = first; i < count; i++) printf(" %d", order[i]);
-    printf("\n");
-    for (int i = 0; i < 256; i++)
-        for (struct use *use = entered[i]; use && use->label; use++) { touch(i, use); fflush(stdout); }
-}
-
-static int flag(const char *name) {
-    if (!strcmp(name, "LAZY")) return RTLD_LAZY;
-    if (!strcmp(name, "NOW")) return RTLD_NOW;
-    if (!strcmp(name, "GLOBAL")) return RTLD_GLOBAL;
-    if (!strcmp(name, "NOLOAD")) return RTLD_NOLOAD;
-    if (!strcmp(name, "DEEPBIND")) return RTLD_DEEPBIND;
-    return RTLD_LOCAL;
-}
-
-int main(void) {
-    static void *slots[64];
-    char line[4096];
-    printf("started\n");
-    report(0);
-    while (fgets(line, sizeof line, stdin)) {
-        char *what = strtok(line, " \n"), *name = strtok(NULL, " \n");
-        int slot = atoi(strtok(NULL, " \n")), flags = 0, first = count;
-        for (char *word; (word = strtok(NULL, " \n"));) flags |= flag(word);
-        if (!strcmp(what, "open")) {
-            slots[slot] = dlopen(name, flags);
-            printf("open %s %s\n", name, slots[slot] ? "ok" : "failed");
-            fflush(stdout);
-            report(first);
-            continue;
-        }
-        if (slot >= 0 && !slots[slot]) { printf("%s no handle\n", name); continue; }
-        char symbol[64];
-        snprintf(symbol, sizeof symbol, "%s%s", *what == 'd' ? "d_" : "", name);
-        void *found = dlsym(slot < 0 ? RTLD_DEFAULT : slots[slot], symbol);
-        if (!found) printf("%s none\n", symbol);
-        else printf("%s %d\n", symbol, *what == 'd' ? *(int *)found : ((int (*)(void))found)());
-    }
-    return 0;
-}
-"""
+_DRIVER = Path(__file__).with_name("elf_driver.c")
 
 
 def _c_source(part: Part) -> str:
@@ -217,12 +153,20 @@ def _c_source(part: Part) -> str:
         lines.append(f"extern {weak[how.startswith('weak')]}int d_{symbol};")
         lines.append(f"static void *read_{symbol}(void) {{ return &d_{symbol}; }}")
         uses.append(f"{{\"{how} {symbol}\", 'd', read_{symbol}, 0, 0}}")
+    if part.asks:
+        lines.append("extern void *dlsym(void *, const char *);")
+    for ask in part.asks:
+        where, symbol = ask.split()
+        handle = {"next": "(void *)-1", "default": "(void *)0"}[where]
+        lines.append(f'static void *ask_{where}_{symbol}(void) {{ return dlsym({handle}, "{symbol}"); }}')
+        uses.append(f"{{\"ask {ask}\", 'p', ask_{where}_{symbol}, 0, 0}}")
     if part.number != MAIN:
         lines += [
             "struct use { const char *label; int kind; void *(*address)(void); int (*call)(void); int bound; };",
             f"static struct use uses[] = {{ {' '.join(use + ',' for use in uses)} {{0}} }};",
-            "extern void enter(int, struct use *);",
+            "extern void enter(int, struct use *), leave(int, struct use *);",
             f"__attribute__((constructor)) static void construct(void) {{ enter({part.number}, uses); }}",
+            f"__attribute__((destructor)) static void destroy(void) {{ leave({part.number}, uses); }}",
         ]
     return "\n".join(lines) + "\n"
 
@@ -238,7 +182,7 @@ def build(graphs: Sequence[Graph], root: Path) -> None:
     stubs = root / "stubs"
     stubs.mkdir(parents=True)
     (stubs / "nothing.c").write_text("")
-    (stubs / "driver.c").write_text(_DRIVER)
+    shutil.copy(_DRIVER, stubs / "driver.c")
     _run(["gcc", "-c", "-fPIC", "-w", "nothing.c", "driver.c"], stubs)
     # What a linker wants to see of a needed library: its soname. So a cycle needs no order to be built in.
     for name in {part.name for graph in graphs for part in graph.parts}:
@@ -257,7 +201,7 @@ def build(graphs: Sequence[Graph], root: Path) -> None:
                 sources[-1].write_text(_c_source(part))
                 links.append((_link(part, f"{sources[-1].stem}.o", file, stubs), root))
     with ThreadPoolExecutor(_BUILDERS) as builders:
-        batches = [sources[n :: 2 * _BUILDERS] for n in range(2 * _BUILDERS)]
+        batches = [sources[n :: 2 * _BUILDERS] for n in range(min(len(sources), 2 * _BUILDERS))]
         list(
             builders.map(
                 lambda batch: _run(["gcc", "-c", "-fPIC", "-O0", "-w", *map(str, batch)], root), batches
@@ -291,7 +235,9 @@ def run_elf(graph: Graph, root: Path) -> list[str]:
     done = subprocess.run(
         [str(home / "main")],
         input=script,
-        env={"LD_LIBRARY_PATH": str(home / "d0")},
+        env={"LD_LIBRARY_PATH": str(home / "d0")}
+        | ({"LD_PRELOAD": ":".join(str(home / name) for name in graph.preload)} if graph.preload else {})
+        | ({"LD_BIND_NOW": "1"} if graph.bind_now else {}),
         capture_output=True,
         text=True,
         timeout=60,
@@ -339,6 +285,19 @@ def _wasm(part: Part) -> bytes:
         f'(data (global.get $memory_base) "{f"{chr(92)}{number:02x}{chr(92)}00{chr(92)}00{chr(92)}00" * len(cells)}")'
     )
     size = 4 * len(cells)
+    if part.asks:
+        fields.append(imports("dlsym", "(param i32 i32 i32 i32) (result i32)", "dl_ext"))
+    for ask in part.asks:
+        where, symbol = ask.split()
+        at = [f"(i32.add (global.get $memory_base) (i32.const {size + offset}))" for offset in (0, 4)]
+        handle = {"next": -1, "default": 0}[where]
+        fields.append(
+            f'(func (export "{name} ask {ask}") (result i32) '
+            f"(if (result i32) (call $dlsym (i32.const {handle}) {at[1]} (i32.const {len(symbol)}) {at[0]}) "
+            f"(then i32.const -1) (else {at[0]} i32.load call_indirect (result i32))))"
+        )
+        fields.append(f'(data (i32.add (global.get $memory_base) (i32.const {size + 4})) "{symbol}")')
+        size += 8
     if number == MAIN:
         fields.append('(func (export "_start"))')
         return pie(*fields, needed=part.needed, memory_size=size, memory_align=2)
@@ -347,7 +306,9 @@ def _wasm(part: Part) -> bytes:
         TABLE,
         MEMORY_BASE,
         '(import "host" "enter" (func $enter (param i32)))',
+        '(import "host" "leave" (func $leave (param i32)))',
         f'(func (export "__wasm_call_ctors") i32.const {number} call $enter)',
+        f'(func (export "_fini") i32.const {number} call $leave)',
     ]
     return library(
         *fields,
@@ -359,26 +320,39 @@ def _wasm(part: Part) -> bytes:
     )
 
 
+@dataclass
+class _Ran:
+    """What constructors and destructors have told: the numbers of their libraries, in order."""
+
+    constructed: list[int] = field(default_factory=list)
+    destroyed: list[int] = field(default_factory=list)
+
+    def since(self) -> tuple[int, int]:
+        return len(self.constructed), len(self.destroyed)
+
+
 def run_wasm(graph: Graph, root: Path) -> list[str]:
     """Return what this linker makes of a graph, line by line; checks that dependencies were constructed first."""
     home = root / str(graph.seed) / "wasm"
     lines: list[str] = []
-    order: list[int] = []
+    ran = _Ran()
     try:
         program = dl.Linker(
             home / "main",
             library_path=[home / "d0"],
-            imports={"host": {"enter": order.append}},
+            imports={"host": {"enter": ran.constructed.append, "leave": ran.destroyed.append}},
             stack_size=1024,
+            preload=[home / name for name in graph.preload],
+            bind="now" if graph.bind_now else "lazy",
         )
     except dl.DlError:
         return ["did not start"]
     with program:
         lines.append("started")
-        _report(graph, program, order, 0, lines)
+        _report(graph, program, ran, (0, 0), lines)
         slots: dict[int, dl.ModuleHandle] = {}
         for operation in graph.operations:
-            _operate(graph, program, operation, slots, order, lines)
+            _operate(graph, program, operation, slots, ran, lines)
     return lines
 
 
@@ -387,13 +361,14 @@ def _operate(
     program: dl.Linker,
     operation: Operation,
     slots: dict[int, dl.ModuleHandle],
-    order: list[int],
+    ran: _Ran,
     lines: list[str],
 ) -> None:
-    group, home, name = program.main_group, Path(program.modules()[0].name).parent, operation.name
+    group, home, name = program.main_group, Path(program.modules[0].name).parent, operation.name
+    first = ran.since()
     if operation.what == "open":
-        flags, first = dl.DlFlags(0), len(order)
-        for flag in operation.flags:
+        flags = dl.DlFlags(0)
+        for flag in set(operation.flags) - {"QUIET"}:
             flags |= dl.DlFlags[flag]
         try:
             slots[operation.slot] = group.dlopen(home / name if "/" in name else name, flags)
@@ -401,7 +376,16 @@ def _operate(
             lines.append(f"open {name} failed")
         else:
             lines.append(f"open {name} ok")
-        _report(graph, program, order, first, lines)
+        _report(graph, program, ran, first, lines, quiet="QUIET" in operation.flags)
+        return
+    if operation.what == "close":
+        handle = slots.pop(operation.slot, None)
+        if handle is not None:
+            used = _uses(graph, program)
+            group.dlclose(handle)
+            check_ends(ran.destroyed[first[1] :], used)
+        lines.append(f"close {operation.slot} {'no handle' if handle is None else 'ok'}")
+        _report(graph, program, ran, first, lines, quiet="QUIET" in operation.flags)
         return
     if operation.slot >= 0 and operation.slot not in slots:
         lines.append(f"{name} no handle")
@@ -419,14 +403,25 @@ def _operate(
         lines.append(f"{symbol} {found()}")
 
 
-def _report(graph: Graph, program: dl.Linker, order: list[int], first: int, lines: list[str]) -> None:
-    lines.append(" constructed" + "".join(f" {number}" for number in order[first:]))
+def _report(
+    graph: Graph,
+    program: dl.Linker,
+    ran: _Ran,
+    first: tuple[int, int],
+    lines: list[str],
+    *,
+    quiet: bool = False,
+) -> None:
+    constructed, destroyed = ran.constructed[first[0] :], ran.destroyed[first[1] :]
+    lines.append(" constructed" + "".join(f" {number}" for number in constructed))
+    if destroyed:
+        lines.append(" destroyed" + "".join(f" {number}" for number in destroyed))
     modules = {_number(graph, m.image.path): m for m in program.program.state.modules.values()}
-    check_order([modules[number] for number in order[first:]])
-    for number in sorted(modules.keys() - {MAIN}):
+    check_order([modules[number] for number in constructed])
+    for number in sorted(set(constructed) if quiet else modules.keys() - {MAIN}):
         part = graph.parts[number]
-        for symbol, how in (*part.uses.items(), *part.reads.items()):
-            label = f"{how} {symbol}"
+        labels = [f"{how} {symbol}" for symbol, how in (*part.uses.items(), *part.reads.items())]
+        for label in (*labels, *(f"ask {ask}" for ask in part.asks)):
             use = program.main_group.dlsym(modules[number].handle, f"u{number} {label}")
             try:
                 lines.append(f"  {number} {label} {use()}")
@@ -447,6 +442,40 @@ def check_order(constructed: Sequence[dl.LinkedModule]) -> None:
             assert not _needs(module, later) or _needs(later, module), f"{module} before {later}"
 
 
+def _uses(graph: Graph, program: dl.Linker) -> dict[int, set[int]]:
+    """Return what each library needs or is bound to, by their numbers."""
+    modules = program.program.state.modules
+    numbers = {handle: _number(graph, module.image.path) for handle, module in modules.items()}
+    return {
+        numbers[handle]: {
+            numbers[h]
+            for h in (
+                *(needed.handle for needed in module.needed),
+                *module.bound_to(),
+            )
+            if h in numbers
+        }
+        for handle, module in modules.items()
+    }
+
+
+def check_ends(destroyed: Sequence[int], used: dict[int, set[int]]) -> None:
+    """Check that each was destroyed before what it used, directly or not, unless that used it in turn."""
+
+    def reached(start: int) -> set[int]:
+        seen: set[int] = set()
+        waiting = [start]
+        while waiting:
+            new = used[waiting.pop()] - seen
+            seen |= new
+            waiting += new
+        return seen
+
+    for position, number in enumerate(destroyed):
+        for later in destroyed[position + 1 :]:
+            assert number not in reached(later) or later in reached(number), f"{number} before {later}"
+
+
 def _needs(module: dl.LinkedModule, other: dl.LinkedModule) -> bool:
     seen, waiting = {module.handle}, [module]
     while waiting:
@@ -462,17 +491,17 @@ def _needs(module: dl.LinkedModule, other: dl.LinkedModule) -> bool:
 def differences(graph: Graph, elf: Sequence[str], wasm: Sequence[str]) -> list[str]:
     """Return the lines in which the two worlds differ, side by side, but for what may differ (docs/elf.md).
 
-    The order in which unrelated libraries are constructed; and a weak function that nothing defined when its library was
-    opened with RTLD_NOW: null for good in ELF, looked for again at each call here.
+    The order in which unrelated libraries are constructed and destroyed; and a weak function that nothing defined when its
+    library was opened with RTLD_NOW: null for good in ELF, looked for again at each call here.
     """
     found = [] if len(elf) == len(wasm) else [f"{len(elf)} lines and {len(wasm)}"]
     opens = iter([o for o in graph.operations if o.what == "open"])
-    now = False
+    now = graph.bind_now
     final: set[str] = set()
     for left, right in zip(elf, wasm, strict=False):
         if left.startswith("open "):
-            now = "NOW" in next(opens).flags
-        if left.startswith(" constructed"):
+            now = graph.bind_now or "NOW" in next(opens).flags
+        if left.startswith((" constructed", " destroyed")):
             final |= set(left.split()[1:]) if now else set()
             same = sorted(left.split()) == sorted(right.split())
         else:

@@ -115,12 +115,13 @@ def state_of(group: dl.InstanceGroup) -> dict[str, object]:
     """Everything that must be equal in all groups: the table, symbols' addresses, each instance's bases and GOT values."""
     linker = group.linker
     state: dict[str, object] = {"table": group.table()}
-    for module in linker.modules():
-        for name in module.symbols:
+    for module in linker.modules:
+        names = [symbol.name for symbol in module.symbols()]
+        for name in names:
             found = group.dlsym(module.handle, name)
             if isinstance(found, dl.GuestFunction):
                 state[f"{module.name} {name}"] = found.address
-        if "where" in module.symbols:
+        if "where" in names:
             where = group.dlsym(module.handle, "where")
             state[f"{module.name} bases"] = where()
             state[f"{module.name} through the table"] = group.dlsym(dl.MAIN_HANDLE, "where_at")(where.address)

@@ -8,8 +8,29 @@ ORDER = (
     ("__main__",),
     ("cli", "stress"),
     ("__init__",),  # the public names
-    ("trio",),
-    ("assembly", "linker", "linker_base", "introspection", "group", "callbacks"),  # see FACADE
+    ("tasks",),
+    (
+        "assembly",
+        "linker",
+        "linker_base",
+        "introspection",
+        "instantiation",
+        "loaded",
+        "explain",
+        "memory_map",
+        "memory_page",
+        "calling",
+        "executor",
+        "group",
+        "guest",
+        "library",
+        "blocks",
+        "deadlines",
+        "values",
+        "callbacks",
+    ),  # see FACADE
+    ("wamr",),
+    ("instances",),
     ("wasix",),
     ("link",),
     ("groups",),
@@ -18,12 +39,31 @@ ORDER = (
     ("glue",),
     ("engine",),
     ("options",),
-    ("wasm",),
-    ("memory", "threads", "errors", "dlfcn", "limits", "recent", "forks", "text"),
+    ("wasm", "build"),
+    ("memory", "threads", "errors", "dlfcn", "include", "limits", "recent", "forks", "text"),
 )
 """The floors of the house, from the top: what is on one imports what is on floors below it, or beside it."""
 
-FACADE = {"assembly", "linker", "linker_base", "introspection", "group", "callbacks"}
+FACADE = {
+    "assembly",
+    "linker",
+    "linker_base",
+    "introspection",
+    "instantiation",
+    "loaded",
+    "explain",
+    "memory_map",
+    "memory_page",
+    "group",
+    "callbacks",
+    "calling",
+    "executor",
+    "guest",
+    "library",
+    "blocks",
+    "deadlines",
+    "values",
+}
 """What users hold; these lie together in `dl/` and count as one room. A linker has groups, and a group knows its linker."""
 
 FLOOR = {room: number for number, rooms in enumerate(ORDER) for room in rooms}

@@ -15,7 +15,7 @@ from types import FrameType
 
 import pytest
 
-from tests.support.rendezvous_program import DEADLINE, AtLine, Group, Program, held, running, until
+from tests.support.rendezvous_program import DEADLINE, AtLine, Group, Program, held, hurried, running, until
 from threads import (
     DETACHED,
     ENDED,
@@ -696,6 +696,7 @@ class TestSignalHandlers:
             assert pending == (at.acted and not raised)
             assert program.rendezvous.version == program.rendezvous.committed
             assert not held(program)
+            assert not hurried()
             if group is not None and pending:
                 with pytest.raises(KeyboardInterrupt):
                     group.replica.enter_guest()

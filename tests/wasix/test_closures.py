@@ -56,7 +56,7 @@ class Guest:
             self.handle = linker.main_group.dlopen(functions(SHARED_MEMORY), name="functions.so")
             self.scratch = linker.grow_memory(4) * 65536
         else:
-            self.handle = linker.modules()[0].handle
+            self.handle = linker.modules[0].handle
 
     def __getattr__(self, name: str) -> Any:
         return self.group.dlsym(self.handle, name)
@@ -109,7 +109,7 @@ def _guest(linker: dl.Linker) -> Guest:
 
 def in_thread(linker: dl.Linker, function: Callable[..., Any]) -> Any:
     """Run a function of a `Guest` in a thread that is made for it."""
-    main = linker.modules()[0].handle
+    main = linker.modules[0].handle
 
     def body(group: dl.InstanceGroup) -> Any:
         guest = Guest.__new__(Guest)

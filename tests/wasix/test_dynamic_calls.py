@@ -326,7 +326,8 @@ class TestReflection:
     def test_indices_without_a_function_are_told_apart(self, linker: dl.Linker) -> None:
         """Null in the table is cacheable unless closures own it; beyond the table nothing is."""
         guest = Guest(linker, identity([], []))
-        closure = linker.parts.slots.allocate()
+        with linker.parts.slots.allocation() as allocation:
+            closure = allocation.take()
         null = struct.pack("<BBHH", 1, 0, 0, 0)
 
         assert self.reflect(guest, 0)[:2] == (INVALID, null)

@@ -197,7 +197,7 @@ class TestDlopen:
         ]
         for arguments in bad:
             assert guest.call("dlopen", *arguments) == MEMORY_VIOLATION, arguments
-        assert len(guest.program.modules()) == 1
+        assert len(guest.program.modules) == 1
         gone = guest._put(Guest.TEXT, "gone.so")
         assert guest.call("dlopen", *gone, NOW, end - 4, 256, 0, 0, Guest.OUT) == MEMORY_VIOLATION
         assert guest.call("dlopen", *gone, NOW, -1, 0, 0, 0, Guest.OUT) == UNKNOWN, (

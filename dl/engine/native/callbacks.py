@@ -28,6 +28,7 @@ def typed_callback(
     make_ending: Callable[[], int],
     *,
     blocking: bool,
+    name: str = "",
 ) -> Callback:
     """Return the callback of a function on typed Python values; see `dl.engine.protocol.HostFunctions.define`.
 
@@ -37,6 +38,7 @@ def typed_callback(
         boundary: what happens around it if it may block.
         make_ending: makes the native ending when it raises.
         blocking: whether it may block.
+        name: what errors about its results call it, as host functions are named: `3:env.log (i32) -> ()` is `env.log`.
 
     Raises:
         ValueConversionError: the signature has values that Python code cannot hold.
@@ -51,6 +53,7 @@ def typed_callback(
     single = len(kind.results) == 1 and kind.results[0] != "v128"
     enter = boundary.enter_host if blocking else None
     leave = boundary.exit_host
+    label = name.partition(":")[2].partition(" (")[0] or name
 
     @entry
     def called(_env: int, _caller: int, arguments: int, _slots: int) -> int | None:
@@ -62,9 +65,9 @@ def typed_callback(
                 try:
                     pack(area, 0, value)
                 except (struct.error, OverflowError, TypeError):
-                    pack_checked(area, value)
+                    pack_checked(area, value, label)
             else:
-                pack_checked(area, value)
+                pack_checked(area, value, label)
             if enter:
                 leave(token)
         except BaseException as error:  # noqa: BLE001  carried to the caller whose guest call it interrupts

@@ -16,6 +16,9 @@ from dl.wasm.types import FuncType
 
 SLOT_BYTES = 16
 
+NUMBERS = ("i32", "i64", "f32", "f64", "v128")
+"""Value types that are not references, by their `wasmtime_valtype_kind_t`, which is also their `wasmtime_valkind_t`."""
+
 _FORMATS = {"i32": "i12x", "i64": "q8x", "f32": "f12x", "f64": "d8x", "v128": "16s"}
 _WIDTHS = {"i32": 32, "i64": 64}
 
@@ -40,7 +43,9 @@ class Marshaller:
         self.arguments = struct.Struct("<" + "".join(_FORMATS[t] for t in kind.params))
         self.results = struct.Struct("<" + "".join(_FORMATS[t] for t in kind.results))
 
-    def wrap(self, types: tuple[str, ...], values: tuple[Any, ...], what: str) -> tuple[Any, ...]:
+    def wrap(
+        self, types: tuple[str, ...], values: tuple[Any, ...], what: str, function: str = ""
+    ) -> tuple[Any, ...]:
         """Bring values into the ranges the structs take: the slow path, after a struct has refused them.
 
         Raises:
@@ -48,35 +53,37 @@ class Marshaller:
         """
         if len(types) != len(values):
             verb = "takes" if what == "arguments" else "has"
-            raise ValueConversionError(self.kind, f"{verb} {len(types)} {what}, got {len(values)}")
+            raise ValueConversionError(self.kind, f"{verb} {len(types)} {what}, got {len(values)}", function)
         return tuple(
-            self._wrap_one(kind, value, f"{what[:-1]} {position}")
+            self._wrap_one(kind, value, f"{what[:-1]} {position}", function)
             for position, (kind, value) in enumerate(zip(types, values, strict=True))
         )
 
-    def _wrap_one(self, kind: str, value: Any, where: str) -> Any:
+    def _wrap_one(self, kind: str, value: Any, where: str, function: str) -> Any:
         width = _WIDTHS.get(kind)
         if width:
-            return self._integer(value, width, where)
+            return self._integer(value, width, where, function)
         if kind == "v128":
             if not isinstance(value, (bytes, bytearray)) or len(value) != 16:
-                raise ValueConversionError(self.kind, f"{where} must be 16 bytes, got {value!r}")
+                raise ValueConversionError(self.kind, f"{where} must be 16 bytes, got {value!r}", function)
             return value
         if isinstance(value, bool) or not isinstance(value, (int, float)):
-            raise ValueConversionError(self.kind, f"{where} must be a number, got {value!r}")
+            raise ValueConversionError(self.kind, f"{where} must be a number, got {value!r}", function)
         return _nearest_f32(float(value)) if kind == "f32" else value
 
-    def _integer(self, value: Any, width: int, where: str) -> int:
+    def _integer(self, value: Any, width: int, where: str, function: str) -> int:
         try:
             number = int(value.__index__())
-        except AttributeError:
-            raise ValueConversionError(self.kind, f"{where} must be an integer, got {value!r}") from None
+        except (AttributeError, TypeError):  # an array of NumPy has the method, and refuses
+            raise ValueConversionError(
+                self.kind, f"{where} must be an integer, got {value!r}", function
+            ) from None
         if not -(1 << (width - 1)) <= number < 1 << width:
-            raise ValueConversionError(self.kind, f"{where} does not fit in i{width}: {number}")
+            raise ValueConversionError(self.kind, f"{where} does not fit in i{width}: {number}", function)
         return number - (1 << width) if number >= 1 << (width - 1) else number
 
-    def pack_results(self, area: Any, value: Any) -> None:
-        """Write what a host function returned into the slots.
+    def pack_results(self, area: Any, value: Any, function: str) -> None:
+        """Write what a host function, whose name is given for errors, returned into the slots.
 
         Raises:
             ValueConversionError: it does not fit the signature.
@@ -85,16 +92,16 @@ class Marshaller:
         if not count:
             if value is not None:
                 raise ValueConversionError(
-                    self.kind, f"has no result, but the host function returned {value!r}"
+                    self.kind, f"has no result, but the host function returned {value!r}", function
                 )
             return
         values = tuple(value) if count > 1 and isinstance(value, (tuple, list)) else (value,)
         if "v128" in self.kind.results:  # a struct fills up short bytes with zeros
-            values = self.wrap(self.kind.results, values, "results")
+            values = self.wrap(self.kind.results, values, "results", function)
         try:
             self.results.pack_into(area, 0, *values)
         except (struct.error, OverflowError, TypeError):
-            self.results.pack_into(area, 0, *self.wrap(self.kind.results, values, "results"))
+            self.results.pack_into(area, 0, *self.wrap(self.kind.results, values, "results", function))
 
 
 def _nearest_f32(value: float) -> float:

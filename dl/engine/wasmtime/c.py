@@ -16,6 +16,8 @@ from typing import Any
 from wasmtime._ffi import dll
 
 HOST_CALLBACK = ctypes.CFUNCTYPE(c_void_p, c_void_p, c_void_p, c_void_p, c_size_t)
+CHECKED_CALLBACK = ctypes.CFUNCTYPE(c_void_p, c_void_p, c_void_p, c_void_p, c_size_t, c_void_p, c_size_t)
+FINALIZER = ctypes.CFUNCTYPE(None, c_void_p)
 EPOCH_CALLBACK = ctypes.CFUNCTYPE(c_void_p, c_void_p, c_void_p, c_void_p, c_void_p)
 OUTPUT_CALLBACK = ctypes.CFUNCTYPE(ctypes.c_ssize_t, c_void_p, c_void_p, c_size_t)
 
@@ -24,7 +26,12 @@ EXTERN_FUNC, EXTERN_GLOBAL, EXTERN_TABLE, EXTERN_MEMORY, EXTERN_SHARED_MEMORY, E
 # wasm_valkind_t, except v128, which only wasmtime_valtype_kind_t has.
 VALUE_KINDS = {"i32": 0, "i64": 1, "f32": 2, "f64": 3, "v128": 4, "externref": 128, "funcref": 129}
 
-VAL_FUNCREF = 5  # of wasmtime_valkind_t, which numbers references otherwise
+VAL_FUNCREF, VAL_EXTERNREF, VAL_ANYREF, VAL_EXNREF = (
+    5,
+    6,
+    7,
+    8,
+)  # of wasmtime_valkind_t, which numbers references otherwise
 
 
 class ByteVec(ctypes.Structure):
@@ -79,13 +86,13 @@ class Extern(ctypes.Structure):
 
 
 class Exception_(ctypes.Structure):  # noqa: N801
-    """``wasmtime_exnref_t``."""
+    """``wasmtime_exnref_t``; external and other managed references have the same shape."""
 
     _fields_ = (("store_id", c_uint64), ("p1", c_uint32), ("p2", c_uint32), ("p3", c_void_p))
 
 
 class Val(ctypes.Structure):
-    """``wasmtime_val_t``, as far as numbers and function references go."""
+    """``wasmtime_val_t``, as far as numbers, functions and external references go."""
 
     class _Of(ctypes.Union):
         _fields_ = (
@@ -93,7 +100,7 @@ class Val(ctypes.Structure):
             ("i64", c_int64),
             ("bits", c_uint8 * 16),
             ("func", Func),
-            ("room", c_uint8 * 24),
+            ("reference", Exception_),
         )
 
     _fields_ = (("kind", c_uint8), ("of", _Of))
@@ -190,11 +197,18 @@ linker_define_instance = _prototype("wasmtime_linker_define_instance", _P, _P, _
 linker_define_function = _prototype(
     "wasmtime_linker_define_func_unchecked", _P, _P, c_char_p, _N, c_char_p, _N, _P, _P, _P, _P
 )
+linker_define_checked = _prototype(
+    "wasmtime_linker_define_func", _P, _P, c_char_p, _N, c_char_p, _N, _P, _P, _P, _P
+)
+linker_get = _prototype("wasmtime_linker_get", c_bool, _P, _P, c_char_p, _N, c_char_p, _N, _P)
 linker_define_wasi = _prototype("wasmtime_linker_define_wasi", _P, _P)
 linker_instantiate = _prototype("wasmtime_linker_instantiate", _P, _P, _P, _P, _P, _P)
 
+instance_new = _prototype("wasmtime_instance_new", _P, _P, _P, _P, _N, _P, _P)
 instance_export = _prototype("wasmtime_instance_export_get", c_bool, _P, _P, c_char_p, _N, _P)
 function_call = _prototype("wasmtime_func_call_unchecked", _P, _P, _P, _P, _N, _P)
+function_call_checked = _prototype("wasmtime_func_call", _P, _P, _P, _P, _N, _P, _N, _P)
+caller_context = _prototype("wasmtime_caller_context", _P, _P)
 
 shared_memory_new = _prototype("wasmtime_sharedmemory_new", _P, _P, _P, _P)
 shared_memory_delete = _prototype("wasmtime_sharedmemory_delete", None, _P)
@@ -207,6 +221,15 @@ memory_data_size = _prototype("wasmtime_memory_data_size", _N, _P, _P)
 memory_grow = _prototype("wasmtime_memory_grow", _P, _P, _P, c_uint64, _P)
 table_get = _prototype("wasmtime_table_get", c_bool, _P, _P, c_uint64, _P)
 val_unroot = _prototype("wasmtime_val_unroot", None, _P)
+table_set = _prototype("wasmtime_table_set", _P, _P, _P, c_uint64, _P)
+table_grow = _prototype("wasmtime_table_grow", _P, _P, _P, c_uint64, _P, _P)
+table_size = _prototype("wasmtime_table_size", c_uint64, _P, _P)
+externref_new = _prototype("wasmtime_externref_new", c_bool, _P, _P, _P, _P)
+externref_data = _prototype("wasmtime_externref_data", _P, _P, _P)
+globaltype_new = _prototype("wasm_globaltype_new", _P, _P, c_uint8)
+globaltype_delete = _prototype("wasm_globaltype_delete", None, _P)
+global_new = _prototype("wasmtime_global_new", _P, _P, _P, _P, _P)
+global_set = _prototype("wasmtime_global_set", _P, _P, _P, _P)
 global_get = _prototype("wasmtime_global_get", None, _P, _P, _P)
 
 wasi_new = _prototype("wasi_config_new", _P)

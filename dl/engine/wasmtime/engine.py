@@ -76,8 +76,8 @@ class WasmtimeEngine:
 
     Args:
         interrupts: check for interruption at each loop and function entry (about 11 % on tight loops).
-        shared_memory, exceptions, tail_calls, table_reflection, serialization, simd: False switches the capability off; the
-            engine can do all of them. See `Capabilities`.
+        shared_memory, exceptions, tail_calls, table_reflection, serialization, simd, externals, references: False switches the
+            capability off; the engine can do all of them. See `Capabilities`.
         max_stack: bytes of native stack that guest code may use in a thread, counted from its outermost call into the guest;
             None for 1 MiB, or what the stacks of new threads have room for if that is less.
 
@@ -97,6 +97,8 @@ class WasmtimeEngine:
         table_reflection: bool = True,
         serialization: bool = True,
         simd: bool = True,
+        externals: bool = True,
+        references: bool = True,
         max_stack: int | None = None,
     ) -> None:
         self.max_stack = max_stack or stacks.fitting()
@@ -108,6 +110,8 @@ class WasmtimeEngine:
             table_reflection=table_reflection,
             serialization=serialization,
             simd=simd,
+            externals=externals,
+            references=references,
         )
         config = c.config_new()
         c.config_epochs(config, interrupts)

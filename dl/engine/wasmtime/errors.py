@@ -82,6 +82,8 @@ def raise_ending(context: int, error: int | None, trap: int | None, names: Names
     """
     pending = take_pending()
     if pending is not None:
+        if isinstance(pending, TrapError) and not pending.frames and error:
+            pending.frames = _frames(lambda out: c.error_trace(error, out), names)
         free_ending(error, trap)
         raise pending
     if trap:

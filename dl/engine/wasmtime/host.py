@@ -6,16 +6,25 @@ import ctypes
 import threading
 from collections.abc import Callable
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from dl.engine.native.callbacks import raw_callback, typed_callback
+from dl.engine.native.entry import entry
+from dl.engine.native.pending import interrupt_guest
+from dl.engine.native.values import NUMBERS
 from dl.engine.protocol import Boundary, RawFunction
 from dl.engine.wasmtime import c
 from dl.engine.wasmtime.errors import check
+from dl.engine.wasmtime.references import STORES, has_references, read_value, returned_values, write_values
+from dl.errors import ValueConversionError
 from dl.wasm.types import FuncType
 
 if TYPE_CHECKING:
     from dl.engine.wasmtime.engine import WasmtimeEngine
+
+
+Definition: TypeAlias = "tuple[bytes, bytes, int, int, bool]"
+"""Namespace, name, native type and native callback of a host function, and whether its values may be references."""
 
 
 class WasmtimeHostFunctions:
@@ -33,7 +42,7 @@ class WasmtimeHostFunctions:
         self._lock = threading.Lock()
         self._engine = engine
         self._boundary = boundary
-        self.definitions: list[tuple[bytes, bytes, int, int]] = []
+        self.definitions: list[Definition] = []
         self._callbacks: list[Any] = []
         self._func_types: list[int] = []
         self._linker: int = c.linker_new(engine.pointer)
@@ -48,22 +57,69 @@ class WasmtimeHostFunctions:
         *,
         blocking: bool = True,
     ) -> None:
+        if has_references(kind):
+            self._define_checked(namespace, name, kind, function, blocking=blocking)
+            return
         ending = _trap_maker(namespace, name)
         self._add(
-            namespace, name, kind, typed_callback(kind, function, self._boundary, ending, blocking=blocking)
+            namespace,
+            name,
+            kind,
+            typed_callback(kind, function, self._boundary, ending, blocking=blocking, name=name),
         )
+
+    def _define_checked(
+        self, namespace: str, name: str, kind: FuncType, function: Callable[..., Any], *, blocking: bool
+    ) -> None:
+        """Define a function some of whose values are references."""
+        if any(text not in c.VALUE_KINDS for text in (*kind.params, *kind.results)):
+            raise ValueConversionError(
+                kind, "a reference that is neither funcref nor externref cannot cross into Python"
+            )
+        enter = self._boundary.enter_host if blocking else None
+        leave, make_trap = self._boundary.exit_host, _trap_maker(namespace, name)
+        params, results = (c.Val * len(kind.params)).from_address, (c.Val * len(kind.results)).from_address
+
+        @entry
+        def called(
+            _env: int, caller: int, arguments: int, _count: int, returned: int, _results: int
+        ) -> int | None:
+            try:
+                token = enter() if enter else None
+                store = STORES[c.caller_context(caller)]
+                area = params(arguments) if kind.params else ()
+                given = [read_value(store, value, owned=False) for value in area]
+                values = returned_values(kind, function(*given))
+                if values:
+                    write_values(store, kind.results, values, results(returned), kind, "results")
+                if enter:
+                    leave(token)
+            except BaseException as error:  # noqa: BLE001  carried to the caller whose guest call it interrupts
+                return interrupt_guest(error, make_trap)
+            return None
+
+        self._add(namespace, name, kind, called, checked=True)
 
     def define_raw(self, namespace: str, name: str, kind: FuncType, function: RawFunction) -> None:
         ending = _trap_maker(namespace, name)
         self._add(namespace, name, kind, raw_callback(kind, function, self._boundary, ending))
 
-    def _add(self, namespace: str, name: str, kind: FuncType, callback: Callable[..., Any]) -> None:
-        native = c.HOST_CALLBACK(callback)
+    def _add(
+        self,
+        namespace: str,
+        name: str,
+        kind: FuncType,
+        callback: Callable[..., Any],
+        *,
+        checked: bool = False,
+    ) -> None:
+        native = (c.CHECKED_CALLBACK if checked else c.HOST_CALLBACK)(callback)
         definition = (
             namespace.encode(),
             name.encode(),
             _function_type(self._engine.pointer, kind),
             ctypes.cast(native, ctypes.c_void_p).value or 0,
+            checked,
         )
         with self._lock:
             # First, so that the callback and the type outlive the native linker whatever happens next.
@@ -86,26 +142,20 @@ class WasmtimeHostFunctions:
                 _delete_type(kind)
 
 
-_NUMBERS = ("i32", "i64", "f32", "f64", "v128")
-"""Value types that are not references, by their `wasmtime_valtype_kind_t`."""
-
-
 def _trap_maker(namespace: str, name: str) -> Callable[[], int]:
     message = f"{namespace}.{name} raised".encode()
     return partial(c.trap_new, message, len(message))
 
 
-def define_function(linker: int, definition: tuple[bytes, bytes, int, int]) -> None:
+def define_function(linker: int, definition: Definition) -> None:
     """Add an entry of `WasmtimeHostFunctions.definitions` to a native linker."""
-    namespace, name, kind, callback = definition
-    check(
-        c.linker_define_function(
-            linker, namespace, len(namespace), name, len(name), kind, callback, None, None
-        )
-    )
+    namespace, name, kind, callback, checked = definition
+    define = c.linker_define_checked if checked else c.linker_define_function
+    check(define(linker, namespace, len(namespace), name, len(name), kind, callback, None, None))
 
 
-def _value_type(engine: int, name: str) -> int:
+def value_type(engine: int, name: str) -> int:
+    """Make a native value type, which the caller owns."""
     kind = c.VALUE_KINDS[name]
     if name == "v128":
         extended = ctypes.create_string_buffer(bytes([kind]), 64)
@@ -115,21 +165,48 @@ def _value_type(engine: int, name: str) -> int:
     return pointer
 
 
-def described_type(function_type: int) -> FuncType:
-    """Return the signature that a native function type stands for."""
+_OTHER = "(ref)"
+_TOPS = (
+    "externref",
+    "externref",
+    "funcref",
+    "funcref",
+    "funcref",
+    *["anyref"] * 8,
+    "exnref",
+    "exnref",
+    "exnref",
+)
+"""The top of the hierarchy of each kind of heap type, by `wasmtime_heaptype_kind_t`."""
+
+_HEAP_KIND = 16
+"""Where a native value type has the kind of its heap type, bytes from its beginning."""
+
+
+def described_type(function_type: int, *, references: bool = False) -> FuncType:
+    """Return the signature that a native function type stands for.
+
+    Args:
+        function_type: the native type.
+        references: whether references are named by the tops of their hierarchies; else by some text in parentheses.
+    """
     return FuncType(
-        _described(c.functype_params(function_type)), _described(c.functype_results(function_type))
+        _described(c.functype_params(function_type), references=references),
+        _described(c.functype_results(function_type), references=references),
     )
 
 
-def _described(types: int) -> tuple[str, ...]:
+def _described(types: int, *, references: bool) -> tuple[str, ...]:
     vec = c.ByteVec.from_address(types)
     names = []
     for value_type in (ctypes.c_void_p * vec.size).from_address(vec.data) if vec.size else ():
         description = ctypes.create_string_buffer(64)
         c.valtype_described(value_type, ctypes.addressof(description))
         kind = description.raw[0]
-        names.append(_NUMBERS[kind] if kind < len(_NUMBERS) else "(ref)")
+        if kind < len(NUMBERS):
+            names.append(NUMBERS[kind])
+        else:
+            names.append(_TOPS[description.raw[_HEAP_KIND]] if references else _OTHER)
         c.valtype_description_delete(ctypes.addressof(description))
     return tuple(names)
 
@@ -137,7 +214,7 @@ def _described(types: int) -> tuple[str, ...]:
 def _function_type(engine: int, kind: FuncType) -> int:
     vectors = []
     for types in (kind.params, kind.results):
-        values = (ctypes.c_void_p * max(len(types), 1))(*(_value_type(engine, t) for t in types))
+        values = (ctypes.c_void_p * max(len(types), 1))(*(value_type(engine, t) for t in types))
         vec = c.ByteVec()
         c.valtype_vec_new(ctypes.addressof(vec), len(types), ctypes.addressof(values))
         vectors.append(vec)

@@ -25,8 +25,8 @@ class WasmtimeInstance:
         self.store = store
         self.raw = raw
 
-    def _export(self, name: str, *kinds: int) -> c.Extern:
-        """Return an export; a shared memory in it is a reference of its own, to be freed."""
+    def export(self, name: str, *kinds: int) -> c.Extern:
+        """Return an export of one of some kinds, or of any; a shared memory in it is a reference of its own, to be freed."""
         extern = c.Extern()
         raw_name = name.encode()
         found = c.instance_export(
@@ -36,7 +36,7 @@ class WasmtimeInstance:
             len(raw_name),
             ctypes.addressof(extern),
         )
-        if found and extern.kind not in kinds:
+        if found and kinds and extern.kind not in kinds:
             if extern.kind == c.EXTERN_SHARED_MEMORY:
                 c.shared_memory_delete(extern.of.shared_memory)
             found = False
@@ -45,15 +45,15 @@ class WasmtimeInstance:
         return extern
 
     def function(self, name: str, kind: FuncType) -> Callable[..., Any]:
-        func = c.Func.from_buffer_copy(self._export(name, c.EXTERN_FUNC).of.func)
+        func = c.Func.from_buffer_copy(self.export(name, c.EXTERN_FUNC).of.func)
         return callable_function(self.store, c.function_call, ctypes.addressof(func), func, kind)
 
     def raw_function(self, name: str) -> RawFunction:
-        func = c.Func.from_buffer_copy(self._export(name, c.EXTERN_FUNC).of.func)
+        func = c.Func.from_buffer_copy(self.export(name, c.EXTERN_FUNC).of.func)
         return raw_callable(self.store, c.function_call, ctypes.addressof(func), func)
 
     def memory(self, name: str) -> WasmtimeMemory | WasmtimeSharedMemory:
-        extern = self._export(name, c.EXTERN_MEMORY, c.EXTERN_SHARED_MEMORY)
+        extern = self.export(name, c.EXTERN_MEMORY, c.EXTERN_SHARED_MEMORY)
         if extern.kind == c.EXTERN_MEMORY:
             return WasmtimeMemory(self.store, extern)
         return WasmtimeSharedMemory(extern.of.shared_memory)
@@ -64,7 +64,7 @@ class WasmtimeInstance:
         Raises:
             KeyError: no table of that name is exported.
         """
-        return self._export(name, c.EXTERN_TABLE)
+        return self.export(name, c.EXTERN_TABLE)
 
     def tag(self, name: str) -> c.Extern:
         """Return an exported exception tag.
@@ -72,10 +72,13 @@ class WasmtimeInstance:
         Raises:
             KeyError: no tag of that name is exported.
         """
-        return self._export(name, c.EXTERN_TAG)
+        return self.export(name, c.EXTERN_TAG)
+
+    def external(self, name: str) -> Any:
+        return self.store.external_of(self.export(name))
 
     def global_value(self, name: str) -> int:
-        extern = self._export(name, c.EXTERN_GLOBAL)
+        extern = self.export(name, c.EXTERN_GLOBAL)
         value = c.Val()
         c.global_get(self.store.context(), ctypes.addressof(extern.of.global_), ctypes.addressof(value))
         if value.kind == c.VALUE_KINDS["i32"]:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Iterator
+import sys
+from collections.abc import Hashable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +13,7 @@ from dl.engine.wasmtime.errors import check
 from dl.errors import EngineError
 from dl.wasm.encode import ModuleBuilder
 from dl.wasm.types import Limits, MemoryType, TableType
-from memory import ADDRESS_SPACE_BYTES, PAGE_BYTES
+from memory import ADDRESS_SPACE_BYTES, PAGE_BYTES, MemoryMovesError
 
 if TYPE_CHECKING:
     from dl.engine.wasmtime.store import WasmtimeStore
@@ -48,6 +49,10 @@ class WasmtimeSharedMemory:
         error = c.shared_memory_grow(self._pointer, pages, ctypes.addressof(former))
         return _former_size(error, former)
 
+    def pin(self) -> object:
+        """Return this object: the native memory, which never moves, lives as long as it."""
+        return self
+
     def extern(self) -> c.Extern:
         """Return the memory as an import; valid as long as this object."""
         extern = c.Extern(kind=c.EXTERN_SHARED_MEMORY)
@@ -59,12 +64,17 @@ class WasmtimeSharedMemory:
 
 
 class WasmtimeMemory:
-    """A memory of one store. Its data moves only if the engine's reservation of address space is exceeded."""
+    """A memory of one store. Its data does not move: the engine reserves 4 GiB of address space, all it can grow to."""
 
     def __init__(self, store: WasmtimeStore, extern: c.Extern) -> None:
         self._store = store
         self._extern = extern
         self._memory = ctypes.addressof(extern.of.memory)
+
+    @property
+    def key(self) -> Hashable:
+        memory = self._extern.of.memory
+        return "memory", memory.head.p1, memory.p2
 
     def data_address(self) -> int:
         address: int | None = c.memory_data(self._store.context(), self._memory)
@@ -78,6 +88,16 @@ class WasmtimeMemory:
         former = ctypes.c_uint64()
         error = c.memory_grow(self._store.context(), self._memory, pages, ctypes.addressof(former))
         return _former_size(error, former)
+
+    def pin(self) -> object:
+        """Return what keeps the native store, and so the memory; it does not move within the engine's reservation.
+
+        Raises:
+            MemoryMovesError: the host's address space is too small to reserve what a memory can grow to.
+        """
+        if sys.maxsize < ADDRESS_SPACE_BYTES:
+            raise MemoryMovesError
+        return self._store.native()
 
     def extern(self) -> c.Extern:
         """Return the memory as an import."""

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import ctypes
+import functools
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from threading import get_ident
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +22,7 @@ from dl.engine.wasmtime.errors import (
     raise_ending,
     raise_instantiation_ending,
 )
+from dl.engine.wasmtime.externals import WasmtimeGlobal, external_of, new_global
 from dl.engine.wasmtime.host import WasmtimeHostFunctions, define_function, described_type
 from dl.engine.wasmtime.instance import WasmtimeInstance
 from dl.engine.wasmtime.memory import (
@@ -30,14 +32,41 @@ from dl.engine.wasmtime.memory import (
     new_memory,
     owned_memory,
 )
+from dl.engine.wasmtime.references import STORES
 from dl.engine.wasmtime.wasi import wasi_config
 from dl.errors import EngineError
-from dl.wasm.types import FuncType, MemoryType
+from dl.wasm.types import FuncType, GlobalType, MemoryType
 
 if TYPE_CHECKING:
     from dl.engine.wasmtime.engine import WasmtimeEngine
 
 _UNLIMITED = -1
+
+
+class _OwnedStore:
+    """The native store: deleted with the last reference, so that views of its memory can outlive the store's closing.
+
+    Args:
+        pointer: the native store.
+
+    Attributes:
+        kept: what native code in it refers to.
+    """
+
+    def __init__(self, pointer: int) -> None:
+        self._pointer = pointer
+        self.kept: list[Any] = []
+
+    def __del__(self, _delete: Any = c.store_delete) -> None:
+        # The default is there for the interpreter's end, when modules have lost their names.
+        _delete(self._pointer)
+
+
+@functools.cache
+def _number_type() -> int:
+    """Return the type of an i32 global that cannot be set; it belongs to no engine, and stays."""
+    made: int = c.globaltype_new(c.valtype_new(c.VALUE_KINDS["i32"]), 0)
+    return made
 
 
 class WasmtimeStore(NativeStore):
@@ -57,11 +86,13 @@ class WasmtimeStore(NativeStore):
         self._host = host
         self._linker, self._host_known = host.clone()
         self._store: int = c.store_new(engine.pointer, None, None)
+        self._native: _OwnedStore | None = _OwnedStore(self._store)
         self._context: int = c.store_context(self._store)
+        STORES[self._context] = self
         self.limit(memory_bytes=_UNLIMITED, table_elements=_UNLIMITED)
         self._names = Names()
         self._interrupt_callback: Any = None
-        self._kept: list[Any] = []
+        self._kept = self._native.kept
         # The native store keeps instances, and so their code, to its end; who counts code must see it.
         self._code: set[Any] = set()
         self._function_types: dict[int, FuncType] = {}
@@ -77,6 +108,15 @@ class WasmtimeStore(NativeStore):
         if not self._store:
             raise EngineError("the store is closed")
         return self._context
+
+    def native(self) -> object:
+        """Return what keeps the native store, and the memories in it, also when this store is closed.
+
+        Raises:
+            EngineError: the store is closed.
+        """
+        self.context()
+        return self._native
 
     def define_memory(self, namespace: str, name: str, memory: Any) -> None:
         extern = memory.extern()
@@ -106,6 +146,19 @@ class WasmtimeStore(NativeStore):
             )
         )
 
+    def define_number(self, namespace: str, name: str, value: int) -> None:
+        content, extern = c.Val(c.VALUE_KINDS["i32"]), c.Extern(c.EXTERN_GLOBAL)
+        content.of.i32 = value
+        check(
+            c.global_new(
+                self.context(),
+                _number_type(),
+                ctypes.addressof(content),
+                ctypes.addressof(extern.of.global_),
+            )
+        )
+        self._define(namespace, name, extern)
+
     def define_instance(self, namespace: str, instance: Any) -> None:
         raw = namespace.encode()
         check(
@@ -117,12 +170,42 @@ class WasmtimeStore(NativeStore):
     def name_tag(self, instance: Any, name: str) -> None:
         self._names.tags.append((name, instance.tag(name)))
 
-    def instantiate(self, module: Any, name: str) -> WasmtimeInstance:
-        context = self.context()
-        self._names.modules[module.name] = frame_name(name)
+    def _define_host_functions(self) -> None:
+        """Make importable what the program's host functions have got since."""
         for definition in self._host.definitions[self._host_known :]:
             define_function(self._linker, definition)
             self._host_known += 1
+
+    def external(self, namespace: str, name: str) -> Any:
+        self._define_host_functions()
+        raw_namespace, raw_name = namespace.encode(), name.encode()
+        extern = c.Extern()
+        if not c.linker_get(
+            self._linker,
+            self.context(),
+            raw_namespace,
+            len(raw_namespace),
+            raw_name,
+            len(raw_name),
+            ctypes.addressof(extern),
+        ):
+            raise KeyError(f"{namespace}.{name}")
+        return external_of(self, extern)
+
+    def external_of(self, extern: c.Extern) -> Any:
+        """Return the object for a native external; see `dl.engine.wasmtime.externals.external_of`."""
+        return external_of(self, extern)
+
+    def new_global(self, kind: GlobalType, value: Any) -> WasmtimeGlobal:
+        return new_global(self, self._engine.pointer, kind, value)
+
+    def instantiate(self, module: Any, name: str, imports: Sequence[Any] | None = None) -> WasmtimeInstance:
+        context = self.context()
+        self._names.modules[module.name] = frame_name(name)
+        self._define_host_functions()
+        given = (
+            None if imports is None else (c.Extern * max(len(imports), 1))(*(one.extern() for one in imports))
+        )
         raw = c.Instance()
         need_room()
         self._code.add(module)
@@ -130,9 +213,19 @@ class WasmtimeStore(NativeStore):
             self.enter_thread()
         self.running += 1
         try:
-            error = c.linker_instantiate(
-                self._linker, context, module.pointer, ctypes.addressof(raw), self.trap_address
-            )
+            if given is None:
+                error = c.linker_instantiate(
+                    self._linker, context, module.pointer, ctypes.addressof(raw), self.trap_address
+                )
+            else:
+                error = c.instance_new(
+                    context,
+                    module.pointer,
+                    ctypes.addressof(given),
+                    len(imports or ()),
+                    ctypes.addressof(raw),
+                    self.trap_address,
+                )
         except BaseException as interruption:
             self.discard_ending(interruption)
             raise
@@ -235,13 +328,13 @@ class WasmtimeStore(NativeStore):
         self.begin_closing()
         self._free()
 
-    def _free(self, _delete_linker: Any = c.linker_delete, _delete_store: Any = c.store_delete) -> None:
-        # The defaults are there for the interpreter's end, when modules have lost their names.
-        store, self._store = self._store, 0
+    def _free(self, _delete_linker: Any = c.linker_delete) -> None:
+        # The default is there for the interpreter's end, when modules have lost their names.
+        self._store = 0
         _delete_linker(self._linker)
-        _delete_store(store)
+        self._kept = []
+        self._native = None  # and with it the native store, unless there are views of its memory
         self._code.clear()
-        self._kept.clear()
         self._interrupt_callback = None
 
     def __del__(self) -> None:

@@ -1,0 +1,2 @@
+/* link.h for what `dlrun cc` builds. */
+#include "dl_ext.h"

@@ -1,0 +1,93 @@
+"""`dlrun map APP.WASM`: what lies where in linear memory and in the table."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from dl.cli.endings import program_code
+from dl.cli.run import library_path_option, search_path
+from dl.dlfcn import DlFlags
+from dl.modules.image import image_from_file
+from dl.modules.kind import ModuleKind, kind_of
+from dl.options import MemoryType
+from dl.wasm.types import MemoryType as WasmMemoryType
+
+if TYPE_CHECKING:
+    from dl.linker import Linker
+
+
+@click.command(
+    "map",
+    context_settings={"allow_interspersed_args": False},
+    short_help="Show what lies where in linear memory and in the table.",
+)
+@library_path_option
+@click.option(
+    "-o",
+    "--output",
+    "target",
+    metavar="FILE",
+    help="Write a page to be looked at in a browser, instead of text.",
+)
+@click.option(
+    "--run", "running", is_flag=True, help="Run the program first, with the arguments after its name."
+)
+@click.option("--json", "as_json", is_flag=True, help="Print JSON; its keys are documented and stable.")
+@click.argument("program", metavar="APP.WASM")
+@click.argument("arguments", metavar="[ARGS]...", nargs=-1, type=click.UNPROCESSED)
+def map(  # noqa: A001  the name of the command
+    program: str,
+    arguments: tuple[str, ...],
+    library_path: tuple[list[Path], ...],
+    target: str | None,
+    running: bool,
+    as_json: bool,
+) -> int:
+    """Show what lies where in linear memory and in the table: data, stacks, thread-local blocks, heap, functions, what is free.
+
+    The program, or the library, is linked with all that it needs, and constructed. With --run it is run too, and what is shown
+    is what there is at its end; the exit code is then the program's. A running program is looked at from Python, with
+    Linker.memory_map().
+    """
+    if arguments and not running:
+        raise click.UsageError("arguments are for a program that is run: give --run")
+    code = 0
+    with _linked(program, arguments, search_path(library_path, program)) as linker:
+        if running:
+            code = program_code(linker.main_group.run())
+        found = linker.memory_map()
+    if target is not None:
+        Path(target).write_text(found.to_html(), encoding="utf-8")
+    elif as_json:
+        report = {
+            "program": found.program,
+            "memory": [asdict(region) for region in found.memory],
+            "table": [asdict(region) for region in found.table],
+        }
+        print(json.dumps(report, indent=2))
+    else:
+        print(found)
+    return code
+
+
+@contextmanager
+def _linked(file: str, arguments: tuple[str, ...], library_path: list[Path]) -> Iterator[Linker]:
+    """Link a program, or a library into an empty one."""
+    from dl.linker import Linker  # noqa: PLC0415  the help needs nothing of the linker
+
+    image = image_from_file(Path(file), file)
+    if kind_of(image.wasm) is not ModuleKind.SIDE:
+        with Linker(file, library_path=library_path, args=(file, *arguments)) as linker:
+            yield linker
+        return
+    shared = any(isinstance(e.type, WasmMemoryType) and e.type.limits.shared for e in image.wasm.imports)
+    with Linker(None, library_path=library_path, memory=MemoryType(shared=shared)) as linker:
+        linker.main_group.dlopen(Path(file).resolve(), DlFlags.LAZY)
+        yield linker

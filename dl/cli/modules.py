@@ -1,0 +1,83 @@
+"""Modules as the command line names them: files, pipes and `-`, and text."""
+
+from __future__ import annotations
+
+import difflib
+import os
+import re
+import stat
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from click.shell_completion import CompletionItem
+
+if TYPE_CHECKING:
+    import click
+
+    from dl.modules.image import ModuleImage
+
+STDIN = "-"
+_TEXT_BEGINS = re.compile(
+    rb"\s*(\((module|;|@|func|import|export|memory|table|global|data|type|rec)\b|\(;|;;)"
+)
+_MOST_BYTES = 1 << 30
+
+
+def contents(name: str) -> bytes | None:
+    """Return the bytes of a module that is no plain binary file: standard input, a pipe, or text. None for a plain file.
+
+    Raises:
+        LinkError: it cannot be read, or is text that stands for no module.
+    """
+    from dl.engine.text import binary_of  # noqa: PLC0415  only where there is text
+    from dl.errors import LinkError  # noqa: PLC0415
+
+    try:
+        if name == STDIN:
+            data = sys.stdin.buffer.read(_MOST_BYTES)
+        elif not stat.S_ISREG(os.stat(name).st_mode):
+            if os.path.isdir(name):
+                return None
+            with open(name, "rb") as pipe:
+                data = pipe.read(_MOST_BYTES)
+        else:
+            with open(name, "rb") as file:
+                if not (name.endswith(".wat") or _TEXT_BEGINS.match(file.read(64))):
+                    return None
+                file.seek(0)
+                data = file.read(_MOST_BYTES)
+    except (FileNotFoundError, ValueError):
+        return None  # whoever opens it says that it is not there, or no path
+    except OSError as error:
+        raise LinkError(name, (error.strerror or str(error)).lower()) from error
+    return binary_of(data, name) if name.endswith(".wat") or _TEXT_BEGINS.match(data[:64]) else data
+
+
+def image_of(name: str) -> ModuleImage:
+    """Read and parse the module that a word of the command line names.
+
+    Raises:
+        LinkError: it cannot be opened or read.
+        DlError: it is no module.
+    """
+    from dl.modules.image import image_from_bytes, image_from_file  # noqa: PLC0415  the help needs nothing of the linker
+
+    data = contents(name)
+    if data is None:
+        return image_from_file(Path(name), name)
+    return image_from_bytes(data, name, f"<{name}>")
+
+
+def meant_command(word: str, commands: Sequence[str]) -> str | None:
+    """Return the command that a word that is neither command nor file may have meant; None if there is nothing like it."""
+    if os.sep in word or "." in word or word.startswith("-") or os.path.exists(word):
+        return None
+    close = difflib.get_close_matches(word, commands, 1, 0.7)
+    return close[0] if close else None
+
+
+def complete_file(_context: click.Context, _parameter: Any, incomplete: str) -> list[CompletionItem]:
+    """Tell a shell to complete names of files."""
+    return [CompletionItem(incomplete, type="file")]

@@ -1,0 +1,92 @@
+"""Bounds on the time that a call into the guest may take.
+
+A bounded call has a thread of its own that watches it. The bound is kept at the guest's next safe point: code that computes is
+interrupted, a wait is ended, and a host function that is under way is let finish first.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from dl.errors import GuestTimeoutError, LinkerUsageError, ResourceLimitError
+from dl.groups.entry import Group
+
+if TYPE_CHECKING:
+    from dl.linker_base import LinkerBase
+
+_GLANCE_SECONDS = 0.002
+"""The shortest time after which processor time is looked at again."""
+
+
+@contextmanager
+def bounded(
+    linker: LinkerBase, group: Group, name: str, timeout: float | None, cpu_time: float | None
+) -> Iterator[None]:
+    """Bound what the calling thread does in its group for a `with`.
+
+    Args:
+        linker: the program.
+        group: the calling thread's.
+        name: what runs, for the error.
+        timeout: seconds; None for no bound.
+        cpu_time: seconds of the calling thread's processor time; None for no bound.
+
+    Raises:
+        GuestTimeoutError: a bound was passed.
+        LinkerUsageError: a bound is negative; or guest code of this program cannot be interrupted.
+        ResourceLimitError: the host has no thread to watch the call.
+    """
+    group.check_owner()
+    for what, bound in (("timeout", timeout), ("cpu_time", cpu_time)):
+        if bound is not None and not bound >= 0:
+            raise LinkerUsageError(f"{what} must be a number of seconds, not {bound!r}")
+    if timeout is None and cpu_time is None:
+        yield
+        return
+    if not linker.engine.capabilities.interrupts:
+        raise LinkerUsageError(
+            f"{name} cannot be bounded: guest code of this program cannot be interrupted; make the Linker with interrupts=True"
+        )
+    passed: list[GuestTimeoutError] = []
+    ended = threading.Event()
+    start = time.monotonic()
+    clock = time.pthread_getcpuclockid(threading.get_ident()) if cpu_time is not None else None
+    cpu_start = time.clock_gettime(clock) if clock is not None else 0.0
+
+    def stop(bound: float, what: str) -> None:
+        passed.append(GuestTimeoutError(name, bound, what))
+        group.replica.interrupt_with(passed[0])
+
+    def watch() -> None:
+        while True:
+            waits = []
+            if timeout is not None:
+                left = start + timeout - time.monotonic()
+                if left <= 0:
+                    return stop(timeout, "seconds")
+                waits.append(left)
+            if cpu_time is not None and clock is not None:
+                left = cpu_time - (time.clock_gettime(clock) - cpu_start)
+                if left <= 0:
+                    return stop(cpu_time, "seconds of processor time")
+                waits.append(max(left, _GLANCE_SECONDS))
+            if ended.wait(min(waits)):
+                return None
+
+    watcher = threading.Thread(target=watch, name=f"bound of {name}", daemon=True)
+    try:
+        watcher.start()
+    except RuntimeError as error:
+        raise ResourceLimitError(name, f"the host starts no thread to watch it: {error}") from error
+    try:
+        yield
+    finally:
+        # Until the watcher has ended it could still stop whatever this thread calls next.
+        ended.set()
+        watcher.join()
+        if passed:
+            group.replica.withdraw(passed[0])

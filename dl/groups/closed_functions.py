@@ -1,0 +1,75 @@
+"""What one group has placed at the table indices of closed libraries."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable
+
+from dl.engine.protocol import CompiledModule, Store
+from dl.errors import InstantiationError
+from dl.glue.trap_functions import (
+    MOST_LIBRARIES,
+    NUMBER_FROM,
+    NUMBER_FROM_TYPE,
+    PLACE_RUN,
+    PLACE_RUN_TYPE,
+    TrapFunctions,
+)
+
+log = logging.getLogger("dl.link")
+
+CLOSED_LIBRARY = "closed library"
+"""What stack traces call the instances."""
+
+
+class ClosedFunctions:
+    """The group's instances of the modules of `dl.glue.trap_functions`, by their number. Belongs to the group's thread.
+
+    Attributes:
+        version: which version of `dl.program.operations.HoldIndices` the group has made; 0 for none.
+    """
+
+    __slots__ = ("_indices", "_instances", "_store", "version")
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._instances: dict[int, Callable[..., object]] = {}
+        self._indices: set[int] = set()
+        self.version = 0
+
+    def taken(self, indices: Iterable[int]) -> list[tuple[int, int]]:
+        """Return first index and number of the elements, of some, that hold functions of closed libraries; forget them."""
+        return self._forget(self._indices.intersection(indices)) if self._indices else []
+
+    def stale(self, closed: Iterable[TrapFunctions]) -> list[tuple[int, int]]:
+        """Return the same of all elements that hold functions of other closed libraries than some."""
+        kept = {
+            index
+            for functions in closed
+            for start, _, count in functions.runs
+            for index in range(start, start + count)
+        }
+        return self._forget(self._indices - kept)
+
+    def _forget(self, indices: set[int]) -> list[tuple[int, int]]:
+        self._indices -= indices
+        return [(index, 1) for index in sorted(indices)]
+
+    def place(self, closed: Iterable[TrapFunctions]) -> None:
+        """Place the functions of closed libraries; where the engine has no room for them stays null, which traps as well."""
+        for functions in closed:
+            number = functions.number // MOST_LIBRARIES
+            try:
+                place = self._instances.get(number) or self._instantiate(number, functions.code)
+            except InstantiationError as error:
+                log.warning("table indices of a closed library stay null: %s", error)
+                continue
+            for start, function, count in functions.runs:
+                place(start, function, count)
+                self._indices.update(range(start, start + count))
+
+    def _instantiate(self, number: int, code: CompiledModule) -> Callable[..., object]:
+        instance = self._store.instantiate(code, CLOSED_LIBRARY)
+        instance.function(NUMBER_FROM, NUMBER_FROM_TYPE)(number * MOST_LIBRARIES)
+        place = self._instances[number] = instance.function(PLACE_RUN, PLACE_RUN_TYPE)
+        return place

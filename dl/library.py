@@ -1,0 +1,207 @@
+"""Libraries as Python objects: their functions are attributes."""
+
+from __future__ import annotations
+
+import difflib
+import html
+from collections.abc import Iterator
+from itertools import islice
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, TypeVar, overload
+
+from typing_extensions import Self
+
+from dl.dlfcn import ModuleHandle
+from dl.errors import InvalidHandleError, LinkerUsageError, SymbolNotFoundError
+from dl.guest import GuestData, GuestFunction, TypedFunction
+from dl.loaded import LoadedModule, ModuleSymbol
+from dl.modules.linked_module import LinkedModule
+from dl.modules.symbols import DataSymbol, FunctionSymbol, TlsSymbol
+
+if TYPE_CHECKING:
+    from dl.group import InstanceGroup
+
+R = TypeVar("R")
+
+_MOST_COMPARED = 1000
+"""Names that a misspelt one is compared with."""
+
+
+class Library:
+    """An open library, in one thread's instance group; made by `InstanceGroup.library`.
+
+    `lib.add(2, 3)` calls a function, and `lib["add"]` is the function whatever its name, also where a method of this class has
+    the same. Iterating gives the names of its own functions and data. At the end of a `with`, or by `close`, it is closed once.
+
+    Where a handle is asked for, such as by `InstanceGroup.dlsym`, the library itself may be given.
+
+    Attributes:
+        group: the instance group that calls go into.
+        handle: what `dlopen` returned.
+    """
+
+    def __init__(self, group: InstanceGroup, handle: ModuleHandle) -> None:
+        self.group = group
+        self.handle = handle
+        self._open = True
+
+    def _module(self) -> LinkedModule:
+        module = self.group.linker.program.state.modules.get(self.handle)
+        if module is None or not self._open:
+            raise InvalidHandleError(self.handle, "the library was closed")
+        return module
+
+    @property
+    def name(self) -> str:
+        """The path of its file, or the name that its bytes were given."""
+        return self._module().name
+
+    @property
+    def path(self) -> str | None:
+        """The path of its file; None for a library from memory."""
+        path = self._module().image.path
+        return None if path is None else str(path)
+
+    @property
+    def is_open(self) -> bool:
+        """Whether this object has not been closed; others may have the library open after that."""
+        return self._open
+
+    def _find(self, name: str) -> GuestFunction | GuestData:
+        module = self._module()
+        try:
+            return self.group.dlsym(self.handle, name)
+        except SymbolNotFoundError as error:
+            if error.reason or not isinstance(name, str):
+                raise
+            names = list(islice(module.symbols, _MOST_COMPARED))
+            close = difflib.get_close_matches(name[:200], names, 1, 0.7)
+            raise SymbolNotFoundError(name, error.searched, similar=close[0] if close else "") from None
+
+    @overload
+    def function(self, name: str) -> GuestFunction: ...
+
+    @overload
+    def function(self, name: str, result: type[R]) -> TypedFunction[R]: ...
+
+    def function(self, name: str, result: type[R] | None = None) -> GuestFunction | TypedFunction[R]:
+        """Return a function.
+
+        Args:
+            name: its symbol, in the library or in what it needs.
+            result: what its result is, such as `dl.CString` or `int`; see `GuestFunction.returning`. None for the plain value.
+
+        Raises:
+            SymbolNotFoundError: there is no such symbol; says which one has much the same name.
+            LinkerUsageError: it is data, or its result cannot be that.
+            InvalidHandleError: the library was closed.
+        """
+        found = self._find(name)
+        if not isinstance(found, GuestFunction):
+            raise LinkerUsageError(
+                f"{name} in {self.name} is data, not a function; get it with data({name!r})"
+            )
+        return found if result is None else found.returning(result)
+
+    def data(self, name: str) -> GuestData:
+        """Return data: it has an address in linear memory.
+
+        Raises:
+            SymbolNotFoundError: there is no such symbol; says which one has much the same name.
+            LinkerUsageError: it is a function.
+            InvalidHandleError: the library was closed.
+        """
+        found = self._find(name)
+        if not isinstance(found, GuestData):
+            raise LinkerUsageError(f"{name} in {self.name} is a function, not data")
+        return found
+
+    @property
+    def module(self) -> LoadedModule:
+        """What the linker knows about it: where it lies, who needs it, what it is bound to.
+
+        Raises:
+            InvalidHandleError: the library was closed.
+        """
+        return LoadedModule(self.group.linker.program, self._module())
+
+    def symbols(self) -> tuple[ModuleSymbol, ...]:
+        """Return the symbols that it defines itself: name, kind, type and address.
+
+        Raises:
+            InvalidHandleError: the library was closed.
+        """
+        return self.module.symbols()
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__") and name.endswith("__"):
+            raise AttributeError(name)  # Python and its tools ask for many of these
+        return self._find(name)
+
+    def __getitem__(self, name: str) -> GuestFunction | GuestData:
+        return self._find(name)
+
+    def __contains__(self, name: object) -> bool:
+        try:
+            self._find(name)  # type: ignore[arg-type]  # what is no name is not in it
+        except SymbolNotFoundError:
+            return False
+        return True
+
+    def __iter__(self) -> Iterator[str]:
+        """Names of the functions and data that the library itself defines."""
+        symbols = self._module().symbols
+        return iter(
+            sorted(n for n in symbols if isinstance(symbols.get(n), (FunctionSymbol, DataSymbol, TlsSymbol)))
+        )
+
+    def __len__(self) -> int:
+        return sum(1 for _ in self)
+
+    def __bool__(self) -> bool:
+        return True
+
+    def __dir__(self) -> list[str]:
+        return sorted({*super().__dir__(), *(self if self._open else ())})
+
+    def __index__(self) -> int:
+        return int(self.handle)  # `operator.index` wants a plain int
+
+    def close(self) -> None:
+        """Take the `dlopen` back; idempotent. See `InstanceGroup.dlclose`.
+
+        Raises:
+            FinalizationError: a destructor failed; the library is closed nevertheless.
+        """
+        if self._open:
+            self._open = False
+            self.group.dlclose(self.handle)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return f"<Library {self.name}, {len(self)} symbols>" if self._open else "<Library (closed)>"
+
+    def _repr_html_(self) -> str:
+        """What Jupyter shows: a table of functions and data."""
+        if not self._open:
+            return html.escape(repr(self))
+        symbols = self._module().symbols
+        rows = []
+        for name in islice(self, _MOST_COMPARED):
+            symbol = symbols[name]
+            what = str(symbol.type) if isinstance(symbol, FunctionSymbol) else "data"
+            where = getattr(symbol, "address", None)
+            place = (
+                "" if where is None else str(where) if isinstance(symbol, FunctionSymbol) else f"{where:#x}"
+            )
+            cells = "".join(f"<td><code>{html.escape(text)}</code></td>" for text in (name, what, place))
+            rows.append(f"<tr>{cells}</tr>")
+        head = "<tr><th>symbol</th><th>type</th><th>address</th></tr>"
+        return f"<table><caption>{html.escape(self.name)}</caption>{head}{''.join(rows)}</table>"

@@ -1,0 +1,139 @@
+"""The linker for asyncio and trio: guest code on worker threads, stopped when its task is cancelled."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from typing import Any, TypeVar
+
+import anyio
+import anyio.to_thread
+
+from dl.group import InstanceGroup
+from dl.groups.host_threads import HostThread
+from dl.linker import Linker
+from dl.options import ModuleSource
+from threads import Interrupted
+from threads.async_host import run_interruptibly
+
+T = TypeVar("T")
+
+
+class AsyncLinker:
+    """A linker whose guest code runs on worker threads of asyncio or trio.
+
+    Attributes:
+        linker: the linker; what does not enter the guest (`memory`, `modules`, `statistics`) may be used from any task.
+    """
+
+    def __init__(self, linker: Linker, limiter: anyio.CapacityLimiter | None) -> None:
+        self.linker = linker
+        self._limiter = limiter
+
+    async def call(self, function: Callable[..., T], *args: Any, name: str | None = None) -> T:
+        """Run `function(group, *args)` on a worker thread with an instance group of its own.
+
+        Cancelling the task, or the scope it is in, stops the guest code it runs, also where it waits.
+
+        Args:
+            function: gets the group; runs outside the event loop.
+            args: further arguments.
+            name: the thread's name in messages.
+
+        Raises:
+            asyncio.CancelledError: the task was cancelled; with trio, `trio.Cancelled`.
+            BaseException: what the function raises.
+        """
+        reason = Interrupted("the task was cancelled")
+        started: list[HostThread] = []
+        cancelled = False
+
+        def work() -> T:
+            # Not earlier: a call that is cancelled while it waits for its turn must leave no thread that never comes.
+            thread = self.linker.parts.host_threads.prepare(name)
+            started.append(thread)
+            if cancelled:
+                thread.cancel(reason)
+            thread.run(self.linker.viewing(function), args)
+            result: T = thread.join()
+            return result
+
+        def interrupt() -> BaseException:
+            nonlocal cancelled
+            cancelled = True
+            for thread in started:
+                thread.cancel(reason)
+            return reason
+
+        return await run_interruptibly(work, interrupt, limiter=self._limiter)
+
+    async def run(self) -> int:
+        """Run the program in its main group on a worker thread; return its exit code.
+
+        Cancelling the task stops it, and all threads that it has started.
+
+        Raises:
+            asyncio.CancelledError: the task was cancelled; with trio, `trio.Cancelled`.
+            DlError: as `InstanceGroup.run`.
+        """
+        return await self.main_call(InstanceGroup.run)
+
+    async def main_call(self, function: Callable[[InstanceGroup], T]) -> T:
+        """Run `function(group)` with the main group on a worker thread; for programs whose memory is not shared."""
+        group = self.linker.main_group
+        own = group.own
+        reason = Interrupted("the task was cancelled")
+
+        def work() -> T:
+            self.linker.parts.groups.take(own)
+            try:
+                return function(group)
+            finally:
+                self.linker.parts.groups.park(own)
+                own.replica.withdraw(reason)
+
+        def interrupt() -> BaseException:
+            own.replica.interrupt_with(reason)
+            return reason
+
+        return await run_interruptibly(work, interrupt, limiter=self._limiter)
+
+    def __repr__(self) -> str:
+        return f"<AsyncLinker of {self.linker!r}>"
+
+
+TrioLinker = AsyncLinker
+"""The name that `AsyncLinker` had when it was for trio only."""
+
+
+@asynccontextmanager
+async def open_linker(
+    main: ModuleSource | Callable[[], Linker] | None,
+    *,
+    limiter: anyio.CapacityLimiter | None = None,
+    **options: Any,
+) -> AsyncIterator[AsyncLinker]:
+    """Make a linker for asyncio or trio, whichever runs, and close it at the end of the `async with`.
+
+    Args:
+        main: the main module, as for `Linker`; or a function that makes the linker, such as
+            `lambda: dl.Linker("app.wasm", interrupts=True)`, so that tools know its options.
+        limiter: bounds how many worker threads run guest code at a time; None for no bound. A guest whose threads wait for
+            each other needs as many as it has threads.
+        options: as for `Linker`; `interrupts` is on.
+
+    Raises:
+        DlError: the program could not be linked.
+    """
+
+    def make() -> Linker:
+        linker = main() if callable(main) else Linker(main, **{"interrupts": True, **options})
+        linker.parts.groups.park(linker.main_group.own)
+        return linker
+
+    linker = await anyio.to_thread.run_sync(make)
+    try:
+        yield AsyncLinker(linker, limiter)
+    finally:
+        with anyio.CancelScope(shield=True):
+            await anyio.to_thread.run_sync(linker.close)

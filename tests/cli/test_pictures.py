@@ -1,0 +1,90 @@
+"""`dlrun graph` and `dlrun map`: pictures of what is linked, and of where it lies."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+
+from dl.cli import main
+from tests.support.command_line import HELLO, DlRun
+from tests.support.modules import imports, library, pie, returns
+from tests.support.paths import FIXTURES
+
+DIAMOND = str(FIXTURES / "diamond/shared/main.wasm")
+NO_GRAPHVIZ = shutil.which("dot") is None
+
+
+def told(capfd: pytest.CaptureFixture[str], *words: str) -> tuple[int, str]:
+    """Run a command; return its exit code and what it printed."""
+    code = main(words)
+    return code, capfd.readouterr().out
+
+
+class TestGraph:
+    def test_bindings_and_needs(self, capfd: pytest.CaptureFixture[str]) -> None:
+        """Each module is a node, each pair that is bound an arrow with the symbols."""
+        code, text = told(capfd, "graph", DIAMOND)
+        assert code == 0
+        assert text.startswith("digraph libraries {")
+        assert len(re.findall(r'label="(?:main\.wasm|liba\.so|libb\.so|libc_state\.so)"', text)) == 4
+        assert re.search(r'liba\.so" -> ".*libc_state\.so" \[label="advance\\nstate"', text)
+
+    def test_needs_without_bindings_and_what_is_undefined(
+        self, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+    ) -> None:
+        """A need that serves nobody is dashed, an undefined function has an arrow to nowhere, and names are quoted."""
+        odd = 'f"]; x [\\'
+        (tmp_path / "app.wasm").write_bytes(pie(imports("gone"), needed=["a.so"]))
+        (tmp_path / "a.so").write_bytes(library(returns("f", 1), imports("gone")))
+        (tmp_path / f"{odd.replace('/', '')}.so").write_bytes(library(returns("g", 1)))
+        text = told(capfd, "graph", str(tmp_path / "app.wasm"))[1]
+        assert re.search(r'app\.wasm" -> ".*a\.so" \[style=dashed', text)
+        assert re.search(r'app\.wasm" -> "undefined functions" \[label="gone"', text)
+        text = told(capfd, "graph", str(tmp_path / f"{odd}.so"))[1]
+        assert r"f\"]; x [\\.so" in text
+
+    @pytest.mark.skipif(NO_GRAPHVIZ, reason="needs the program `dot` of Graphviz")
+    def test_a_picture_is_drawn(self, tmp_path: Path) -> None:
+        """A file that ends in .svg is an SVG with the modules' names."""
+        assert main(["graph", DIAMOND, "-o", str(tmp_path / "picture.svg")]) == 0
+        picture = (tmp_path / "picture.svg").read_text()
+        assert "<svg" in picture
+        assert "libc_state.so" in picture
+
+    def test_without_graphviz(self, dlrun: DlRun) -> None:
+        """An SVG without the program that draws it is refused with what to do; text needs nothing."""
+        done = dlrun("graph", "--format", "svg", DIAMOND, environment={"PATH": ""})
+        assert done.returncode == 2
+        assert "Graphviz" in done.stderr
+        assert dlrun("graph", DIAMOND, environment={"PATH": ""}).returncode == 0
+
+
+class TestMap:
+    def test_a_program_as_it_is_linked(self, capfd: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+        """Text, JSON and a page name the program's data and its libraries'."""
+        code, text = told(capfd, "map", HELLO)
+        assert code == 0
+        assert [line for line in text.splitlines() if "data" in line and "libgreet.so" in line]
+        report = json.loads(told(capfd, "map", "--json", HELLO)[1])
+        assert {"data", "stack", "heap"} <= {region["kind"] for region in report["memory"]}
+        assert report["table"][0] == {"start": 0, "end": 16, "kind": "reserved", "owner": "the linker"}
+        assert main(["map", "-o", str(tmp_path / "map.html"), HELLO]) == 0
+        assert "libgreet.so" in (tmp_path / "map.html").read_text()
+
+    def test_a_program_after_its_run(self, capfd: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+        """`--run` runs the program with its arguments and returns its exit code; arguments without it are refused."""
+        page = str(tmp_path / "map.html")
+        code, text = told(capfd, "map", "--run", "-o", page, HELLO, "one")
+        assert code == main([HELLO, "one"])
+        assert text == capfd.readouterr().out
+        assert main(["map", HELLO, "one"]) == 2
+
+    def test_a_library_by_itself(self, capfd: pytest.CaptureFixture[str]) -> None:
+        """A library is linked into an empty program."""
+        code, text = told(capfd, "map", str(FIXTURES / "plugins/shared/libadd.so"))
+        assert code == 0
+        assert "libadd.so" in text

@@ -1,0 +1,60 @@
+;; Imports of every kind, from the harness and from registered modules, and what does not fit.
+
+(module (func (export "f") (param i32 f32)) (global (export "g") i64 (i64.const -1))
+  (table (export "t10") 10 funcref) (table (export "t10-20") 10 20 funcref)
+  (memory (export "m2") 2) (memory (export "m2-4") 2 4))
+(register "test")
+
+(module
+  (import "spectest" "print_i32" (func $p (param i32)))
+  (import "spectest" "print_f64_f64" (func $q (param f64 f64)))
+  (import "spectest" "global_i64" (global $g i64))
+  (import "test" "f" (func $f (param i32 f32)))
+  (table (import "spectest" "table") 10 20 funcref)
+  (memory (import "spectest" "memory") 1 2)
+  (elem (i32.const 1) $p $f)
+  (data (i32.const 10) "\10")
+  (type $i (func (param i32)))
+  (func (export "print") (param i32)
+    (call $p (local.get 0)) (call $q (f64.const 1) (f64.const 2)) (call_indirect (type $i) (local.get 0) (i32.const 1)))
+  (func (export "load") (param i32) (result i32) (i32.load (local.get 0)))
+  (func (export "global") (result i64) (global.get $g))
+  (func (export "grow") (param i32) (result i32) (memory.grow (local.get 0))))
+(invoke "print" (i32.const 13))
+(assert_return (invoke "load" (i32.const 10)) (i32.const 16))
+(assert_return (invoke "load" (i32.const 8)) (i32.const 0x100000))
+(assert_trap (invoke "load" (i32.const 1000000)) "out of bounds memory access")
+(assert_return (invoke "global") (i64.const 666))
+(assert_return (invoke "grow" (i32.const 1)) (i32.const 1))
+(assert_return (invoke "grow" (i32.const 1)) (i32.const -1))
+
+(assert_unlinkable (module (import "test" "unknown" (func))) "unknown import")
+(assert_unlinkable (module (import "nowhere" "f" (func))) "unknown import")
+(assert_unlinkable (module (import "test" "f" (func))) "incompatible import type")
+(assert_unlinkable (module (import "test" "f" (global i32))) "incompatible import type")
+(assert_unlinkable (module (import "test" "g" (global (mut i64)))) "incompatible import type")
+(assert_unlinkable (module (import "test" "t10" (table 11 funcref))) "incompatible import type")
+(assert_unlinkable (module (import "test" "t10-20" (table 10 19 funcref))) "incompatible import type")
+(assert_unlinkable (module (import "test" "t10" (table 10 20 funcref))) "incompatible import type")
+(assert_unlinkable (module (import "test" "m2" (memory 3))) "incompatible import type")
+(assert_unlinkable (module (import "test" "m2-4" (memory 2 3))) "incompatible import type")
+(assert_unlinkable (module (import "spectest" "memory" (memory 1 1))) "incompatible import type")
+(module (import "test" "t10-20" (table 5 30 funcref)) (import "test" "m2-4" (memory 0 5)))
+
+;; What was imported twice, under one name with two types, is valid and cannot be linked.
+(module) (register "empty")
+(assert_unlinkable
+  (module (import "empty" "over" (func)) (import "empty" "over" (global i32)) (import "empty" "over" (memory 1)))
+  "unknown import")
+
+;; Growth counts.
+(module $G (memory (export "m") 1 5) (table (export "t") 1 5 funcref)
+  (func (export "grow") (result i32) (drop (table.grow 0 (ref.null func) (i32.const 2))) (memory.grow (i32.const 2))))
+(register "grown" $G)
+(assert_unlinkable (module (import "grown" "m" (memory 3 5))) "incompatible import type")
+(assert_return (invoke $G "grow") (i32.const 1))
+(module (import "grown" "m" (memory 3 5)) (import "grown" "t" (table 3 5 funcref)) (func (export "size") (result i32) (memory.size)))
+(assert_return (invoke "size") (i32.const 3))
+
+(assert_malformed (module quote "(func) (import \"\" \"\" (func))") "import after function")
+(assert_invalid (module (import "a" "f" (func (result i32))) (func (call 0))) "type mismatch")

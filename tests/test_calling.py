@@ -1,0 +1,459 @@
+"""Calling the guest from Python: libraries as objects, text and structures, memory without a copy, bounds, annotations."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import gc
+import inspect
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+import dl
+from tests.support.modules import MEMORY, MEMORY_BASE, SHARED_MEMORY, TABLE, data, library, pie
+from tests.support.paths import ROOT
+
+pytestmark = pytest.mark.timeout(60)
+
+TEXT = """
+(func (export "add") (param i32 i32) (result i32) (i32.add (local.get 0) (local.get 1)))
+(func (export "close") (result i32) (i32.const 77))
+(func (export "length") (param $text i32) (result i32) (local $end i32)
+  (local.set $end (local.get $text))
+  (block $done (loop $again
+    (br_if $done (i32.eqz (i32.load8_u (local.get $end))))
+    (local.set $end (i32.add (local.get $end) (i32.const 1)))
+    (br $again)))
+  (i32.sub (local.get $end) (local.get $text)))
+(func (export "greeting") (result i32) (global.get $memory_base))
+(func (export "nothing") (result i32) (i32.const 0))
+(func (export "same") (param i32) (result i32) (local.get 0))
+(func (export "double") (param f64) (result f64) (f64.add (local.get 0) (local.get 0)))
+(func (export "swap") (param $pair i32) (local $first i32)
+  (local.set $first (i32.load (local.get $pair)))
+  (i32.store (local.get $pair) (i32.load offset=4 (local.get $pair)))
+  (i32.store offset=4 (local.get $pair) (local.get $first)))
+(func (export "spin") (loop $again (br $again)))
+(func (export "apply") (param $f i32) (param i32) (result i32)
+  (call_indirect (param i32) (result i32) (local.get 1) (local.get $f)))
+(func (export "grow") (param i32) (result i32) (memory.grow (local.get 0)))
+(data (global.get $memory_base) "caf\\c3\\a9\\00")
+"""
+
+
+def text_library(memory: str) -> bytes:
+    return library(memory, TABLE, MEMORY_BASE, TEXT, data("word", 0), memory_size=16, memory_align=2)
+
+
+class Pair(ctypes.Structure):
+    _fields_ = [("first", ctypes.c_int32), ("second", ctypes.c_int32)]
+
+
+@pytest.fixture(name="linker", params=["unshared", "shared"])
+def _linker(request: pytest.FixtureRequest) -> Iterator[dl.Linker]:
+    shared = request.param == "shared"
+    kind = SHARED_MEMORY if shared else MEMORY
+    with dl.Linker(
+        None,
+        libraries={"libtext.so": text_library(kind)},
+        memory=dl.MemoryType(2, 2000, shared=shared),
+        interrupts=True,
+    ) as linker:
+        yield linker
+
+
+@pytest.fixture(name="lib")
+def _lib(linker: dl.Linker) -> dl.Library:
+    return linker.main_group.library("libtext.so")
+
+
+class TestLibrary:
+    def test_functions_are_attributes_and_items(self, lib: dl.Library) -> None:
+        """A function is called as an attribute; a name that the class has itself is reached as an item."""
+        close = lib["close"]
+        assert isinstance(close, dl.GuestFunction)
+        assert lib.add(2, 3) == 5
+        assert lib["add"] is lib.function("add")
+        assert close() == 77
+
+    def test_it_lists_what_it_defines(self, lib: dl.Library) -> None:
+        """Iterating and `dir` give the names of functions and data, and nothing of the linker's own."""
+        assert {"add", "length", "word"} <= set(lib)
+        assert set(lib) <= set(dir(lib))
+        assert "add" in lib
+        assert "ad" not in lib
+        assert len(lib) == len(list(lib))
+
+    def test_a_misspelt_symbol_is_reported_with_the_nearest(self, lib: dl.Library) -> None:
+        """The error is an AttributeError too, so that `hasattr` works, and says what may have been meant."""
+        with pytest.raises(dl.SymbolNotFoundError, match=r"lenght.*did you mean length\?") as caught:
+            lib.lenght("x")
+        assert isinstance(caught.value, AttributeError)
+        assert not hasattr(lib, "nothing_like_it")
+
+    def test_functions_and_data_are_told_apart(self, lib: dl.Library) -> None:
+        """Asking for the one kind and finding the other says so."""
+        with pytest.raises(dl.LinkerUsageError, match="is data"):
+            lib.function("word")
+        with pytest.raises(dl.LinkerUsageError, match="is a function"):
+            lib.data("add")
+
+    def test_it_is_closed_once(self, linker: dl.Linker) -> None:
+        """Closing twice, or at the end of a `with` after that, takes back one dlopen only; the object is of no use then."""
+        first = linker.main_group.library("libtext.so")
+        with linker.main_group.library("libtext.so") as second:
+            assert second.handle == first.handle
+            second.close()
+        assert first.add(1, 1) == 2
+        with pytest.raises(dl.InvalidHandleError, match="closed"):
+            second.add(1, 1)
+        first.close()
+        assert linker.statistics().modules == 0
+        assert repr(first) == "<Library (closed)>"
+
+    def test_it_passes_for_its_handle(self, linker: dl.Linker, lib: dl.Library) -> None:
+        """`dlsym` and `dlclose` take the library itself."""
+        assert linker.main_group.dlsym(lib, "add") is lib.add
+        linker.main_group.dlclose(lib)
+
+    def test_names_and_signatures_are_shown(self, linker: dl.Linker, lib: dl.Library) -> None:
+        """Functions have a name and a signature for `help`; libraries and linkers a table for notebooks."""
+        assert lib.add.__name__ == "add"
+        assert str(inspect.signature(lib.add)) == "(arg0: int, arg1: int, /) -> int"
+        assert "<code>add</code>" in lib._repr_html_()
+        assert "libtext.so" in linker._repr_html_()
+        assert "libtext.so" in repr(lib)
+
+
+class TestText:
+    def test_text_and_bytes_are_lent_for_the_call(self, linker: dl.Linker, lib: dl.Library) -> None:
+        """Text goes in as UTF-8 with a zero behind it, and its memory is given back."""
+        before = linker.statistics().side_bytes
+        assert lib.length("café") == 5
+        assert lib.length(b"abc") == 3
+        assert lib.length("") == 0
+        assert linker.statistics().side_bytes == before
+
+    def test_text_with_a_zero_is_refused(self, lib: dl.Library) -> None:
+        """The guest would see a part of it only."""
+        with pytest.raises(dl.LinkerUsageError, match="length: argument 0 is text with a zero"):
+            lib.length("a\0b")
+
+    def test_results_are_read_as_declared(self, linker: dl.Linker, lib: dl.Library) -> None:
+        """The same function gives text, bytes, a pointer or a plain number."""
+        text = lib.function("greeting", dl.CString)()
+        assert text == "café"
+        assert linker.memory.read_cstring(text.address) == "café"
+        assert lib.length(text) == 5
+        assert lib.function("greeting", str)() == "café"
+        assert lib.function("greeting", bytes)() == "café".encode()
+        assert lib.function("greeting", dl.Pointer)() == lib.data("word").address
+        assert lib.function("nothing", bool)() is False
+
+    def test_a_null_pointer_is_no_text(self, lib: dl.Library) -> None:
+        """It is refused, naming the function and what to ask for instead."""
+        with pytest.raises(dl.ValueConversionError, match=r"nothing .*null pointer.*dl\.Pointer"):
+            lib.function("nothing", dl.CString)()
+
+    def test_a_result_that_cannot_be_is_refused(self, lib: dl.Library) -> None:
+        """A float is no text."""
+        with pytest.raises(dl.LinkerUsageError, match="double is .*cannot be of type CString"):
+            lib.function("double", dl.CString)
+
+    def test_pointers_above_two_gib_are_unsigned(self, lib: dl.Library) -> None:
+        """As plain results they are negative, as pointers they are not; both may be given."""
+        assert lib.same(0x80000010) == -0x7FFFFFF0
+        assert lib.function("same", dl.Pointer)(0x80000010) == 0x80000010
+        assert lib.same(dl.Pointer(-16)) == -16
+
+    def test_errors_name_the_function(self, lib: dl.Library) -> None:
+        """Too few arguments, and ones of the wrong kind."""
+        with pytest.raises(
+            dl.ValueConversionError, match=r"function add \(i32, i32\) -> i32: takes 2 arguments, got 1"
+        ):
+            lib.add(1)
+        with pytest.raises(
+            dl.ValueConversionError, match=r"function add .*: argument 1 must be an integer, got 1.5"
+        ):
+            lib.add("x", 1.5)
+        with pytest.raises(dl.ValueConversionError, match=r"function double .*: argument 0 must be a number"):
+            lib.double("x")
+
+
+class TestMemory:
+    def test_a_block_is_lent_and_given_back(self, linker: dl.Linker, lib: dl.Library) -> None:
+        """It passes for its address, knows its bounds, and is of no use after the `with`."""
+        before = linker.statistics().side_bytes
+        with linker.allocate(16) as block:
+            assert block.read() == bytes(16)
+            block.write(b"hello\0", 4)
+            assert lib.length(block.address + 4) == 5
+            assert lib.same(block) == block.address
+            with pytest.raises(dl.LinkerUsageError, match="do not fit"):
+                block.write(b"hello", 12)
+        assert linker.statistics().side_bytes == before
+        with pytest.raises(dl.LinkerUsageError, match="given back"):
+            block.read()
+
+    @pytest.mark.parametrize(
+        ("size", "align"), [(0, 16), (-1, 16), (1 << 33, 16), (8, 3), (8, 0), (8, 1 << 20)]
+    )
+    def test_impossible_blocks_are_refused(self, linker: dl.Linker, size: int, align: int) -> None:
+        """Sizes and alignments that cannot be, with what can."""
+        with pytest.raises(dl.LinkerUsageError):
+            linker.allocate(size, align)
+
+    def test_a_structure_is_lent_and_read_back(self, lib: dl.Library) -> None:
+        """A structure of ctypes and a bytearray go in, and have afterwards what the guest has made of them."""
+        pair = Pair(1, 2)
+        lib.swap(pair)
+        assert (pair.first, pair.second) == (2, 1)
+        octets = bytearray(b"\1\0\0\0\2\0\0\0")
+        lib.swap(octets)
+        assert octets == b"\2\0\0\0\1\0\0\0"
+
+    def test_a_structure_lies_in_the_memory(self, linker: dl.Linker, lib: dl.Library) -> None:
+        """Both sides see each other's writes."""
+        with linker.allocate(8) as block:
+            pair = linker.memory.structure(Pair, block.address)
+            pair.first, pair.second = 5, 6
+            lib.swap(block)
+            assert (pair.first, pair.second) == (6, 5)
+
+    def test_a_structure_with_host_pointers_is_refused(self, linker: dl.Linker) -> None:
+        """Pointers of ctypes have another size than the guest's."""
+
+        class Wrong(ctypes.Structure):
+            _fields_ = [("pairs", Pair * 2), ("text", ctypes.c_char_p)]
+
+        with pytest.raises(dl.InvalidRequestError, match=r"Wrong\.text is c_char_p; use c_uint32"):
+            linker.memory.structure(Wrong, 16)
+
+    def test_a_view_stays_right_while_the_memory_grows(self, linker: dl.Linker, lib: dl.Library) -> None:
+        """Host and guest grow the memory by 64 MiB; the view shows what the guest writes afterwards."""
+        with linker.allocate(8) as block:
+            view = block.view()
+            view[:] = b"\1\0\0\0\2\0\0\0"
+            assert linker.grow_memory(500) is not None
+            assert lib.grow(500) > 500
+            lib.swap(block)
+            assert bytes(view) == b"\2\0\0\0\1\0\0\0"
+            assert len(view) == 8
+
+    def test_a_view_outlives_the_linker(self) -> None:
+        """The bytes stay readable and writable; a new view is refused."""
+        for shared in (False, True):
+            linker = dl.Linker(None, memory=dl.MemoryType(2, 100, shared=shared))
+            memory = linker.memory
+            view = memory.view(65536, 65536)
+            view[:4] = b"kept"
+            linker.close()
+            del linker
+            gc.collect()
+            assert bytes(view[:4]) == b"kept"
+            view[65535] = 1
+            with pytest.raises(dl.MemoryClosedError):
+                memory.view(0, 1)
+
+    def test_views_free_the_memory_with_the_last_of_them(self) -> None:
+        """A hundred linkers whose views are dropped leave no address space behind."""
+
+        def address_space() -> int:
+            with open("/proc/self/statm") as statm:
+                return int(statm.read().split()[0]) * 4096
+
+        def one(shared: bool) -> None:
+            with dl.Linker(None, memory=dl.MemoryType(2, 100, shared=shared)) as linker:
+                view = linker.memory.view(0, 10)
+            assert len(view) == 10
+
+        for shared in (False, True):
+            one(shared)
+            gc.collect()
+            before = address_space()
+            for _ in range(30):
+                one(shared)
+            gc.collect()
+            assert address_space() - before < 8 << 30
+
+    def test_views_are_checked(self, linker: dl.Linker) -> None:
+        """A view ends inside the memory."""
+        with pytest.raises(dl.OutOfBoundsError):
+            linker.memory.view(linker.memory.size - 4, 8)
+        assert len(linker.memory) == linker.memory.size
+
+    def test_numpy_works_in_the_memory(self, linker: dl.Linker, lib: dl.Library) -> None:
+        """An array over a view is the guest's memory; an array as an argument is lent."""
+        numpy = pytest.importorskip("numpy")
+        with linker.allocate(8) as block:
+            array = numpy.frombuffer(block.view(), dtype="<i4")
+            array[:] = [7, 8]
+            lib.swap(block)
+            assert array.tolist() == [8, 7]
+        own = numpy.array([1, 2], dtype="<i4")
+        lib.swap(own)
+        assert own.tolist() == [2, 1]
+        with pytest.raises(dl.LinkerUsageError, match="swap: argument 0 is not contiguous"):
+            lib.swap(numpy.arange(8, dtype="<i4")[::2])
+
+    def test_the_programs_malloc_can_be_asked(self) -> None:
+        """A block of the program's own allocator is one that the guest may free."""
+        main = pie(
+            '(global $next (mut i32) (i32.const 4096)) (global $freed (export "freed_at") (mut i32) (i32.const 0))',
+            '(func (export "malloc") (param i32) (result i32) (global.get $next))',
+            '(func (export "free") (param i32) (global.set $freed (local.get 0)))',
+            '(func (export "last_freed") (result i32) (global.get $freed))',
+        )
+        with dl.Linker(main, memory=dl.MemoryType(2, 100)) as linker:
+            with linker.allocate(10, source="program") as block:
+                assert block.address == 4096
+            last = linker.main_group.dlsym(dl.MAIN_HANDLE, "last_freed")
+            assert isinstance(last, dl.GuestFunction)
+            assert last() == 4096
+
+
+class TestBounds:
+    @pytest.mark.parametrize("bound", ["timeout", "cpu_time"])
+    def test_a_call_that_computes_for_too_long_is_stopped(self, lib: dl.Library, bound: str) -> None:
+        """The error names the function and the bound, and the group goes on."""
+        start = time.monotonic()
+        with pytest.raises(dl.GuestTimeoutError, match=r"spin was stopped: .*0\.05 seconds") as caught:
+            lib.spin(**{bound: 0.05})
+        assert isinstance(caught.value, TimeoutError)
+        assert time.monotonic() - start < 20
+        assert lib.add(1, 2, timeout=60, cpu_time=60) == 3
+
+    def test_late_bounds_leave_nothing_behind(self, lib: dl.Library) -> None:
+        """Two hundred calls whose bounds pass about when they end disturb none of the following ones."""
+        for _ in range(200):
+            with contextlib.suppress(dl.GuestTimeoutError):
+                assert lib.add(1, 2, timeout=0.00005) == 3
+            assert lib.add(1, 2) == 3
+
+    def test_what_cannot_be_interrupted_cannot_be_bounded(self) -> None:
+        """The error says what to ask of the linker."""
+        with dl.Linker(None, libraries={"l.so": text_library(MEMORY)}, memory=dl.MemoryType(2)) as linker:
+            lib = linker.main_group.library("l.so")
+            with pytest.raises(dl.LinkerUsageError, match="interrupts=True"):
+                lib.add(1, 2, timeout=1)
+
+    def test_a_program_that_runs_for_too_long_is_stopped(self) -> None:
+        """`run` takes the same bounds."""
+        main = pie('(func (export "_start") (loop $again (br $again)))')
+        with dl.Linker(main, name="endless", interrupts=True, memory=dl.MemoryType(2)) as linker:
+            with pytest.raises(dl.GuestTimeoutError, match="endless was stopped"):
+                linker.main_group.run(timeout=0.05)
+
+
+class TestAnnotations:
+    def test_a_callback_takes_its_signature_from_annotations(
+        self, linker: dl.Linker, lib: dl.Library
+    ) -> None:
+        """Used as a decorator, the function becomes the pointer; values mean what the annotations say."""
+        seen: list[Any] = []
+
+        @linker.callback
+        def measure(text: dl.CString) -> int:
+            seen.append((text, text.address))
+            return len(text)
+
+        address = lib.data("word").address
+        assert str(measure.type) == "(i32) -> i32"
+        assert lib.apply(measure, address) == 4
+        assert seen == [("café", address)]
+        assert "measure" in repr(measure)
+        measure.close()
+
+    def test_structures_and_pointers_are_parameters_too(self, linker: dl.Linker, lib: dl.Library) -> None:
+        """A structure is a view of the guest's memory."""
+
+        def second(pair: Pair) -> dl.Pointer:
+            pair.first = 9
+            return dl.Pointer(pair.second)
+
+        with linker.callback(second) as callback, linker.allocate(8) as block:
+            block.write(b"\1\0\0\0\2\0\0\0")
+            assert lib.apply(callback, block) == 2
+            assert block.read()[0] == 9
+
+    def test_missing_and_strange_annotations_are_refused_by_name(self, linker: dl.Linker) -> None:
+        """The error names the function and the parameter, and says what would do."""
+
+        def bare(a, b: int) -> int:  # type: ignore[no-untyped-def]
+            return b
+
+        def strange(a: list[int]) -> None:
+            pass
+
+        def texts() -> str:
+            return ""
+
+        def silent(a: int):  # type: ignore[no-untyped-def]
+            pass
+
+        for function, message in (
+            (bare, "bare: parameter 'a' has no annotation"),
+            (strange, r"strange: parameter 'a' is list\[int\], which has no type"),
+            (texts, "texts: a result of type str would need memory that nobody frees"),
+            (silent, "silent: the result has no annotation"),
+        ):
+            with pytest.raises(dl.LinkerUsageError, match=message):
+                linker.callback(function)
+
+    def test_a_wrong_result_names_the_python_function(self, linker: dl.Linker, lib: dl.Library) -> None:
+        """With annotations and without; the guest's caller gets the error."""
+
+        def wrong(a: int) -> int:
+            return "three"  # type: ignore[return-value]
+
+        for callback in (linker.callback(wrong), linker.callback("(i32) -> i32", wrong)):
+            with (
+                callback,
+                pytest.raises(dl.ValueConversionError, match="wrong .*: the result must be an integer"),
+            ):
+                lib.apply(callback, 1)
+
+    def test_imports_take_annotations(self) -> None:
+        """Values of an import mean what its annotations say; a module that sees it otherwise is refused by name."""
+        said: list[str] = []
+
+        @dl.host_function
+        def say(text: dl.CString, times: int) -> None:
+            said.extend([text] * times)
+
+        main = pie(
+            '(import "env" "say" (func $say (param i32 i32)))',
+            '(func (export "_start") (call $say (global.get $memory_base) (i32.const 2)))',
+            '(data (global.get $memory_base) "hi\\00")',
+            memory_size=4,
+        )
+        with dl.Linker(main, imports={"env": {"say": say}}, memory=dl.MemoryType(2)) as linker:
+            assert linker.main_group.run() == 0
+        assert said == ["hi", "hi"]
+        other = pie('(import "env" "say" (func $say (param i64)))', '(func (export "_start"))')
+        with pytest.raises(dl.ImportTypeError, match=r"env\.say"):
+            dl.Linker(other, imports={"env": {"say": say}}, memory=dl.MemoryType(2))
+
+    def test_an_import_that_returns_the_wrong_kind_is_named(self) -> None:
+        """A plain function, too, by the name under which it is imported."""
+        main = pie(
+            '(import "env" "answer" (func $answer (result i32)))',
+            '(func (export "_start") (drop (call $answer)))',
+        )
+        with dl.Linker(main, imports={"env": {"answer": lambda: "x"}}, memory=dl.MemoryType(2)) as linker:
+            with pytest.raises(dl.ValueConversionError, match=r"function env\.answer .*must be an integer"):
+                linker.main_group.run()
+
+
+def test_the_version_is_known() -> None:
+    """`dl.__version__` is that of the distribution."""
+    code = "import dl; print(dl.__version__)"
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60, check=True
+    )
+    assert done.stdout.strip().count(".") == 2

@@ -1,0 +1,111 @@
+"""`Linker.executor`: threads that keep their instance groups."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+
+import pytest
+
+import dl
+from tests.support.modules import SHARED_MEMORY, library
+
+pytestmark = pytest.mark.timeout(60)
+
+LIB = library(
+    SHARED_MEMORY,
+    '(func (export "add") (param i32 i32) (result i32) (i32.add (local.get 0) (local.get 1)))',
+    '(func (export "spin") (loop $again (br $again)))',
+)
+
+
+@pytest.fixture(name="linker")
+def _linker() -> Iterator[dl.Linker]:
+    with dl.Linker(None, libraries={"l.so": LIB}, memory=dl.MemoryType(2, 1000, shared=True)) as linker:
+        linker.main_group.library("l.so")
+        yield linker
+
+
+def add(group: dl.InstanceGroup, left: int, right: int = 1) -> int:
+    total: int = group.library("l.so").add(left, right)
+    return total
+
+
+def test_tasks_run_in_groups_that_stay(linker: dl.Linker) -> None:
+    """A hundred tasks run in no more groups than there are workers, and their results come in order."""
+    groups: set[str] = set()
+
+    def work(group: dl.InstanceGroup, number: int) -> int:
+        groups.add(group.name)
+        return add(group, number)
+
+    with linker.executor(3) as executor:
+        assert list(executor.map(work, range(100))) == list(range(1, 101))
+        assert executor.submit(add, 2, right=3).result(30) == 5
+    assert 1 <= len(groups) <= 3
+    with pytest.raises(RuntimeError, match="shut down"):
+        executor.submit(add, 1)
+
+
+def test_no_more_threads_than_workers_run_at_once(linker: dl.Linker) -> None:
+    """Tasks that all wait for each other fill the workers, and one more waits in line."""
+    barrier = threading.Barrier(4)
+    running = threading.Semaphore(0)
+
+    def meet(_group: dl.InstanceGroup) -> int:
+        running.release()
+        return barrier.wait(30)
+
+    with linker.executor(3) as executor:
+        futures = [executor.submit(meet) for _ in range(3)]
+        late = executor.submit(add, 1)
+        for _ in range(3):
+            assert running.acquire(timeout=30)
+        assert not late.done()
+        barrier.wait(30)
+        assert late.result(30) == 2
+        assert sorted(future.result(30) for future in futures) != []
+
+
+def test_errors_belong_to_the_task(linker: dl.Linker) -> None:
+    """What a task raises is raised by its result, and the worker goes on."""
+    with linker.executor(1) as executor:
+        with pytest.raises(dl.GuestTimeoutError):
+            executor.submit(lambda group: group.library("l.so").spin(timeout=0.05)).result(30)
+        assert executor.submit(add, 1).result(30) == 2
+
+
+def test_a_worker_whose_group_has_ended_is_replaced(linker: dl.Linker) -> None:
+    """A task that closes its group costs the next ones nothing."""
+    with linker.executor(1) as executor:
+        executor.submit(lambda group: group.close()).result(30)
+        assert [executor.submit(add, n).result(30) for n in range(3)] == [1, 2, 3]
+
+
+def test_closing_the_linker_ends_the_executor(linker: dl.Linker) -> None:
+    """What runs is interrupted, what waits is cancelled, and nothing hangs."""
+    executor = linker.executor(1)
+    started = threading.Event()
+
+    def spin(group: dl.InstanceGroup) -> None:
+        started.set()
+        group.library("l.so").spin()
+
+    endless, waiting = executor.submit(spin), executor.submit(add, 1)
+    assert started.wait(30)
+    linker.close()
+    with pytest.raises(dl.LinkerClosedError):
+        endless.result(30)
+    assert waiting.cancelled()
+
+
+def test_a_program_without_shared_memory_has_no_executor() -> None:
+    """It has one group, which is refused by name; so are no workers at all."""
+    with (
+        dl.Linker(None, memory=dl.MemoryType(2)) as single,
+        pytest.raises(dl.LinkerUsageError, match="shared"),
+    ):
+        single.executor(2)
+    with dl.Linker(None, memory=dl.MemoryType(2, 100, shared=True)) as linker:
+        with pytest.raises(dl.LinkerUsageError, match="at least one"):
+            linker.executor(0)
