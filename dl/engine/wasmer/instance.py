@@ -11,10 +11,15 @@ from dl.engine.protocol import RawFunction
 from dl.engine.wasmer import c
 from dl.engine.wasmer.errors import Handle, error_of
 from dl.engine.wasmer.memory import WasmerMemory, WasmerSharedMemory
+from dl.errors import EngineError
 from dl.wasm.types import FuncType
 
 if TYPE_CHECKING:
     from dl.engine.wasmer.store import WasmerStore
+
+
+NO_EXTERNALS = "this engine has no externals"
+"""What is said where externals are asked for, see `dl.engine.protocol.Capabilities`."""
 
 
 class WasmerInstance:
@@ -65,6 +70,9 @@ class WasmerInstance:
             KeyError: no tag of that name is exported.
         """
         return Handle(self._export(c.instance_tag, name), c.tag_delete)
+
+    def external(self, name: str) -> Any:
+        raise EngineError(f"cannot give {name} as an object: {NO_EXTERNALS}")
 
     def global_value(self, name: str) -> int:
         value, raw = ctypes.c_uint64(), name.encode()

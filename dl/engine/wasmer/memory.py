@@ -37,6 +37,10 @@ class WasmerSharedMemory:
     def grow(self, pages: int) -> int | None:
         return _former_size(c.shared_grow(self._pointer, min(pages, _MOST_PAGES + 1)))
 
+    def pin(self) -> object:
+        """Return this object: the native memory, which never moves, lives as long as it."""
+        return self
+
     def define(self, store: int, namespace: bytes, name: bytes) -> None:
         """Make the memory importable in a store."""
         check(c.store_define_shared(store, namespace, len(namespace), name, len(name), self._pointer))
@@ -62,6 +66,10 @@ class WasmerMemory:
 
     def grow(self, pages: int) -> int | None:
         return _former_size(c.memory_grow(self._store.context(), self._pointer, min(pages, _MOST_PAGES + 1)))
+
+    def pin(self) -> object:
+        """Return what keeps the native store, and so the memory, which never moves."""
+        return self._store.native()
 
     def define(self, store: int, namespace: bytes, name: bytes) -> None:
         """Make the memory importable in its store."""

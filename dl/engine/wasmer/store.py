@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from threading import get_ident
 from typing import TYPE_CHECKING, Any
 
@@ -15,14 +15,31 @@ from dl.engine.protocol import WasiOptions
 from dl.engine.wasmer import c
 from dl.engine.wasmer.errors import Names, check, error_of, made
 from dl.engine.wasmer.host import WasmerHostFunctions, native_callback, raised, signature_of
-from dl.engine.wasmer.instance import WasmerInstance
+from dl.engine.wasmer.instance import NO_EXTERNALS, WasmerInstance
 from dl.engine.wasmer.memory import WasmerMemory, new_memory
 from dl.engine.wasmer.wasi import StoreWasi
 from dl.errors import EngineError
-from dl.wasm.types import FuncType, MemoryType
+from dl.wasm.types import FuncType, GlobalType, MemoryType
 
 if TYPE_CHECKING:
     from dl.engine.wasmer.engine import WasmerEngine
+
+
+class _OwnedStore:
+    """The native store: deleted with the last reference, so that views of its memory can outlive the store's closing.
+
+    Args:
+        pointer: the native store.
+        kept: what native code in it refers to.
+    """
+
+    def __init__(self, pointer: int, kept: list[Any]) -> None:
+        self._pointer = pointer
+        self._kept = kept
+
+    def __del__(self, _delete: Any = c.store_delete) -> None:
+        # The default is there for the interpreter's end, when modules have lost their names.
+        _delete(self._pointer)
 
 
 class WasmerStore(NativeStore):
@@ -51,11 +68,12 @@ class WasmerStore(NativeStore):
         # The native store keeps instances, and so their code, to its end; who counts code must see it.
         self._code: set[Any] = set()
         self._signatures: dict[int, FuncType] = {}
-        self._reached: Any = None
-        address = None
+        reached = address = None
         if engine.capabilities.interrupts:
-            self._reached, address = native_callback(_reached(self._handler, self.deferred))
+            reached, address = native_callback(_reached(self._handler, self.deferred))
+        self._kept: list[Any] = [host, reached]
         self._store: int = made(c.store_new, engine.pointer, host.pointer, address)
+        self._native: _OwnedStore | None = _OwnedStore(self._store, self._kept)
 
     def limit(self, *, memory_bytes: int, table_elements: int) -> None:
         c.store_limit(self.context(), memory_bytes, table_elements)
@@ -65,9 +83,28 @@ class WasmerStore(NativeStore):
             raise EngineError("the store is closed")
         return self._store
 
+    def native(self) -> object:
+        """Return what keeps the native store, and the memories in it, also when this store is closed.
+
+        Raises:
+            EngineError: the store is closed.
+        """
+        self.context()
+        return self._native
+
     def define_memory(self, namespace: str, name: str, memory: Any) -> None:
         memory.define(self.context(), namespace.encode(), name.encode())
         self.memory[:] = [memory]
+
+    def define_number(self, namespace: str, name: str, value: int) -> None:
+        raw, raw_name = namespace.encode(), name.encode()
+        check(c.store_define_number(self.context(), raw, len(raw), raw_name, len(raw_name), value))
+
+    def external(self, namespace: str, name: str) -> Any:
+        raise EngineError(f"cannot give {namespace}.{name} as an object: {NO_EXTERNALS}")
+
+    def new_global(self, kind: GlobalType, value: Any) -> Any:
+        raise EngineError(f"cannot make a global of type {kind.value} with value {value!r}: {NO_EXTERNALS}")
 
     def define_instance(self, namespace: str, instance: Any) -> None:
         raw = namespace.encode()
@@ -76,8 +113,10 @@ class WasmerStore(NativeStore):
     def name_tag(self, instance: Any, name: str) -> None:
         self._names.tags.append((name, instance.tag(name)))
 
-    def instantiate(self, module: Any, name: str) -> WasmerInstance:
+    def instantiate(self, module: Any, name: str, imports: Sequence[Any] | None = None) -> WasmerInstance:
         context = self.context()
+        if imports is not None:
+            raise EngineError(f"cannot instantiate {name} with a list of imports: {NO_EXTERNALS}")
         self._names.modules[module.name] = frame_name(name)
         need_room()
         self._code.add(module)
@@ -148,6 +187,7 @@ class WasmerStore(NativeStore):
     def enable_wasi(self, wasi: WasiOptions) -> None:
         self.context()
         self._wasi = StoreWasi(self, wasi)
+        self._kept.append(self._wasi.callbacks)
 
     def on_interrupt(self, handler: Callable[[], None]) -> None:
         self.context()
@@ -159,10 +199,10 @@ class WasmerStore(NativeStore):
         self.begin_closing()
         self._free()
 
-    def _free(self, _delete_store: Any = c.store_delete) -> None:
-        # The default is there for the interpreter's end, when modules have lost their names.
-        store, self._store = self._store, 0
-        _delete_store(store)
+    def _free(self) -> None:
+        self._store = 0
+        self._native = None  # and with it the native store, unless there are views of its memory
+        self._kept = []
         self._code.clear()
         self._names.tags.clear()
         self._handler[0] = _nothing

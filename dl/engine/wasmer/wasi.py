@@ -22,16 +22,19 @@ if TYPE_CHECKING:
 class StoreWasi:
     """The WASI context of a store, and its functions, made importable there.
 
+    Attributes:
+        callbacks: what must live as long as the native store.
+
     Raises:
         EngineError: an option cannot be passed to the program, or a file or directory cannot be opened.
     """
 
     def __init__(self, store: WasmerStore, options: WasiOptions) -> None:
         self._lent = lent = LentWasi(options)
-        self._callbacks: list[Any] = []
+        self.callbacks: list[Any] = []
         for name, kind in FUNCTIONS.items():
             native, address = native_callback(_callback(store.memory, lent, name))
-            self._callbacks.append(native)
+            self.callbacks.append(native)
             raw, text = name.encode(), signature_text(kind)
             check(
                 c.store_define_host(

@@ -5,7 +5,7 @@ use std::ptr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use wasmer::{AsStoreMut, Extern, Function, Store, StoreMut};
+use wasmer::{AsStoreMut, Extern, Function, Global, Store, StoreMut, Value};
 
 use crate::border::{self, Failure};
 use crate::calls;
@@ -146,6 +146,29 @@ pub unsafe extern "C" fn wd_store_delete(store: *mut WdStore) {
 pub extern "C" fn wd_store_limit(store: &WdStore, memory_bytes: u64, table_elements: u64) {
     store.limits.memory_bytes.store(memory_bytes, Ordering::Relaxed);
     store.limits.table_elements.store(table_elements, Ordering::Relaxed);
+}
+
+/// Makes a number importable: a global of type i32 that cannot be set.
+///
+/// # Safety
+/// The texts are as long as said. See also [`with_store`].
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn wd_store_define_number(
+    store: *mut WdStore,
+    namespace: *const u8,
+    namespace_size: usize,
+    name: *const u8,
+    name_size: usize,
+    value: u32,
+) -> *mut Failure {
+    border::done(|| {
+        // SAFETY: by this function's contract.
+        unsafe {
+            let made = with_store(store, |native| Global::new(native, Value::I32(value.cast_signed())));
+            define(store, &border::text(namespace, namespace_size), &border::text(name, name_size), made.into());
+        }
+        Ok(())
+    })
 }
 
 /// Defines a host function in one store.
