@@ -422,7 +422,7 @@ class Worker:
         self._shared.count("open and close")
 
     def _open_and_close_with_others(self) -> None:
-        """Open a library that others open and close at the same time, so that the last one's close meets the next one's open."""
+        """Open a library that others open and close at the same time, so that a close meets the next open."""
         number = self.random.choice(_CLOSED)
         self._use_and_close(number, f"passing{number}.so")
         self._shared.count("open and close with others")

@@ -1,4 +1,4 @@
-"""What goes wrong in a close, at each of its steps, and what is thrown at it: every group is as if nothing had, or as before."""
+"""What goes wrong in a close, at each of its steps, and what destructors do: every group is as if nothing had gone wrong."""
 
 from __future__ import annotations
 
