@@ -21,7 +21,7 @@ from dl.glue.resolution import (
     LazyStub,
     ThroughTable,
 )
-from dl.link.sources import ENV, described, scope_of
+from dl.link.sources import ENV, GOT_FUNC, GOT_MEM, described, scope_of
 from dl.loaded import LoadedModule
 from dl.modules.linked_module import LinkedModule
 from dl.program.host_symbols import FINALIZERS
@@ -30,6 +30,10 @@ from dl.wasm.records import Import
 if TYPE_CHECKING:
     from dl.link.plan import LinkPlan
     from dl.program.program import Program
+
+
+_BY_SCOPE = (ENV, GOT_MEM, GOT_FUNC)
+"""Import modules whose imports mean the first definition of their name that the importer sees; others name whose they mean."""
 
 
 @dataclass(frozen=True)
@@ -150,7 +154,12 @@ def _explained(
     stub = module.stub_targets.get(position)
     provider = binding.provider if stub is None else stub.provider
     found = world.modules.get(provider)
-    if found is not None:
+    instance = None if world.program.names is None else world.program.names.find(entry)
+    if found is None and instance is not None and instance[0] == binding:
+        name, handle, rule = instance[2], 0, "the import names the instance that it means"
+    elif found is not None and entry.module not in _BY_SCOPE:
+        name, handle, rule = found.name, int(found.handle), "the import names the module that it means"
+    elif found is not None:
         name, handle, rule = found.name, int(found.handle), _rule_of_module(world, module, found)
     else:
         (name, rule), handle = _rule_without_module(world.program, module, entry, binding, provider), 0
@@ -226,9 +235,10 @@ def _others(
     """Yield the definitions of an import's name that it is not bound to."""
     host = world.program.host
     order = list(scope_of(module, world.global_scope))
+    modules = sorted(world.modules.items()) if entry.module in _BY_SCOPE else []
     winner = world.modules.get(provider)
     given = _given(world.program, entry)
-    for _, other in sorted(world.modules.items()):
+    for _, other in modules:
         symbol = other.symbols.get(entry.name)
         if other is winner or symbol is None:
             continue
@@ -236,7 +246,7 @@ def _others(
             other.name,
             int(other.handle),
             described(symbol),
-            _why_not(module, other, winner, order, entry, provider, given=given is not None),
+            _why_not(module, other, winner, order, provider, given=given is not None),
         )
     system = host.system.get(entry.module, {}).get(entry.name)
     if provider != HOST and given is not None:
@@ -251,14 +261,11 @@ def _why_not(
     other: LinkedModule,
     winner: LinkedModule | None,
     order: list[LinkedModule],
-    entry: Import,
     provider: ModuleHandle,
     *,
     given: bool,
 ) -> str:
     """Return why an import is not bound to the definition of a module."""
-    if entry.module not in (ENV, "GOT.func", "GOT.mem"):
-        return f"imports from {entry.module} mean the host's"
     if provider == HOST and given:
         return "what `imports` give comes first"
     if provider in (HOST, LINKER):

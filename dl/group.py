@@ -143,8 +143,8 @@ class InstanceGroup:
             LinkerUsageError: `RTLD_NEXT` without a caller.
         """
         group = self.own
-        group.synchronize()
-        symbol = self.linker.look_up(index(handle), name, None if caller is None else index(caller))
+        asking = None if caller is None else index(caller)
+        symbol = group.found(lambda: self.linker.look_up(index(handle), name, asking))
         if not isinstance(symbol, FunctionSymbol):
             return GuestData(name, group.address_of(symbol), symbol.module, self.linker.program.state)
         key = symbol.module, symbol.name

@@ -13,6 +13,7 @@ from tests.support.modules import (
     got,
     imports,
     library,
+    module,
     pie,
     reads,
     returns,
@@ -240,6 +241,31 @@ class TestExplain:
                 "now.so",
                 "bound at its first call: the first definition in the global scope",
             )
+
+    def test_imports_that_name_whose_they_mean(self) -> None:
+        """An import from a needed library by its name, and one from an ordinary module, say so, and have no rivals."""
+        libs = {
+            "low.so": maker(3),
+            "other.so": maker(4),
+            "user.so": library(
+                imports("f", namespace="low.so"),
+                imports("A1", namespace="mA"),
+                calls("g", "f"),
+                calls("h", "A1"),
+                needed=["low.so"],
+            ),
+        }
+        with dl.Linker(None, libraries=libs, modules={"mA": module(returns("A1", 11))}) as linker:
+            group = linker.main_group
+            group.dlopen("other.so", dl.RTLD_NOW | dl.RTLD_GLOBAL)
+            user = group.dlopen("user.so")
+            assert (group.dlsym(user, "g")(), group.dlsym(user, "h")()) == (3, 11)
+            (named,) = linker.explain("f", user).imports
+            assert (named.provider, named.rule) == ("low.so", "the import names the module that it means")
+            (instance,) = linker.explain("A1", user).imports
+            assert instance.provider == "mA"
+            assert instance.rule == "the import names the instance that it means"
+            assert named.others == instance.others == ()
 
     def test_a_symbol_loaded_later_is_no_candidate(self) -> None:
         """A weak import that was null when it was bound says that a definition came later."""

@@ -217,6 +217,25 @@ class Group:
         self.check_owner()
         self.replica.synchronize()
 
+    def found(self, look_up: Callable[[], Symbol]) -> Symbol:
+        """Return what a look-up finds, in a group that has the symbol's module.
+
+        The look-up sees what is committed, which may be more than what this group had made when it began; and what it has
+        found may be unloaded until the group has followed.
+
+        Args:
+            look_up: looks the symbol up, or raises.
+
+        Raises:
+            LinkerUsageError: called from another thread.
+        """
+        self.check_owner()
+        while True:
+            symbol = look_up()
+            self.synchronize()
+            if self.instances.holds(symbol.module):
+                return symbol
+
     def call_export(self, module: LinkedModule, name: str, kind: FuncType, *arguments: Any) -> Any:
         """Call an exported function of a module by name, symbol or not.
 

@@ -335,6 +335,10 @@ class Instances:
         if address is not None and self._base is not None:
             self._set_stack_pointer(address)
 
+    def holds(self, handle: ModuleHandle) -> bool:
+        """Whether this group has an instance of a module."""
+        return handle in self._by_handle
+
     def function(self, handle: ModuleHandle, name: str, kind: FuncType) -> Callable[..., Any]:
         """Return an exported function of a module, as a callable that does not bring the group up to date.
 

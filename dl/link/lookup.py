@@ -45,7 +45,7 @@ def look_up(
         known = state.global_symbols.get(name)
         if known is not None:
             return known
-        scope = state.global_scope
+        scope = state.global_scope.copy()  # which other threads lengthen
     else:
         module = module_of_handle(state, handle)
         scope = breadth_first([module]) if tree else [module]

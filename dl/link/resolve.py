@@ -23,7 +23,13 @@ import logging
 from functools import partial
 
 from dl.dlfcn import MAIN_HANDLE, RTLD_DEFAULT, ModuleHandle
-from dl.errors import DlError, MissingSymbol, UnresolvedCallError, UnresolvedSymbolsError
+from dl.errors import (
+    DlError,
+    MissingSymbol,
+    UnresolvedCallError,
+    UnresolvedSymbolsError,
+    UnsupportedModuleError,
+)
 from dl.glue.imports import link_names
 from dl.glue.names import HOST_NAMESPACE, glue_namespace, module_namespace
 from dl.glue.placement import PlacedFunction
@@ -58,6 +64,7 @@ from dl.modules.symbols import FunctionSymbol, element_positions, exported_impor
 from dl.program.events import EventKind
 from dl.program.program import Program
 from dl.program.state import LazyAddress
+from dl.wasm.encode import is_encodable
 from dl.wasm.records import Import
 from dl.wasm.types import FuncType, GlobalType, MemoryType, TableType, TagType
 
@@ -124,6 +131,11 @@ class Resolver:
     def bind_import(self, module: LinkedModule, entry: Import) -> Binding:
         """Return what one import means; see `bind`."""
         kind = entry.type
+        if not is_encodable(kind):
+            raise UnsupportedModuleError(
+                module.name,
+                f"import {label(entry)} of type {kind}: libraries cannot import what refers to types of theirs",
+            )
         if isinstance(kind, FuncType):
             return self._bind_function(module, entry, kind)
         for source in self.sources:

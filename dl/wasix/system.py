@@ -22,7 +22,7 @@ from dl.link.slots import SlotOperations
 from dl.modules.guest_paths import GuestPaths
 from dl.modules.linked_module import LinkedModule
 from dl.modules.locate import Requester, SearchPolicy, requester_of
-from dl.modules.symbols import TlsSymbol
+from dl.modules.symbols import Symbol, TlsSymbol
 from dl.program.wasi import WasiCalls
 from memory import LinearMemory, round_up
 from threads import FutexTable, Nudger, Waits
@@ -305,11 +305,14 @@ class System:
             DlError: there is no such symbol or module.
         """
         group = self._groups.current()
-        group.synchronize()
         state = self._program.state
-        if caller is None:
-            return group.address_of(look_up(state, handle, name, tree=False))
-        return group.address_of(look_up_for_code(state, handle, name, caller))
+
+        def find() -> Symbol:
+            if caller is None:
+                return look_up(state, handle, name, tree=False)
+            return look_up_for_code(state, handle, name, caller)
+
+        return group.address_of(group.found(find))
 
     # what is loaded, as the guest may know it
 

@@ -157,9 +157,18 @@ def function_type(kind: FuncType) -> bytes:
     return b"\x60" + vector(params) + vector(results)
 
 
-def is_encodable(kind: FuncType) -> bool:
-    """Whether a function type has only value types that can be encoded here."""
-    return all(one in _VALUE_TYPES for one in (*kind.params, *kind.results))
+def is_encodable(kind: ExternType) -> bool:
+    """Whether a type has only value types that can be encoded here: none that refer to types of their module."""
+    match kind:
+        case GlobalType():
+            return kind.value in _VALUE_TYPES
+        case TableType():
+            return kind.element in _VALUE_TYPES
+        case TagType():
+            return is_encodable(kind.type)
+        case FuncType():
+            return all(one in _VALUE_TYPES for one in (*kind.params, *kind.results))
+    return True
 
 
 def _limits(limits: Limits) -> bytes:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import gc
 import threading
 import weakref
+from operator import index
 from typing import Any
 
 import pytest
 
 import dl
-from tests.support.modules import MEMORY, SHARED_MEMORY, TABLE, calls, data, imports, library, returns
+from tests.support.modules import MEMORY, SHARED_MEMORY, TABLE, calls, data, imports, library, returns, static
 
 SHARED = dl.MemoryType(minimum=20, maximum=200, shared=True)
 
@@ -328,6 +329,82 @@ class TestPointers:
                 group.own.call_pointer(pointer, None)
             with pytest.raises(dl.StalePointerError, match=r"a\.so"):
                 group.own.call_pointer(pointer, None)
+
+    def test_beside_a_static_main_module(self) -> None:
+        """In a table that the main module defines a stale pointer is named as well, also by the main module's own calls."""
+        main = static(
+            "(type $t (func (result i32)))",
+            '(func (export "call") (param i32) (result i32) (call_indirect (type $t) (local.get 0)))',
+            memory='(memory (export "memory") 40)',
+        )
+        with dl.Linker(main, libraries={"a.so": plugin(7)}) as linker:
+            group = linker.main_group
+            call = group.dlsym(dl.MAIN_HANDLE, "call")
+            with group.library("a.so") as handle:
+                pointer = group.dlsym(handle, "f").address
+                assert call(pointer) == 7
+            with pytest.raises(dl.StalePointerError, match=r"a\.so"):
+                call(pointer)
+
+    def test_without_room_for_code_a_stale_pointer_traps_unnamed(
+        self, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        """A program that may hold no more code closes its libraries all the same, and says that pointers find null."""
+        libs = {"a.so": plugin(7), "caller.so": caller()}
+        for most in range(3, 20):
+            caplog.clear()
+            limits = dl.Limits(code_modules=most)
+            try:
+                with dl.Linker(None, libraries=libs, limits=limits, cache=False) as linker:
+                    group = linker.main_group
+                    call = group.dlsym(group.dlopen("caller.so"), "call")
+                    handle = group.dlopen("a.so")
+                    pointer = group.dlsym(handle, "f").address
+                    group.dlclose(handle)
+                    assert len(linker.modules) == 1
+                    with pytest.raises(dl.TrapError) as caught:
+                        call(pointer)
+            except dl.ResourceLimitError:
+                continue
+            assert "will find null" in caplog.text
+            assert not isinstance(caught.value, dl.StalePointerError)
+            return
+        pytest.fail("no limit leaves room for the libraries alone")
+
+    def test_everything_that_the_host_kept_refuses(self) -> None:
+        """Functions, typed ones and data of another thread's group, libraries and handles say that the library was closed."""
+        with dl.Linker(None, memory=SHARED, libraries={"a.so": plugin(7, shared=True)}) as linker:
+            kept, closed = threading.Event(), threading.Event()
+
+            def other(own: dl.InstanceGroup) -> None:
+                function, variable = own.dlsym(opened.handle, "f"), own.dlsym(opened.handle, "d")
+                assert isinstance(function, dl.GuestFunction)
+                typed = function.returning(int)
+                assert typed() == 7
+                kept.set()
+                assert closed.wait(30)
+                uses: list[Any] = [
+                    function,
+                    typed,
+                    lambda: variable.address,
+                    lambda: index(variable),
+                    lambda: own.dlsym(opened.handle, "f"),
+                    lambda: own.dlclose(opened.handle),
+                    lambda: opened.f,
+                    opened.symbols,
+                    lambda: linker.module(opened.handle),
+                    lambda: linker.explain("f", opened.handle),
+                ]
+                for use in uses:
+                    with pytest.raises(dl.InvalidHandleError, match="closed"):
+                        use()
+
+            opened = linker.main_group.library("a.so")
+            thread = linker.spawn(other)
+            assert kept.wait(30)
+            opened.close()
+            closed.set()
+            thread.join(30)
 
     def test_indices_are_used_again_as_late_as_possible(self) -> None:
         """At most 1,024 indices rest, but those of the last library always; those that rested longest go first."""

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 import dl
+from dl.modules.symbols import Symbol
 from dl.options import Binding
 from tests.support.modules import (
     SHARED_MEMORY,
@@ -363,3 +364,49 @@ def test_the_last_handle_is_not_that_of_rtld_next() -> None:
         group.dlclose(last)
         with pytest.raises(dl.ResourceLimitError, match="every module handle"):
             group.dlopen("a.so")
+
+
+class TestMeanwhile:
+    """A look-up sees what is committed, whatever its own group has made so far."""
+
+    LIB = library(
+        SHARED_MEMORY,
+        '(global (export "__tls_base") (mut i32) (i32.const 0))',
+        '(global (export "__tls_size") i32 (i32.const 32))',
+        data("var", 16),
+        returns("f", 7),
+        '(func (export "__wasm_init_tls") (param i32) (global.set 0 (local.get 0)))',
+        tls=["var"],
+    )
+
+    def test_a_library_that_comes_during_a_look_up(self) -> None:
+        """What another thread has just opened is found, called, and has this thread's variables."""
+        shared = dl.MemoryType(minimum=20, maximum=200, shared=True)
+        with dl.Linker(None, libraries={"t.so": self.LIB}, memory=shared) as program:
+            own = program.main_group.own
+
+            def look_up() -> Symbol:
+                program.spawn(lambda group: group.dlopen("t.so", GLOBAL)).join(20)
+                return program.look_up(dl.RTLD_DEFAULT, "var")
+
+            symbol = own.found(look_up)
+            assert own.address_of(symbol) == program.main_group.dlsym(dl.RTLD_DEFAULT, "var").address
+            assert value(program.main_group, dl.RTLD_DEFAULT, "f") == 7
+
+    def test_a_library_that_goes_during_a_look_up(self) -> None:
+        """What was found and is closed before the group has followed is looked for again."""
+        shared = dl.MemoryType(minimum=20, maximum=200, shared=True)
+        with dl.Linker(None, libraries={"t.so": self.LIB}, memory=shared) as program:
+            opened: list[int] = []
+
+            def look_up() -> Symbol:
+                if not opened:
+                    opened.append(program.spawn(lambda group: group.dlopen("t.so", GLOBAL)).join(20))
+                    found = program.look_up(dl.RTLD_DEFAULT, "f")
+                    program.spawn(lambda group: group.dlclose(opened[0])).join(20)
+                    return found
+                return program.look_up(dl.RTLD_DEFAULT, "f")
+
+            with pytest.raises(dl.SymbolNotFoundError):
+                program.main_group.own.found(look_up)
+            assert len(opened) == 1

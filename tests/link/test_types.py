@@ -209,7 +209,7 @@ class TestTypes:
             ('(import "env" "memory" (memory 0 65536 shared))', {}, "shared"),
             (MEMORY, {"memory": dl.MemoryType(shared=True)}, "shared"),
             ('(import "env" "memory" (memory 0 20))', {}, "memory 0 20"),
-            ('(import "env" "memory" (memory i64 0))', {}, "i64"),
+            ('(import "env" "memory" (memory i64 0))', {}, "a 64-bit memory: libraries and main modules"),
         ],
     )
     def test_memory(self, field: str, options: dict[str, dl.MemoryType], expected: str) -> None:
@@ -278,6 +278,42 @@ class TestBases:
         with linker({"lib.so": module(returns("f", 1))}) as program:
             with pytest.raises(dl.NotDynamicError, match="-shared"):
                 program.main_group.dlopen("lib.so")
+
+
+class TestReferences:
+    MAKER = library(
+        "(type $a (func (param i32)))",
+        "(func $f (type $a)) (elem declare func $f)",
+        '(global (export "one") (ref $a) (ref.func $f))',
+        '(global (export "any") (mut funcref) (ref.null func))',
+        '(func (export "takes") (param funcref))',
+    )
+
+    def test_a_constant_may_be_of_a_subtype(self) -> None:
+        """A constant reference to one function fits an import of any function; a variable must be of the same type."""
+        fits = library(
+            '(import "env" "one" (global (ref null func)))',
+            '(import "env" "takes" (func (param funcref)))',
+            needed=("maker.so",),
+        )
+        wide = library('(import "env" "any" (global (mut externref)))', needed=("maker.so",))
+        with linker({"maker.so": self.MAKER, "fits.so": fits, "wide.so": wide}) as one:
+            one.main_group.dlopen("fits.so")
+            with pytest.raises(dl.ImportTypeError, match="any"):
+                one.main_group.dlopen("wide.so")
+
+    def test_what_refers_to_types_of_a_library(self) -> None:
+        """An import whose type refers to a type of its module by number is refused by name."""
+        typed = library(
+            "(type $a (func (param i32)))",
+            '(import "env" "one" (global (ref null $a)))',
+            needed=("maker.so",),
+        )
+        with (
+            linker({"maker.so": self.MAKER, "typed.so": typed}) as one,
+            pytest.raises(dl.UnsupportedModuleError, match=r"env\.one"),
+        ):
+            one.main_group.dlopen("typed.so")
 
 
 def test_a_constant_of_a_subtype_serves_an_import() -> None:

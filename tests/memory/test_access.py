@@ -431,7 +431,7 @@ def test_memory_exports_are_exactly_these() -> None:
     """The package's public names are pinned, and every error has the one root."""
     assert all(hasattr(memory, name) for name in memory.__all__)
     errors = [value for name in memory.__all__ if name.endswith("Error") for value in [getattr(memory, name)]]
-    assert len(errors) == 7
+    assert len(errors) == 8
     assert all(issubclass(error, MemoryLayoutError) for error in errors)
 
 
