@@ -126,6 +126,7 @@ HEAVY = (
     "rich",
     "dl.cli",
     "trio",
+    "anyio",
 )
 """What a linker can do without, and costs as much to import as a part of it."""
 
@@ -146,6 +147,7 @@ def test_help_loads_no_linker() -> None:
 PUBLIC = [
     "AddressInfo",
     "AddressKind",
+    "AsyncLinker",
     "BoundImport",
     "BuildError",
     "CString",
