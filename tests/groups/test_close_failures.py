@@ -146,7 +146,7 @@ class TestDestructors:
                 except dl.InvalidHandleError as error:
                     told.append(str(error))
                 with made.main.library("a.so") as again:
-                    told.append(again != handle and made.main.dlsym(again, "f")())
+                    told.append(again.handle != handle and made.main.dlsym(again, "f")())
 
             made.at_end = at_end
             handle = made.main.dlopen("a.so")
