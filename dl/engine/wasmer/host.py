@@ -71,7 +71,10 @@ class WasmerHostFunctions:
         blocking: bool = True,
     ) -> None:
         self._add(
-            namespace, name, kind, typed_callback(kind, function, self._boundary, raised, blocking=blocking, name=name)
+            namespace,
+            name,
+            kind,
+            typed_callback(kind, function, self._boundary, raised, blocking=blocking, name=name),
         )
 
     def define_raw(self, namespace: str, name: str, kind: FuncType, function: RawFunction) -> None:
