@@ -79,7 +79,7 @@ if TYPE_CHECKING:
     from dl.options import HostFunction, MemoryType
     from dl.program.events import Event, EventKind, EventQueue, Events, EventSubscription
     from dl.program.statistics import LinkerStatistics
-    from dl.trio import TrioLinker, open_linker
+    from dl.tasks import AsyncLinker, TrioLinker, open_linker
     from dl.values import F32, F64, I32, I64, V128, CString, Pointer, host_function
     from dl.wamr.dlfcn import WamrStatistics
     from dl.wamr.mode import WamrMode
@@ -211,7 +211,8 @@ _NAMES = {
         "EventSubscription",
         "Events",
     ),
-    "dl.trio": (
+    "dl.tasks": (
+        "AsyncLinker",
         "TrioLinker",
         "open_linker",
     ),
@@ -219,7 +220,7 @@ _NAMES = {
     "dl.wamr.mode": ("WamrMode",),
 }
 """Where each public name is. A file is imported when one of its names is first asked for, so that naming an exception costs
-no engine, and only what needs trio imports it."""
+no engine, and only what needs anyio imports it."""
 
 __version__: str
 """The version of the distribution `wasix-dl` that is installed."""
@@ -264,6 +265,7 @@ __all__ = [
     "V128",
     "AddressInfo",
     "AddressKind",
+    "AsyncLinker",
     "BoundImport",
     "BuildError",
     "CString",

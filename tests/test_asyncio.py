@@ -27,7 +27,7 @@ GUEST_CODE: dict[str, Callable[[Program, dl.InstanceGroup], object]] = {
 
 
 async def run(p: Program, code: str) -> object:
-    """The recipe of docs/threads.md."""
+    """What docs/threads.md says of tasks without `open_linker`."""
     thread = p.linker.spawn(lambda group: GUEST_CODE[code](p, group))
     try:
         return await asyncio.to_thread(thread.join)

@@ -14,8 +14,8 @@ from tests.support.rooms import FACADE, FLOOR, room_of
 NAMESPACES = {
     "threads": "threads/__init__.py",
     "memory": "memory/__init__.py",
-    # Imports trio, which most programs do not need: so it is no part of `threads` itself.
-    "threads.trio_host": "threads/trio_host.py",
+    # Imports anyio, which most programs do not need: so it is no part of `threads` itself.
+    "threads.async_host": "threads/async_host.py",
 }
 """What `dl` may import of the packages below it, and the file that says which names that has."""
 

@@ -7,6 +7,7 @@ from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from typing import Any
 
+import anyio
 import pytest
 import trio
 
@@ -65,7 +66,7 @@ def test_a_full_limiter_starves_no_barrier() -> None:
     """With one token, which a spinning guest holds, another group's load still commits."""
 
     async def main() -> None:
-        limiter = trio.CapacityLimiter(1)
+        limiter = anyio.CapacityLimiter(1)
         async with (
             dl.open_linker(None, memory=dl.MemoryType(shared=True), limiter=limiter) as linker,
             trio.open_nursery() as nursery,
@@ -139,7 +140,7 @@ def test_calls_that_are_cancelled_before_their_turn_leave_nothing_to_wait_for() 
     """The linker closes although calls were cancelled while they waited for the limiter."""
 
     async def main() -> None:
-        limiter = trio.CapacityLimiter(1)
+        limiter = anyio.CapacityLimiter(1)
         memory = dl.MemoryType(shared=True)
         async with dl.open_linker(None, memory=memory, limiter=limiter) as linker:
             with trio.move_on_after(0.1):

@@ -2,7 +2,7 @@
 
 `rendezvous` and `replica` are the barrier, `log` what passes through it, `grace` what is given back afterwards; `waits` and
 `futex` are what threads wait in; `uninterrupted` holds Ctrl-C back; `testing` explores how all of it interleaves. Nothing
-here knows of WebAssembly: it gets callables. All public names are here, but for `threads.trio_host`, which imports trio,
+here knows of WebAssembly: it gets callables. All public names are here, but for `threads.async_host`, which imports anyio,
 and `threads.testing`.
 """
 

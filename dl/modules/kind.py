@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from enum import Enum
 
-from dl.errors import NotDynamicError
+from dl.errors import NotDynamicError, UnsupportedModuleError
 from dl.wasm.module import WasmModule
 
 _OF_A_MAIN_MODULE = {
@@ -37,17 +37,33 @@ def kind_of(module: WasmModule) -> ModuleKind:
     return ModuleKind.PIE if starts or _OF_A_MAIN_MODULE & imported else ModuleKind.SIDE
 
 
+def check_address_width(module: WasmModule) -> None:
+    """Check that a library or main module has 32-bit addresses, as memory bases, GOT entries and the linker have.
+
+    Raises:
+        UnsupportedModuleError: its memory has 64-bit addresses.
+    """
+    if module.memories and module.memories[0].limits.is64:
+        raise UnsupportedModuleError(
+            module.name,
+            "a 64-bit memory: libraries and main modules have 32-bit addresses (build for wasm32; an ordinary module "
+            "can be instantiated, see Linker.instantiate)",
+        )
+
+
 def check_side_module(module: WasmModule) -> None:
     """Check that a module can be linked into a program as a library.
 
     Raises:
         NotDynamicError: it has no dylink section, or its memory is not the program's but one of its own.
+        UnsupportedModuleError: its memory has 64-bit addresses.
     """
     if module.dylink is None:
         raise NotDynamicError(
             module.name,
             "not a shared library: it has no dylink.0 section (link it with wasm-ld -shared --experimental-pic)",
         )
+    check_address_width(module)
     if module.memories and not module.import_counts["memory"]:
         raise NotDynamicError(
             module.name,

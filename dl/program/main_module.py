@@ -26,6 +26,7 @@ from dl.glue.names import (
 )
 from dl.glue.resolution import FromNamespace
 from dl.limits import Limits as ProgramLimits
+from dl.modules.kind import check_address_width
 from dl.options import MAX_PAGES, MemoryType
 from dl.program.table import RESERVED_TABLE_SLOTS
 from dl.wasm.module import WasmModule
@@ -217,6 +218,8 @@ def describe_main(
         raise LinkerUsageError(
             f"stack_size must be a positive multiple of {STACK_UNIT_BYTES} bytes below 4 GiB, not {stack_size}"
         )
+    if module is not None:
+        check_address_width(module)
     if module is None:
         main: MainModule = _no_main(memory or MemoryType(), stack_size)
     elif is_position_independent(module):
@@ -269,8 +272,6 @@ def _widen(
 ) -> WasmMemoryType:
     """Return the type of the memory to make for a main module that imports one."""
     limits = wanted.limits
-    if limits.is64:
-        raise UnsupportedModuleError(module, "a 64-bit memory")
     maximum = limits.maximum
     if memory is not None:
         if memory.shared != limits.shared:
@@ -420,8 +421,6 @@ def _static_memory(
         refusals.append("it neither imports nor exports its memory")
         return None, None
     assert isinstance(exported.type, WasmMemoryType)
-    if exported.type.limits.is64:
-        raise UnsupportedModuleError(module.name, "a 64-bit memory")
     if exported.type.limits.shared:
         # Engines share a memory between stores, and lend it to other instances, only if the host has made it.
         refusals.append("it defines its shared memory (link it with --import-memory)")

@@ -209,7 +209,7 @@ class TestTypes:
             ('(import "env" "memory" (memory 0 65536 shared))', {}, "shared"),
             (MEMORY, {"memory": dl.MemoryType(shared=True)}, "shared"),
             ('(import "env" "memory" (memory 0 20))', {}, "memory 0 20"),
-            ('(import "env" "memory" (memory i64 0))', {}, "i64"),
+            ('(import "env" "memory" (memory i64 0))', {}, "a 64-bit memory: libraries and main modules"),
         ],
     )
     def test_memory(self, field: str, options: dict[str, dl.MemoryType], expected: str) -> None:

@@ -8,7 +8,7 @@ ORDER = (
     ("__main__",),
     ("cli", "stress"),
     ("__init__",),  # the public names
-    ("trio",),
+    ("tasks",),
     (
         "assembly",
         "linker",

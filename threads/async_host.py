@@ -1,8 +1,7 @@
-"""Blocking work on a worker thread, from trio: cancelling the scope interrupts the work, and waits for its end.
+"""Blocking work on a worker thread, from asyncio or trio: cancelling it interrupts the work, and waits for its end.
 
-`trio.to_thread.run_sync` either waits for a thread whatever happens to the scope, or abandons it. Guest code can be
-stopped, so here a cancelled scope stops it and then waits for the thread, which ends within moments. Nothing continues to
-run after the nursery has ended.
+What either has for threads waits for a thread whatever is cancelled, or abandons it. Guest code can be stopped, so here a
+cancellation stops it and then waits for the thread, which ends within moments. Nothing continues to run after the task.
 
 A limiter's token is taken before the work begins and released after its end. So it bounds the number of threads, and no
 barrier depends on a token: a barrier waits only for threads that are inside guest code, and those hold one.
@@ -10,47 +9,45 @@ barrier depends on a token: a barrier waits only for threads that are inside gue
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from contextlib import AsyncExitStack
 from typing import TypeVar
 
-import trio
+import anyio
+import anyio.lowlevel
+import anyio.to_thread
 
 T = TypeVar("T")
 
 __all__ = ["run_interruptibly"]
-
-_UNLIMITED = trio.CapacityLimiter(math.inf)
-"""trio's own default of 40 threads would make the 41st wait for threads that may be waiting for it."""
 
 
 async def run_interruptibly(
     work: Callable[[], T],
     interrupt: Callable[[], BaseException],
     *,
-    limiter: trio.CapacityLimiter | None = None,
+    limiter: anyio.CapacityLimiter | None = None,
 ) -> T:
     """Run blocking work in a worker thread.
 
     Args:
         work: runs in the thread.
-        interrupt: makes `work` raise soon; called in trio's thread when the scope is cancelled, possibly before `work` has
+        interrupt: makes `work` raise soon; called in the loop's thread when the task is cancelled, possibly before `work` has
             begun or after it has ended. Returns the exception that `work` raises if this reaches it.
         limiter: bounds how many run at a time; None for no bound.
 
     Returns:
-        What `work` returns, also if the scope was cancelled too late to stop it.
+        What `work` returns, also if the task was cancelled too late to stop it.
 
     Raises:
-        trio.Cancelled: the scope was cancelled, and `work` was stopped by it.
+        asyncio.CancelledError: the task was cancelled, and `work` was stopped by it; with trio, `trio.Cancelled`.
         BaseException: what `work` raises.
     """
     async with AsyncExitStack() as stack:
         if limiter is not None:
             await stack.enter_async_context(limiter)
-        await trio.lowlevel.checkpoint_if_cancelled()
-        ended = trio.Event()
+        await anyio.lowlevel.checkpoint_if_cancelled()
+        ended = anyio.Event()
         results: list[T] = []
         errors: list[BaseException] = []
 
@@ -61,19 +58,20 @@ async def run_interruptibly(
                 errors.append(error)
 
         async def thread() -> None:
-            with trio.CancelScope(shield=True):
+            with anyio.CancelScope(shield=True):
                 try:
-                    await trio.to_thread.run_sync(body, limiter=_UNLIMITED)
+                    # A limiter of its own: the common one would make the 41st thread wait for threads that may wait for it.
+                    await anyio.to_thread.run_sync(body, limiter=anyio.CapacityLimiter(1))
                 finally:
                     ended.set()
 
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(thread)
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(thread)
             try:
                 await ended.wait()
-            except trio.Cancelled:
+            except anyio.get_cancelled_exc_class():
                 reason = interrupt()
-                with trio.CancelScope(shield=True):
+                with anyio.CancelScope(shield=True):
                     await ended.wait()
                 if errors and errors[0] is reason:
                     raise

@@ -1,4 +1,4 @@
-"""The linker for trio: guest code on worker threads, stopped when its scope is cancelled."""
+"""The linker for asyncio and trio: guest code on worker threads, stopped when its task is cancelled."""
 
 from __future__ import annotations
 
@@ -6,44 +6,45 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any, TypeVar
 
-import trio
+import anyio
+import anyio.to_thread
 
 from dl.group import InstanceGroup
 from dl.groups.host_threads import HostThread
 from dl.linker import Linker
 from dl.options import ModuleSource
 from threads import Interrupted
-from threads.trio_host import run_interruptibly
+from threads.async_host import run_interruptibly
 
 T = TypeVar("T")
 
 
-class TrioLinker:
-    """A linker whose guest code runs on trio's worker threads.
+class AsyncLinker:
+    """A linker whose guest code runs on worker threads of asyncio or trio.
 
     Attributes:
         linker: the linker; what does not enter the guest (`memory`, `modules`, `statistics`) may be used from any task.
     """
 
-    def __init__(self, linker: Linker, limiter: trio.CapacityLimiter | None) -> None:
+    def __init__(self, linker: Linker, limiter: anyio.CapacityLimiter | None) -> None:
         self.linker = linker
         self._limiter = limiter
 
     async def call(self, function: Callable[..., T], *args: Any, name: str | None = None) -> T:
         """Run `function(group, *args)` on a worker thread with an instance group of its own.
 
-        Cancelling the scope stops the guest code it runs, also where it waits.
+        Cancelling the task, or the scope it is in, stops the guest code it runs, also where it waits.
 
         Args:
-            function: gets the group; runs outside trio.
+            function: gets the group; runs outside the event loop.
             args: further arguments.
             name: the thread's name in messages.
 
         Raises:
-            trio.Cancelled: the scope was cancelled.
+            asyncio.CancelledError: the task was cancelled; with trio, `trio.Cancelled`.
             BaseException: what the function raises.
         """
-        reason = Interrupted("the trio scope was cancelled")
+        reason = Interrupted("the task was cancelled")
         started: list[HostThread] = []
         cancelled = False
 
@@ -53,7 +54,7 @@ class TrioLinker:
             started.append(thread)
             if cancelled:
                 thread.cancel(reason)
-            thread.run(self.linker.viewing(function), args)
+            thread.run(self.linker.own.viewing(function), args)
             result: T = thread.join()
             return result
 
@@ -69,10 +70,10 @@ class TrioLinker:
     async def run(self) -> int:
         """Run the program in its main group on a worker thread; return its exit code.
 
-        Cancelling the scope stops it, and all threads that it has started.
+        Cancelling the task stops it, and all threads that it has started.
 
         Raises:
-            trio.Cancelled: the scope was cancelled.
+            asyncio.CancelledError: the task was cancelled; with trio, `trio.Cancelled`.
             DlError: as `InstanceGroup.run`.
         """
         return await self.main_call(InstanceGroup.run)
@@ -81,7 +82,7 @@ class TrioLinker:
         """Run `function(group)` with the main group on a worker thread; for programs whose memory is not shared."""
         group = self.linker.main_group
         own = group.own
-        reason = Interrupted("the trio scope was cancelled")
+        reason = Interrupted("the task was cancelled")
 
         def work() -> T:
             self.linker.parts.groups.take(own)
@@ -97,31 +98,42 @@ class TrioLinker:
 
         return await run_interruptibly(work, interrupt, limiter=self._limiter)
 
+    def __repr__(self) -> str:
+        return f"<AsyncLinker of {self.linker!r}>"
+
+
+TrioLinker = AsyncLinker
+"""The name that `AsyncLinker` had when it was for trio only."""
+
 
 @asynccontextmanager
 async def open_linker(
-    main: ModuleSource | None, *, limiter: trio.CapacityLimiter | None = None, **options: Any
-) -> AsyncIterator[TrioLinker]:
-    """Make a linker for trio, and close it at the end of the `async with`.
+    main: ModuleSource | Callable[[], Linker] | None,
+    *,
+    limiter: anyio.CapacityLimiter | None = None,
+    **options: Any,
+) -> AsyncIterator[AsyncLinker]:
+    """Make a linker for asyncio or trio, whichever runs, and close it at the end of the `async with`.
 
     Args:
-        main: the main module, as for `Linker`.
+        main: the main module, as for `Linker`; or a function that makes the linker, such as
+            `lambda: dl.Linker("app.wasm", interrupts=True)`, so that tools know its options.
         limiter: bounds how many worker threads run guest code at a time; None for no bound. A guest whose threads wait for
             each other needs as many as it has threads.
-        options: as for `Linker`.
+        options: as for `Linker`; `interrupts` is on.
 
     Raises:
         DlError: the program could not be linked.
     """
 
     def make() -> Linker:
-        linker = Linker(main, **{"interrupts": True, **options})
+        linker = main() if callable(main) else Linker(main, **{"interrupts": True, **options})
         linker.parts.groups.park(linker.main_group.own)
         return linker
 
-    linker = await trio.to_thread.run_sync(make)
+    linker = await anyio.to_thread.run_sync(make)
     try:
-        yield TrioLinker(linker, limiter)
+        yield AsyncLinker(linker, limiter)
     finally:
-        with trio.CancelScope(shield=True):
-            await trio.to_thread.run_sync(linker.close)
+        with anyio.CancelScope(shield=True):
+            await anyio.to_thread.run_sync(linker.close)

@@ -1,0 +1,130 @@
+"""`dl.open_linker` under asyncio and trio: what is cancelled stops, and nothing is left behind."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from typing import Any
+
+import anyio
+import pytest
+
+import dl
+from tests.support.modules import SHARED_MEMORY, library, pie
+from tests.support.paths import ROOT
+
+pytestmark = pytest.mark.timeout(60)
+
+SHARED = dl.MemoryType(1, 1000, shared=True)
+LIB = library(
+    SHARED_MEMORY,
+    '(func (export "add") (param i32 i32) (result i32) (i32.add (local.get 0) (local.get 1)))',
+    '(func (export "spin") (loop $again (br $again)))',
+    '(func (export "wait") (drop (memory.atomic.wait32 (i32.const 4100) (i32.const 0) (i64.const -1))))',
+)
+ENDLESS = pie('(func (export "_start") (loop $again (br $again)))')
+
+
+def calls(name: str, *arguments: int) -> Callable[[dl.InstanceGroup], Any]:
+    return lambda group: group.library(LIB, name="l.so")[name](*arguments)
+
+
+@pytest.mark.parametrize("backend", ["asyncio", "trio"])
+@pytest.mark.parametrize("name", ["spin", "wait"])
+def test_a_scope_that_times_out_stops_the_guest(backend: str, name: str) -> None:
+    """It ends although the guest would compute, or wait, for ever; the linker stays usable."""
+
+    async def main() -> None:
+        async with dl.open_linker(None, memory=SHARED) as linker:
+            with anyio.move_on_after(0.05) as scope:
+                await linker.call(calls(name))
+            assert scope.cancelled_caught
+            assert await linker.call(calls("add", 2, 3)) == 5
+
+    anyio.run(main, backend=backend)
+
+
+@pytest.mark.parametrize("backend", ["asyncio", "trio"])
+def test_a_program_that_is_cancelled_ends(backend: str) -> None:
+    """Also one whose memory is not shared; the linker is made by a function, whose options tools know."""
+
+    async def main() -> None:
+        make = lambda: dl.Linker(ENDLESS, interrupts=True)  # noqa: E731
+        async with dl.open_linker(make) as linker:
+            with anyio.move_on_after(0.05) as scope:
+                await linker.run()
+            assert scope.cancelled_caught
+
+    anyio.run(main, backend=backend)
+
+
+@pytest.mark.parametrize("backend", ["asyncio", "trio"])
+def test_what_the_function_raises_is_raised(backend: str) -> None:
+    """As it is, in no group of exceptions."""
+
+    def fail(_group: dl.InstanceGroup) -> None:
+        raise KeyError("mine")
+
+    async def main() -> None:
+        async with dl.open_linker(None, memory=SHARED) as linker:
+            with pytest.raises(KeyError, match="mine"):
+                await linker.call(fail)
+
+    anyio.run(main, backend=backend)
+
+
+def test_asyncio_cancels_by_its_own_means() -> None:
+    """`wait_for`, `task.cancel()` and a task group that fails end the guest code that a task waits for."""
+
+    async def main() -> None:
+        async with dl.open_linker(None, memory=SHARED) as linker:
+            with pytest.raises(asyncio.TimeoutError):
+                await asyncio.wait_for(linker.call(calls("spin")), 0.05)
+            task = asyncio.create_task(linker.call(calls("wait")))
+            await asyncio.sleep(0.05)
+            task.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await task
+            results = await asyncio.gather(*(linker.call(calls("add", n, n)) for n in range(8)))
+            assert results == [2 * n for n in range(8)]
+
+    started = time.monotonic()
+    asyncio.run(main())
+    assert time.monotonic() - started < 30
+
+
+@pytest.mark.skipif(os.name != "posix", reason="signals")
+def test_ctrl_c_ends_asyncio_and_the_guest() -> None:
+    """One SIGINT ends a loop whose task computes in the guest, with KeyboardInterrupt and no warning."""
+    code = f"""
+import asyncio, dl
+wasm = bytes.fromhex({LIB.hex()!r})
+async def main():
+    async with dl.open_linker(None, memory=dl.MemoryType(1, 1000, shared=True)) as linker:
+        def spin(group):
+            lib = group.library(wasm, name="l.so")
+            print("spins", flush=True)
+            lib.spin()
+        await linker.call(spin)
+asyncio.run(main())
+"""
+    process = subprocess.Popen(
+        [sys.executable, "-X", "dev", "-c", code],
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline() == "spins\n"
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=40)
+
+    assert errors.rstrip().endswith("KeyboardInterrupt")
+    assert "Warning" not in errors
+    assert "never" not in errors
