@@ -9,18 +9,20 @@ import click
 from rich.text import Text
 
 from dl.cli.console import output, shown
+from dl.cli.named import modules_by_name
 from dl.cli.params import engine_option
-from dl.cli.run import library_path_option, search_path
+from dl.cli.run import library_path_option, module_path_option, search_path
 from dl.engine.compiled_form import form_of, write_form
 from dl.engine.private_directory import NotPrivateError, PrivateDirectory
 from dl.errors import LinkerUsageError
-from dl.link.ahead import Compiled, compile_ahead
+from dl.link.ahead import Compiled, compile_ahead, compile_ordinary
 from dl.modules.image import image_from_file
 from dl.modules.locate import Locator
 
 
 @click.command("compile", short_help="Compile a program and its libraries before they run.")
 @library_path_option
+@module_path_option
 @click.option(
     "-o",
     "--output",
@@ -41,11 +43,14 @@ def compile(  # noqa: A001  the name of the command
     program: str,
     libraries: tuple[str, ...],
     library_path: tuple[list[Path], ...],
+    module_path: tuple[list[Path], ...],
     directory: Path | None,
     interrupts: bool | None,
     engine: str | None,
 ) -> int:
     """Compile a program, what it needs, and libraries that it will open; keep the code beside the modules.
+
+    Of a program that is linked by import names: the modules that it imports from.
 
     The form of libfoo.so is libfoo.so.compiled. It is used as long as the module has the same bytes, on the same engine,
     version and machine, if the file and its directory belong to the user and nobody else can write to them.
@@ -55,7 +60,12 @@ def compile(  # noqa: A001  the name of the command
     others = [image_from_file(Path(name), name) for name in libraries]
     assert main.path is not None
     beneath = main.path.parent
-    for compiled in compile_ahead(main, others, locator, engine=engine, interrupts=interrupts):
+    named = modules_by_name(main, module_path)
+    if named is None:
+        made = compile_ahead(main, others, locator, engine=engine, interrupts=interrupts)
+    else:
+        made = compile_ordinary([*named, *others], engine=engine, interrupts=interrupts)
+    for compiled in made:
         place, size = _write(compiled, directory, beneath)
         line = Text(shown(str(form_of(place))))
         line.append(f"  {size:,} bytes", style="dim")

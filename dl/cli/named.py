@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from dl.cli.run import module_directories
 from dl.cli.tree import CYCLE, REPEATED, Node
-from dl.errors import DlError
+from dl.errors import DlError, LinkError
 from dl.link.rehearse import Link
 from dl.linker import Linker
 from dl.modules.image import ModuleImage
@@ -148,6 +148,25 @@ def links_by_name(image: ModuleImage, module_path: Sequence[Sequence[Path]]) -> 
         return [
             link for one in _all_modules(linker, top) for link in _links_of(linker, one, _name_of(one, top))
         ]
+
+
+def modules_by_name(image: ModuleImage, module_path: Sequence[Sequence[Path]]) -> list[ModuleImage] | None:
+    """Return a file and all modules that it imports from by name; see `_by_name`.
+
+    Raises:
+        LinkError: one of them is missing or cannot be read.
+    """
+    with _by_name(image, module_path) as found:
+        if found is None:
+            return None
+        linker, top = found
+        modules = list(_all_modules(linker, top))
+        for module in modules:
+            for name in module.imported_names():
+                reason = opened(linker, name)
+                if isinstance(reason, str):
+                    raise LinkError(name, f"{reason} (imported by {_name_of(module, top)})")
+        return [module.image for module in modules]
 
 
 @contextmanager

@@ -212,7 +212,9 @@ def run(
         )
     for text in (program, *arguments, *(part for pair in variables for part in pair)):
         _check_text(text)
-    by_name = bool(module_path) and wamr_mode is None
+    source = contents(program) or program
+    named = bool(module_path) and wamr_mode is None
+    by_name = named and _is_ordinary(source, program)
     memory = None if by_name else _memory(program, memory_min, memory_max)
     if by_name and (memory_min or memory_max or preload):
         raise click.UsageError(
@@ -223,10 +225,10 @@ def run(
         tracing(trace),
         ending_on_interrupt() as ctrl_c,
         Linker(
-            None if by_name else contents(program) or program,
+            None if by_name else source,
             name=None if by_name else program,
             library_path=libraries,
-            module_path=module_directories(module_path, program) if by_name else (),
+            module_path=module_directories(module_path, program) if named else (),
             args=(program,) if function else (program, *arguments),
             env={**(os.environ if inherit_env else {}), **dict(variables)},
             preopens=dict(preopens),
@@ -247,7 +249,7 @@ def run(
         bounded(linker, linker.main_group.own, program, timeout, None),
     ):
         if by_name:
-            return run_by_name(linker, program, function, arguments)
+            return run_by_name(linker, source, program, function, arguments)
         if function is not None:
             from dl.cli.invoke import function_of, invoke  # noqa: PLC0415  running needs nothing of it
 
@@ -255,13 +257,32 @@ def run(
         return program_code(linker.main_group.run())
 
 
-def run_by_name(linker: Linker, program: str, function: str | None, arguments: Sequence[str]) -> int:
+def _is_ordinary(source: str | bytes, program: str) -> bool:
+    """Whether a program is an ordinary module with a memory of its own, and not a main module that libraries are linked to.
+
+    Raises:
+        DlError: it cannot be read.
+    """
+    from dl.engine.preview1 import WASIX  # noqa: PLC0415  the help needs nothing of the linker
+    from dl.modules.image import image_from_bytes, image_from_file  # noqa: PLC0415
+
+    if isinstance(source, bytes):
+        wasm = image_from_bytes(source, program, program).wasm
+    else:
+        wasm = image_from_file(Path(source), program).wasm
+    needs_program = any(e.module == WASIX or (e.module, e.kind) == ("env", "memory") for e in wasm.imports)
+    return wasm.dylink is None and not needs_program
+
+
+def run_by_name(
+    linker: Linker, source: str | bytes, program: str, function: str | None, arguments: Sequence[str]
+) -> int:
     """Link a program by import names, and run it or call one of its functions, or `$module$function`; return the exit code.
 
     Raises:
         DlError: it cannot be linked, or ended by an error.
     """
-    instance = linker.instantiate(program)
+    instance = linker.instantiate(source, name=program)
     if function is None:
         return program_code(instance.run())
     from dl.cli.invoke import invoke  # noqa: PLC0415  running needs nothing of it

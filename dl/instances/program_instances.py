@@ -32,6 +32,7 @@ from dl.instances.named import Finder, NamedModules
 from dl.instances.reach import Reach
 from dl.instances.rules import check_application, check_changes, check_dependency, check_for_threads
 from dl.instances.serve import BuiltIns, ImportSearch, names_to_open
+from dl.link.find import form_reader
 from dl.link.host_libraries import module_image
 from dl.modules.construction import Construction
 from dl.options import ModuleSource
@@ -347,7 +348,9 @@ class ProgramInstances:
                 names.append(name)
             copy = names.index(name) if name in names else 0
         digest = None if copy else image.digest
-        return self._program.compiler.compile(numbered_copy(image.wasm.data, copy), name, digest)
+        return self._program.compiler.compile(
+            numbered_copy(image.wasm.data, copy), name, digest, form_reader(self._program, image)
+        )
 
     def _check_limits(self, module: Module) -> None:
         bound, wasm = self._program.options.limits, module.image.wasm

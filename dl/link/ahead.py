@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from dl.engine import chosen_engine
 from dl.engine.code_cache import Compiler, content_digest
 from dl.engine.protocol import Engine
+from dl.engine.requirements import check_capabilities
 from dl.errors import LinkerUsageError
 from dl.link.find import as_library, compile_module, compiled_bytes
 from dl.modules.image import ModuleImage, with_interruptible_waits
@@ -70,6 +71,29 @@ def compile_ahead(
         code = compile_module(compiler, linked, 0)
         digest = content_digest(compiled_bytes(linked))
         yield Compiled(image, chosen, {digest: chosen.serialize(code)})
+
+
+def compile_ordinary(
+    images: Iterable[ModuleImage], *, engine: str | None = None, interrupts: bool | None = None
+) -> Iterator[Compiled]:
+    """Compile modules that are instantiated as they are: those that import from each other by name.
+
+    Args:
+        images: the modules.
+        engine: name of the engine; None for the default one.
+        interrupts: whether guest code can be interrupted, as for a linker without threads.
+
+    Raises:
+        LinkerUsageError: the engine cannot hand out its code.
+        DlError: a module cannot be compiled.
+    """
+    for image in images:
+        chosen = chosen_engine(engine, image.name, interrupts=interrupts, shared=False)
+        if not chosen.capabilities.serialization:
+            raise LinkerUsageError(f"engine {chosen.name} cannot hand out compiled code")
+        check_capabilities(chosen, image.wasm)
+        code = Compiler(chosen).compile(image.wasm.data, image.name, image.digest)
+        yield Compiled(image, chosen, {image.digest: chosen.serialize(code)})
 
 
 def _described(main: ModuleImage, *, library: bool) -> MainModule:

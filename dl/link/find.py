@@ -185,11 +185,11 @@ def compile_modules(program: Program, tree: FoundTree) -> None:
         copies.add(module.copy)
         with program.compiling.one(module.image.digest):
             module.code = compile_module(
-                program.compiler, module.image, module.copy, _form_of(program, module.image)
+                program.compiler, module.image, module.copy, form_reader(program, module.image)
             )
 
 
-def _form_of(program: Program, image: ModuleImage) -> Callable[[bytes], CompiledModule | None] | None:
+def form_reader(program: Program, image: ModuleImage) -> Callable[[bytes], CompiledModule | None] | None:
     """Return what looks into a module's compiled form; None if it can have none that is to be trusted."""
     path, options = image.path, program.options
     if path is None or not options.compiled_forms:

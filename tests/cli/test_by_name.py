@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.command_line import DlRun
-from tests.support.modules import imports, module, returns
+from tests.support.modules import MEMORY, calls, imports, library, module, pie, returns
 from tests.support.paths import FIXTURES
 
 MULTI = FIXTURES / "multimodule/unshared"
@@ -46,6 +46,22 @@ class TestRun:
         assert done.returncode == 127
         assert "nowhere/m.wasm" in done.stderr
         assert dlrun("--module-path", "one", "--memory-min", "64k", "main.wasm").returncode == 2
+
+    def test_a_main_module_stays_one(self, dlrun: DlRun, tmp_path: Path) -> None:
+        """A position-independent program imports from a module by name, and needs a library as well."""
+        (tmp_path / "m.wasm").write_bytes(module(returns("f", 4)))
+        (tmp_path / "lib.so").write_bytes(library(MEMORY, imports("f", namespace="m"), calls("g", "f")))
+        (tmp_path / "main.wasm").write_bytes(
+            pie(
+                imports("f", namespace="m"),
+                imports("g"),
+                calls("h", "f"),
+                calls("i", "g"),
+                needed=("lib.so",),
+            )
+        )
+        for name in ("h", "i", "$lib.so$g"):
+            assert dlrun("--module-path", ".", "--invoke", name, "main.wasm").stdout == "4\n"
 
     def test_in_a_mode_of_wamr(self, dlrun: DlRun, tmp_path: Path) -> None:
         """In WAMR's mode the module path is the library path, and its order holds."""

@@ -109,6 +109,21 @@ class TestUse:
             assert ran.stdout == dlrun(str(source / "main.wasm")).stdout
             assert ran.stderr.count("compiled form ") == ran.stderr.count(".compiled used") == 2
 
+    def test_modules_that_are_linked_by_name(
+        self, dlrun: DlRun, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        """A program linked by import names is compiled with the modules that it imports from, and all three forms are used."""
+        bundle = tmp_path / "bundle"
+        done = dlrun("compile", str(FIXTURES / "multimodule/unshared/mC.wasm"), "-o", str(bundle))
+        assert done.returncode == 0, done.stderr
+        assert sorted(p.name for p in bundle.glob("*.compiled")) == [f"m{x}.wasm.compiled" for x in "ABC"]
+        caplog.set_level("INFO", logger="dl.cache")
+        with dl.Linker(None, module_path=[bundle], engine=Counting()) as linker:
+            assert linker.instantiate(bundle / "mC.wasm").lookup("$mB$B2")() == 11
+        assert sum(message.endswith(".compiled used") for message in caplog.messages) == 3
+        (bundle / "mA.wasm").unlink()
+        assert dlrun("compile", str(bundle / "mC.wasm")).returncode == 127
+
 
 class TestRefusal:
     def refused(
