@@ -22,6 +22,7 @@ from dl.modules.beneath import NotOpenedError, Place, open_beneath
 from dl.modules.image import ModuleImage, image_from_bytes, image_from_file, image_from_opened
 from dl.modules.locate import Locator
 from dl.options import ModuleSource, listed
+from dl.text import shown
 
 if TYPE_CHECKING:
     from dl.instances.program_instances import ProgramInstances
@@ -213,7 +214,7 @@ class NamedModules:
 
     def places(self, name: str) -> list[str]:
         """Return where a name was looked for, for messages."""
-        files = [os.path.join(directory, name + _SUFFIX) for directory in self._path]
+        files = [os.path.join(directory, shown(name) + _SUFFIX) for directory in self._path]
         return [*files, *(f"finder {getattr(one, '__name__', repr(one))}" for one in self._finders)]
 
     def close(self) -> None:

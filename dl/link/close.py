@@ -102,7 +102,13 @@ def _remove(groups: Groups, group: Group, gone: list[LinkedModule]) -> None:
         return
     try:
         with group.replica.waiter.shielded():
-            remove_modules(groups.program, group, gone, resting=groups.all())
+            try:
+                remove_modules(groups.program, group, gone, resting=groups.all())
+            except BaseException:
+                # Their destructors have run: there is no way back. This group makes the operation like all others, then, or
+                # ends alone.
+                remove_modules(groups.program, None, gone, resting=groups.all())
+                raise
     finally:
         while gone:
             module = gone.pop()

@@ -55,7 +55,7 @@ def unload_failed(program: Program, group: Group, plans: Sequence[LinkPlan], err
 
 def remove_modules(
     program: Program,
-    group: Group,
+    group: Group | None,
     modules: Sequence[LinkedModule],
     *,
     demoted: Sequence[LinkedModule] = (),
@@ -65,7 +65,7 @@ def remove_modules(
 
     Args:
         program: the program.
-        group: the calling thread's.
+        group: the calling thread's; None if that makes the operation like all others, after it is committed.
         modules: what goes.
         demoted: modules of which one promotion to the global scope is taken back with them.
         resting: groups whose threads may be inside the modules' code, so that what these hold rests; None if none can be.
@@ -74,11 +74,14 @@ def remove_modules(
         The modules that use them, in which case they stay, but can be found no longer.
     """
     codes = {} if resting is None else _trap_functions(program, modules)
-    with Change(program, group) as made, program.rendezvous.instigate(group.replica):
+    replica = None if group is None else group.replica
+    with Change(program, group) as made, program.rendezvous.instigate(replica):
         program.state.demote(demoted)
         # Another thread may have removed some of them since they were chosen.
         present = tuple(m for m in modules if program.state.modules.get(m.handle) is m)
         users = program.state.remove_unused(present)
+        if not users:
+            made.on_failure(partial(program.state.put_back, present))
         if present and not users:
             rest = None if resting is None else _plan_rest(program, made, present, codes)
             _unload(program, made, present, resting, rest)

@@ -325,6 +325,12 @@ class LinkerState:
                 self._drop_from_local_scopes(modules)
         return users
 
+    def put_back(self, modules: Sequence[LinkedModule]) -> None:
+        """Take back that modules were removed; they can be found no longer all the same."""
+        for module in modules:
+            self.modules[module.handle] = module
+            self.copies.setdefault(module.image.digest, Counter())[module.copy] += 1
+
     def _drop_from_local_scopes(self, gone: Sequence[LinkedModule]) -> None:
         """Take modules out of what others see, which would keep them, and what they saw in turn."""
         for module in (*self.modules.values(), *self.arriving.values()):

@@ -155,6 +155,7 @@ class Worker:
             (self._open_undefined, 2),
             (self._open_trapping, 1),
             (self._open_and_close, 3),
+            (self._open_and_close_with_others, 3),
             (self._open_missing, 2),
             (self._open_malformed, 2),
         ]
@@ -417,14 +418,22 @@ class Worker:
 
     def _open_and_close(self) -> None:
         """Open a library that nobody else knows, use it, and close it: so a run links and unlinks until it is told to stop."""
-        number = self.random.choice(_CLOSED)
-        handle = self._group.dlopen(self._run.libraries[number], RTLD_NOW, name=self._odd_name())
-        addend = KINDS[number].addend
-        self._check(
-            function(self._group, handle, "value")(5) == 5 + addend, f"value of module {handle} is wrong"
-        )
-        self._group.dlclose(handle)
+        self._use_and_close(self.random.choice(_CLOSED), self._odd_name())
         self._shared.count("open and close")
+
+    def _open_and_close_with_others(self) -> None:
+        """Open a library that others open and close at the same time, so that a close meets the next open."""
+        number = self.random.choice(_CLOSED)
+        self._use_and_close(number, f"passing{number}.so")
+        self._shared.count("open and close with others")
+
+    def _use_and_close(self, number: int, name: str) -> None:
+        handle = self._group.dlopen(self._run.libraries[number], RTLD_NOW, name=name)
+        try:
+            found = function(self._group, handle, "value")(5)
+            self._check(found == 5 + KINDS[number].addend, f"value of {name}, module {handle}, is wrong")
+        finally:
+            self._group.dlclose(handle)
 
     def _open_missing(self) -> None:
         self._fails(LibraryNotFoundError, "open, missing", lambda: self._group.dlopen("missing.so"))

@@ -1,0 +1,229 @@
+"""What goes wrong in a close, at each of its steps, and what destructors do: every group is as if nothing had gone wrong."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections.abc import Callable, Iterator
+
+import pytest
+
+import dl
+from tests.groups.test_failures import Bystanders, Cancelled, Fails, Fault
+from tests.support.groups import SECONDS, Program, held, library, program, state_of, until
+from tests.support.modules import MEMORY_BASE, SHARED_MEMORY, returns
+from tests.support.modules import library as small_library
+
+
+@pytest.fixture(name="p")
+def _program() -> Iterator[Program]:
+    libraries = {
+        "top.so": library(1, thread_local=True, needed=("low.so",)),
+        "low.so": library(2, thread_local=True),
+    }
+    with program(libraries=libraries) as made:
+        made.main.dlopen(library(9, thread_local=True), name="before.so")
+        yield made
+
+
+def check_gone(p: Program, before: tuple[object, ...], bystanders: Bystanders) -> None:
+    """Check that all groups are equal, that nothing is held, and that the library can be loaded again."""
+    p.linker.program.checkpoint = lambda _step, _group: None
+    expected = state_of(p.main)
+    assert bystanders.states() == [expected] * 3
+    assert p.linker.spawn(state_of).join(SECONDS) == expected
+    until(p.is_alone)
+    assert held(p.linker) == before
+    with p.main.library("top.so") as again:
+        assert p.main.dlsym(again, "value")(1) == 2
+    assert held(p.linker) == before
+
+
+class TestFaults:
+    @pytest.mark.parametrize("error", [Fault, Cancelled, MemoryError])
+    @pytest.mark.parametrize(("step", "in_group"), [("commit", False), ("clear", True)])
+    def test_at_a_step_of_the_close(
+        self, p: Program, step: str, in_group: bool, error: type[Exception]
+    ) -> None:
+        """A close that a fault cuts off is made nevertheless: what its destructors have ended cannot stay."""
+        before = held(p.linker)
+        top = p.main.dlopen("top.so")
+        bystanders = Bystanders(p)
+        p.linker.program.checkpoint = Fails(step, 1, error("injected"), in_group=in_group)
+        with pytest.raises(error):
+            p.main.dlclose(top)
+        check_gone(p, before, bystanders)
+
+
+def ends(*body: str, **options: object) -> bytes:
+    """A library whose end does something."""
+    return small_library(
+        '(import "env" "at_end" (func $at_end))',
+        SHARED_MEMORY,
+        MEMORY_BASE,
+        returns("f", 7),
+        f'(func (export "_fini") {" ".join(body)})',
+        memory_size=4096,
+        **options,
+    )
+
+
+class Ending:
+    """A program of libraries only, one of which, `a.so`, calls `at_end` at its end, or does what is given."""
+
+    def __init__(self, *body: str, **libraries: bytes) -> None:
+        self.at_end: Callable[[], object] = lambda: None
+        libs = {"a.so": ends(*(body or ("call $at_end",))), "b.so": small_library(returns("g", 8))}
+        self.linker = dl.Linker(
+            None,
+            memory=dl.MemoryType(minimum=20, maximum=200, shared=True),
+            libraries={**libs, **libraries},
+            imports={"env": {"at_end": lambda: self.at_end() and None}},
+        )
+        self.main = self.linker.main_group
+
+    def check_gone(self, before: tuple[object, ...]) -> None:
+        """Check that nothing is left, and that the library can be loaded anew, in this thread and for others."""
+        assert held(self.linker) == before
+        self.at_end = lambda: None
+        with self.main.library("b.so") as other:
+            assert self.main.dlsym(other, "g")() == 8
+        tables = [self.main.table(), self.linker.spawn(lambda group: group.table()).join(SECONDS)]
+        assert tables[0] == tables[1]
+
+
+class TestDestructors:
+    def test_that_never_ends_is_cancelled(self) -> None:
+        """A thread that closes a library whose destructor never ends can be cancelled; the library is gone."""
+        made = Ending("call $at_end", "(loop $l (br $l))")
+        with made.linker as linker:
+            before, entered = held(linker), threading.Event()
+            made.at_end = entered.set
+            handle = made.main.dlopen("a.so")
+            closing = linker.spawn(lambda group: group.dlclose(handle))
+            assert entered.wait(SECONDS)
+            closing.cancel(Fault("cancelled"))
+            with pytest.raises(Fault):
+                closing.join(SECONDS)
+            until(lambda: linker.parts.groups.all() == [made.main.own])
+            made.check_gone(before)
+
+    def test_that_never_ends_ends_with_ctrl_c(self) -> None:
+        """Ctrl-C ends a destructor in the main thread, and the close raises it; the library is gone."""
+        made = Ending("call $at_end", "(loop $l (br $l))")
+        with made.linker as linker:
+            before = held(linker)
+            main = threading.main_thread().ident
+            assert main is not None
+            made.at_end = lambda: threading.Timer(0.05, signal.pthread_kill, (main, signal.SIGINT)).start()
+            handle = made.main.dlopen("a.so")
+            with pytest.raises(KeyboardInterrupt):
+                made.main.dlclose(handle)
+            made.check_gone(before)
+
+    def test_that_exits_ends_the_program(self) -> None:
+        """A destructor that ends the program ends it: the close raises that, and so does every later call."""
+        leave = '(import "wasi_snapshot_preview1" "proc_exit" (func $leave (param i32)))'
+        lib = small_library(leave, returns("f", 7), '(func (export "_fini") i32.const 5 call $leave)')
+        with dl.Linker(None, libraries={"a.so": lib, "b.so": small_library(returns("g", 8))}) as linker:
+            group = linker.main_group
+            handle = group.dlopen("a.so")
+            with pytest.raises(dl.ProgramExited) as exited:
+                group.dlclose(handle)
+            assert exited.value.code == 5
+
+    def test_that_opens_and_closes_what_goes_with_it(self) -> None:
+        """A destructor that closes a library that is going is refused; one that opens it gets another instance of it."""
+        made = Ending()
+        with made.linker as linker:
+            before = held(linker)
+            told: list[object] = []
+
+            def at_end() -> None:
+                made.at_end = lambda: None
+                try:
+                    made.main.dlclose(handle)
+                except dl.InvalidHandleError as error:
+                    told.append(str(error))
+                with made.main.library("a.so") as again:
+                    told.append(again.handle != handle and made.main.dlsym(again, "f")())
+
+            made.at_end = at_end
+            handle = made.main.dlopen("a.so")
+            made.main.dlclose(handle)
+            assert told == [told[0], 7]
+            assert "it was closed" in str(told[0])
+            made.check_gone(before)
+
+    def test_that_waits_for_another_thread_s_close(self) -> None:
+        """No lock is held while a destructor runs: it may wait for another thread that opens, calls and closes."""
+        made = Ending()
+        with made.linker as linker:
+            before = held(linker)
+
+            def use(group: dl.InstanceGroup) -> int:
+                with group.library("b.so") as other:
+                    return int(group.dlsym(other, "g")())
+
+            results: list[int] = []
+            made.at_end = lambda: results.append(linker.spawn(use).join(SECONDS))
+            made.main.dlclose(made.main.dlopen("a.so"))
+            assert results == [8]
+            made.check_gone(before)
+
+    def test_whoever_opens_it_meanwhile_gets_the_next_one(self) -> None:
+        """A thread that opens the library while its destructor runs waits, and loads it anew."""
+        made = Ending()
+        with made.linker as linker:
+            before, entered, go = held(linker), threading.Event(), threading.Event()
+            made.at_end = lambda: (entered.set(), go.wait(SECONDS))
+            handle = made.main.dlopen("a.so")
+            closing = linker.spawn(lambda group: group.dlclose(handle))
+            assert entered.wait(SECONDS)
+            opening = linker.spawn(lambda group: int(group.dlopen("a.so")))
+            until(lambda: any("a.so" in what for _, what in linker.program.waits.waiting()))
+            go.set()
+            closing.join(SECONDS)
+            again = opening.join(SECONDS)
+            assert again > handle
+            assert made.main.dlsym(again, "f")() == 7
+            made.main.dlclose(again)
+            made.check_gone(before)
+
+
+class TestInUse:
+    def test_the_code_of_another_thread_goes_on(self) -> None:
+        """A thread that computes in a library while it is closed keeps its data and its code, until it has come out."""
+        spins = small_library(
+            SHARED_MEMORY,
+            MEMORY_BASE,
+            '(import "env" "at_end" (func $at_end))',
+            '(func (export "spin") (result i32) (i32.store (global.get $memory_base) (i32.const 41)) (call $at_end)'
+            " (loop $l (br_if $l (i32.eqz (i32.atomic.load offset=4 (global.get $memory_base)))))"
+            " (i32.add (i32.load (global.get $memory_base)) (i32.const 1)))",
+            memory_size=4096,
+            memory_align=2,
+        )
+        writes = small_library(
+            SHARED_MEMORY,
+            MEMORY_BASE,
+            '(func (export "__wasm_call_ctors") (memory.fill (global.get $memory_base) (i32.const 255) (i32.const 4096)))',
+            memory_size=4096,
+        )
+        made = Ending(**{"spins.so": spins, "writes.so": writes})
+        with made.linker as linker:
+            before, inside = held(linker), threading.Event()
+            made.at_end = inside.set
+            handle = made.main.dlopen("spins.so")
+            base = linker.program.state.modules[handle].memory_base
+            running = linker.spawn(lambda group: group.dlsym(handle, "spin")())
+            assert inside.wait(SECONDS)
+            made.main.dlclose(handle)
+            for _ in range(3):
+                other = made.main.dlopen("writes.so")
+                assert linker.program.state.modules[other].memory_base != base
+                made.main.dlclose(other)
+            linker.memory.write_u32(base + 4, 1)
+            assert running.join(SECONDS) == 42
+            until(lambda: linker.parts.groups.all() == [made.main.own])
+            made.check_gone(before)
