@@ -72,8 +72,8 @@ class Linker(Introspection, Calling, Hosts, Instantiation):
         limits: what the program may take of the host; None for the defaults.
         modules: ordinary modules, as paths or bytes, by the names that others import from (docs/linking-by-name.md).
         module_path: directories in which modules of other names are looked for, as `NAME` or `NAME.wasm`.
-        finder: functions that are asked for a name then: they return a path, bytes, a context manager that gives one of these
-            and releases it when the linker is closed, or None.
+        finder: functions that are asked for a name then, and for libraries that are found nowhere else: they return a path,
+            bytes, a context manager that gives one of these and releases it when the linker is closed, or None.
         isolate: whether each module has its own instances of those it imports from; else there is one of each name.
         wamr: its mode, for a program of WAMR's kind; as a `WamrMode` or the number of `iwasm --enable-dlopen` (docs/wamr.md).
 

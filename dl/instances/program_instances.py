@@ -114,6 +114,7 @@ class ProgramInstances:
         self.made = HostMade(self._reach)
         self.built_in = BuiltIns(program, self.made)
         self.named = NamedModules(self, program.locator, options.modules, options.module_path, options.finder)
+        program.locator.finder = self.named.library
         program.names = self
 
     # modules
@@ -393,12 +394,14 @@ class ProgramInstances:
 
     # what libraries and main modules import; see `dl.program.import_names.ImportNames`
 
-    def prepare(self, module: WasmModule, name: str, *, main: bool) -> None:
+    def prepare(
+        self, module: WasmModule, name: str, *, main: bool, is_library: Callable[[str], bool]
+    ) -> None:
         """Instantiate what a library or main module imports from by name."""
         if not self.named.is_used():
             return
         frame = _Frame(name, None, GivenImports(None, (), name), [])
-        frame.needed = self._needed(module, frame.given)
+        frame.needed = [one for one in self._needed(module, frame.given) if not is_library(one)]
         if not frame.needed and not self.named.registered:
             return
         self._reach.check_engine()
