@@ -483,7 +483,6 @@ class TestModules:
             assert all(texts)
             assert not any(str(tmp_path) in text for text in texts)
 
-
     def test_a_destructor_s_error_names_no_path_of_the_host(self, tmp_path: Path) -> None:
         """A library that the host loaded from elsewhere, and that the guest closes last, is named without its path."""
         (tmp_path / "a.so").write_bytes(library(needed=["b.so"], run_path=["$ORIGIN"]))
