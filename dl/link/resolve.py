@@ -407,7 +407,13 @@ def resolve_stub(program: Program, handle: int, position: int) -> int:
     assert isinstance(entry.type, FuncType)
     target = _stub_target(program, module, position, entry, entry.type)
     if target is None:
-        raise UnresolvedCallError(module.name, entry.module, entry.name)
+        given = program.host.similar(entry.module, entry.name)
+        reason = (
+            f"nothing provides it; imports has {given}: did you mean that?"
+            if given
+            else "nothing provides it"
+        )
+        raise UnresolvedCallError(module.name, entry.module, entry.name, reason)
     return target.address
 
 
