@@ -146,8 +146,12 @@ class GuestLinking:
         return int(self._guarded(lambda: self._open(name, wanted), 0))
 
     def _open(self, name: str, flags: DlFlags) -> int:
-        program = self._groups.program
         log.debug("guest: dlopen(%r, %s)", name, flags)
+        with self._groups.program.events.telling_failure(name):
+            return self._open_or_fail(name, flags)
+
+    def _open_or_fail(self, name: str, flags: DlFlags) -> int:
+        program = self._groups.program
         program.check_dynamic(name)
         policy = SearchPolicy.of_guest("", self._system.guest_paths(), name)
         image = program.locator.find(name, Requester(), policy, program.state.image_by_base_name)

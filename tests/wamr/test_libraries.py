@@ -33,6 +33,20 @@ class TestNames:
             guest.open("other.wasm", 2 | 256)
             assert guest.call("call0", guest.symbol(guest.open("mid.wasm"), "sum")) == 47
 
+    def test_events_tell_of_what_the_guest_opens(self) -> None:
+        """Loads, closes and failures of the program's own calls are told to the host."""
+        with program({"side.wasm": side()}) as guest, guest.linker.events.queue() as events:
+            assert guest.close(guest.open("side.wasm")) == 0
+            assert guest.open("gone.wasm") == 0
+            kinds = [f"{event.kind} {event.module}" for _ in range(len(events)) if (event := events.get(0))]
+        assert kinds == [
+            "loaded side.wasm",
+            "constructed side.wasm",
+            "closed side.wasm",
+            "unloaded side.wasm",
+            "failed gone.wasm",
+        ]
+
     def test_the_root_by_its_name_and_by_env(self) -> None:
         """A library reaches a function of the root under the name of its file, and through `env`."""
         main = root(returns("own", 1003))
