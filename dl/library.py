@@ -134,8 +134,9 @@ class Library:
         return self.module.symbols()
 
     def __getattr__(self, name: str) -> Any:
-        if name.startswith("__") and name.endswith("__"):
-            raise AttributeError(name)  # Python and its tools ask for many of these
+        # Python and its tools ask for many of these; the others are missing only before `__init__`, as for `copy`.
+        if (name.startswith("__") and name.endswith("__")) or name in ("_open", "group", "handle"):
+            raise AttributeError(name)
         return self._find(name)
 
     def __getitem__(self, name: str) -> GuestFunction | GuestData:

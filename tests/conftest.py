@@ -11,6 +11,8 @@ Tests that interrupt a process would fail, or wait for ever.
 
 **Compiled code.** DLRUN_CACHE is off, so that no test depends on what a former run has left on disk.
 
+**The engine.** Tests that do not choose one run on wasmtime, or on the one of `--engine`, and so do processes that they start.
+
 **Bytecode.** PYTHONDONTWRITEBYTECODE is not handed on: every process that a test starts would compile the tree's files again.
 
 **Stack dumps.** `faulthandler_timeout` shows the stacks of a test that hangs.
@@ -28,8 +30,16 @@ import pytest
 from tests.support.paths import ROOT
 
 
-def pytest_configure() -> None:
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Let a run choose the engine of all tests that do not choose one."""
+    parser.addoption("--engine", help="run the suite on this engine, tests of every engine included")
+
+
+def pytest_configure(config: pytest.Config) -> None:
     """Prepare the process, and what its children inherit."""
+    engine = config.getoption("--engine")
+    if engine:
+        os.environ["DLRUN_ENGINE"] = engine
     inherited = os.environ.get("PYTHONPATH", "").split(os.pathsep)
     others = [entry for entry in inherited if entry and entry != str(ROOT)]
     os.environ["PYTHONPATH"] = os.pathsep.join([str(ROOT), *others])
@@ -42,8 +52,9 @@ def pytest_configure() -> None:
 def pytest_report_header() -> str:
     """Say in the header what is tested."""
     import dl
+    from dl.engine import default_name
 
-    return f"testing: {os.path.dirname(dl.__file__)}"
+    return f"testing: {os.path.dirname(dl.__file__)}, engine {default_name()}"
 
 
 @pytest.fixture(autouse=True)

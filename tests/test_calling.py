@@ -457,3 +457,18 @@ def test_the_version_is_known() -> None:
         [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60, check=True
     )
     assert done.stdout.strip().count(".") == 2
+
+
+def test_a_misspelt_import_is_reported_with_the_nearest(caplog: pytest.LogCaptureFixture) -> None:
+    """By a warning when the program is linked, by the error at the call; both name what was asked for and what was given."""
+    main = pie('(import "env" "report" (func $report))', '(func (export "_start") (call $report))')
+    with caplog.at_level("WARNING", "dl.link"):
+        linker = dl.Linker(
+            main, name="m.wasm", imports={"env": {"reprot": print, "other": print}}, memory=dl.MemoryType(2)
+        )
+    with linker:
+        assert caplog.messages == ["m.wasm imports env.report, which nothing defines; imports has env.reprot"]
+        with pytest.raises(
+            dl.UnresolvedCallError, match=r"env\.report: .*imports has env\.reprot: did you mean"
+        ):
+            linker.main_group.run()

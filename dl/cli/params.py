@@ -69,7 +69,7 @@ def taken_limits(options: Mapping[str, int | None]) -> Limits:
 engine_option = click.option(
     "--engine",
     metavar="NAME",
-    help="Run on this engine. Default: wasmtime.",
+    help="Run on this engine: wasmtime or wasmer. Default: what DLRUN_ENGINE says, or wasmtime.",
 )
 
 

@@ -1,11 +1,13 @@
 """The seam to a WebAssembly engine: `protocol` says what the linker asks, the adapters answer.
 
-Engines are chosen by name. An adapter from another distribution announces itself by an entry point of the group
+Engines are chosen by name: wasmtime, or what DLRUN_ENGINE says, unless a program chooses. An adapter from another
+distribution announces itself by an entry point of the group
 `wasix_dl.engines`: its name is the engine's, its object a function `make(*, interrupts: bool) -> Engine`.
 """
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Callable
 
@@ -15,9 +17,11 @@ from dl.forks import in_forked_child, renew
 
 ENTRY_POINTS = "wasix_dl.engines"
 DEFAULT_ENGINE = "wasmtime"
+VARIABLE = "DLRUN_ENGINE"
+"""The environment variable that names the engine of programs that choose none."""
 
-_DISTRIBUTIONS = {"wasmer": "wasix-dl-wasmer"}
-"""What to install for engines that are known and not ours to bring."""
+_EXTRAS = {"wasmer": "wasix_dl_wasmer"}
+"""Engines whose native library is a distribution of its own, and the package it installs; the extra is called as the engine."""
 
 _lock = threading.Lock()
 _engines: dict[tuple[str, bool], Engine] = {}
@@ -38,13 +42,26 @@ def _forked() -> None:
 in_forked_child(_forked)
 
 
+def _wasmer(*, interrupts: bool) -> Engine:
+    from dl.engine.wasmer.engine import WasmerEngine  # noqa: PLC0415  loaded when first needed
+
+    return WasmerEngine(interrupts=interrupts)
+
+
 def _wasmtime(*, interrupts: bool) -> Engine:
     from dl.engine.wasmtime.engine import WasmtimeEngine  # noqa: PLC0415  loaded when first needed
 
     return WasmtimeEngine(interrupts=interrupts)
 
 
-_BUILT_IN: dict[str, Callable[..., Engine]] = {DEFAULT_ENGINE: _wasmtime}
+_BUILT_IN: dict[str, Callable[..., Engine]] = {DEFAULT_ENGINE: _wasmtime, "wasmer": _wasmer}
+
+
+def _is_there(name: str) -> bool:
+    """Whether the library of an engine whose adapter is ours is installed."""
+    from importlib.util import find_spec  # noqa: PLC0415  seldom needed
+
+    return name not in _EXTRAS or find_spec(_EXTRAS[name]) is not None
 
 
 def known_engines() -> list[str]:
@@ -52,7 +69,7 @@ def known_engines() -> list[str]:
     from importlib.metadata import entry_points  # noqa: PLC0415  slow, and seldom needed
 
     others = {point.name for point in entry_points(group=ENTRY_POINTS)} - _BUILT_IN.keys()
-    return [*_BUILT_IN, *sorted(others)]
+    return [*filter(_is_there, _BUILT_IN), *sorted(others)]
 
 
 def engine_named(name: str, *, interrupts: bool = True) -> Engine:
@@ -75,7 +92,9 @@ def engine_named(name: str, *, interrupts: bool = True) -> Engine:
 def _factory(name: str) -> Callable[..., Engine]:
     built_in = _BUILT_IN.get(name)
     if built_in is not None:
-        return built_in
+        if not _is_there(name):
+            raise EngineNotFoundError(name, known_engines(), f"pip install 'wasix-dl[{name}]'")
+        return _loading(name, built_in)
     from importlib.metadata import entry_points  # noqa: PLC0415
 
     for point in entry_points(group=ENTRY_POINTS, name=name):
@@ -84,10 +103,19 @@ def _factory(name: str) -> Callable[..., Engine]:
         except Exception as error:
             raise EngineNotFoundError(name, known_engines(), f"it cannot be loaded: {error}") from error
         return factory
-    distribution = _DISTRIBUTIONS.get(name)
-    raise EngineNotFoundError(
-        name, known_engines(), f"pip install {distribution}" if distribution else "there is none of that name"
-    )
+    raise EngineNotFoundError(name, known_engines(), "there is none of that name")
+
+
+def _loading(name: str, make: Callable[..., Engine]) -> Callable[..., Engine]:
+    """Return a factory whose native library may be of another platform or version."""
+
+    def factory(*, interrupts: bool) -> Engine:
+        try:
+            return make(interrupts=interrupts)
+        except (ImportError, OSError) as error:
+            raise EngineNotFoundError(name, known_engines(), f"it cannot be loaded: {error}") from error
+
+    return factory
 
 
 def chosen_engine(
@@ -107,15 +135,20 @@ def chosen_engine(
     """
     if engine is None or isinstance(engine, str):
         wanted = shared if interrupts is None else interrupts
-        engine = engine_named(engine or DEFAULT_ENGINE, interrupts=wanted)
+        engine = engine_named(engine or default_name(), interrupts=wanted)
     if interrupts and not engine.capabilities.interrupts:
         raise LinkerUsageError(f"{program} asks for interrupts, which engine {engine.name} lacks")
     return engine
 
 
+def default_name() -> str:
+    """Return the name of the engine of programs that choose none: what the environment says, or wasmtime."""
+    return os.environ.get(VARIABLE) or DEFAULT_ENGINE
+
+
 def default_engine(*, interrupts: bool = True) -> Engine:
     """Return the process's engine of the default name; see `engine_named`."""
-    return engine_named(DEFAULT_ENGINE, interrupts=interrupts)
+    return engine_named(default_name(), interrupts=interrupts)
 
 
 __all__ = [
@@ -124,6 +157,7 @@ __all__ = [
     "Engine",
     "chosen_engine",
     "default_engine",
+    "default_name",
     "engine_named",
     "known_engines",
 ]

@@ -28,6 +28,8 @@ from memory import LinearMemory, round_up
 from threads import FutexTable, Nudger, Waits
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from dl.wasix.process import Process
 
 FIRST_THREAD = MAIN_THREAD_ID
@@ -288,10 +290,19 @@ class System:
         """The directories that the program may load from, as they were before any of its code ran."""
         return self._program.options.paths
 
-    def text_for_guest(self, error: DlError) -> str:
-        """Return an error's message as the guest may read it: paths as the guest sees them, no others of the host."""
+    def text_for_guest(self, error: DlError, gone: Iterable[tuple[str, str]] = ()) -> str:
+        """Return an error's message as the guest may read it: paths as the guest sees them, no others of the host.
+
+        Args:
+            error: the error.
+            gone: names and base names of modules that it may name and that are no longer loaded.
+        """
         text = error.for_guest if isinstance(error, LibraryNotFoundError) else str(error)
-        return self.paths.as_guest_sees(text, self._program.state.base_names())
+        return self.paths.as_guest_sees(text, (*gone, *self._program.state.base_names()))
+
+    def module_names(self) -> list[tuple[str, str]]:
+        """Return name and base name of every loaded module."""
+        return self._program.state.base_names()
 
     def address_of_symbol(self, handle: int, name: str, caller: int | None = None) -> int:
         """Return a symbol's address for the calling thread's guest: a table index, or bytes in linear memory.

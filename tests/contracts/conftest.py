@@ -11,7 +11,16 @@ from dl.engine import Engine, engine_named, known_engines
 ROOT = str(Path(__file__).resolve().parents[2])
 
 
-@pytest.fixture(scope="session", params=known_engines())
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Run each test that asks for an engine on all that are installed, or on the one that the run chose."""
+    if "engine" in metafunc.fixturenames:
+        chosen = metafunc.config.getoption("--engine")
+        metafunc.parametrize(
+            "engine", [chosen] if chosen else known_engines(), indirect=True, scope="session"
+        )
+
+
+@pytest.fixture(scope="session")
 def engine(request: pytest.FixtureRequest) -> Engine:
     """Give the process's engine of a name, with interrupts if it can have them."""
     return engine_named(request.param)

@@ -204,13 +204,15 @@ def test_engines_are_the_processs() -> None:
     ("name", "text"),
     [
         ("v8", r"^no engine 'v8': there is none of that name \(installed: wasmtime"),
-        ("wasmer", r"^no engine 'wasmer': pip install wasix-dl-wasmer \(installed: wasmtime"),
+        ("wasmer", r"^no engine 'wasmer': pip install 'wasix-dl\[wasmer\]' \(installed: wasmtime\)$"),
     ],
 )
-def test_an_unknown_engine_is_an_error_that_says_what_to_do(name: str, text: str) -> None:
+def test_an_unknown_engine_is_an_error_that_says_what_to_do(
+    name: str, text: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The error names what is installed, and what to install for an engine that is known by name."""
-    if name in known_engines():
-        pytest.skip("it is installed")
+    monkeypatch.setitem(sys.modules, "wasix_dl_wasmer", None)  # as if it were not installed
+    monkeypatch.setattr(dl.engine, "_engines", {})
     with pytest.raises(dl.EngineNotFoundError, match=text) as caught:
         dl.Linker(None, memory=UNSHARED, engine=name)
 
@@ -234,7 +236,7 @@ def test_other_distributions_bring_engines(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setitem(sys.modules, __name__, sys.modules.get(__name__) or sys.modules["__main__"])
     monkeypatch.setattr(dl.engine, "_engines", {})
 
-    assert known_engines() == ["wasmtime", "broken", "elsewhere"]
+    assert [name for name in known_engines() if name != "wasmer"] == ["wasmtime", "broken", "elsewhere"]
     assert isinstance(engine_named("elsewhere", interrupts=False), WasmtimeEngine)
     with pytest.raises(dl.EngineNotFoundError, match="it cannot be loaded: No module named 'no'"):
         engine_named("broken")
@@ -276,3 +278,17 @@ def test_the_stress_run_takes_an_engine() -> None:
     )
 
     assert (done.returncode, json.loads(done.stdout)["failures"]) == (0, [])
+
+
+def test_the_command_line_says_what_to_install() -> None:
+    """`dlrun --engine wasmer` without the engine's library is one line with the command that installs it."""
+    script = (
+        "import sys; sys.modules['wasix_dl_wasmer'] = None\n"
+        "from dl.cli import main; sys.exit(main(['run', '--engine', 'wasmer', 'fixtures/hello/unshared/main.wasm']))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, timeout=60, check=False
+    )
+
+    assert "pip install 'wasix-dl[wasmer]'" in done.stderr
+    assert (done.returncode, len(done.stderr.splitlines())) == (2, 1), done.stderr

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from dl.engine import default_engine
+from dl.engine import engine_named
 from dl.engine.wasmtime.engine import WasmtimeEngine
 from dl.errors import EngineError, TrapError
 from dl.wasm.types import FuncType
@@ -51,7 +51,7 @@ def test_endless_recursion_traps_in_any_thread(stack_bytes: int) -> None:
 
     def work() -> str:
         with pytest.raises(TrapError) as caught:
-            instantiated(default_engine(), TRAPS).function("endless", NOTHING)()
+            instantiated(engine_named("wasmtime"), TRAPS).function("endless", NOTHING)()
         return caught.value.reason
 
     assert in_thread(stack_bytes, work) == "stack overflow"
@@ -92,7 +92,7 @@ DEEP = """
 import sys, threading
 sys.path.insert(0, {root!r})
 import wasmtime
-from dl.engine import default_engine
+from dl.engine import engine_named
 from dl.errors import TrapError
 from dl.wasm.types import FuncType
 
@@ -102,7 +102,7 @@ class NoBoundary:
 
 def main():
     sys.setrecursionlimit(10**6)
-    engine, unary = default_engine(), FuncType(("i32",), ("i32",))
+    engine, unary = engine_named("wasmtime"), FuncType(("i32",), ("i32",))
     host = engine.host_functions(NoBoundary())
     host.define("host", "f", unary, lambda n: call(n))
     wasm = wasmtime.wat2wasm('''(module (import "host" "f" (func $f (param i32) (result i32)))

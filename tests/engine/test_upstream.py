@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import wasmtime
 
-from dl.engine import default_engine
+from dl.engine import engine_named
 from dl.engine.wasmtime import c
 from dl.engine.wasmtime.engine import WasmtimeEngine
 from dl.errors import TrapError
@@ -32,7 +32,7 @@ class NoBoundary:
 
 
 def instantiate(text: str, given: WasmtimeEngine | None = None) -> Any:
-    engine: Any = given or default_engine()
+    engine: Any = given or engine_named("wasmtime")
     store = engine.new_store(engine.host_functions(NoBoundary()))
     return store.instantiate(engine.compile(bytes(wasmtime.wat2wasm(text))), "upstream")
 
@@ -65,7 +65,7 @@ def test_a_store_refuses_many_instances_unless_told() -> None:
     with pytest.raises(wasmtime.WasmtimeError, match="instance"):
         wasmtime.Instance(store, module, [])
 
-    ours = default_engine()
+    ours = engine_named("wasmtime")
     many = ours.new_store(ours.host_functions(NoBoundary()))
     code = ours.compile(bytes(wasmtime.wat2wasm("(module)")))
     for _ in range(10_010):
@@ -101,14 +101,14 @@ TWO_OWNERS = """
 import sys
 sys.path.insert(0, {root!r})
 import wasmtime
-from dl.engine import default_engine
+from dl.engine import engine_named
 from dl.wasm.types import FuncType, Limits, MemoryType
 
 class NoBoundary:
     def enter_host(self): pass
     def exit_host(self, token): pass
 
-engine = default_engine()
+engine = engine_named("wasmtime")
 store = engine.new_store(engine.host_functions(NoBoundary()))
 memory = engine.shared_memory(MemoryType(Limits(1, 2, shared=True, is64=False)))
 store._define("env", "memory", memory.extern())
@@ -136,7 +136,7 @@ def test_functions_of_a_table_are_comparable_between_stores() -> None:
     """Two stores' entries for one function are equal, for two functions different: the layout that `table_entry` reads."""
     text = """(module (table (export "t") 3 funcref) (elem (i32.const 0) $f $g)
       (func $f (result i32) (i32.const 1)) (func $g (result i32) (i32.const 2)))"""
-    engine = default_engine()
+    engine = engine_named("wasmtime")
     code = engine.compile(bytes(wasmtime.wat2wasm(text)))
     entries = []
     for _ in range(2):
@@ -153,7 +153,7 @@ def test_an_uncaught_exception_has_no_trap_code() -> None:
     """The engine gives an uncaught exception no code of its own; if it does, `wasmtime_errors` need not invent one."""
     instance = instantiate('(module (tag $t) (func (export "throw") (throw $t)))')
     store = instance.store
-    func = instance._export("throw", c.EXTERN_FUNC).of.func
+    func = instance.export("throw", c.EXTERN_FUNC).of.func
     error = c.function_call(store.context(), ctypes.addressof(func), None, 0, store.trap_address)
     code = ctypes.c_uint8()
 

@@ -387,7 +387,7 @@ class TestMeanwhile:
 
             def look_up() -> Symbol:
                 program.spawn(lambda group: group.dlopen("t.so", GLOBAL)).join(20)
-                return program.look_up(dl.RTLD_DEFAULT, "var")
+                return program.own.look_up(dl.RTLD_DEFAULT, "var")
 
             symbol = own.found(look_up)
             assert own.address_of(symbol) == program.main_group.dlsym(dl.RTLD_DEFAULT, "var").address
@@ -402,10 +402,10 @@ class TestMeanwhile:
             def look_up() -> Symbol:
                 if not opened:
                     opened.append(program.spawn(lambda group: group.dlopen("t.so", GLOBAL)).join(20))
-                    found = program.look_up(dl.RTLD_DEFAULT, "f")
+                    found = program.own.look_up(dl.RTLD_DEFAULT, "f")
                     program.spawn(lambda group: group.dlclose(opened[0])).join(20)
                     return found
-                return program.look_up(dl.RTLD_DEFAULT, "f")
+                return program.own.look_up(dl.RTLD_DEFAULT, "f")
 
             with pytest.raises(dl.SymbolNotFoundError):
                 program.main_group.own.found(look_up)

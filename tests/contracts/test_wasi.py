@@ -7,12 +7,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-import wasmtime
 
-from dl.engine import default_engine
+from dl.engine import Engine, engine_named
 from dl.engine.protocol import EngineInstance, WasiOptions
 from dl.errors import EngineError, ProgramExited
 from dl.wasm.types import FuncType
+from tests.support.engines import NoBoundary, compiled
 
 PROGRAM = """
 (module
@@ -54,29 +54,14 @@ NUMBER = FuncType((), ("i32",))
 UNARY = FuncType(("i32",), ("i32",))
 
 
-class NoBoundary:
-    def enter_host(self) -> None:
-        return None
-
-    def exit_host(self, token: None) -> None:
-        pass
-
-
 class Stop(BaseException):
     """What an output callable raises."""
 
 
-CODE = {
-    interrupts: default_engine(interrupts=interrupts).compile(bytes(wasmtime.wat2wasm(PROGRAM)))
-    for interrupts in (True, False)
-}
-
-
-def program(options: WasiOptions, *, interrupts: bool = True) -> EngineInstance:
-    engine = default_engine(interrupts=interrupts)
+def program(engine: Engine, options: WasiOptions) -> EngineInstance:
     store = engine.new_store(engine.host_functions(NoBoundary()))
     store.enable_wasi(options)
-    return store.instantiate(CODE[interrupts], "wasi")
+    return store.instantiate(compiled(engine, PROGRAM), "wasi")
 
 
 def text_at(instance: EngineInstance, address: int, size: int) -> bytes:
@@ -85,9 +70,9 @@ def text_at(instance: EngineInstance, address: int, size: int) -> bytes:
     return ctypes.string_at(instance.memory("memory").data_address() + address, size)
 
 
-def test_arguments_and_environment_arrive() -> None:
+def test_arguments_and_environment_arrive(engine: Engine) -> None:
     """Arguments and environment reach the program in order, in UTF-8, empty ones included."""
-    instance = program(WasiOptions(args=("prog", "", "grüße"), env=(("A", "1"), ("B", ""))))
+    instance = program(engine, WasiOptions(args=("prog", "", "grüße"), env=(("A", "1"), ("B", ""))))
 
     size = instance.function("arguments", NUMBER)()
     assert text_at(instance, 2048, size) == "prog\0\0grüße\0".encode()
@@ -95,28 +80,28 @@ def test_arguments_and_environment_arrive() -> None:
     assert text_at(instance, 2048, size) == b"A=1\0B=\0"
 
 
-def test_no_arguments_are_none() -> None:
+def test_no_arguments_are_none(engine: Engine) -> None:
     """Without options the program has no arguments and no environment, not the host's."""
-    instance = program(WasiOptions())
+    instance = program(engine, WasiOptions())
 
     assert instance.function("arguments", NUMBER)() == 0
     assert instance.function("environment", NUMBER)() == 0
 
 
-def test_standard_input_from_bytes_and_files(tmp_path: Path) -> None:
+def test_standard_input_from_bytes_and_files(engine: Engine, tmp_path: Path) -> None:
     """Standard input is the bytes given, or those of a file."""
     (tmp_path / "input").write_bytes(b"from a file")
     for given, expected in ((b"bytes\0here", b"bytes\0here"), (str(tmp_path / "input"), b"from a file")):
-        instance = program(WasiOptions(stdin=given))
+        instance = program(engine, WasiOptions(stdin=given))
 
         assert instance.function("read", NUMBER)() == len(expected)
         assert text_at(instance, 256, len(expected)) == expected
 
 
-def test_output_goes_to_callables_and_files(tmp_path: Path) -> None:
+def test_output_goes_to_callables_and_files(engine: Engine, tmp_path: Path) -> None:
     """Standard output and error are written to a callable, chunk by chunk, or to a file."""
     chunks: list[bytes] = []
-    instance = program(WasiOptions(stdout=chunks.append, stderr=str(tmp_path / "errors")))
+    instance = program(engine, WasiOptions(stdout=chunks.append, stderr=str(tmp_path / "errors")))
     write = instance.function("write", UNARY)
 
     assert [write(1), write(2), write(1)] == [0, 0, 0]
@@ -124,9 +109,9 @@ def test_output_goes_to_callables_and_files(tmp_path: Path) -> None:
     assert (tmp_path / "errors").read_bytes() == b"hello"
 
 
-def test_preopened_directories_have_their_guest_names(tmp_path: Path) -> None:
+def test_preopened_directories_have_their_guest_names(engine: Engine, tmp_path: Path) -> None:
     """The first preopened directory is descriptor 3, under the name the guest knows."""
-    instance = program(WasiOptions(preopens=(("/data", str(tmp_path)),)))
+    instance = program(engine, WasiOptions(preopens=(("/data", str(tmp_path)),)))
 
     assert instance.function("directory", NUMBER)() == 0
     assert text_at(instance, 2048, 5) == b"/data"
@@ -149,21 +134,22 @@ def test_preopened_directories_have_their_guest_names(tmp_path: Path) -> None:
         (WasiOptions(args=("\udcff",)), "is not Unicode text"),
     ],
 )
-def test_bad_options_are_refused(options: WasiOptions, text: str) -> None:
+def test_bad_options_are_refused(engine: Engine, options: WasiOptions, text: str) -> None:
     """What cannot be passed or opened is an EngineError that names it; the store stays usable."""
-    engine = default_engine()
     store = engine.new_store(engine.host_functions(NoBoundary()))
     with pytest.raises(EngineError, match=text):
         store.enable_wasi(options)
 
     store.enable_wasi(WasiOptions(args=("again",)))
-    assert store.instantiate(CODE[True], "wasi").function("arguments", NUMBER)() == len("again\0")
+    assert store.instantiate(compiled(engine, PROGRAM), "wasi").function("arguments", NUMBER)() == len(
+        "again\0"
+    )
 
 
 @pytest.mark.parametrize("code", [0, 1, 42, 125])
-def test_exit_ends_the_call(code: int) -> None:
+def test_exit_ends_the_call(engine: Engine, code: int) -> None:
     """`proc_exit` unwinds the guest and tells the code; it is not a trap."""
-    instance = program(WasiOptions())
+    instance = program(engine, WasiOptions())
     with pytest.raises(ProgramExited) as caught:
         instance.function("exit", FuncType(("i32",), ()))(code)
 
@@ -171,25 +157,27 @@ def test_exit_ends_the_call(code: int) -> None:
     assert instance.function("arguments", NUMBER)() == 0
 
 
-def test_a_failed_write_is_an_errno_to_the_program() -> None:
+def test_a_failed_write_is_an_errno_to_the_program(engine: Engine) -> None:
     """An OSError of an output callable is what the program's write returns, as from a full disk."""
 
     def full(_: bytes) -> None:
         raise OSError(errno.ENOSPC, "no space left")
 
-    assert program(WasiOptions(stdout=full)).function("write", UNARY)(1) == 51  # WASI's errno nospc
+    assert program(engine, WasiOptions(stdout=full)).function("write", UNARY)(1) == 51  # WASI's errno nospc
 
 
 @pytest.mark.parametrize("interrupts", [True, False])
 @pytest.mark.parametrize("kind", [KeyError, Stop, KeyboardInterrupt])
-def test_exceptions_of_output_callables_are_raised(kind: type[BaseException], interrupts: bool) -> None:
+def test_exceptions_of_output_callables_are_raised(
+    engine: Engine, kind: type[BaseException], interrupts: bool
+) -> None:
     """Any other exception of an output callable is raised by the guest call, the same object."""
     raised = kind("output")
 
     def fail(_: bytes) -> None:
         raise raised
 
-    instance = program(WasiOptions(stdout=fail), interrupts=interrupts)
+    instance = program(engine_named(engine.name, interrupts=interrupts), WasiOptions(stdout=fail))
     with pytest.raises(kind) as caught:
         instance.function("write", UNARY)(1)
 
@@ -198,7 +186,7 @@ def test_exceptions_of_output_callables_are_raised(kind: type[BaseException], in
 
 
 @pytest.mark.timeout(30)
-def test_exceptions_of_output_callables_end_endless_programs() -> None:
+def test_exceptions_of_output_callables_end_endless_programs(engine: Engine) -> None:
     """A program that writes for ever, and does not look at errors, is ended by its output's exception."""
     written: list[bytes] = []
 
@@ -207,7 +195,7 @@ def test_exceptions_of_output_callables_end_endless_programs() -> None:
         if len(written) == 1000:
             raise Stop
 
-    ended: Callable[[], None] = program(WasiOptions(stdout=fail_later)).function(
+    ended: Callable[[], None] = program(engine, WasiOptions(stdout=fail_later)).function(
         "write_for_ever", FuncType((), ())
     )
     with pytest.raises(Stop):

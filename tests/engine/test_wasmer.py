@@ -1,0 +1,225 @@
+"""What is Wasmer's own: modules that are rewritten for interrupts, tables that cannot grow, stores inside each other."""
+
+from __future__ import annotations
+
+import threading
+import time
+from typing import Any
+
+import pytest
+
+import dl
+from dl.engine import Engine, engine_named, known_engines
+from dl.errors import EngineError, InstantiationError, TrapError
+from dl.wasm.types import FuncType
+from tests.support.engines import NoBoundary, compiled, instantiated
+from tests.support.modules import imports, library, returns
+
+pytestmark = pytest.mark.skipif("wasmer" not in known_engines(), reason="wasix-dl-wasmer is not installed")
+
+NOTHING, NUMBER, UNARY = FuncType((), ()), FuncType((), ("i32",)), FuncType(("i32",), ("i32",))
+
+
+class Stop(BaseException):
+    """What a handler raises."""
+
+
+@pytest.fixture(name="engine")
+def _engine() -> Any:
+    return engine_named("wasmer")
+
+
+@pytest.mark.parametrize(
+    ("body", "checked"),
+    [
+        ("(func)", False),
+        ("(func $f) (func (call $f))", False),
+        ("(func $f (call $f))", False),
+        ("(func $f) (func (call $f) (call $f))", True),
+        ("(func (loop))", True),
+        ("(func (block (loop (result i32) (i32.const 1)) (drop)))", True),
+        ("(table 1 funcref) (func (call_indirect (i32.const 0)) (call_indirect (i32.const 0)))", True),
+    ],
+)
+def test_only_code_that_may_compute_for_long_looks_for_interrupts(
+    engine: Any, body: str, checked: bool
+) -> None:
+    """A loop, or a second call, brings checks; without interrupts no module has any."""
+    assert compiled(engine, f"(module {body})").checked is checked  # type: ignore[attr-defined]
+    assert not compiled(engine_named("wasmer", interrupts=False), f"(module {body})").checked  # type: ignore[attr-defined]
+
+
+def test_what_places_and_binds_functions_has_no_checks() -> None:
+    """Modules that are generated for a library whose imports are known pass calls on, and do not look for interrupts."""
+    from dl.engine.wasmer.engine import WasmerEngine, WasmerModule
+
+    seen: list[tuple[bool, bool]] = []
+
+    class Recording(WasmerEngine):
+        def compile(self, wasm: bytes) -> WasmerModule:
+            code = super().compile(wasm)
+            seen.append((b"dylink.0" in wasm, code.checked))
+            return code
+
+    uses = '(func (export "use") (result i32) (loop) (call $f))'
+    libraries = {"a.so": library(returns("f", 1)), "b.so": library(imports("f"), uses)}
+    with dl.Linker(None, memory=dl.MemoryType(2, 100), engine=Recording(), libraries=libraries) as linker:
+        group = linker.main_group
+        group.dlopen("a.so", dl.RTLD_NOW | dl.RTLD_GLOBAL)
+        seen.clear()
+        assert group.dlsym(group.dlopen("b.so", dl.RTLD_NOW), "use")() == 1
+
+    assert [checked for given, checked in seen if given] == [True]
+    assert [checked for given, checked in seen if not given] == [False] * (len(seen) - 1)
+
+
+@pytest.mark.timeout(30)
+def test_a_start_function_is_interrupted(engine: Any) -> None:
+    """A start function that does not end is ended by the handler's exception, and the store can be used on."""
+    store = engine.new_store(engine.host_functions(NoBoundary()))
+
+    def stop() -> None:
+        raise Stop
+
+    store.on_interrupt(stop)
+    over = threading.Event()
+
+    def ask() -> None:
+        while not over.wait(0.001):
+            engine.interrupt()
+
+    asker = threading.Thread(target=ask)
+    asker.start()
+    try:
+        with pytest.raises(Stop):
+            store.instantiate(compiled(engine, "(module (func $f (loop $l (br $l))) (start $f))"), "start")
+    finally:
+        over.set()
+        asker.join()
+    store.on_interrupt(lambda: None)
+    text = """(module (global $g (export "g") (mut i32) (i32.const 0)) (start $f)
+      (func $f (loop) (global.set $g (i32.const 5))))"""
+    assert store.instantiate(compiled(engine, text), "start").global_value("g") == 5
+
+
+def test_an_interrupt_that_came_before_an_instance_reaches_it(engine: Any) -> None:
+    """A store that was asked while it had no instance hears it in the first one; and one that handles, afterwards."""
+    store = engine.new_store(engine.host_functions(NoBoundary()))
+    heard: list[int] = []
+
+    def handler() -> None:
+        heard.append(len(heard))
+        if len(heard) == 1:
+            engine.interrupt()
+
+    store.on_interrupt(handler)
+    engine.interrupt()
+    run = store.instantiate(compiled(engine, '(module (func (export "f") (loop)))'), "m").function(
+        "f", NOTHING
+    )
+    run()
+    run()
+    run()
+
+    assert heard == [0, 1]
+
+
+def test_names_of_the_library_are_reserved(engine: Any) -> None:
+    """A module that exports a name which the library uses for itself is refused."""
+    with pytest.raises(EngineError, match="which is reserved"):
+        compiled(engine, '(module (func (export "\\01wasix-dl flag")))')
+
+
+def test_private_exports_stay_private(engine: Any) -> None:
+    """Other modules cannot import the flag and the table of an instance's checks."""
+    store = engine.new_store(engine.host_functions(NoBoundary()))
+    store.define_instance(
+        "a", store.instantiate(compiled(engine, '(module (func (export "f") (loop)))'), "a")
+    )
+    for wanted in ('"\\01wasix-dl flag" (global (mut i32))', '"\\01wasix-dl table" (table 1 funcref)'):
+        with pytest.raises(InstantiationError, match="unknown import"):
+            store.instantiate(compiled(engine, f'(module (import "a" {wanted}))'), "thief")
+
+
+def test_a_table_that_cannot_grow_is_one_table(engine: Any) -> None:
+    """What others put into an exported table whose size is fixed is called by its owner; it does not grow; its type fits."""
+    store = engine.new_store(engine.host_functions(NoBoundary()))
+    owner = store.instantiate(
+        compiled(
+            engine,
+            """(module (table 1 1 externref) (table (export "t") 2 2 funcref) (table $own 1 1 funcref)
+              (elem (table $own) (i32.const 0) func $seven) (func $seven (result i32) (i32.const 7))
+              (func (export "grow") (param i32) (result i32) (table.grow 1 (ref.null func) (local.get 0)))
+              (func (export "call") (param i32) (result i32) (call_indirect 1 (result i32) (local.get 0)))
+              (func (export "own") (result i32) (call_indirect $own (result i32) (i32.const 0))))""",
+        ),
+        "owner",
+    )
+    store.define_instance("owner", owner)
+    placer = """(module (import "owner" "t" (table 2 2 funcref)) (elem (i32.const 1) $f)
+      (func $f (result i32) (i32.const 33)))"""
+    store.instantiate(compiled(engine, placer), "placer")
+
+    assert owner.function("call", UNARY)(1) == 33
+    assert owner.function("own", NUMBER)() == 7
+    assert owner.function("grow", UNARY)(1) == -1
+    with pytest.raises(TrapError, match="uninitialized"):
+        owner.function("call", UNARY)(0)
+
+
+def test_functions_keep_their_names(engine: Any) -> None:
+    """A module's own names of functions are told in traps, whatever its name section says of the module."""
+    text = (
+        '(module $own_name (func $inner unreachable) (func $outer (export "f") (call $inner) (call $inner)))'
+    )
+    with pytest.raises(TrapError) as caught:
+        instantiated(engine, text, "lib.so").function("f", NOTHING)()
+
+    assert caught.value.frames == ("lib.so!inner", "lib.so!outer")
+
+
+def test_a_stack_overflow_has_no_frames(engine: Any) -> None:
+    """The engine tells no frames of a stack overflow; if it does, `docs/engine-wasmer.md` need not say so."""
+    with pytest.raises(TrapError) as caught:
+        instantiated(engine, '(module (func $f (export "f") (call $f)))').function("f", NOTHING)()
+
+    assert (caught.value.reason, caught.value.frames) == ("stack overflow", ())
+
+
+def test_stores_call_each_other(engine: Engine) -> None:
+    """Guest code of one store calls another store's by the host, which calls back into the first, to any depth."""
+    text = """(module (import "host" "other" (func $other (param i32) (result i32)))
+      (func (export "f") (param i32) (result i32)
+        (if (result i32) (local.get 0)
+          (then (i32.add (local.get 0) (call $other (i32.sub (local.get 0) (i32.const 1)))))
+          (else (i32.const 0)))))"""
+    calls: list[Any] = []
+    for number in range(2):
+        host = engine.host_functions(NoBoundary())
+        host.define("host", "other", UNARY, lambda n, number=number: calls[1 - number](n))
+        calls.append(engine.new_store(host).instantiate(compiled(engine, text), "m").function("f", UNARY))
+
+    assert calls[0](40) == 820
+
+
+@pytest.mark.timeout(60)
+def test_a_request_that_is_seen_is_handled_at_once(engine: Any) -> None:
+    """From the check that sees a flag to the handler it takes less than a millisecond, however busy the machine is."""
+    asked: list[float] = []
+    heard: list[float] = []
+
+    def ask() -> None:
+        engine.interrupt()
+        asked.append(time.perf_counter())
+
+    host = engine.host_functions(NoBoundary())
+    host.define("host", "ask", NOTHING, ask, blocking=False)
+    store = engine.new_store(host)
+    store.on_interrupt(lambda: heard.append(time.perf_counter()))
+    text = '(module (import "host" "ask" (func $ask)) (func (export "f") (call $ask) (loop)))'
+    run = store.instantiate(compiled(engine, text), "m").function("f", NOTHING)
+    for _ in range(200):
+        run()
+
+    assert len(heard) == len(asked) == 200
+    assert min(after - before for before, after in zip(asked, heard, strict=True)) < 1e-3
