@@ -318,6 +318,7 @@ def test_a_shared_memory_is_lent_to_another_program(linker: dl.Linker) -> None:
         first, second = linker.instantiate(wasm, [memory]), other.instantiate(wasm, [memory])
         first["store"](4, 9)
         assert second["load"](4) == 9
+        assert second["memory"] is other.instantiate(wasm, [memory])["memory"]
         with pytest.raises(dl.LinkerUsageError, match="another program"):
             other.instantiate(module('(import "a" "f" (func (param i32) (result i32)))'), [first["load"]])
 

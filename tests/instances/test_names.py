@@ -74,6 +74,8 @@ def test_registration(multi: tuple[dl.Linker, dl.Instance]) -> None:
     assert linker.find("mC") is None
     assert linker.find("mA") is instance.dependencies["mA"].module
     assert linker.find("mB") is not None
+    assert linker.instance("mA") is instance.dependencies["mA"]
+    assert (linker.instance("mC"), linker.instance("nothing")) == (None, None)
     loaded, other = instance.module, linker.load(M_A)
     linker.register("mC", loaded)
     linker.register("mC", loaded)
