@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 from dl.engine.code_cache import Compiler
-from dl.engine.compiled_form import load_form
+from dl.engine.compiled_form import leave_form, load_form
 from dl.engine.protocol import CompiledModule
 from dl.engine.requirements import check_capabilities
 from dl.errors import (
@@ -193,7 +193,8 @@ def form_reader(program: Program, image: ModuleImage) -> Callable[[bytes], Compi
     if path is None or not options.compiled_forms:
         return None
     if image.guest_written or options.paths.reaches(str(path)):
-        return None  # whoever can write there can write as the user, also the guest
+        # Whoever can write there writes as the user, also the guest.
+        return lambda _digest: leave_form(path, "the program's guest can write there")
     return lambda digest: load_form(program.engine, path, image.source, digest)
 
 
