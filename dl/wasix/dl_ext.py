@@ -25,10 +25,10 @@ from dl.modules.linked_module import LinkedModule
 from dl.wasix.abi import DL_EXT, Errno
 from dl.wasix.adapter import running_guest
 from dl.wasix.linking import ENDINGS, cut, elf_flags, read_text
+from dl.wasix.system import System
 
 if TYPE_CHECKING:
     from dl.wasix.adapter import Adapter, Functions
-    from dl.wasix.system import System
 
 MAX_SYMBOL_BYTES = 65536
 """Longest symbol that is looked up, in bytes: C++ makes long ones."""

@@ -12,7 +12,7 @@ from dl.groups.entry import Group
 from dl.groups.guest_threads import GuestThread, GuestThreads
 from dl.groups.registry import MAIN_THREAD_ID, Groups
 from dl.limits import Limits
-from dl.link.addresses import AddressKind, Location, data_at, function_at, location_of
+from dl.link.addresses import AddressKind, Location, data_at, data_range, function_at, location_of
 from dl.link.close import close_library
 from dl.link.finalizers import Finalizers
 from dl.link.lookup import look_up, look_up_for_code
@@ -31,6 +31,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from dl.wasix.process import Process
+
+__all__ = ["FIRST_THREAD", "LIBC_FIRST_THREAD", "AddressKind", "System", "data_range"]
 
 FIRST_THREAD = MAIN_THREAD_ID
 """Number of the program's first thread."""
