@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from dl.build import sysroot
-from dl.build.toolchain import require_toolchain
+from dl.build.toolchain import HERE, require_toolchain
 
 pytestmark = [
     pytest.mark.timeout(1800),
@@ -44,5 +44,5 @@ def test_what_is_not_shipped_is_built_once_and_told(tmp_path: Path, monkeypatch:
         folder = sysroot.parts(require_toolchain(), "shared", cplusplus=False, progress=said.append)
 
     assert folder == tmp_path / "kept/shared"
-    assert (folder / "crt1.o").read_bytes() == (Path(sysroot.HERE) / "lib/shared/crt1.o").read_bytes()
+    assert (folder / "crt1.o").read_bytes() == (HERE / "lib/shared/crt1.o").read_bytes()
     assert said == ["building the C library for shared memory, once (about a minute)"]
