@@ -111,9 +111,6 @@ def _find_needed(program: Program, tree: FoundTree, root: FoundModule, request: 
     """
     known = {root.image.identity: root}
     coming = {} if root.main else {root.image.base_name: root.image}
-    if not request.load_needed:
-        tree.new.append(root)
-        return
     # What is preloaded is the first that the main module needs: so a search finds it where ELF's does, and it stays.
     preload = dict.fromkeys(program.options.preload if root.main else ())
 
@@ -123,7 +120,8 @@ def _find_needed(program: Program, tree: FoundTree, root: FoundModule, request: 
     found = [root]
     for module in found:  # which grows meanwhile
         requester = requester_of(module.image)
-        for name in (*(preload if module is root else ()), *_needed(module)):
+        first = preload if module is root else ()
+        for name in (*first, *(_needed(module) if request.load_needed else ())):
             image = program.locator.find(name, requester, request.policy, by_base_name)
             needed = known.get(image.identity)
             if needed is None:
