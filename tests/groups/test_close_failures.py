@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 import threading
 from collections.abc import Callable, Iterator
+from functools import partial
 
 import pytest
 
@@ -166,11 +167,10 @@ class TestDestructors:
                 def close(group: dl.InstanceGroup, needed: dl.ModuleHandle = needed) -> None:
                     group.dlclose(needed)
 
-                made.at_end = (
-                    (lambda close=close: linker.spawn(close).join(SECONDS))
-                    if by_another
-                    else lambda close=close: close(made.main)
-                )
+                def close_in_another(close: Callable[[dl.InstanceGroup], None] = close) -> None:
+                    linker.spawn(close).join(SECONDS)
+
+                made.at_end = close_in_another if by_another else partial(close, made.main)
                 made.main.dlclose(handle)
                 made.check_gone(before)
 
