@@ -108,7 +108,7 @@ class GuestBlock:
 
 
 def _allocator(linker: Linker, name: str) -> Any:
-    group = linker.view(linker.parts.groups.current())
+    group = linker.own.view(linker.parts.groups.current())
     return group.dlsym(RTLD_DEFAULT, name)
 
 

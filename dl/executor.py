@@ -77,7 +77,7 @@ class GuestExecutor(Executor):
             self._started += 1
             name = f"{self._name} {self._started}"
         try:
-            thread = self._linker.parts.host_threads.spawn(self._linker.viewing(self._run), (), name)
+            thread = self._linker.parts.host_threads.spawn(self._linker.own.viewing(self._run), (), name)
         except ResourceLimitError:
             with self._lock:
                 self._alive -= 1

@@ -82,7 +82,7 @@ class InstanceGroup:
             LinkerUsageError: called from a thread that does not own the group.
         """
         self.own.check_owner()
-        return self.linker.open(
+        return self.linker.own.open(
             self.own, library, DlFlags(flags), name=name, library_path=library_path, load_needed=load_needed
         )
 
@@ -102,7 +102,7 @@ class InstanceGroup:
             LinkerUsageError: called from a thread that does not own the group.
         """
         self.own.check_owner()
-        self.linker.close_library(self.own, index(handle))
+        self.linker.own.close_library(self.own, index(handle))
 
     def library(
         self,
@@ -144,7 +144,7 @@ class InstanceGroup:
         """
         group = self.own
         asking = None if caller is None else index(caller)
-        symbol = group.found(lambda: self.linker.look_up(index(handle), name, asking))
+        symbol = group.found(lambda: self.linker.own.look_up(index(handle), name, asking))
         if not isinstance(symbol, FunctionSymbol):
             return GuestData(name, group.address_of(symbol), symbol.module, self.linker.program.state)
         key = symbol.module, symbol.name
@@ -221,7 +221,7 @@ class InstanceGroup:
             TrapError: the program trapped.
         """
         with bounded(self.linker, self.own, self.linker.program.options.name, timeout, cpu_time):
-            return self.linker.run(self.own)
+            return self.linker.own.run(self.own)
 
     def close(self) -> None:
         """Free the group's instances, and its thread-local blocks; idempotent.

@@ -25,6 +25,7 @@ from dl.instantiation import Instantiation
 from dl.introspection import Introspection
 from dl.limits import Limits
 from dl.link.host_libraries import module_image
+from dl.linker_base import LinkerActions
 from dl.options import (
     DEFAULT_STACK_BYTES,
     Binding,
@@ -71,8 +72,8 @@ class Linker(Introspection, Calling, Hosts, Instantiation):
         limits: what the program may take of the host; None for the defaults.
         modules: ordinary modules, as paths or bytes, by the names that others import from (docs/linking-by-name.md).
         module_path: directories in which modules of other names are looked for, as `NAME` or `NAME.wasm`.
-        finder: functions that are asked for a name then: they return a path, bytes, a context manager that gives one of these
-            and releases it when the linker is closed, or None.
+        finder: functions that are asked for a name then, and for libraries that are found nowhere else: they return a path,
+            bytes, a context manager that gives one of these and releases it when the linker is closed, or None.
         isolate: whether each module has its own instances of those it imports from; else there is one of each name.
         wamr: its mode, for a program of WAMR's kind; as a `WamrMode` or the number of `iwasm --enable-dlopen` (docs/wamr.md).
 
@@ -119,6 +120,7 @@ class Linker(Introspection, Calling, Hosts, Instantiation):
         wamr: WamrMode | int | None = None,
     ) -> None:
         self._closed = False
+        self.own = LinkerActions(self, self._check_open)
         self._executors = weakref.WeakSet()
         locator = new_locator(library_path, libraries, limits or Limits(), map_name)
         image = None if main is None else module_image(locator, main, name)
@@ -145,7 +147,7 @@ class Linker(Introspection, Calling, Hosts, Instantiation):
         """
         self._check_open()
         with self.parts.host_threads.attached(name) as group:
-            yield self.view(group)
+            yield self.own.view(group)
 
     def spawn(self, function: Callable[..., Any], *args: Any, name: str | None = None) -> HostThread:
         """Start a thread with an instance group of its own, which runs `function(group, *args)`.
@@ -157,13 +159,13 @@ class Linker(Introspection, Calling, Hosts, Instantiation):
             LinkerUsageError: the program's memory is not shared.
         """
         self._check_open()
-        return self.parts.host_threads.spawn(self.viewing(function), args, name)
+        return self.parts.host_threads.spawn(self.own.viewing(function), args, name)
 
     @property
     def main_group(self) -> InstanceGroup:
         """The instance group of the thread that made the linker."""
         self._check_open()
-        return self.view(self._main_group)
+        return self.own.view(self._main_group)
 
     @property
     def main(self) -> ModuleHandle:

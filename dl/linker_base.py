@@ -25,6 +25,47 @@ if TYPE_CHECKING:
     from dl.linker import Linker
 
 
+class LinkerActions:
+    """What instance groups and other parts of the linker do with it, apart from what users see; a linker's `own`."""
+
+    def __init__(self, linker: LinkerBase, check_open: Callable[[], None]) -> None:
+        self._linker = linker
+        self._check_open = check_open
+
+    def view(self, group: Group) -> InstanceGroup:
+        """Return a group as the user holds it: the same object each time."""
+        if group.view is None:
+            group.view = InstanceGroup(cast("Linker", self._linker), group)  # the only class made of that one
+        view: InstanceGroup = group.view
+        return view
+
+    def viewing(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        """Return a function that calls another one with a group as the user holds it."""
+        return lambda group, *arguments: function(self.view(group), *arguments)
+
+    def open(
+        self, group: Group, library: ModuleSource | None, flags: DlFlags, **options: Any
+    ) -> ModuleHandle:
+        """Load a library for a group; see `InstanceGroup.dlopen`."""
+        self._check_open()
+        return open_for_host(self._linker.parts.groups, group, library, flags, **options)
+
+    def close_library(self, group: Group, handle: int) -> None:
+        """Close a library for a group; see `InstanceGroup.dlclose`."""
+        self._check_open()
+        close_library(self._linker.parts.groups, self._linker.parts.finalizers, group, handle)
+
+    def look_up(self, handle: int, name: str, caller: int | None = None) -> Symbol:
+        """Find a symbol; see `InstanceGroup.dlsym`."""
+        self._check_open()
+        return look_up(self._linker.program.state, handle, name, caller=caller)
+
+    def run(self, group: Group) -> int:
+        """Run the program in a group; see `InstanceGroup.run`."""
+        self._check_open()
+        return run_program(self._linker.program, self._linker.parts.guest_threads, group)
+
+
 class LinkerBase:
     """A program and its state; `Linker` is made of classes that derive from this one, each with one kind of methods.
 
@@ -32,28 +73,19 @@ class LinkerBase:
         engine: the engine.
         parts: what the program is made of, for tools; see `dl.assembly.Parts`.
         program: memory, table and linker state, the part that all groups share.
+        own: what instance groups do with it, for the linker's own tools.
     """
 
     engine: Engine
     parts: Parts
     program: Program
+    own: LinkerActions
     _closed: bool
 
     def _check_open(self) -> None:
         check_process(self.program.rendezvous.process)
         if self._closed:
             raise LinkerClosedError("the linker is closed")
-
-    def view(self, group: Group) -> InstanceGroup:
-        """Return a group as the user holds it: the same object each time."""
-        if group.view is None:
-            group.view = InstanceGroup(cast("Linker", self), group)  # the only class made of this one
-        view: InstanceGroup = group.view
-        return view
-
-    def viewing(self, function: Callable[..., Any]) -> Callable[..., Any]:
-        """Return a function that calls another one with a group as the user holds it."""
-        return lambda group, *arguments: function(self.view(group), *arguments)
 
     @property
     def memory(self) -> LinearMemory:
@@ -69,27 +101,3 @@ class LinkerBase:
         """Grow linear memory by a number of 64 KiB pages; return its former size in pages, or None when refused."""
         self._check_open()
         return self.program.grow_memory(pages)
-
-    # what groups do
-
-    def open(
-        self, group: Group, library: ModuleSource | None, flags: DlFlags, **options: Any
-    ) -> ModuleHandle:
-        """Load a library for a group; see `InstanceGroup.dlopen`."""
-        self._check_open()
-        return open_for_host(self.parts.groups, group, library, flags, **options)
-
-    def close_library(self, group: Group, handle: int) -> None:
-        """Close a library for a group; see `InstanceGroup.dlclose`."""
-        self._check_open()
-        close_library(self.parts.groups, self.parts.finalizers, group, handle)
-
-    def look_up(self, handle: int, name: str, caller: int | None = None) -> Symbol:
-        """Find a symbol; see `InstanceGroup.dlsym`."""
-        self._check_open()
-        return look_up(self.program.state, handle, name, caller=caller)
-
-    def run(self, group: Group) -> int:
-        """Run the program in a group; see `InstanceGroup.run`."""
-        self._check_open()
-        return run_program(self.program, self.parts.guest_threads, group)

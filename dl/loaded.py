@@ -279,13 +279,18 @@ class LoadedModule:
 
 
 def _uses(module: LinkedModule) -> dict[ModuleHandle, dict[str, None]]:
-    """Return the symbols by which a module is bound to others, by the handle of who provides them."""
+    """Return the symbols by which a module is bound to others, by the handle of who provides them.
+
+    What its code has looked up by itself is among them, the first such symbol of each provider.
+    """
     uses: dict[ModuleHandle, dict[str, None]] = {}
     stubs = module.stub_targets.copy()
     for position, (entry, binding) in enumerate(zip(module.wasm.imports, module.bindings, strict=False)):
         target = stubs.get(position)
         provider = binding.provider if target is None else target.provider
         uses.setdefault(provider, {})[entry.name] = None
+    for provider, name in module.looked_up.copy().items():
+        uses.setdefault(provider, {})[name] = None
     return uses
 
 

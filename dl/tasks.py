@@ -54,7 +54,7 @@ class AsyncLinker:
             started.append(thread)
             if cancelled:
                 thread.cancel(reason)
-            thread.run(self.linker.viewing(function), args)
+            thread.run(self.linker.own.viewing(function), args)
             result: T = thread.join()
             return result
 

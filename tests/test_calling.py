@@ -116,6 +116,16 @@ class TestLibrary:
         assert linker.statistics().modules == 0
         assert repr(first) == "<Library (closed)>"
 
+    def test_a_function_of_a_library_that_others_unload_is_refused(self, linker: dl.Linker) -> None:
+        """What was looked up before is of no use afterwards, whoever has closed the library."""
+        lib = linker.main_group.library("libtext.so")
+        add, word = lib.add, lib.word
+        assert lib.add is add
+        linker.main_group.dlclose(lib.handle)
+        for use in (lambda: lib.add(1, 2), lambda: add(1, 2), lambda: lib.word.address, lambda: word.address):
+            with pytest.raises(dl.InvalidHandleError):
+                use()
+
     def test_it_passes_for_its_handle(self, linker: dl.Linker, lib: dl.Library) -> None:
         """`dlsym` and `dlclose` take the library itself."""
         assert linker.main_group.dlsym(lib, "add") is lib.add
@@ -457,3 +467,18 @@ def test_the_version_is_known() -> None:
         [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60, check=True
     )
     assert done.stdout.strip().count(".") == 2
+
+
+def test_a_misspelt_import_is_reported_with_the_nearest(caplog: pytest.LogCaptureFixture) -> None:
+    """By a warning when the program is linked, by the error at the call; both name what was asked for and what was given."""
+    main = pie('(import "env" "report" (func $report))', '(func (export "_start") (call $report))')
+    with caplog.at_level("WARNING", "dl.link"):
+        linker = dl.Linker(
+            main, name="m.wasm", imports={"env": {"reprot": print, "other": print}}, memory=dl.MemoryType(2)
+        )
+    with linker:
+        assert caplog.messages == ["m.wasm imports env.report, which nothing defines; imports has env.reprot"]
+        with pytest.raises(
+            dl.UnresolvedCallError, match=r"env\.report: .*imports has env\.reprot: did you mean"
+        ):
+            linker.main_group.run()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -50,7 +51,7 @@ def test_the_c_sources_are_where_get_include_says() -> None:
     """The folder has the header and the C file, and the distribution takes them along."""
     folder = Path(dl.get_include())
 
-    assert {path.name for path in folder.iterdir()} >= {"dl_ext.h", "dl_ext.c"}
+    assert {path.name for path in folder.iterdir()} >= {"dl_ext.h", "dl_ext.c", "dlfcn.h", "link.h"}
     assert '"dl.include" = ["*.h", "*.c"]' in (ROOT / "pyproject.toml").read_text()
 
 
@@ -261,3 +262,29 @@ PUBLIC = [
 def test_the_linker_that_users_hold_is_short() -> None:
     """What a user holds passes calls on and does little itself: at most 250 lines."""
     assert len((ROOT / "dl" / "linker.py").read_text().splitlines()) <= 250
+
+
+def test_help_shows_users_what_is_theirs() -> None:
+    """Methods that only the linker's own parts call are no attributes of what a user holds, but for `own`."""
+    for name in ("open", "close_library", "look_up", "run", "view", "viewing"):
+        assert not hasattr(dl.Linker, name), name
+    for kind in (dl.Linker, dl.InstanceGroup, dl.Library, dl.GuestFunction, dl.GuestBlock):
+        methods = [name for name in dir(kind) if not name.startswith("_") and callable(getattr(kind, name))]
+        assert all(getattr(kind, name).__doc__ for name in methods), kind
+
+
+def test_every_error_has_its_remedy_on_the_page() -> None:
+    """`docs/errors.md` has a row for each error that a user can meet, and none that there is not."""
+    page = (ROOT / "docs/errors.md").read_text()
+    named = {
+        name
+        for row in re.findall(r"^\| (`.*?) \|", page, re.MULTILINE)
+        for name in re.findall(r"`(\w+)`", row)
+    }
+    errors = {
+        name
+        for name in dl.__all__
+        if isinstance(getattr(dl, name), type) and issubclass(getattr(dl, name), Exception)
+    }
+
+    assert named == errors - {"DlError"}

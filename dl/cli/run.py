@@ -11,6 +11,7 @@ import click
 
 from dl.cli.endings import program_code
 from dl.cli.interrupt import ending_on_interrupt
+from dl.cli.live_map import held_back, live_map
 from dl.cli.modules import complete_file, contents
 from dl.cli.params import (
     PAGE_BYTES,
@@ -170,6 +171,12 @@ def module_directories(given: Sequence[Sequence[Path]], program: str) -> list[Pa
     help="Neither use compiled code that is kept on disk nor keep it; see dlrun cache.",
 )
 @click.option("--trace", is_flag=True, help="Write every link step to standard error.")
+@click.option(
+    "--map",
+    "map_file",
+    metavar="FILE",
+    help="Write a page that shows memory and table when the program is linked, at each SIGUSR1, and at its end.",
+)
 @click.argument("program", metavar="APP.WASM", shell_complete=complete_file)
 @click.argument(
     "arguments", metavar="[ARGS]...", nargs=-1, type=click.UNPROCESSED, shell_complete=complete_file
@@ -197,12 +204,14 @@ def run(
     engine: str | None,
     no_cache: bool,
     trace: bool,
+    map_file: str | None,
     **limits: int | None,
 ) -> int:
     """Link a program and run it.
 
     Everything after APP.WASM belongs to the program, also what looks like an option.
     """
+    from dl.cli.progress import SlowNotice  # noqa: PLC0415  the help prints in no colours
     from dl.deadlines import bounded  # noqa: PLC0415  the help needs nothing of the linker
     from dl.linker import Linker  # noqa: PLC0415
 
@@ -222,8 +231,10 @@ def run(
         )
     libraries = search_path((*library_path, *module_path), program)
     with (
+        held_back(map_file is not None),
         tracing(trace),
         ending_on_interrupt() as ctrl_c,
+        SlowNotice(program, kept=not no_cache) as notice,
         Linker(
             None if by_name else source,
             name=None if by_name else program,
@@ -246,8 +257,10 @@ def run(
             wamr=wamr_mode,
         ) as linker,
         ctrl_c.to(linker.parts.process),
+        live_map(linker, map_file),
         bounded(linker, linker.main_group.own, program, timeout, None),
     ):
+        notice.stop()
         if by_name:
             return run_by_name(linker, source, program, function, arguments)
         if function is not None:

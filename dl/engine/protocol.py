@@ -158,6 +158,9 @@ class EngineFunction(EngineExternal, Protocol):
             kind: its signature; references as the tops of their hierarchies.
         """
 
+    def raw(self) -> RawFunction:
+        """Return it as a callable on slots, without conversion of values."""
+
     def type(self) -> FuncType:
         """Return its signature; references as the tops of their hierarchies."""
 

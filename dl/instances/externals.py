@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from dl.groups.entry import Group
 
 _PAGE = 65536
+_WIDTHS = {"i32": 32, "f32": 32, "i64": 64, "f64": 64}
 
 
 class External:
@@ -284,6 +285,34 @@ class Function(External):
         if self._references:
             return self._call_with_references(group, invoke, arguments)
         return group.in_guest(invoke, *arguments)
+
+    def call_bits(self, *arguments: int) -> int | tuple[int, ...] | None:
+        """Call the function with the bits of each value, and return those of its results: unsigned, of 32 or 64 bits.
+
+        For what Python's floats do not keep: the payload of a NaN of single precision.
+
+        Raises:
+            ValueConversionError: the signature has other values than i32, i64, f32 and f64, or an argument has more bits.
+            TrapError: the guest trapped; and all else that a call raises.
+        """
+        kind = self._signature
+        widths = [_WIDTHS.get(text) for text in kind.params]
+        if None in widths or any(text not in _WIDTHS for text in kind.results):
+            raise ValueConversionError(kind, "has values that are not 32 or 64 bits wide")
+        if len(arguments) != len(widths):
+            raise ValueConversionError(kind, f"takes {len(widths)} arguments, got {len(arguments)}")
+        group = self._reach.group()
+        slots = self._reach.program.engine.slots(max(len(kind.params), len(kind.results), 1))
+        for position, (width, value) in enumerate(zip(widths, arguments, strict=True)):
+            if not hasattr(value, "__index__") or not 0 <= value.__index__() < 1 << (width or 0):
+                raise ValueConversionError(kind, f"argument {position} is not the bits of a value: {value!r}")
+            (slots.set_32 if width == 32 else slots.set_64)(position, value)
+        group.in_guest(self.in_engine().raw(), slots)
+        bits = tuple(
+            slots.u32(position) if _WIDTHS[text] == 32 else slots.u64(position)
+            for position, text in enumerate(kind.results)
+        )
+        return bits if len(bits) > 1 else bits[0] if bits else None
 
     def _call_with_references(
         self, group: Group, invoke: Callable[..., Any], arguments: tuple[Any, ...]

@@ -42,6 +42,7 @@ class HostMade:
 
     def __init__(self, reach: Reach) -> None:
         self.reach = reach
+        self._adopted: dict[int, Memory] = {}
         self._importable: dict[FromNamespace, Function] = {}
 
     def _check_one_thread(self, what: str) -> None:
@@ -84,12 +85,17 @@ class HostMade:
         )
 
     def adopted(self, memory: Memory) -> Memory:
-        """Return a shared memory of another program as one of this."""
+        """Return a shared memory of another program as one of this: the same object each time."""
+        known = self._adopted.get(id(memory.shared))
+        if known is not None:
+            return known
         number = self.reach.next_number("a shared memory")
         made = memory.shared
         assert made is not None
         self.reach.perform(ShareMemory(number, made))
-        return Memory(self.reach, memory.link_type(), FromNamespace(instance_namespace(number), MADE), made)
+        source = FromNamespace(instance_namespace(number), MADE)
+        # Each entry keeps the memory that its key is the identity of.
+        return self._adopted.setdefault(id(made), Memory(self.reach, memory.link_type(), source, made))
 
     def table(self, kind: TableType, initial: Any) -> Table:
         """Make a table; see `Linker.new_table`."""

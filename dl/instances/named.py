@@ -22,6 +22,7 @@ from dl.modules.beneath import NotOpenedError, Place, open_beneath
 from dl.modules.image import ModuleImage, image_from_bytes, image_from_file, image_from_opened
 from dl.modules.locate import Locator
 from dl.options import ModuleSource, listed
+from dl.text import shown
 
 if TYPE_CHECKING:
     from dl.instances.program_instances import ProgramInstances
@@ -43,7 +44,8 @@ class NamedModules:
         module_path: directories to look in.
         finders: who to ask then.
 
-    `_lock` guards `_modules` and `_images` against two modules for one file; a leaf. Nothing is read while it is held.
+    `_lock` guards `_modules` and `_images` against two modules for one file, and `_libraries`; a leaf. Nothing is read while it
+    is held.
 
     Attributes:
         first: the names that come before what is built in.
@@ -66,6 +68,7 @@ class NamedModules:
         self._lock = threading.Lock()
         self._modules: dict[str, Module] = {}
         self._images: dict[str, Module] = {}
+        self._libraries: dict[str, bytes | str] = {}
         self._release = ExitStack()
         self.first = frozenset(self._given)
         self.registered: dict[str, Instance] = {}
@@ -134,6 +137,34 @@ class NamedModules:
                 self._release.push(release.pop_all())
         return known
 
+    def library(self, name: str) -> bytes | str | None:
+        """Return what a finder gives for a library that was not found otherwise: bytes, or a path; None for nothing.
+
+        A finder is asked once for each name that it knows; what it gave is released with the rest, or at once if it is no
+        module.
+
+        Raises:
+            DlError: it gave something else, or bytes that are no module.
+        """
+        known = self._libraries.get(name)
+        if known is not None or not self._finders:
+            return known
+        found = self._ask(name)
+        if found is None:
+            return None
+        source, release = found
+        with release:
+            if isinstance(source, (bytes, bytearray, memoryview)):
+                source = bytes(source)
+                image_from_bytes(source, name, f"<finder>/{name}")
+            else:
+                source = os.fspath(source)
+            with self._lock:
+                known = self._libraries.setdefault(name, source)
+                if known is source:
+                    self._release.push(release.pop_all())
+        return known
+
     def _image(self, name: str) -> tuple[ModuleImage, ExitStack] | None:
         given = self._given.get(name)
         if given is not None:
@@ -141,6 +172,15 @@ class NamedModules:
         image = self._in_path(name)
         if image is not None:
             return image, ExitStack()
+        found = self._ask(name)
+        if found is None:
+            return None
+        source, release = found
+        with release:
+            return self._read(source, name), release.pop_all()
+
+    def _ask(self, name: str) -> tuple[Any, ExitStack] | None:
+        """Return what the first finder that knows a name gives for it, and what releases that; None if none does."""
         for finder in self._finders:
             answer: Any = finder(name)
             if answer is None:
@@ -151,7 +191,7 @@ class NamedModules:
                     answer = release.enter_context(answer)
                 if not isinstance(answer, _SOURCES):
                     raise LinkError(name, f"a finder gave {answer!r}, which is neither bytes nor a path")
-                return self._read(answer, name), release.pop_all()
+                return answer, release.pop_all()
         return None
 
     def _read(self, source: Any, name: str) -> ModuleImage:
@@ -174,7 +214,7 @@ class NamedModules:
 
     def places(self, name: str) -> list[str]:
         """Return where a name was looked for, for messages."""
-        files = [os.path.join(directory, name + _SUFFIX) for directory in self._path]
+        files = [os.path.join(directory, shown(name) + _SUFFIX) for directory in self._path]
         return [*files, *(f"finder {getattr(one, '__name__', repr(one))}" for one in self._finders)]
 
     def close(self) -> None:

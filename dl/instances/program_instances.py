@@ -30,7 +30,7 @@ from dl.instances.instance import Given, ImportSource, Instance, Module
 from dl.instances.made import HostMade
 from dl.instances.named import Finder, NamedModules
 from dl.instances.reach import Reach
-from dl.instances.rules import check_application, check_dependency, check_for_threads
+from dl.instances.rules import check_application, check_changes, check_dependency, check_for_threads
 from dl.instances.serve import BuiltIns, ImportSearch, names_to_open
 from dl.link.find import form_reader
 from dl.link.host_libraries import module_image
@@ -114,6 +114,7 @@ class ProgramInstances:
         self.made = HostMade(self._reach)
         self.built_in = BuiltIns(program, self.made)
         self.named = NamedModules(self, program.locator, options.modules, options.module_path, options.finder)
+        program.locator.finder = self.named.library
         program.names = self
 
     # modules
@@ -208,12 +209,12 @@ class ProgramInstances:
         name = name or module.name
         given = GivenImports(imports, module.imports, name)
         root = _Frame(name, module, given, [] if strict else self._needed(module.image.wasm, given))
-        self._with_dependencies([root], strict=strict, initialize=initialize)
+        self._with_dependencies([root], isolate=self._isolate, strict=strict, initialize=initialize)
         assert root.instance is not None
         return root.instance
 
     def _with_dependencies(
-        self, frames: list[_Frame], *, strict: bool = False, initialize: bool = True
+        self, frames: list[_Frame], *, isolate: bool, strict: bool = False, initialize: bool = True
     ) -> None:
         """Instantiate what the first frame needs, and itself unless it only asks for that."""
         root = frames[0]
@@ -222,7 +223,7 @@ class ProgramInstances:
             while frames:
                 frame = frames[-1]
                 if frame.next < len(frame.needed):
-                    self._next_dependency(frames, on_path)
+                    self._next_dependency(frames, on_path, isolate=isolate)
                     continue
                 if frame.module is not None:
                     is_root = frame is root
@@ -248,7 +249,7 @@ class ProgramInstances:
     def _needed(self, module: WasmModule, given: GivenImports) -> list[str]:
         return names_to_open(module, given, self.named.registered, self.named.first, self.built_in)
 
-    def _next_dependency(self, frames: list[_Frame], on_path: set[str]) -> None:
+    def _next_dependency(self, frames: list[_Frame], on_path: set[str], *, isolate: bool) -> None:
         """Find the next instance that the last frame needs, or begin to make it."""
         frame = frames[-1]
         name = frame.needed[frame.next]
@@ -259,7 +260,7 @@ class ProgramInstances:
             return
         self._check_cycle(module, on_path, lambda: [one.module for one in frames if one.module is not None])
         construction = None
-        if not self._isolate:
+        if not isolate:
             construction = self._begin(module, frame)
             if construction is None:
                 frame.found[name] = self._shared[module]
@@ -393,20 +394,26 @@ class ProgramInstances:
 
     # what libraries and main modules import; see `dl.program.import_names.ImportNames`
 
-    def prepare(self, module: WasmModule, name: str, *, main: bool) -> None:
+    def prepare(
+        self, module: WasmModule, name: str, *, main: bool, is_library: Callable[[str], bool]
+    ) -> None:
         """Instantiate what a library or main module imports from by name."""
         if not self.named.is_used():
             return
         frame = _Frame(name, None, GivenImports(None, (), name), [])
-        frame.needed = self._needed(module, frame.given)
+        frame.needed = [one for one in self._needed(module, frame.given) if not is_library(one)]
         if not frame.needed and not self.named.registered:
             return
         self._reach.check_engine()
-        self._with_dependencies([frame])
+        self._with_dependencies([frame], isolate=False)  # what libraries import is one for all of them
         with self._lock:
             self._by_name.update(frame.found)
-        for entry in module.imports if main else ():
-            if entry.kind in ("memory", "table") and self.find(entry) is not None:
+        for entry in module.imports:
+            if entry.module in ("env", "GOT.mem", "GOT.func") or self.find(entry) is None:
+                continue
+            if self._program.shares_memory:
+                check_changes(entry, name)
+            if main and entry.kind in ("memory", "table"):
                 raise UnsupportedModuleError(
                     name,
                     f"imports its {entry.kind} from the module {entry.module}, but that of a main module is the program's; use "

@@ -11,8 +11,8 @@ from dl.errors import LinkError, UnsupportedModuleError
 from dl.program.main_module import INITIALIZE, START
 from dl.wasm.module import WasmModule
 from dl.wasm.reader import Reader
-from dl.wasm.records import SECTION_DATA
-from dl.wasm.types import FuncType
+from dl.wasm.records import SECTION_DATA, Import
+from dl.wasm.types import FuncType, GlobalType
 
 WASI_NAMESPACES = frozenset((PREVIEW1, UNSTABLE, WASIX))
 
@@ -77,17 +77,26 @@ def check_for_threads(module: WasmModule, name: str) -> None:
             "imported (wasm-ld --import-memory --shared-memory)",
         )
     for entry in module.imports:
-        if entry.kind == "table" or (entry.kind == "global" and getattr(entry.type, "mutable", False)):
-            raise UnsupportedModuleError(
-                name,
-                f"it imports the {entry.kind} {entry.module}.{entry.name}, which changes, in a program with several threads: "
-                "only shared memories are the same for all of them",
-            )
+        check_changes(entry, name)
     if imported and has_active_data(module):
         raise UnsupportedModuleError(
             name,
             "its active data segments would write to shared memory again in every thread; make them passive "
             "(wasm-ld --shared-memory does)",
+        )
+
+
+def check_changes(entry: Import, name: str) -> None:
+    """Check that what a module imports in a program with several threads is the same in each.
+
+    Raises:
+        UnsupportedModuleError: it is a table, or a global that can change.
+    """
+    if entry.kind == "table" or (isinstance(entry.type, GlobalType) and entry.type.mutable):
+        raise UnsupportedModuleError(
+            name,
+            f"it imports the {entry.kind} {entry.module}.{entry.name}, which changes, in a program with several threads: "
+            "only shared memories are the same for all of them",
         )
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 
 from dl.dlfcn import MAIN_HANDLE
+from dl.modules.image import ModuleImage
 from dl.modules.linked_module import LinkedModule
 from dl.program.program import Program
 
@@ -29,3 +30,14 @@ def named_module(program: Program, importer: LinkedModule, name: str) -> LinkedM
         if module.handle != MAIN_HANDLE and (module.global_opens or module in (importer.scope or ())):
             return module
     return None
+
+
+def names_a_library(program: Program, importer: ModuleImage, name: str) -> bool:
+    """Whether an import's module name is that of a library that is loaded or that the importer needs, or of the main module."""
+    needed = importer.wasm.dylink.needed if importer.wasm.dylink else ()
+    main = program.main_module
+    return (
+        any(name in (one, os.path.basename(one)) for one in needed)
+        or (main is not None and main.image.base_name == name)
+        or name in program.state.by_base_name
+    )

@@ -13,6 +13,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 
 from dl.dlfcn import MAIN_HANDLE, DlFlags, ModuleHandle
 from dl.errors import LibraryNotFoundError, LinkerUsageError, NotDynamicError
@@ -29,6 +30,7 @@ from dl.link.find import (
 )
 from dl.link.generate import generate_glue, grow_memory
 from dl.link.initialize import LoadCutOffError, initialize
+from dl.link.named import names_a_library
 from dl.link.number import ModuleArrivingError, TreeOutdatedError, enter_scopes, number_modules
 from dl.link.perform import Change
 from dl.link.place import define_symbols, place_modules
@@ -192,7 +194,12 @@ def _link(group: Group, tree: FoundTree, plan: LinkPlan) -> None:
     try:
         if program.names is not None:
             for found in tree.new:
-                program.names.prepare(found.image.wasm, found.image.name, main=found.main)
+                program.names.prepare(
+                    found.image.wasm,
+                    found.image.name,
+                    main=found.main,
+                    is_library=partial(names_a_library, program, found.image),
+                )
         compile_modules(program, tree)
         reserve_memory(program, tree)
         with change:

@@ -226,10 +226,20 @@ class Resolver:
             return None  # it is another function for each module that imports it
         if module.handle == MAIN_HANDLE and self._program.main.no_libraries:
             return 0
-        return self.host_function_address(entry.module, entry.name, entry.type, module.name)
+        return self.host_function_address(entry.module, entry.name, entry.type, module.name, found)
 
-    def host_function_address(self, namespace: str, name: str, kind: FuncType, importer: str) -> int:
-        """Return the table index of a host function, placing it with the load under way if it has none."""
+    def host_function_address(
+        self, namespace: str, name: str, kind: FuncType, importer: str, binding: FromNamespace | None = None
+    ) -> int:
+        """Return the table index of a function that no library defines, placing it with the load under way if it has none.
+
+        Args:
+            namespace: the import's module name.
+            name: its field name.
+            kind: its signature.
+            importer: the importing module.
+            binding: where groups find it; None to ask the host.
+        """
         state, plan, key = self._program.state, self._plan, (namespace, name, kind)
         known = self._placed(key)
         if known is not None:
@@ -237,7 +247,7 @@ class Resolver:
         assert plan is not None
         address = self._place_in_main(namespace, name, kind)
         if address is None:
-            binding = self._program.host.bind(namespace, name, kind, importer)
+            binding = binding or self._program.host.bind(namespace, name, kind, importer)
             assert binding is not None
             region = state.table.allocate(1, 0, importer)
             plan.change.on_failure(lambda: state.table.free(region))
@@ -397,7 +407,13 @@ def resolve_stub(program: Program, handle: int, position: int) -> int:
     assert isinstance(entry.type, FuncType)
     target = _stub_target(program, module, position, entry, entry.type)
     if target is None:
-        raise UnresolvedCallError(module.name, entry.module, entry.name)
+        given = program.host.similar(entry.module, entry.name)
+        reason = (
+            f"nothing provides it; imports has {given}: did you mean that?"
+            if given
+            else "nothing provides it"
+        )
+        raise UnresolvedCallError(module.name, entry.module, entry.name, reason)
     return target.address
 
 

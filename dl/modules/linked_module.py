@@ -61,7 +61,8 @@ class LinkedModule:
         providers: who provides what its imports are bound to, beside its stubs (set once).
         stub_targets: what its stubs were bound to at their first call, by import position (guarded by the linker state's
             `stub_lock`); every group gets these.
-        looked_up: modules of which its code has a symbol by dlsym of RTLD_DEFAULT (guarded by `stub_lock`).
+        looked_up: modules of which its code has a symbol by dlsym of RTLD_DEFAULT, each with the first such symbol (guarded by
+            `stub_lock`).
         copy: which of the modules of equal content it is, from 0 (set once).
         code: its code with renamed imports, and that of its import module.
         copy: which copy of its content it is in the program, so that stack traces name the right one.
@@ -92,7 +93,7 @@ class LinkedModule:
     bindings: tuple[Binding, ...] = ()
     providers: frozenset[ModuleHandle] = frozenset()
     stub_targets: dict[int, StubTarget] = field(default_factory=dict)
-    looked_up: set[ModuleHandle] = field(default_factory=set)
+    looked_up: dict[ModuleHandle, str] = field(default_factory=dict)
     copy: int = 0
     code: CompiledModule | None = None
     import_code: CompiledModule | None = None

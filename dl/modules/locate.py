@@ -109,6 +109,7 @@ class Locator:
         libraries: modules held in memory, by name; found before any file of that name.
         loaded: returns the image of the loaded module with an identity, if there is one.
         budget: bounds what is read.
+        finder: asked for a library that is not found otherwise: returns its bytes, its path, or None.
         map_name: given a name of a needed list and the kind of the module that needs it, returns the name to look for.
 
     `_lock` guards changes of `libraries`.
@@ -118,6 +119,7 @@ class Locator:
     libraries: Mapping[str, bytes] = field(default_factory=dict)
     loaded: Callable[[str], ModuleImage | None] = lambda _identity: None
     budget: ReadBudget = field(default_factory=ReadBudget)
+    finder: Callable[[str], bytes | str | None] = lambda _name: None
     map_name: Callable[[str, str], str] | None = None
     _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
     _anonymous: Iterator[int] = field(default_factory=lambda: itertools.count(1), repr=False)
@@ -189,9 +191,24 @@ class Locator:
                 if found is not None:
                     log.debug("%s%s found: %s", asker, name, found.name)
                     return found
+        answered = self._by_finder(name, policy, tried)
+        if answered is not None:
+            log.debug("%s%s found by a finder: %s", asker, name, answered.name)
+            return answered
         for where, reason in tried.for_host:
             log.debug("%s%s not found: %s: %s", asker, name, where, reason)
         raise LibraryNotFoundError(name, tried.for_host, requester.name, guest_tried=tried.for_guest)
+
+    def _by_finder(self, name: str, policy: SearchPolicy, tried: _Tried) -> ModuleImage | None:
+        """Return what a finder of the host's gives for a name: its bytes are known by the name, a path is the host's own."""
+        source = self.finder(name)
+        if source is None:
+            return None
+        if isinstance(source, bytes):
+            identity = f"<finder>/{name}"
+            return self.loaded(identity) or image_from_bytes(source, name, identity)
+        of_host = SearchPolicy.of_host((), policy.guest)
+        return self._spelled(host_place(source, confined=False), of_host, tried, is_path=True)
 
     def _mapped(self, name: str, needed_by: str) -> str:
         """Return the name that the host's `map_name` gives for one of a needed list."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Protocol
 
 from dl.glue.resolution import FromNamespace
@@ -13,13 +14,16 @@ from dl.wasm.records import Import
 class ImportNames(Protocol):
     """The instances that import module names stand for, if they are no library's."""
 
-    def prepare(self, module: WasmModule, name: str, *, main: bool) -> None:
+    def prepare(
+        self, module: WasmModule, name: str, *, main: bool, is_library: Callable[[str], bool]
+    ) -> None:
         """Instantiate what a module that is to be loaded imports from by name; with no lock held.
 
         Args:
             module: the module.
             name: what messages call it.
             main: whether it is the main module.
+            is_library: whether an import module name is that of a library, and so of no ordinary module.
 
         Raises:
             DlError: that cannot be read or instantiated, or a main module imports its memory or table from it.

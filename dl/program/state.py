@@ -233,7 +233,7 @@ class LinkerState:
         with self.stub_lock:
             symbol = find()
             if symbol.module != module.handle and not module.closing:
-                module.looked_up.add(symbol.module)
+                module.looked_up.setdefault(symbol.module, symbol.name)
             return symbol
 
     def take_unreachable(self) -> list[LinkedModule]:

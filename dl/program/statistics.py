@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from dataclasses import dataclass
 
+from dl.glue.resolution import LazyStub
 from dl.program.program import Program
 from threads import RendezvousStatistics
 
@@ -67,9 +68,20 @@ def unused_imports(program: Program) -> list[tuple[str, str]]:
 def report_unused_imports(program: Program) -> None:
     """Tell of imports that neither the main module nor what it needs asks for: a misspelt name would go unnoticed.
 
-    No warning, because a library that is opened later may import them.
+    With a warning where something that is much like it is imported and has no definition yet; else with none, because a library
+    that is opened later may import them.
     """
     unused = [f"{namespace}.{name}" for namespace, name in unused_imports(program)]
     if unused:
+        for module in program.state.modules.copy().values():
+            for entry, binding in zip(module.wasm.imports, module.bindings, strict=False):
+                meant = (
+                    program.host.similar(entry.module, entry.name) if isinstance(binding, LazyStub) else ""
+                )
+                if meant in unused:
+                    asked = f"{entry.module}.{entry.name}"
+                    log.warning(
+                        "%s imports %s, which nothing defines; imports has %s", module.name, asked, meant
+                    )
         more = f" and {len(unused) - 10} more" if len(unused) > 10 else ""
         log.info("%s: nothing imports %s%s yet", program.options.name, ", ".join(unused[:10]), more)

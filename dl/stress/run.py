@@ -263,7 +263,7 @@ class _Run:
         self.count(f"start {way}")
 
     def _on_guest_thread(self, _number: int, record: int) -> None:
-        self.records[record & 0xFFFFFFFF].run(self.linker.view(self.linker.parts.groups.current()))
+        self.records[record & 0xFFFFFFFF].run(self.linker.own.view(self.linker.parts.groups.current()))
 
     def _disturb(self) -> None:
         """Let the threads that wait for somebody go on, and cancel one now and then."""

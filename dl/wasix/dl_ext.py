@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import logging
 import posixpath
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 
 from dl.dlfcn import MAIN_HANDLE
@@ -25,10 +25,10 @@ from dl.modules.linked_module import LinkedModule
 from dl.wasix.abi import DL_EXT, Errno
 from dl.wasix.adapter import running_guest
 from dl.wasix.linking import ENDINGS, cut, elf_flags, read_text
+from dl.wasix.system import System
 
 if TYPE_CHECKING:
     from dl.wasix.adapter import Adapter, Functions
-    from dl.wasix.system import System
 
 MAX_SYMBOL_BYTES = 65536
 """Longest symbol that is looked up, in bytes: C++ makes long ones."""
@@ -107,7 +107,8 @@ class _Extension:
                 self._system.close_library(handle)
             return 0
 
-        return self._answered(close, None)
+        # An error of a destructor names its module, which is gone by then.
+        return self._answered(close, None, self._system.module_names())
 
     def dlerror(self, _caller: int, buffer: int, size: int, out: int) -> int:
         """Write the text of the calling thread's last error and forget it, and its bytes, 0 for none."""
@@ -169,14 +170,16 @@ class _Extension:
         system.memory.write_struct("3I", record, len(present), ever & 0xFFFFFFFF, gone & 0xFFFFFFFF)
         return Errno.SUCCESS
 
-    def _answered(self, call: Callable[[], int], out: int | None) -> int:
-        """Make a call, write its result, and keep the text of its error for `dlerror`."""
+    def _answered(
+        self, call: Callable[[], int], out: int | None, names: Iterable[tuple[str, str]] = ()
+    ) -> int:
+        """Make a call, write its result, and keep the text of its error, which may have some names, for `dlerror`."""
         try:
             result = call()
         except ENDINGS:
             raise
         except DlError as failure:
-            text = self._system.text_for_guest(failure)
+            text = self._system.text_for_guest(failure, names)
             self._system.current_group().dl_error = cut(text, MAX_ERROR_BYTES)[:-1].decode() or "failed"
             return Errno.UNKNOWN
         if out is not None:

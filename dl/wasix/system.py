@@ -12,7 +12,7 @@ from dl.groups.entry import Group
 from dl.groups.guest_threads import GuestThread, GuestThreads
 from dl.groups.registry import MAIN_THREAD_ID, Groups
 from dl.limits import Limits
-from dl.link.addresses import AddressKind, Location, data_at, function_at, location_of
+from dl.link.addresses import AddressKind, Location, data_at, data_range, function_at, location_of
 from dl.link.close import close_library
 from dl.link.finalizers import Finalizers
 from dl.link.lookup import look_up, look_up_for_code
@@ -28,7 +28,11 @@ from memory import LinearMemory, round_up
 from threads import FutexTable, Nudger, Waits
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from dl.wasix.process import Process
+
+__all__ = ["FIRST_THREAD", "LIBC_FIRST_THREAD", "AddressKind", "System", "data_range"]
 
 FIRST_THREAD = MAIN_THREAD_ID
 """Number of the program's first thread."""
@@ -288,10 +292,19 @@ class System:
         """The directories that the program may load from, as they were before any of its code ran."""
         return self._program.options.paths
 
-    def text_for_guest(self, error: DlError) -> str:
-        """Return an error's message as the guest may read it: paths as the guest sees them, no others of the host."""
+    def text_for_guest(self, error: DlError, gone: Iterable[tuple[str, str]] = ()) -> str:
+        """Return an error's message as the guest may read it: paths as the guest sees them, no others of the host.
+
+        Args:
+            error: the error.
+            gone: names and base names of modules that it may name and that are no longer loaded.
+        """
         text = error.for_guest if isinstance(error, LibraryNotFoundError) else str(error)
-        return self.paths.as_guest_sees(text, self._program.state.base_names())
+        return self.paths.as_guest_sees(text, (*gone, *self._program.state.base_names()))
+
+    def module_names(self) -> list[tuple[str, str]]:
+        """Return name and base name of every loaded module."""
+        return self._program.state.base_names()
 
     def address_of_symbol(self, handle: int, name: str, caller: int | None = None) -> int:
         """Return a symbol's address for the calling thread's guest: a table index, or bytes in linear memory.

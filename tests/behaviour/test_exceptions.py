@@ -336,7 +336,7 @@ class TestHostFunctions:
             assert function("handler_around_host")(0) == 1
             with pytest.raises(dl.UncaughtExceptionError, match="__cpp_exception"):
                 function("handler_around_host")(5)
-            pointer = group.linker.look_up(dl.RTLD_DEFAULT, "handler_throw").address
+            pointer = group.linker.own.look_up(dl.RTLD_DEFAULT, "handler_throw").address
             assert function("handler_catch")(pointer, 6) == 6
 
     @KINDS

@@ -5,6 +5,11 @@ from __future__ import annotations
 import json
 import re
 import shutil
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -12,10 +17,19 @@ import pytest
 from dl.cli import main
 from tests.support.command_line import HELLO, DlRun
 from tests.support.modules import imports, library, pie, returns
-from tests.support.paths import FIXTURES
+from tests.support.paths import FIXTURES, ROOT
 
 DIAMOND = str(FIXTURES / "diamond/shared/main.wasm")
 NO_GRAPHVIZ = shutil.which("dot") is None
+
+
+def until(condition: Callable[[], object]) -> None:
+    """Wait until something holds."""
+    for _ in range(6000):
+        if condition():
+            return
+        threading.Event().wait(0.01)
+    pytest.fail("it does not come to hold")
 
 
 def told(capfd: pytest.CaptureFixture[str], *words: str) -> tuple[int, str]:
@@ -82,6 +96,37 @@ class TestMap:
         assert code == main([HELLO, "one"])
         assert text == capfd.readouterr().out
         assert main(["map", HELLO, "one"]) == 2
+
+    def test_a_program_while_it_runs(self, tmp_path: Path) -> None:
+        """`--map` writes the page when the program is linked, at each SIGUSR1 while it computes, and at its end."""
+        (tmp_path / "loop.wasm").write_bytes(pie('(func (export "_start") (loop (br 0)))'))
+        page = tmp_path / "map.html"
+        words = ["--map", str(page), "--interrupts", str(tmp_path / "loop.wasm")]
+        # A process that a test runner starts in the background may ignore SIGINT.
+        script = (
+            "import signal, sys\n"
+            "from dl.cli import main\n"
+            "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+            f"sys.exit(main({words!r}))"
+        )
+        process = subprocess.Popen([sys.executable, "-c", script], stderr=subprocess.DEVNULL, cwd=ROOT)
+        try:
+            for _ in range(4):
+                until(lambda: page.exists() or process.poll() is not None)
+                assert process.poll() is None
+                assert "loop.wasm" in page.read_text()
+                page.unlink()
+                process.send_signal(signal.SIGUSR1)
+            until(page.exists)
+            page.unlink()
+            process.send_signal(signal.SIGINT)
+            process.wait(60)
+            assert process.returncode == 130
+            assert "loop.wasm" in page.read_text()
+            assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".map")] == []
+        finally:
+            process.kill()
+            process.wait(60)
 
     def test_a_library_by_itself(self, capfd: pytest.CaptureFixture[str]) -> None:
         """A library is linked into an empty program."""

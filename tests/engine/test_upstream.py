@@ -153,7 +153,7 @@ def test_an_uncaught_exception_has_no_trap_code() -> None:
     """The engine gives an uncaught exception no code of its own; if it does, `wasmtime_errors` need not invent one."""
     instance = instantiate('(module (tag $t) (func (export "throw") (throw $t)))')
     store = instance.store
-    func = instance._export("throw", c.EXTERN_FUNC).of.func
+    func = instance.export("throw", c.EXTERN_FUNC).of.func
     error = c.function_call(store.context(), ctypes.addressof(func), None, 0, store.trap_address)
     code = ctypes.c_uint8()
 

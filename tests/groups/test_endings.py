@@ -141,7 +141,7 @@ class World:
         self.words = self.linker.main_group.dlsym(dl.MAIN_HANDLE, "words").address
 
     def here(self) -> dl.InstanceGroup:
-        return self.linker.view(self.linker.parts.groups.current())
+        return self.linker.own.view(self.linker.parts.groups.current())
 
     def goes_on(self) -> int:
         if not self.endless(self.here().name):

@@ -210,6 +210,25 @@ def test_functions_of_the_host(linker: dl.Linker) -> None:
         linker.new_function("(i31) -> ()", work)
 
 
+def test_a_call_by_bits_keeps_every_nan(linker: dl.Linker) -> None:
+    """The bits of values pass unchanged, as unsigned integers; what is not of this width is refused."""
+    made = linker.instantiate(
+        module(
+            '(func (export "f") (param i32 i64 f32 f64) (result f64 f32 i64 i32)'
+            " (local.get 3) (local.get 2) (local.get 1) (local.get 0))",
+            '(func (export "v") (param v128))', '(func (export "n"))', '(func (export "one") (result f32) (f32.const -0))',
+        )
+    )  # fmt: skip
+    values = (0xFFFFFFFF, 1 << 63, 0x7FA00001, 0x7FF0000000000001)
+    assert made["f"].call_bits(*values) == values[::-1]
+    assert (made["n"].call_bits(), made["one"].call_bits()) == (None, 1 << 31)
+    for wrong in ((), (-1, 0, 0, 0), (1 << 32, 0, 0, 0), (0, 0, 0.5, 0)):
+        with pytest.raises(dl.ValueConversionError):
+            made["f"].call_bits(*wrong)
+    with pytest.raises(dl.ValueConversionError):
+        made["v"].call_bits(0)
+
+
 def test_a_function_that_nobody_exports_is_an_object(linker: dl.Linker) -> None:
     """A private function that comes out of a table, a global or a call is called, compared and put back."""
     instance = linker.instantiate(
@@ -299,6 +318,7 @@ def test_a_shared_memory_is_lent_to_another_program(linker: dl.Linker) -> None:
         first, second = linker.instantiate(wasm, [memory]), other.instantiate(wasm, [memory])
         first["store"](4, 9)
         assert second["load"](4) == 9
+        assert second["memory"] is other.instantiate(wasm, [memory])["memory"]
         with pytest.raises(dl.LinkerUsageError, match="another program"):
             other.instantiate(module('(import "a" "f" (func (param i32) (result i32)))'), [first["load"]])
 

@@ -51,6 +51,8 @@ WRONG = [
     ("(func (param i32))", "(func)", "function () -> ()"),
     ("(memory 2)", "(memory 1)", "memory 1"),
     ("(memory 1 2)", "(memory 1 3)", "memory 1 3"),
+    ("(memory i64 1)", "(memory 1)", "memory 1"),
+    ("(memory 1)", "(memory i64 1)", "memory i64 1"),
     ("(table 1 funcref)", "(table 1 externref)", "table 1 externref"),
     ("(global i32)", "(global (mut i32) (i32.const 0))", "global (mut i32)"),
     ("(global i64)", "(global i32 (i32.const 0))", "global i32"),

@@ -7,7 +7,19 @@ from pathlib import Path
 import pytest
 
 import dl
-from tests.support.modules import MEMORY, imports, library, module, pie, returns, static
+from tests.support.modules import (
+    CALL_POINTER,
+    MEMORY,
+    TABLE,
+    got,
+    imports,
+    library,
+    module,
+    pie,
+    reads,
+    returns,
+    static,
+)
 
 COUNTER = module(
     "(global $n (mut i32) (i32.const 0))", '(memory (export "memory") 1)', '(global (export "limit") i32 (i32.const 40))',
@@ -77,3 +89,42 @@ def test_a_dependency_that_fails_undoes_the_load() -> None:
             linker.main_group.dlopen(library(MEMORY, imports("f", namespace="bad")))
         assert linker.statistics() == before
         assert [m.name for m in linker.modules] == []
+
+
+def test_a_library_passes_a_modules_function_on() -> None:
+    """A library that exports again what it imports from a module: the function has one address, which calls reach."""
+    passes = library(MEMORY, imports("next", namespace="counter"), '(export "again" (func $next))')
+    takes = library(MEMORY, got("again", "func"), TABLE, reads("address", "got_func_again"), CALL_POINTER)
+    with dl.Linker(
+        None, modules={"counter": COUNTER}, cache=False, libraries={"passes.so": passes}
+    ) as linker:
+        group = linker.main_group
+        handle = group.dlopen("passes.so", dl.DlFlags.NOW | dl.DlFlags.GLOBAL)
+        again = group.dlsym(handle, "again")
+        assert again() == 1
+        taker = group.dlopen(takes)
+        address = group.dlsym(taker, "address")()
+        assert address == again.address
+        assert group.dlsym(taker, "call_pointer")(address) == 2
+
+
+def test_libraries_share_an_instance_whatever_isolate_says() -> None:
+    """Two libraries have one instance of a name; instances that are made from Python each have their own."""
+    with dl.Linker(None, modules={"counter": COUNTER}, cache=False, isolate=True) as linker:
+        group = linker.main_group
+        first, second = (
+            group.dlsym(group.dlopen(library(MEMORY, *NEEDS, returns(n, 1))), "call") for n in ("a", "b")
+        )
+        assert (first(), second()) == (41, 42)
+        assert [linker.instantiate(module(*NEEDS))["call"]() for _ in range(2)] == [41, 41]
+
+
+def test_a_library_of_threads_cannot_import_what_changes() -> None:
+    """A mutable global of an instance would be another one in each thread: a library that imports one is refused."""
+    variable = module('(global (export "g") (mut i32) (i32.const 1))')
+    needs = library('(import "env" "memory" (memory 0 65536 shared))', '(import "v" "g" (global (mut i32)))')
+    with dl.Linker(
+        None, cache=False, memory=dl.MemoryType(1, 512, shared=True), modules={"v": variable}
+    ) as linker:
+        with pytest.raises(dl.UnsupportedModuleError, match=r"global v\.g, which changes"):
+            linker.main_group.dlopen(needs)

@@ -74,6 +74,8 @@ def test_registration(multi: tuple[dl.Linker, dl.Instance]) -> None:
     assert linker.find("mC") is None
     assert linker.find("mA") is instance.dependencies["mA"].module
     assert linker.find("mB") is not None
+    assert linker.instance("mA") is instance.dependencies["mA"]
+    assert (linker.instance("mC"), linker.instance("nothing")) == (None, None)
     loaded, other = instance.module, linker.load(M_A)
     linker.register("mC", loaded)
     linker.register("mC", loaded)
@@ -472,3 +474,13 @@ def test_modules_of_equal_content_have_their_own_names_in_traces() -> None:
             with pytest.raises(dl.TrapError) as trap:
                 linker.instantiate(importing(name), name=f"calls {name}")["f"]()
             assert [frame.partition("!")[0] for frame in trap.value.frames] == [name, f"calls {name}"]
+
+
+@pytest.mark.parametrize(
+    "name", ["x" * 300, "x/" * 3000, "a" * 70000, "ä/ü", "a//b", "a/", "/", "~", "%2e%2e/x"]
+)
+def test_odd_names_are_just_not_found(tmp_path: Path, name: str) -> None:
+    """Whatever a module calls what it imports from, the answer is that there is none, and the message stays short."""
+    with linked(module_path=[tmp_path]) as linker, pytest.raises(dl.UnresolvedSymbolsError) as missing:
+        linker.instantiate(importing(name))
+    assert len(str(missing.value)) < 20_000

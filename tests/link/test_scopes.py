@@ -236,6 +236,16 @@ class TestPreload:
             assert names[1:] == ["b.so", "a.so", "c.so"]
             assert value(program.main_group, dl.RTLD_NEXT, "f", handle_of(program, "b.so")) == 1
 
+    def test_they_are_loaded_where_needed_lists_are_left_alone(self) -> None:
+        """A program that is told not to load what its list names has what it is told to preload."""
+        with dl.Linker(
+            pie(needed=["nowhere.so"]),
+            libraries={"first.so": self.FIRST},
+            preload=["first.so"],
+            wamr=dl.WamrMode(load_needed=False),
+        ) as program:
+            assert value(program.main_group, dl.RTLD_DEFAULT, "f") == 1
+
     def test_they_stay(self) -> None:
         """A preloaded library is never unloaded, as little as a needed one."""
         with dl.Linker(pie(), libraries={"first.so": self.FIRST}, preload=["first.so"]) as program:
@@ -387,7 +397,7 @@ class TestMeanwhile:
 
             def look_up() -> Symbol:
                 program.spawn(lambda group: group.dlopen("t.so", GLOBAL)).join(20)
-                return program.look_up(dl.RTLD_DEFAULT, "var")
+                return program.own.look_up(dl.RTLD_DEFAULT, "var")
 
             symbol = own.found(look_up)
             assert own.address_of(symbol) == program.main_group.dlsym(dl.RTLD_DEFAULT, "var").address
@@ -402,10 +412,10 @@ class TestMeanwhile:
             def look_up() -> Symbol:
                 if not opened:
                     opened.append(program.spawn(lambda group: group.dlopen("t.so", GLOBAL)).join(20))
-                    found = program.look_up(dl.RTLD_DEFAULT, "f")
+                    found = program.own.look_up(dl.RTLD_DEFAULT, "f")
                     program.spawn(lambda group: group.dlclose(opened[0])).join(20)
                     return found
-                return program.look_up(dl.RTLD_DEFAULT, "f")
+                return program.own.look_up(dl.RTLD_DEFAULT, "f")
 
             with pytest.raises(dl.SymbolNotFoundError):
                 program.main_group.own.found(look_up)

@@ -52,11 +52,11 @@ class Program:
 
     def here(self) -> dl.InstanceGroup:
         """The calling thread's group."""
-        return self.linker.view(self.linker.parts.groups.current())
+        return self.linker.own.view(self.linker.parts.groups.current())
 
     def is_alone(self) -> bool:
         """Whether the main group is the only one."""
-        return [self.linker.view(group) for group in self.linker.parts.groups.all()] == [self.main]
+        return [self.linker.own.view(group) for group in self.linker.parts.groups.all()] == [self.main]
 
     def word(self, number: int) -> int:
         """Address of a word of the program's data; 0 to begin with."""

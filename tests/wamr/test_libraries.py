@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 import dl
 from dl.wasm.module import parse_module
-from tests.support.modules import MEMORY, TABLE, calls, imports, library, returns
+from tests.support.modules import MEMORY, TABLE, calls, imports, library, module, returns
 from tests.wamr.roots import root, side
 from tests.wamr.test_programs import held, program
 
@@ -30,6 +32,20 @@ class TestNames:
         with program({"side.wasm": side(), "mid.wasm": MID, "other.wasm": other}) as guest:
             guest.open("other.wasm", 2 | 256)
             assert guest.call("call0", guest.symbol(guest.open("mid.wasm"), "sum")) == 47
+
+    def test_events_tell_of_what_the_guest_opens(self) -> None:
+        """Loads, closes and failures of the program's own calls are told to the host."""
+        with program({"side.wasm": side()}) as guest, guest.linker.events.queue() as events:
+            assert guest.close(guest.open("side.wasm")) == 0
+            assert guest.open("gone.wasm") == 0
+            kinds = [f"{event.kind} {event.module}" for _ in range(len(events)) if (event := events.get(0))]
+        assert kinds == [
+            "loaded side.wasm",
+            "constructed side.wasm",
+            "closed side.wasm",
+            "unloaded side.wasm",
+            "failed gone.wasm",
+        ]
 
     def test_the_root_by_its_name_and_by_env(self) -> None:
         """A library reaches a function of the root under the name of its file, and through `env`."""
@@ -109,6 +125,71 @@ class TestNeeded:
             g = group.dlsym(group.dlopen("a.so", dl.RTLD_LAZY, load_needed=False), "g")
             assert isinstance(g, dl.GuestFunction)
             assert g() == 4
+
+
+class TestReader:
+    def test_a_reader_and_destroyer_of_libraries(self) -> None:
+        """A finder gives libraries that are opened and that they need: each read once, released once, at the program's end."""
+        log: list[str] = []
+        modules = {"side.wasm": side(), "mid.wasm": MID, "broken.wasm": b"no module"}
+
+        @contextlib.contextmanager
+        def read(name: str) -> Iterator[bytes]:
+            log.append(f"read {name}")
+            yield modules[name]
+            log.append(f"released {name}")
+
+        with program({}, finder=lambda name: read(name) if name in modules else None) as guest:
+            for _ in range(2):
+                handle = guest.open("mid.wasm")
+                assert guest.call("call0", guest.symbol(handle, "sum")) == 47
+                assert guest.close(handle) == 0
+            assert log == ["read mid.wasm", "read side.wasm"]
+            for _ in range(2):
+                assert guest.open("broken.wasm") == 0
+            assert log[2:] == ["read broken.wasm"] * 2
+            assert guest.open("nowhere.wasm") == 0
+            assert "not found" in (guest.error() or "")
+        assert log[4:] == ["released side.wasm", "released mid.wasm"]
+
+    def test_a_path_of_a_finder(self, tmp_path: Path) -> None:
+        """A finder may give a path, which is the same library as by any other way; what is found otherwise is not asked for."""
+        (tmp_path / "deep").mkdir()
+        (tmp_path / "deep/app.so").write_bytes(library(returns("f", 8)))
+        (tmp_path / "here.so").write_bytes(library(returns("f", 9)))
+        asked: list[str] = []
+
+        def find(name: str) -> Path | None:
+            asked.append(name)
+            return tmp_path / "deep/app.so" if name == "app.so" else None
+
+        with dl.Linker(None, library_path=[tmp_path], finder=find) as linker:
+            group = linker.main_group
+            handle = group.dlopen("app.so")
+            assert group.dlopen(tmp_path / "deep/app.so") == handle
+            group.dlopen("here.so")
+        assert asked == ["app.so"]
+
+    def test_a_library_is_no_ordinary_module(self, tmp_path: Path) -> None:
+        """A name in imports that is a needed library's is not looked for in the module path."""
+        (tmp_path / "side.wasm").write_bytes(side())
+        (tmp_path / "mid.wasm").write_bytes(MID)
+        (tmp_path / "m.wasm").write_bytes(module(returns("f", 3)))
+        (tmp_path / "both.wasm").write_bytes(
+            library(
+                MEMORY,
+                imports("bump", namespace="side.wasm"),
+                imports("f", namespace="m"),
+                calls("g", "bump"),
+                calls("h", "f"),
+                needed=("side.wasm",),
+            )
+        )
+        with program({}, library_path=[tmp_path], module_path=[tmp_path]) as guest:
+            handle = guest.open("both.wasm")
+            assert guest.error() is None
+            assert guest.call("call0", guest.symbol(handle, "g")) == 43
+            assert guest.call("call0", guest.symbol(handle, "h")) == 3
 
 
 class TestNaming:

@@ -339,6 +339,8 @@ class TestKept:
             found = caller(program, asks).dlsym(DEFAULT, "a")
             assert guest.dlclose(a) == ""
             assert called(program, found) == 2
+            kept = next(m for m in program.modules if m.handle == a)
+            assert [b.module.name for b in kept.bound_by] == ["asks.so"]
             assert guest.dlclose(asks) == ""
             assert guest.module(a) == guest.module(asks) == NOENT
             assert len(program.modules) == 1
@@ -480,6 +482,21 @@ class TestModules:
             texts.append(guest.dlclose(host))
             assert all(texts)
             assert not any(str(tmp_path) in text for text in texts)
+
+    def test_a_destructor_s_error_names_no_path_of_the_host(self, tmp_path: Path) -> None:
+        """A library that the host loaded from elsewhere, and that the guest closes last, is named without its path."""
+        (tmp_path / "a.so").write_bytes(library(needed=["b.so"], run_path=["$ORIGIN"]))
+        (tmp_path / "b.so").write_bytes(library('(func (export "_fini") unreachable)'))
+        with dl.Linker(main_module()) as program:
+            guest, group = caller(program), program.main_group
+            handle = group.dlopen(tmp_path / "a.so")
+            assert guest.dlopen("a.so", NOW) == handle
+            group.dlclose(handle)
+            text = guest.dlclose(handle)
+            assert "b.so" in text
+            assert "_fini" in text
+            assert str(tmp_path) not in text
+            assert len(program.modules) == 1
 
 
 class TestErrors:

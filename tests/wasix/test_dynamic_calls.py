@@ -291,7 +291,7 @@ class TestCallees:
 
 def address_of(guest: Guest, name: str) -> int:
     """The table index of a function that Python cannot call."""
-    return guest.linker.look_up(guest.handle, name).address
+    return guest.linker.own.look_up(guest.handle, name).address
 
 
 class TestReflection:

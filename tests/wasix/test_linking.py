@@ -125,11 +125,16 @@ class TestDlopen:
 
     def test_failure(self, opened: Callable[..., Any]) -> None:
         """A failure is errno 79, the reason in the buffer, and an untouched result."""
-        errno, handle, text = opened().dlopen("gone.so")
+        guest = opened()
+        with guest.program.events.queue() as events:
+            errno, handle, text = guest.dlopen("gone.so")
+            told = events.get(0)
 
         assert (errno, handle) == (UNKNOWN, 0xDEAD)
         assert text.startswith("failed to load module: ")
         assert "gone.so" in text
+        assert told is not None
+        assert (str(told.kind), told.module) == ("failed", "gone.so")
 
     def test_flags_are_ignored(self, opened: Callable[..., Any]) -> None:
         """Every load of a guest is global, functions that nothing defines come later, and any flags will do."""

@@ -12,8 +12,9 @@ from collections.abc import Callable, Hashable
 from threading import get_ident
 from typing import TYPE_CHECKING, Any
 
-from dl.engine.native.calls import callable_function
+from dl.engine.native.calls import callable_function, raw_callable
 from dl.engine.native.entry import need_room
+from dl.engine.protocol import RawFunction
 from dl.engine.wasmtime import c
 from dl.engine.wasmtime.errors import check
 from dl.engine.wasmtime.host import described_type, value_type
@@ -54,6 +55,9 @@ class WasmtimeFunction:
         if has_references(kind):
             return _checked_callable(self.store, self.func, kind)
         return callable_function(self.store, c.function_call, ctypes.addressof(self.func), self.func, kind)
+
+    def raw(self) -> RawFunction:
+        return raw_callable(self.store, c.function_call, ctypes.addressof(self.func), self.func)
 
     def type(self) -> FuncType:
         native = c.function_type(self.store.context(), ctypes.addressof(self.func))
