@@ -5,6 +5,7 @@
 
 * *cycles*: threads open and close several libraries, of which some need another. Figures of the process and of the program
   after a warm-up of a fifth and at the end; what a cycle adds to resident memory is what the engine keeps of dead instances.
+* *kept*: what one open and close of a library alone adds in a thread that goes on, and in threads that end.
 * *away*: operations that other threads make while a thread is outside the guest, and how long it takes to catch up.
 """
 
@@ -21,7 +22,7 @@ from collections.abc import Callable
 from dataclasses import astuple, dataclass, fields
 from pathlib import Path
 
-from common import ROOT, report  # noqa: F401  ROOT: common makes the project importable
+from common import ROOT, exporter, report  # noqa: F401  ROOT: common makes the project importable
 from rich.table import Table
 
 import dl
@@ -120,6 +121,35 @@ class Program:
         return (time.perf_counter() - begin) * 1e3
 
 
+def kept(wasm: bytes, cycles: int) -> tuple[float, float]:
+    """Return the bytes that a cycle adds in one thread that goes on, and in threads that each make a tenth of the cycles."""
+    program = Program(1)  # it stays open: what one frees must not serve the next
+    _OPEN.append(program)
+
+    def resident() -> int:
+        gc.collect()
+        return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+    def work(group: dl.InstanceGroup, count: int) -> None:
+        for _ in range(count):
+            group.dlclose(group.dlopen(wasm, name="lib.so"))
+
+    measured = []
+    main = program.linker.main_group
+    for step in (lambda: work(main, cycles), lambda: program.linker.spawn(work, cycles // 10).join()):
+        repeat = 1 if not measured else 10
+        for _ in range(repeat):
+            step()  # the allocator warms up
+        before = resident()
+        for _ in range(repeat):
+            step()
+        measured.append((resident() - before) / cycles)
+    return measured[0], measured[1]
+
+
+_OPEN: list[Program] = []
+
+
 def _ending(thread: dl.HostThread) -> BaseException | None:
     try:
         thread.join()
@@ -130,7 +160,7 @@ def _ending(thread: dl.HostThread) -> BaseException | None:
 
 def away(operations: int) -> tuple[int, float, float]:
     """Return how many operations a thread missed, how long it took to catch up, and how long a thread without them takes."""
-    program = Program(4)
+    program = Program(1)
     with program.linker as linker:
         ready, go = threading.Event(), threading.Event()
 
@@ -167,6 +197,7 @@ def main() -> None:
     )
     parser.add_argument("--threads", type=int, default=8)
     parser.add_argument("--away", type=int, default=100_000, help="operations that a thread misses")
+    parser.add_argument("--kept", type=int, default=3000, help="cycles of one library alone")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     numbers: dict[str, object] = {}
@@ -190,6 +221,17 @@ def main() -> None:
         measured = options.cycles - options.cycles // options.rounds
         print(f"{seconds / measured * 1e6:.0f} µs a cycle, {added / measured * 1024:.0f} bytes a cycle")
         numbers["cycles"] = {"figures": [vars(figures) for figures, _ in taken], "seconds": seconds}
+    if options.kept:
+        table = Table("library", "bytes a cycle, one thread", "threads that end")
+        for name, wasm in {
+            "one function": exporter(1),
+            "100 functions": exporter(100),
+            "data, table, addresses of itself": library_module(LibraryKind(1)),
+            "the same, thread-local": library_module(LibraryKind(1, thread_local=True)),
+        }.items():
+            stays, goes = kept(wasm, options.kept)
+            table.add_row(name, f"{stays:,.0f}", f"{goes:,.0f}")
+        tables.append(table)
     if options.away:
         missed, late, without = away(options.away)
         table = Table("operations missed", "catching up, ms", "with none missed, ms")

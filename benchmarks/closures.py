@@ -21,7 +21,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import click
-from common import BINARY, library, report, spread, take_turns
+from common import BINARY, engine_option, library, report, spread, take_turns
 from rich.table import Table
 
 import dl
@@ -143,6 +143,7 @@ def timed(function: dl.GuestFunction, pointer: int, count: int) -> Callable[[], 
 
 
 @click.command()
+@engine_option
 @click.option("--rounds", default=40, show_default=True, help="how often all take their turn")
 @click.option("--calls", default=200_000, show_default=True, help="calls in one turn, of the fast ones")
 @click.option("--json", "json_file", type=click.Path(dir_okay=False, path_type=Path))

@@ -14,6 +14,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import click
 from rich.console import Console
 from rich.table import Table
 
@@ -26,6 +27,19 @@ from dl.wasm.types import FuncType, Limits, MemoryType  # noqa: E402
 
 BINARY = FuncType(("i32", "i32"), ("i32",))
 UNARY = FuncType(("i32",), ("i32",))
+
+
+def engine_option(command: Callable[..., None]) -> Callable[..., None]:
+    """Give a benchmark the option `--engine`, which chooses the engine of all that it does not choose itself."""
+
+    def choose(_context: click.Context, _option: click.Parameter, name: str | None) -> None:
+        if name:
+            os.environ["DLRUN_ENGINE"] = name
+
+    option = click.option(
+        "--engine", expose_value=False, callback=choose, help="Measure this engine: wasmtime or wasmer."
+    )
+    return option(command)
 
 
 def take_turns(ways: Mapping[str, Callable[[], float]], rounds: int) -> dict[str, list[float]]:
@@ -64,6 +78,7 @@ def machine() -> dict[str, str]:
     return {
         "python": platform.python_version(),
         "wasmtime": version("wasmtime"),
+        "engine": os.environ.get("DLRUN_ENGINE", "wasmtime"),
         "machine": platform.machine(),
         "system": platform.system(),
     }

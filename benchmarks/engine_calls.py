@@ -19,7 +19,7 @@ from typing import Any
 
 import click
 import wasmtime
-from common import BINARY, UNARY, library, microseconds_each, report, spread, take_turns
+from common import BINARY, UNARY, engine_option, library, microseconds_each, report, spread, take_turns
 from rich.table import Table
 
 import dl
@@ -91,6 +91,7 @@ def seam_ways(wasm: bytes, *, blocking: bool) -> tuple[Callable[..., Any], Calla
 
 
 @click.command()
+@engine_option
 @click.option("--rounds", default=15, show_default=True, help="Samples of each way.")
 @click.option("--json", "json_file", type=click.Path(path_type=Path), help="Write the numbers there as well.")
 def main(rounds: int, json_file: Path | None) -> None:

@@ -24,14 +24,13 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import click
-from common import exporter, importer, report, spread, take_turns
+from common import engine_option, exporter, importer, report, spread, take_turns
 from rich.table import Table
 
 import dl
 import dl.modules.image
+from dl.engine import Engine, default_name, engine_named
 from dl.engine.protocol import CompiledModule
-from dl.engine.wasmtime.engine import WasmtimeEngine, WasmtimeModule
-from dl.engine.wasmtime.store import WasmtimeStore
 
 PARTS = ("parse", "compile", "glue", "instantiate")
 _nonces = itertools.count()
@@ -62,22 +61,30 @@ class Clock:
         return call
 
 
-class TimedEngine(WasmtimeEngine):
-    """An engine that notes how long it compiles and instantiates."""
+def new_engine() -> Engine:
+    """A new engine of the kind that was chosen: what is cold is unknown to it."""
+    make: Callable[[], Engine] = type(engine_named(default_name()))
+    return make()
 
-    def __init__(self, clock: Clock) -> None:
-        super().__init__()
-        self._clock = clock
 
-    def compile(self, wasm: bytes) -> WasmtimeModule:
+def timed_engine(clock: Clock) -> Engine:
+    """A new engine that notes how long it compiles and instantiates."""
+    engine: Any = new_engine()
+    compile_plain, new_store_plain = engine.compile, engine.new_store
+
+    def compile_timed(wasm: bytes) -> CompiledModule:
         # What is opened has exactly one section that generated modules have not.
         part = "compile" if b"dylink.0" in wasm else "glue"
-        return self._clock.timed(part, super().compile)(wasm)
+        return clock.timed(part, compile_plain)(wasm)
 
-    def new_store(self, host: Any) -> WasmtimeStore:
-        store = super().new_store(host)
-        store.instantiate = self._clock.timed("instantiate", store.instantiate)  # type: ignore[method-assign]
+    def new_store(host: Any) -> Any:
+        store = new_store_plain(host)
+        store.instantiate = clock.timed("instantiate", store.instantiate)
         return store
+
+    engine.compile, engine.new_store = compile_timed, new_store
+    engine.plain = (compile_plain, new_store_plain)
+    return engine
 
 
 class Case(NamedTuple):
@@ -100,7 +107,7 @@ CASES = (
 )
 
 
-def open_in_dl(case: Case, engine: WasmtimeEngine, clock: Clock, wasm: bytes) -> dict[str, float]:
+def open_in_dl(case: Case, engine: Engine, clock: Clock, wasm: bytes) -> dict[str, float]:
     """Milliseconds of one `dlopen` in a new program: the whole under `dl`, and its parts."""
     with dl.Linker(None, memory=dl.MemoryType(32, 256), engine=engine) as linker:
         group = linker.main_group
@@ -114,20 +121,21 @@ def open_in_dl(case: Case, engine: WasmtimeEngine, clock: Clock, wasm: bytes) ->
     return {"dl": whole, **parts, "rest": whole - sum(parts.values())}
 
 
-def open_in_engine(case: Case, engine: WasmtimeEngine, wasm: bytes, code: CompiledModule | None) -> float:
+def open_in_engine(case: Case, engine: Any, wasm: bytes, code: CompiledModule | None) -> float:
     """Milliseconds the engine itself takes; it compiles where no code is given."""
-    store = WasmtimeEngine.new_store(engine, engine.host_functions(NoBoundary()))
+    compile_plain, new_store_plain = engine.plain
+    store = new_store_plain(engine.host_functions(NoBoundary()))
     first = None if case.first is None else store.instantiate(engine.compile(case.first()), "first")
     start = time.perf_counter()
     if first is not None:
         store.define_instance("env", first)
-    store.instantiate(code or WasmtimeEngine.compile(engine, wasm), "opened")
+    store.instantiate(code or compile_plain(wasm), "opened")
     return (time.perf_counter() - start) * 1000
 
 
 def measure(case: Case, rounds: int) -> dict[str, dict[str, list[float]]]:
     clock = Clock()
-    engine = TimedEngine(clock)
+    engine = timed_engine(clock)
     parse = dl.modules.image.parse_module
     dl.modules.image.parse_module = clock.timed("parse", parse)
     try:
@@ -139,7 +147,7 @@ def measure(case: Case, rounds: int) -> dict[str, dict[str, list[float]]]:
             # Generated modules are kept too, by content, and per engine like all code; so cold means a new engine.
             cold = kind == "cold"
             wasm = case.opened(nonce()) if cold else known
-            parts[kind].append(open_in_dl(case, TimedEngine(clock) if cold else engine, clock, wasm))
+            parts[kind].append(open_in_dl(case, timed_engine(clock) if cold else engine, clock, wasm))
             return parts[kind][-1]["dl"]
 
         samples = take_turns(
@@ -163,6 +171,7 @@ def measure(case: Case, rounds: int) -> dict[str, dict[str, list[float]]]:
 
 
 @click.command()
+@engine_option
 @click.option("--rounds", default=15, show_default=True, help="Samples of each way.")
 @click.option("--json", "json_file", type=click.Path(path_type=Path), help="Write the numbers there as well.")
 def main(rounds: int, json_file: Path | None) -> None:

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import click
-from common import ROOT, UNARY, library, report, spread, take_turns
+from common import ROOT, UNARY, engine_option, library, report, spread, take_turns
 from rich.table import Table
 
 import dl
@@ -168,6 +168,7 @@ def plain_threads(rounds: int) -> list[float]:
 
 
 @click.command()
+@engine_option
 @click.option("--rounds", default=15, show_default=True, help="how often each is done")
 @click.option("--json", "json_file", type=click.Path(dir_okay=False, path_type=Path))
 def main(rounds: int, json_file: Path | None) -> None:

@@ -18,7 +18,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import click
-from common import ROOT, report, spread, take_turns
+from common import ROOT, engine_option, report, spread, take_turns
 from rich.table import Table
 
 DLRUN = ("-m", "dl")
@@ -39,6 +39,7 @@ def cpu(arguments: Sequence[str], environment: dict[str, str]) -> float:
 
 
 @click.command()
+@engine_option
 @click.option("--rounds", default=10, show_default=True, help="Processes of each kind.")
 @click.option("--json", "json_file", type=click.Path(path_type=Path), help="Write the numbers there as well.")
 def main(rounds: int, json_file: Path | None) -> None:

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
         RTLD_NODELETE,
         RTLD_NOLOAD,
         RTLD_NOW,
+        AddressKind,
         DlFlags,
         ModuleHandle,
     )
@@ -72,7 +73,6 @@ if TYPE_CHECKING:
     from dl.instances.instance import ImportSource, Instance, Module
     from dl.library import Library
     from dl.limits import Limits
-    from dl.link.addresses import AddressKind
     from dl.linker import Linker
     from dl.loaded import AddressInfo, LoadedModule, ModuleBinding, ModuleSymbol
     from dl.memory_map import MapRegion, MemoryMap
@@ -96,6 +96,7 @@ if TYPE_CHECKING:
 _NAMES = {
     "dl.callbacks": ("Callback",),
     "dl.dlfcn": (
+        "AddressKind",
         "INVALID_HANDLE",
         "MAIN_HANDLE",
         "RTLD_DEEPBIND",
@@ -156,7 +157,6 @@ _NAMES = {
         "Explanation",
         "OtherDefinition",
     ),
-    "dl.link.addresses": ("AddressKind",),
     "dl.memory_map": (
         "MapRegion",
         "MemoryMap",

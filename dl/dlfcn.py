@@ -1,8 +1,8 @@
-"""Names that callers hold: module handles and dlopen flags."""
+"""Names that callers hold: module handles, dlopen flags, kinds of addresses."""
 
 from __future__ import annotations
 
-from enum import IntFlag
+from enum import Enum, IntFlag
 from typing import Final
 
 
@@ -58,3 +58,11 @@ INVALID_HANDLE: Final = ModuleHandle(0xFFFFFFFF)
 
 RTLD_NEXT: Final = ModuleHandle(0xFFFFFFFF)
 """For dlsym: search what comes after the module that asks; the number is that of C's `(void *)-1`."""
+
+
+class AddressKind(Enum):
+    """What is at an address."""
+
+    FUNCTION = "function"
+    DATA = "data"
+    THREAD_LOCAL = "thread-local"

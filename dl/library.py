@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 from typing_extensions import Self
 
-from dl.dlfcn import ModuleHandle
+from dl.dlfcn import MAIN_HANDLE, ModuleHandle
 from dl.errors import InvalidHandleError, LinkerUsageError, SymbolNotFoundError
 from dl.guest import GuestData, GuestFunction, TypedFunction
 from dl.loaded import LoadedModule, ModuleSymbol
@@ -44,6 +44,8 @@ class Library:
         self.group = group
         self.handle = handle
         self._open = True
+        # What was looked up, while this is open. A symbol of a library stays what it is; one of the program's scope may not.
+        self._found: dict[str, GuestFunction | GuestData] = {}
 
     def _module(self) -> LinkedModule:
         module = self.group.linker.program.state.modules.get(self.handle)
@@ -68,9 +70,15 @@ class Library:
         return self._open
 
     def _find(self, name: str) -> GuestFunction | GuestData:
+        known = self._found.get(name)
+        if known is not None:
+            return known
         module = self._module()
         try:
-            return self.group.dlsym(self.handle, name)
+            found = self.group.dlsym(self.handle, name)
+            if self.handle != MAIN_HANDLE:
+                self._found[name] = found
+            return found
         except SymbolNotFoundError as error:
             if error.reason or not isinstance(name, str):
                 raise
@@ -135,7 +143,7 @@ class Library:
 
     def __getattr__(self, name: str) -> Any:
         # Python and its tools ask for many of these; the others are missing only before `__init__`, as for `copy`.
-        if (name.startswith("__") and name.endswith("__")) or name in ("_open", "group", "handle"):
+        if (name.startswith("__") and name.endswith("__")) or name in ("_found", "_open", "group", "handle"):
             raise AttributeError(name)
         return self._find(name)
 
@@ -176,6 +184,7 @@ class Library:
         """
         if self._open:
             self._open = False
+            self._found.clear()
             self.group.dlclose(self.handle)
 
     def __enter__(self) -> Self:

@@ -8,12 +8,12 @@ from dataclasses import dataclass
 from operator import index
 from typing import TYPE_CHECKING, SupportsIndex
 
-from dl.dlfcn import MAIN_HANDLE, DlFlags, ModuleHandle
+from dl.dlfcn import MAIN_HANDLE, AddressKind, DlFlags, ModuleHandle
 from dl.errors import LinkerUsageError
 from dl.glue.resolution import LazyStub
 from dl.groups.entry import Group
 from dl.guest import GuestData, GuestFunction
-from dl.link.addresses import AddressKind, data_at, data_range, function_at, location_of
+from dl.link.addresses import data_at, data_range, function_at, location_of
 from dl.link.sources import scope_of
 from dl.modules.linked_module import LinkedModule
 from dl.modules.symbols import DataSymbol, FunctionSymbol, GlobalSymbol, Symbol, TagSymbol

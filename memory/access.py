@@ -74,7 +74,7 @@ class PinnableSource(Protocol):
         ...
 
 
-_Aggregate = TypeVar("_Aggregate", ctypes.Structure, ctypes.Union)
+_Aggregate = TypeVar("_Aggregate", bound="ctypes.Structure | ctypes.Union")
 
 _HOST_POINTERS = "PzZOX"
 """Codes by which ctypes tells types that are pointers of the host, or objects of Python."""
@@ -211,8 +211,10 @@ class LinearMemory:
           OutOfBoundsError: it is not all inside the memory.
           MemoryMovesError: as for `view`.
         """
-        _check_aggregate(kind)
-        return kind.from_buffer(self.view(address, ctypes.sizeof(kind)))
+        untyped: Any = kind  # mypy knows neither that classes are hashable nor what their methods return
+        _check_aggregate(untyped)
+        made: _Aggregate = untyped.from_buffer(self.view(address, ctypes.sizeof(kind)))
+        return made
 
     # Strings
 

@@ -116,6 +116,16 @@ class TestLibrary:
         assert linker.statistics().modules == 0
         assert repr(first) == "<Library (closed)>"
 
+    def test_a_function_of_a_library_that_others_unload_is_refused(self, linker: dl.Linker) -> None:
+        """What was looked up before is of no use afterwards, whoever has closed the library."""
+        lib = linker.main_group.library("libtext.so")
+        add, word = lib.add, lib.word
+        assert lib.add is add
+        linker.main_group.dlclose(lib.handle)
+        for use in (lambda: lib.add(1, 2), lambda: add(1, 2), lambda: lib.word.address, lambda: word.address):
+            with pytest.raises(dl.InvalidHandleError):
+                use()
+
     def test_it_passes_for_its_handle(self, linker: dl.Linker, lib: dl.Library) -> None:
         """`dlsym` and `dlclose` take the library itself."""
         assert linker.main_group.dlsym(lib, "add") is lib.add

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -270,3 +271,20 @@ def test_help_shows_users_what_is_theirs() -> None:
     for kind in (dl.Linker, dl.InstanceGroup, dl.Library, dl.GuestFunction, dl.GuestBlock):
         methods = [name for name in dir(kind) if not name.startswith("_") and callable(getattr(kind, name))]
         assert all(getattr(kind, name).__doc__ for name in methods), kind
+
+
+def test_every_error_has_its_remedy_on_the_page() -> None:
+    """`docs/errors.md` has a row for each error that a user can meet, and none that there is not."""
+    page = (ROOT / "docs/errors.md").read_text()
+    named = {
+        name
+        for row in re.findall(r"^\| (`.*?) \|", page, re.MULTILINE)
+        for name in re.findall(r"`(\w+)`", row)
+    }
+    errors = {
+        name
+        for name in dl.__all__
+        if isinstance(getattr(dl, name), type) and issubclass(getattr(dl, name), Exception)
+    }
+
+    assert named == errors - {"DlError"}

@@ -74,7 +74,7 @@ def test_every_run_of_a_case_has_its_files(path: Path) -> None:
     """Each run in a case.json has a name of its own, and its program and folders exist in every memory kind."""
     runs = json.loads(path.read_text(encoding="utf-8"))
     known = {"name", "main", "memory", "args", "env", "library_path", "stdin", "preopens", "threads"}
-    known |= {"stdout", "exit_code", "ends", "files"}
+    known |= {"stdout", "exit_code", "ends", "files", "by_name", "wamr_mode"}
     assert len({run["name"] for run in runs}) == len(runs)
     for run in runs:
         assert set(run) <= known

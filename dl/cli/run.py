@@ -211,6 +211,7 @@ def run(
 
     Everything after APP.WASM belongs to the program, also what looks like an option.
     """
+    from dl.cli.progress import SlowNotice  # noqa: PLC0415  the help prints in no colours
     from dl.deadlines import bounded  # noqa: PLC0415  the help needs nothing of the linker
     from dl.linker import Linker  # noqa: PLC0415
 
@@ -233,6 +234,7 @@ def run(
         held_back(map_file is not None),
         tracing(trace),
         ending_on_interrupt() as ctrl_c,
+        SlowNotice(program, kept=not no_cache) as notice,
         Linker(
             None if by_name else source,
             name=None if by_name else program,
@@ -258,6 +260,7 @@ def run(
         live_map(linker, map_file),
         bounded(linker, linker.main_group.own, program, timeout, None),
     ):
+        notice.stop()
         if by_name:
             return run_by_name(linker, source, program, function, arguments)
         if function is not None:

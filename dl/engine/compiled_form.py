@@ -70,6 +70,12 @@ def load_form(engine: Engine, module: Path, source: bytes, digest: bytes) -> Com
     return code
 
 
+def leave_form(module: Path, reason: str) -> None:
+    """Say in the log why a module's compiled form is not looked at, if there is one."""
+    if os.path.lexists(form_of(module)):
+        log.info("compiled form %s not used: %s", form_of(module), reason)
+
+
 def read_form(form: Path, source: bytes, engine: Engine) -> dict[bytes, bytes]:
     """Return the codes in a compiled form, by the digest of what was compiled.
 

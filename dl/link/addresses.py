@@ -14,9 +14,8 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Iterator
 from dataclasses import dataclass
-from enum import Enum
 
-from dl.dlfcn import MAIN_HANDLE
+from dl.dlfcn import MAIN_HANDLE, AddressKind
 from dl.errors import SymbolNotFoundError
 from dl.groups.entry import Group
 from dl.modules.linked_module import LinkedModule
@@ -36,14 +35,6 @@ _LAYOUT = frozenset(
     {"__data_end", "__global_base", "__heap_base", "__heap_end", "__stack_low", "__stack_high"}
 )
 """Exports that say where something begins or ends, and name no data."""
-
-
-class AddressKind(Enum):
-    """What is at an address."""
-
-    FUNCTION = "function"
-    DATA = "data"
-    THREAD_LOCAL = "thread-local"
 
 
 @dataclass(frozen=True, slots=True)

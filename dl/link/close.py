@@ -18,6 +18,7 @@ What no such path reaches goes together, cycles included:
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 
 from dl.dlfcn import MAIN_HANDLE, ModuleHandle
 from dl.errors import InvalidHandleError, LinkerUsageError, StalePointerError, TrapError
@@ -54,34 +55,66 @@ def close_library(
     program = groups.program
     if group.applying or group.replica.replaying:
         raise LinkerUsageError("no library can be closed in the midst of a load, by a start function")
-    gone: list[LinkedModule] = []
+    if handle == MAIN_HANDLE:
+        return
+
+    def take_back() -> None:
+        _open_module(program.state, handle, by_guest=by_guest).take_back_open(by_guest=by_guest)
+
     failures: list[BaseException] = []
     with unwound_whole():
-        try:
-            with program.rendezvous.instigate(group.replica), uninterrupted():
-                if handle == MAIN_HANDLE:
-                    return
-                module = _open_module(program.state, handle, by_guest=by_guest)
-                module.take_back_open(by_guest=by_guest)
-                gone += program.state.take_unreachable()
-                if program.events.listening:
-                    for module in gone:
-                        program.events.record(EventKind.CLOSED, module.name, module.handle)
-            program.events.deliver()
-            for module in users_first(gone, program.state.modules):
-                log.debug("%s: its destructors", module.name)
-                failures += finalizers.run(group, module)
-            with uninterrupted():
-                _remove(groups, group, gone)
-        except BaseException:
-            # Nobody else would: they can be found no longer, and threads wait to load them anew.
-            _remove(groups, group, gone)
-            program.events.deliver()
-            raise
+        while _unload_unreachable(groups, finalizers, group, take_back, failures):
+            # What they kept while their destructors ran may have been closed meanwhile, by them or by another thread.
+            take_back = _nothing
     program.events.deliver()
     program.limbo.drain()
     if failures:
         raise failures[0]
+
+
+def _nothing() -> None:
+    pass
+
+
+def _unload_unreachable(
+    groups: Groups,
+    finalizers: Finalizers,
+    group: Group,
+    take_back: Callable[[], None],
+    failures: list[BaseException],
+) -> bool:
+    """Take an open back, and unload what nothing keeps any longer; return whether that was anything.
+
+    Args:
+        groups: the program's groups.
+        finalizers: what libraries have registered to run at their end.
+        group: the calling thread's.
+        take_back: takes the open back, under the link lock.
+        failures: gets what destructors raise.
+    """
+    program = groups.program
+    gone: list[LinkedModule] = []
+    try:
+        with program.rendezvous.instigate(group.replica), uninterrupted():
+            take_back()
+            gone += program.state.take_unreachable()
+            if program.events.listening:
+                for module in gone:
+                    program.events.record(EventKind.CLOSED, module.name, module.handle)
+        if not gone:
+            return False
+        program.events.deliver()
+        for module in users_first(gone, program.state.modules):
+            log.debug("%s: its destructors", module.name)
+            failures += finalizers.run(group, module)
+        with uninterrupted():
+            _remove(groups, group, gone)
+    except BaseException:
+        # Nobody else would: they can be found no longer, and threads wait to load them anew.
+        _remove(groups, group, gone)
+        program.events.deliver()
+        raise
+    return True
 
 
 def closed_call(state: LinkerState, number: int) -> None:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 from dl.engine.code_cache import Compiler
-from dl.engine.compiled_form import load_form
+from dl.engine.compiled_form import leave_form, load_form
 from dl.engine.protocol import CompiledModule
 from dl.engine.requirements import check_capabilities
 from dl.errors import (
@@ -111,9 +111,6 @@ def _find_needed(program: Program, tree: FoundTree, root: FoundModule, request: 
     """
     known = {root.image.identity: root}
     coming = {} if root.main else {root.image.base_name: root.image}
-    if not request.load_needed:
-        tree.new.append(root)
-        return
     # What is preloaded is the first that the main module needs: so a search finds it where ELF's does, and it stays.
     preload = dict.fromkeys(program.options.preload if root.main else ())
 
@@ -123,7 +120,8 @@ def _find_needed(program: Program, tree: FoundTree, root: FoundModule, request: 
     found = [root]
     for module in found:  # which grows meanwhile
         requester = requester_of(module.image)
-        for name in (*(preload if module is root else ()), *_needed(module)):
+        first = preload if module is root else ()
+        for name in (*first, *(_needed(module) if request.load_needed else ())):
             image = program.locator.find(name, requester, request.policy, by_base_name)
             needed = known.get(image.identity)
             if needed is None:
@@ -195,7 +193,8 @@ def form_reader(program: Program, image: ModuleImage) -> Callable[[bytes], Compi
     if path is None or not options.compiled_forms:
         return None
     if image.guest_written or options.paths.reaches(str(path)):
-        return None  # whoever can write there can write as the user, also the guest
+        # Whoever can write there writes as the user, also the guest.
+        return lambda _digest: leave_form(path, "the program's guest can write there")
     return lambda digest: load_form(program.engine, path, image.source, digest)
 
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 from dl.dlfcn import MAIN_HANDLE, RTLD_DEFAULT, DlFlags
-from dl.errors import DlError, InvalidHandleError, LinkError
+from dl.errors import DlError, InvalidHandleError, LinkError, ResourceLimitError
 from dl.link.close import close_library
 from dl.link.lookup import look_up
 from dl.link.open import open_library
@@ -198,7 +198,7 @@ class GuestLinking:
         return group.address_of(found)
 
     def dlclose(self, handle: int) -> int:
-        """Take back one `dlopen`; return 0, or another number if no library has this handle."""
+        """Take back one `dlopen`; return 0, or another number if no library has this handle or a destructor failed."""
 
         def close() -> int:
             close_library(self._groups, self._finalizers, self._groups.current(), handle & _MASK)
@@ -214,8 +214,13 @@ class GuestLinking:
             return 0
         program = self._groups.program
         if own.buffer is None:
-            assert program.side_memory is not None
-            own.buffer = _Buffer(program.side_memory)
+            if program.side_memory is None:
+                return 0  # the root keeps its memory to itself
+            try:
+                own.buffer = _Buffer(program.side_memory)
+            except ResourceLimitError:
+                log.info("guest: no memory for the text of dlerror: %s", text)
+                return 0
         raw = text.encode(errors="replace")[: _ERROR_BYTES - 1].decode(errors="ignore").encode()
         program.memory.write(own.buffer.block.address, raw + b"\0")
         return own.buffer.block.address

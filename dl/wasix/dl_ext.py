@@ -16,9 +16,8 @@ import posixpath
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 
-from dl.dlfcn import MAIN_HANDLE
+from dl.dlfcn import MAIN_HANDLE, AddressKind
 from dl.errors import DlError
-from dl.link.addresses import AddressKind, data_range
 from dl.modules.beneath import MAX_PATH_BYTES
 from dl.modules.guest_paths import MAX_SEARCH_BYTES
 from dl.modules.linked_module import LinkedModule
@@ -148,7 +147,7 @@ class _Extension:
             return Errno.NOENT
         path = system.path_for_guest(module)
         origin = posixpath.dirname(path).encode()
-        first, end = data_range(module)
+        first, end = system.data_range(module)
         block = system.thread_local_block(module)
         local = module.thread_local.size if module.thread_local is not None else 0
         elements = module.elements.size if module.elements is not None else 0

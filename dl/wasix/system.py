@@ -5,14 +5,14 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from dl.dlfcn import DlFlags, ModuleHandle
+from dl.dlfcn import AddressKind, DlFlags, ModuleHandle
 from dl.engine.protocol import Slots, WasiOptions
 from dl.errors import DlError, LibraryNotFoundError, SymbolNotFoundError
 from dl.groups.entry import Group
 from dl.groups.guest_threads import GuestThread, GuestThreads
 from dl.groups.registry import MAIN_THREAD_ID, Groups
 from dl.limits import Limits
-from dl.link.addresses import AddressKind, Location, data_at, function_at, location_of
+from dl.link.addresses import Location, data_at, data_range, function_at, location_of
 from dl.link.close import close_library
 from dl.link.finalizers import Finalizers
 from dl.link.lookup import look_up, look_up_for_code
@@ -341,6 +341,10 @@ class System:
     def module(self, handle: int) -> LinkedModule | None:
         """Return a loaded module; None if there is none of this handle."""
         return self._program.state.modules.get(ModuleHandle(handle))
+
+    def data_range(self, module: LinkedModule) -> tuple[int, int]:
+        """Return where a module's data begins and ends in linear memory, bytes."""
+        return data_range(module)
 
     def thread_local_block(self, module: LinkedModule) -> int:
         """Return where the calling thread's thread-local storage of a module is, bytes; 0 if it has none."""

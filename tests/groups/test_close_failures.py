@@ -5,13 +5,14 @@ from __future__ import annotations
 import signal
 import threading
 from collections.abc import Callable, Iterator
+from functools import partial
 
 import pytest
 
 import dl
 from tests.groups.test_failures import Bystanders, Cancelled, Fails, Fault
 from tests.support.groups import SECONDS, Program, held, library, program, state_of, until
-from tests.support.modules import MEMORY_BASE, SHARED_MEMORY, returns
+from tests.support.modules import MEMORY_BASE, SHARED_MEMORY, TABLE, TABLE_BASE, returns
 from tests.support.modules import library as small_library
 
 
@@ -155,6 +156,24 @@ class TestDestructors:
             assert "it was closed" in str(told[0])
             made.check_gone(before)
 
+    def test_that_closes_what_its_library_needs(self) -> None:
+        """A library that its user keeps to its end, and whose own open is taken back meanwhile, goes after it."""
+        made = Ending(**{"user.so": ends("call $at_end", needed=("b.so",))})
+        with made.linker as linker:
+            for by_another in (False, True):
+                before = held(linker)
+                handle, needed = made.main.dlopen("user.so"), made.main.dlopen("b.so")
+
+                def close(group: dl.InstanceGroup, needed: dl.ModuleHandle = needed) -> None:
+                    group.dlclose(needed)
+
+                def close_in_another(close: Callable[[dl.InstanceGroup], None] = close) -> None:
+                    linker.spawn(close).join(SECONDS)
+
+                made.at_end = close_in_another if by_another else partial(close, made.main)
+                made.main.dlclose(handle)
+                made.check_gone(before)
+
     def test_that_waits_for_another_thread_s_close(self) -> None:
         """No lock is held while a destructor runs: it may wait for another thread that opens, calls and closes."""
         made = Ending()
@@ -189,6 +208,43 @@ class TestDestructors:
             assert made.main.dlsym(again, "f")() == 7
             made.main.dlclose(again)
             made.check_gone(before)
+
+
+def test_thread_local_destructors_are_those_of_the_closing_thread() -> None:
+    """What the closing thread has registered for its own end runs at the close; what another has is dropped, and never runs."""
+    ran: list[int] = []
+    lib = small_library(
+        TABLE,
+        TABLE_BASE,
+        '(import "env" "__cxa_thread_atexit" (func $atexit (param i32 i32 i32) (result i32)))',
+        '(import "env" "ran" (func $ran (param i32)))',
+        "(func $end (param i32) (call $ran (local.get 0)))",
+        "(elem (global.get $table_base) $end)",
+        '(func (export "register") (param i32)'
+        " (drop (call $atexit (global.get $table_base) (local.get 0) (i32.const 0))))",
+        table_size=1,
+    )
+    shared = dl.MemoryType(minimum=20, maximum=200, shared=True)
+    imports = {"env": {"ran": ran.append}}
+    with dl.Linker(None, memory=shared, libraries={"a.so": lib}, imports=imports) as linker:
+        group = linker.main_group
+        handle = group.dlopen("a.so")
+        registered, go = threading.Event(), threading.Event()
+
+        def other(own: dl.InstanceGroup) -> None:
+            own.dlsym(handle, "register")(3)
+            registered.set()
+            assert go.wait(SECONDS)
+
+        thread = linker.spawn(other)
+        for number in (1, 2):
+            group.dlsym(handle, "register")(number)
+        assert registered.wait(SECONDS)
+        group.dlclose(handle)
+        assert ran == [2, 1]
+        go.set()
+        thread.join(SECONDS)
+    assert ran == [2, 1]
 
 
 class TestInUse:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import dl
-from dl.link.addresses import AddressKind, Location, data_at, function_at, location_of
+from dl.dlfcn import AddressKind
+from dl.link.addresses import Location, data_at, function_at, location_of
 from tests.support.modules import (
     MEMORY,
     SHARED_MEMORY,

@@ -11,7 +11,18 @@ from typing import Any
 import pytest
 
 import dl
-from tests.support.modules import MEMORY, SHARED_MEMORY, TABLE, calls, data, imports, library, returns, static
+from tests.support.modules import (
+    MEMORY,
+    SHARED_MEMORY,
+    TABLE,
+    calls,
+    data,
+    got,
+    imports,
+    library,
+    returns,
+    static,
+)
 
 SHARED = dl.MemoryType(minimum=20, maximum=200, shared=True)
 
@@ -431,6 +442,29 @@ class TestPointers:
             pointer = closed("big.so")
             with pytest.raises(dl.StalePointerError, match=r"big\.so"):
                 call(pointer)
+
+    def test_an_address_that_was_bound_to_it_binds_again(self) -> None:
+        """The address of a function that nothing defined finds, after its library's close, whoever defines the name next."""
+
+        def takes() -> bytes:
+            body = "(global.get $got_func_f) (call_indirect (result i32))"
+            call = f'(func (export "call") (result i32) {body})'
+            return library(TABLE, imports("f"), got("f", "func"), call)
+
+        libs = {"first.so": takes(), "second.so": takes(), "one.so": plugin(1), "two.so": plugin(2)}
+        with dl.Linker(None, libraries=libs) as linker:
+            group = linker.main_group
+            first, second = (group.dlopen(name, dl.RTLD_LAZY) for name in ("first.so", "second.so"))
+            one = group.dlopen("one.so", dl.RTLD_NOW | dl.RTLD_GLOBAL)
+            assert group.dlsym(first, "call")() == 1
+            group.dlclose(one)
+            assert group.dlsym(second, "call")() == 1  # the first library keeps it
+            group.dlclose(first)
+            assert [m.name for m in linker.modules] == ["second.so"]
+            with pytest.raises(dl.UnresolvedCallError, match="f"):
+                group.dlsym(second, "call")()
+            group.dlopen("two.so", dl.RTLD_NOW | dl.RTLD_GLOBAL)
+            assert group.dlsym(second, "call")() == 2
 
     def test_memory_rests_while_a_thread_is_inside(self) -> None:
         """A library whose function is on the stack keeps its data until the thread has left guest code."""

@@ -236,6 +236,16 @@ class TestPreload:
             assert names[1:] == ["b.so", "a.so", "c.so"]
             assert value(program.main_group, dl.RTLD_NEXT, "f", handle_of(program, "b.so")) == 1
 
+    def test_they_are_loaded_where_needed_lists_are_left_alone(self) -> None:
+        """A program that is told not to load what its list names has what it is told to preload."""
+        with dl.Linker(
+            pie(needed=["nowhere.so"]),
+            libraries={"first.so": self.FIRST},
+            preload=["first.so"],
+            wamr=dl.WamrMode(load_needed=False),
+        ) as program:
+            assert value(program.main_group, dl.RTLD_DEFAULT, "f") == 1
+
     def test_they_stay(self) -> None:
         """A preloaded library is never unloaded, as little as a needed one."""
         with dl.Linker(pie(), libraries={"first.so": self.FIRST}, preload=["first.so"]) as program:

@@ -228,12 +228,13 @@ class SlotWorld(World):
 
 
 def change(table: dict[str, str], operation: str) -> None:
-    slot, _, value = operation.partition("=")
-    if value:
-        table[slot] = value
-    else:
-        assert slot in table, "a group empties a slot that it has not filled"
-        del table[slot]
+    for part in operation.split("|"):
+        slot, _, value = part.partition("=")
+        if value:
+            table[slot] = value
+        else:
+            assert slot in table, "a group empties a slot that it has not filled"
+            del table[slot]
 
 
 class SlotLog(CheckedLog):

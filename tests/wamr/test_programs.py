@@ -453,6 +453,18 @@ class TestMemory:
                 guest.call("call1", give, guest.call("call1", take, 1000))
             assert guest.linker.memory.size == before
 
+    def test_a_root_that_keeps_its_memory_to_itself(self) -> None:
+        """A root whose memory nobody can reach gets no block and no text, and no library."""
+        main = static(
+            '(import "env" "malloc" (func $malloc (param i32) (result i32)))',
+            '(import "env" "dlerror" (func $error (result i32)))',
+            '(import "env" "dlsym" (func $dlsym (param i32 i32) (result i32)))',
+            '(func (export "f") (result i32) (i32.or (call $malloc (i32.const 8)) (call $error)))',
+            memory="(memory 1)",
+        )
+        with dl.Linker(main, wamr=0) as linker:
+            assert Guest(linker).call("f") == 0
+
     def test_the_user_comes_first(self) -> None:
         """A function that the host gives in `imports` is taken instead of the mode's."""
         with program({"app.wasm": self.USER}, imports={"env": {"malloc": lambda n: n + 1}}) as guest:

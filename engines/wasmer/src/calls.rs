@@ -79,7 +79,7 @@ pub unsafe fn check_function(store: *mut WdStore, callback: Callback) -> Functio
     let home = Home(store);
     // SAFETY: by this function's contract.
     unsafe {
-        let checks = (&(*store).checks).clone();
+        let checks = (*store).checks.clone();
         with_store(store, |native| {
             let env = FunctionEnv::new(native, ());
             let called = move |mut env: FunctionEnvMut<'_, ()>| {

@@ -63,7 +63,7 @@ fn instantiation_failure(native: &mut StoreMut<'_>, error: &InstantiationError) 
 unsafe fn arm(store: *mut WdStore, instance: &Instance) -> Result<(), Failure> {
     // SAFETY: by this function's contract.
     unsafe {
-        let Some(reached) = (&(*store).reached).clone() else { return Ok(()) };
+        let Some(reached) = (*store).reached.clone() else { return Ok(()) };
         let table = instance.exports.get_table(TABLE).map_err(Failure::engine)?;
         let flag = instance.exports.get_global(FLAG).map_err(Failure::engine)?;
         let flag = with_store(store, |native| {
@@ -76,7 +76,7 @@ unsafe fn arm(store: *mut WdStore, instance: &Instance) -> Result<(), Failure> {
             }
         })?;
         // A global lies in its instance, which the store keeps to its end, at a multiple of 16 bytes; an i32 begins there.
-        (&(*store).checks).add(flag.cast_const());
+        (*store).checks.add(flag.cast_const());
     }
     Ok(())
 }

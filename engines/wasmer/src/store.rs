@@ -66,11 +66,11 @@ pub unsafe fn lend<R>(store: *mut WdStore, borrow: &mut StoreMut<'_>, run: impl 
 pub unsafe fn import(store: *mut WdStore, namespace: &str, name: &str) -> Result<Extern, Failure> {
     // SAFETY: by this function's contract; the borrow of the names has ended before the store is used.
     unsafe {
-        let found = (&(*store).names).get(namespace).and_then(|names| names.get(name));
+        let found = (*store).names.get(namespace).and_then(|names| names.get(name));
         if let Some(known) = found {
             return Ok(known.clone());
         }
-        let Some(function) = (&(*store).host).find(namespace, name) else {
+        let Some(function) = (*store).host.find(namespace, name) else {
             let text = format!("unknown import: {namespace}::{name} has not been defined");
             return Err(Failure::new(border::Kind::Link, text));
         };
@@ -121,7 +121,7 @@ pub unsafe extern "C" fn wd_store_new(
             })
         });
         if let (Some(callback), false) = (reached, made.is_null()) {
-            engine.stores.add(&(&(*made).checks).clone());
+            engine.stores.add(&(*made).checks.clone());
             (*made).reached = border::or(None, || Some(calls::check_function(made, callback)));
         }
         made
@@ -136,7 +136,7 @@ pub unsafe extern "C" fn wd_store_new(
 pub unsafe extern "C" fn wd_store_delete(store: *mut WdStore) {
     // SAFETY: by this function's contract. The flags are forgotten before the instances go in which they lie.
     unsafe {
-        (&(*store).checks).end();
+        (*store).checks.end();
         border::deleted(store);
     }
 }
