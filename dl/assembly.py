@@ -30,6 +30,7 @@ from dl.instances.program_instances import NamingOptions, ProgramInstances
 from dl.limits import Limits
 from dl.link.close import closed_call
 from dl.link.finalizers import Finalizers
+from dl.link.late import place_late
 from dl.link.open import load_main, preload_libraries
 from dl.link.resolve import resolve_stub
 from dl.link.slots import SlotOperations
@@ -273,7 +274,7 @@ def assemble(image: ModuleImage | None, locator: Locator, options: Options) -> P
     host.system[FINALIZERS] = finalizers.functions()
     if wamr is not None:
         wamr.connect(groups, finalizers, system)
-    resolve = partial(resolve_stub, program)
+    resolve = partial(resolve_stub, program, partial(place_late, groups))
     functions.define(
         HOST_NAMESPACE, RESOLVE_STUB, RESOLVE_STUB_TYPE, wamr.counting(resolve) if wamr else resolve
     )
