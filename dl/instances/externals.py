@@ -13,7 +13,7 @@ from threading import get_ident
 from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 from dl.engine.protocol import EngineMemory
-from dl.errors import LinkerUsageError, ValueConversionError
+from dl.errors import LinkerUsageError, ResourceLimitError, ValueConversionError
 from dl.instances.reach import Reach
 from dl.program.operations import ExternalSource
 from dl.wasm.matching import LinkType
@@ -159,7 +159,15 @@ class Memory(External):
         most = self._reach.program.options.limits.memory_pages
         if limits.shared and self.pages + pages > most:  # the store's own limit bounds the others
             return None
-        return self._engine_memory().grow(pages)
+        budget, size = self._reach.budget, pages * _PAGE
+        try:
+            budget.take(repr(self), size)
+        except ResourceLimitError:
+            return None
+        try:
+            return self._engine_memory().grow(pages)
+        finally:
+            budget.give_back(size)  # it counts with its size
 
 
 class Table(External):

@@ -17,6 +17,7 @@ from dl.glue.resolution import FromNamespace
 from dl.groups.entry import Group
 from dl.groups.errors import raises_dl_errors
 from dl.groups.registry import Groups
+from dl.instances.budget import MemoryBudget
 from dl.link.perform import Change
 from dl.program.operations import DlOperation, ExternalSource
 from dl.program.program import Program
@@ -37,11 +38,13 @@ class Reach:
     Attributes:
         groups: the program's groups.
         program: what they share.
+        budget: bounds the memories of instances.
     """
 
     def __init__(self, groups: Groups) -> None:
         self.groups = groups
         self.program: Program = groups.program
+        self.budget = MemoryBudget(groups.program.options.limits)
         self._numbers = itertools.count(1)
         self._exported: list[Function] = []
 

@@ -310,6 +310,38 @@ def test_limits_bound_what_the_host_and_instances_make() -> None:
         assert (shared.grow(63), shared.grow(1)) == (1, None)
 
 
+def test_the_bytes_of_all_memories_are_bounded() -> None:
+    """Memories of the host's and of instances count together as large as they are, and a failed one counts nothing."""
+    page = 65536
+    with dl.Linker(None, cache=False, limits=dl.Limits(instance_bytes=20 * page)) as linker:
+        memory = linker.new_memory(4, 100)
+        grower = linker.instantiate(
+            module(
+                '(memory (export "m") 4)', '(func (export "grow") (result i32) (memory.grow (i32.const 2)))'
+            )
+        )
+        linker.instantiate(module("(memory 2 2)"))
+        assert memory.grow(4) == 4  # 14 pages
+        for refused in (
+            lambda: linker.new_memory(7),
+            lambda: linker.new_memory(7, 7, shared=True),
+            lambda: linker.instantiate(module('(memory (export "m") 7)')),
+            lambda: linker.instantiate(module("(memory 1)")),  # it may grow to 4 GiB, which nobody would see
+        ):
+            with pytest.raises(dl.ResourceLimitError, match="max-instance-bytes") as refusal:
+                refused()
+            assert refusal.value.limit == "instance_bytes"
+        assert (memory.grow(7), memory.grow(0)) == (None, 8)
+        assert grower["grow"]() == 4  # 16 pages, by the guest
+        assert memory.grow(5) is None
+        with pytest.raises(dl.ImportTypeError):
+            linker.instantiate(module('(import "a" "b" (global i64))', "(memory 4 4)"), [memory])
+        with pytest.raises(dl.InitializationError):
+            linker.instantiate(module('(memory (export "m") 1)', "(start $s)", "(func $s unreachable)"))
+        # A memory that was made stays, also if the start function trapped: 17.
+        assert (memory.grow(4), memory.grow(3), memory.grow(1)) == (None, 8, None)
+
+
 def test_a_shared_memory_is_lent_to_another_program(linker: dl.Linker) -> None:
     """Instances of two programs use one shared memory; what else belongs to a program is refused by another."""
     memory = linker.new_memory(1, 2, shared=True)
