@@ -297,7 +297,7 @@ def assemble(image: ModuleImage | None, locator: Locator, options: Options) -> P
         libc,
         default_files,
         finalizers,
-        ProgramInstances(groups, options.naming),
+        ProgramInstances(groups, options.naming, system),
         wamr,
     )
 

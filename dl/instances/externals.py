@@ -19,6 +19,7 @@ from dl.program.operations import ExternalSource
 from dl.wasm.matching import LinkType
 from dl.wasm.types import ExternType, FuncType, GlobalType, MemoryType, TableType, TagType
 from memory import LinearMemory
+from threads import SharedFutexes
 
 if TYPE_CHECKING:
     from dl.groups.entry import Group
@@ -64,16 +65,26 @@ class Memory(External):
 
     Args:
         shared: the memory itself, if it is shared: it belongs to no group.
+        futexes: then the waits at its addresses, if another program has it already.
+
+    Attributes:
+        futexes: the waits at its addresses, of all programs that have it; for the linker's own use.
     """
 
-    __slots__ = ("_shared",)
+    __slots__ = ("_shared", "futexes")
 
     kind = "memory"
 
     def __init__(
-        self, reach: Reach, link_type: LinkType, source: ExternalSource, shared: EngineMemory | None = None
+        self,
+        reach: Reach,
+        link_type: LinkType,
+        source: ExternalSource,
+        shared: EngineMemory | None = None,
+        futexes: SharedFutexes | None = None,
     ) -> None:
         super().__init__(reach, link_type, source)
+        self.futexes = futexes or SharedFutexes()
         self._shared = None if shared is None else (shared, LinearMemory(shared, stable_address=True))
 
     @property

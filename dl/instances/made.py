@@ -95,7 +95,9 @@ class HostMade:
         self.reach.perform(ShareMemory(number, made))
         source = FromNamespace(instance_namespace(number), MADE)
         # Each entry keeps the memory that its key is the identity of.
-        return self._adopted.setdefault(id(made), Memory(self.reach, memory.link_type(), source, made))
+        return self._adopted.setdefault(
+            id(made), Memory(self.reach, memory.link_type(), source, made, memory.futexes)
+        )
 
     def table(self, kind: TableType, initial: Any) -> Table:
         """Make a table; see `Linker.new_table`."""

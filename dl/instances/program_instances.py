@@ -32,12 +32,14 @@ from dl.instances.named import Finder, NamedModules
 from dl.instances.reach import Reach
 from dl.instances.rules import check_application, check_changes, check_dependency, check_for_threads
 from dl.instances.serve import BuiltIns, ImportSearch, names_to_open
+from dl.instances.waits import InstanceWaits
 from dl.link.find import form_reader
 from dl.link.host_libraries import module_image
 from dl.modules.construction import Construction
 from dl.options import ModuleSource
 from dl.program.main_module import INITIALIZE
 from dl.program.operations import Instantiate, instance_namespace
+from dl.wasix.system import System
 from dl.wasm.matching import LinkType, export_type
 from dl.wasm.module import WasmModule
 from dl.wasm.records import Import
@@ -93,6 +95,7 @@ class ProgramInstances:
     Args:
         groups: the program's groups.
         options: how modules are found by name.
+        system: the program's system interface.
 
     Attributes:
         made: makes externals of the host's.
@@ -100,11 +103,12 @@ class ProgramInstances:
         named: modules by name.
     """
 
-    def __init__(self, groups: Groups, options: NamingOptions) -> None:
+    def __init__(self, groups: Groups, options: NamingOptions, system: System) -> None:
         program = groups.program
         self._groups = groups
         self._program = program
         self._reach = Reach(groups)
+        self._waits = InstanceWaits(program, system)
         self._isolate = options.isolate
         self._lock = threading.Lock()
         self._loading: dict[Module, Construction] = {}
@@ -319,7 +323,9 @@ class ProgramInstances:
         if initialize:
             check_application(wasm, frame.name, on_programs_memory=search.on_programs_memory)
         number = self._reach.next_number(frame.name)
-        operation = Instantiate(number, code, frame.name, tuple(one.source for one in externals))
+        waits = self._waits.rewritten(module.image)
+        filling = waits and self._waits.filling(waits[0], wasm, externals, self.built_in.own("memory"))
+        operation = Instantiate(number, code, frame.name, tuple(one.source for one in externals), filling)
         try:
             self._reach.perform(operation)
         except TrapError as error:
@@ -348,9 +354,10 @@ class ProgramInstances:
             if name not in names and len(names) < _MOST_COPIES:
                 names.append(name)
             copy = names.index(name) if name in names else 0
-        digest = None if copy else image.digest
+        waits = self._waits.rewritten(image)
+        wasm, digest = (image.wasm.data, image.digest) if waits is None else (waits[0].wasm, waits[1])
         return self._program.compiler.compile(
-            numbered_copy(image.wasm.data, copy), name, digest, form_reader(self._program, image)
+            numbered_copy(wasm, copy), name, None if copy else digest, form_reader(self._program, image)
         )
 
     def _check_limits(self, module: Module) -> None:
@@ -430,5 +437,6 @@ class ProgramInstances:
         return None
 
     def close(self) -> None:
-        """Release what finders gave."""
+        """Release what finders gave, and leave the waits of other programs' memories."""
+        self._waits.close()
         self.named.close()

@@ -15,6 +15,7 @@ from dl.engine.protocol import EngineFunction
 from dl.errors import LinkerClosedError, LinkerUsageError, ValueConversionError
 from dl.glue.resolution import FromNamespace
 from dl.groups.entry import Group
+from dl.groups.errors import raises_dl_errors
 from dl.groups.registry import Groups
 from dl.link.perform import Change
 from dl.program.operations import DlOperation, ExternalSource
@@ -107,6 +108,7 @@ class Reach:
         except KeyError as error:
             raise LinkerUsageError(f"thread {group.name!r} has no such external: {error}") from None
 
+    @raises_dl_errors
     def perform(self, operation: DlOperation) -> None:
         """Make an operation in the calling thread's group, and commit it for all.
 
