@@ -174,7 +174,7 @@ class _Extension:
     ) -> int:
         """Make a call, write its result, and keep the text of its error, which may have some names, for `dlerror`.
 
-        An older error is forgotten first, as in glibc: a name that was tried in vain does not stay behind the one that was found.
+        An older error is forgotten first, as in glibc: a name tried in vain does not stay behind the one that was found.
         """
         self._system.current_group().dl_error = ""
         try:

@@ -134,7 +134,8 @@ struct Traced {
 def test_thread_local_variables_are_destroyed_with_their_thread(tmp_path: Path, kind: str) -> None:
     """Last first, a library's and the program's: before keys when a thread ends, before atexit when the program does."""
     (tmp_path / "part.cpp").write_text(
-        THREAD_LOCAL + 'thread_local Traced own("library");\nextern "C" const char *part() { return own.name; }\n'
+        THREAD_LOCAL
+        + 'thread_local Traced own("library");\nextern "C" const char *part() { return own.name; }\n'
     )
     (tmp_path / "main.cpp").write_text(
         THREAD_LOCAL
