@@ -9,7 +9,8 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
-from dl.callbacks import Callbacks
+from dl.api.callbacks import Callbacks
+from dl.api.values import bound_imports
 from dl.engine import chosen_engine
 from dl.engine.disk_cache import open_cache
 from dl.engine.protocol import Engine, WasiOptions
@@ -56,7 +57,6 @@ from dl.program.main_module import RootNames, describe_main
 from dl.program.operations import DlOperation
 from dl.program.program import Program, ProgramOptions
 from dl.program.statistics import report_unused_imports
-from dl.values import bound_imports
 from dl.wamr.mode import WamrMode
 from dl.wamr.program import WamrProgram
 from dl.wasix import system_interface

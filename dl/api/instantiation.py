@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from dl.api.linker_base import LinkerBase
 from dl.instances.externals import External, Function, Global, Memory, Table, Tag
 from dl.instances.instance import Given, Instance, Module
 from dl.instances.lists import spectest_imports, wasi_imports
 from dl.instances.made import limits, signature
 from dl.instances.rules import Initialize
-from dl.linker_base import LinkerBase
 from dl.options import ModuleSource
 from dl.wasm.types import FuncType, GlobalType, MemoryType, TableType, TagType
 
