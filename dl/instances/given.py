@@ -33,7 +33,7 @@ class GivenImports:
         if isinstance(given, Mapping):
             for key, value in given.items():
                 self._add(key, value, name)
-        elif not isinstance(given, (str, bytes)):
+        elif isinstance(given, Sequence) and not isinstance(given, (str, bytes)):
             if len(given) > len(imports):
                 raise LinkerUsageError(f"{name} has {len(imports)} imports, but {len(given)} were given")
             self._by_position = given

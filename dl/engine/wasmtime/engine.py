@@ -125,7 +125,7 @@ class WasmtimeEngine:
         # The library's threads that compile in parallel stay in the parent, and a child would wait for them for ever.
         c.config_parallel(config, not _in_child)
         self.pointer: int = c.engine_new(config)
-        self._probe: WasmtimeModule | None = None
+        self._probes: dict[bool, WasmtimeModule] = {}
 
     @cached_property
     def fingerprint(self) -> str:
@@ -171,9 +171,10 @@ class WasmtimeEngine:
         return new_slots(count)
 
     def shared_memory(self, kind: MemoryType) -> WasmtimeSharedMemory:
-        if self._probe is None:
-            self._probe = self.compile(probe_module())
-        return new_shared_memory(self.pointer, kind, self._probe)
+        is64 = kind.limits.is64
+        if is64 not in self._probes:
+            self._probes[is64] = self.compile(probe_module(is64))
+        return new_shared_memory(self.pointer, kind, self._probes[is64])
 
     def host_functions(self, boundary: Boundary) -> WasmtimeHostFunctions:
         return WasmtimeHostFunctions(self, boundary)

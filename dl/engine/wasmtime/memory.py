@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 PROBE_NAMESPACE = "probe"
 
 _MOST_PAGES = ADDRESS_SPACE_BYTES // PAGE_BYTES
+_MOST_PAGES_64 = (1 << 64) // PAGE_BYTES
 
 
 class WasmtimeSharedMemory:
@@ -133,10 +134,14 @@ def _memory_type(kind: MemoryType) -> Iterator[int]:
         c.memorytype_delete(pointer.value)
 
 
-def probe_module() -> bytes:
-    """Generate a module that imports any shared memory, and exports a table of its own; see `owned_memory`."""
+def probe_module(is64: bool) -> bytes:
+    """Generate a module that imports any shared memory with addresses of one width, and exports a table of its own.
+
+    `owned_memory` says what it is for.
+    """
     build = ModuleBuilder()
-    build.import_(PROBE_NAMESPACE, "memory", MemoryType(Limits(0, _MOST_PAGES, shared=True, is64=False)))
+    most = _MOST_PAGES_64 if is64 else _MOST_PAGES
+    build.import_(PROBE_NAMESPACE, "memory", MemoryType(Limits(0, most, shared=True, is64=is64)))
     table = build.table(TableType("funcref", Limits(0, 0, shared=False, is64=False)))
     build.export("table", "table", table)
     return build.build()
