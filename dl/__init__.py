@@ -6,8 +6,15 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from dl.blocks import GuestBlock
-    from dl.callbacks import Callback
+    from dl.api.blocks import GuestBlock
+    from dl.api.callbacks import Callback
+    from dl.api.executor import GuestExecutor
+    from dl.api.explain import BoundImport, Explanation, OtherDefinition
+    from dl.api.guest import GuestData, GuestFunction, TypedFunction
+    from dl.api.library import Library
+    from dl.api.loaded import AddressInfo, LoadedModule, ModuleBinding, ModuleSymbol
+    from dl.api.memory_map import MapRegion, MemoryMap
+    from dl.api.values import F32, F64, I32, I64, V128, CString, Pointer, host_function
     from dl.dlfcn import (
         INVALID_HANDLE,
         MAIN_HANDLE,
@@ -63,24 +70,17 @@ if TYPE_CHECKING:
         UnsupportedModuleError,
         ValueConversionError,
     )
-    from dl.executor import GuestExecutor
-    from dl.explain import BoundImport, Explanation, OtherDefinition
     from dl.group import InstanceGroup
     from dl.groups.host_threads import HostThread
-    from dl.guest import GuestData, GuestFunction, TypedFunction
     from dl.include import get_include
     from dl.instances.externals import External, Function, Global, Memory, Table, Tag
     from dl.instances.instance import ImportSource, Instance, Module
-    from dl.library import Library
     from dl.limits import Limits
     from dl.linker import Linker
-    from dl.loaded import AddressInfo, LoadedModule, ModuleBinding, ModuleSymbol
-    from dl.memory_map import MapRegion, MemoryMap
     from dl.options import HostFunction, MemoryType
     from dl.program.events import Event, EventKind, EventQueue, Events, EventSubscription
     from dl.program.statistics import LinkerStatistics
     from dl.tasks import AsyncLinker, TrioLinker, open_linker
-    from dl.values import F32, F64, I32, I64, V128, CString, Pointer, host_function
     from dl.wamr.dlfcn import WamrStatistics
     from dl.wamr.mode import WamrMode
     from dl.wasm.types import FuncType
@@ -94,7 +94,7 @@ if TYPE_CHECKING:
     )
 
 _NAMES = {
-    "dl.callbacks": ("Callback",),
+    "dl.api.callbacks": ("Callback",),
     "dl.dlfcn": (
         "AddressKind",
         "INVALID_HANDLE",
@@ -150,18 +150,18 @@ _NAMES = {
         "UnsupportedModuleError",
         "ValueConversionError",
     ),
-    "dl.blocks": ("GuestBlock",),
-    "dl.executor": ("GuestExecutor",),
-    "dl.explain": (
+    "dl.api.blocks": ("GuestBlock",),
+    "dl.api.executor": ("GuestExecutor",),
+    "dl.api.explain": (
         "BoundImport",
         "Explanation",
         "OtherDefinition",
     ),
-    "dl.memory_map": (
+    "dl.api.memory_map": (
         "MapRegion",
         "MemoryMap",
     ),
-    "dl.loaded": (
+    "dl.api.loaded": (
         "AddressInfo",
         "LoadedModule",
         "ModuleBinding",
@@ -169,15 +169,15 @@ _NAMES = {
     ),
     "dl.group": ("InstanceGroup",),
     "dl.groups.host_threads": ("HostThread",),
-    "dl.guest": (
+    "dl.api.guest": (
         "GuestData",
         "GuestFunction",
         "TypedFunction",
     ),
     "dl.include": ("get_include",),
-    "dl.library": ("Library",),
+    "dl.api.library": ("Library",),
     "dl.program.statistics": ("LinkerStatistics",),
-    "dl.values": (
+    "dl.api.values": (
         "F32",
         "F64",
         "I32",

@@ -9,7 +9,8 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
-from dl.callbacks import Callbacks
+from dl.api.callbacks import Callbacks
+from dl.api.values import bound_imports
 from dl.engine import chosen_engine
 from dl.engine.disk_cache import open_cache
 from dl.engine.protocol import Engine, WasiOptions
@@ -30,6 +31,7 @@ from dl.instances.program_instances import NamingOptions, ProgramInstances
 from dl.limits import Limits
 from dl.link.close import closed_call
 from dl.link.finalizers import Finalizers
+from dl.link.late import place_late
 from dl.link.open import load_main, preload_libraries
 from dl.link.resolve import resolve_stub
 from dl.link.slots import SlotOperations
@@ -55,7 +57,6 @@ from dl.program.main_module import RootNames, describe_main
 from dl.program.operations import DlOperation
 from dl.program.program import Program, ProgramOptions
 from dl.program.statistics import report_unused_imports
-from dl.values import bound_imports
 from dl.wamr.mode import WamrMode
 from dl.wamr.program import WamrProgram
 from dl.wasix import system_interface
@@ -273,7 +274,7 @@ def assemble(image: ModuleImage | None, locator: Locator, options: Options) -> P
     host.system[FINALIZERS] = finalizers.functions()
     if wamr is not None:
         wamr.connect(groups, finalizers, system)
-    resolve = partial(resolve_stub, program)
+    resolve = partial(resolve_stub, program, partial(place_late, groups))
     functions.define(
         HOST_NAMESPACE, RESOLVE_STUB, RESOLVE_STUB_TYPE, wamr.counting(resolve) if wamr else resolve
     )
@@ -297,7 +298,7 @@ def assemble(image: ModuleImage | None, locator: Locator, options: Options) -> P
         libc,
         default_files,
         finalizers,
-        ProgramInstances(groups, options.naming),
+        ProgramInstances(groups, options.naming, system),
         wamr,
     )
 

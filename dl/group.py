@@ -7,14 +7,14 @@ from collections.abc import Sequence
 from operator import index
 from typing import TYPE_CHECKING, Any, Literal, SupportsIndex
 
-from dl.deadlines import bounded
+from dl.api.deadlines import bounded
+from dl.api.guest import GuestData, GuestFunction
+from dl.api.library import Library
+from dl.api.loaded import AddressInfo, address_info
 from dl.dlfcn import DlFlags, ModuleHandle
 from dl.errors import LinkerUsageError
 from dl.groups.entry import Group
 from dl.groups.errors import raises_dl_errors
-from dl.guest import GuestData, GuestFunction
-from dl.library import Library
-from dl.loaded import AddressInfo, address_info
 from dl.modules.symbols import FunctionSymbol
 from dl.options import ModuleSource
 from dl.wasm.types import FuncType

@@ -30,6 +30,8 @@ class Limits:
             takes 2 memory maps, of which a process of Linux has 65,530.
         instances: instances of ordinary modules, and externals that the host makes, over the program's life: none of them is
             freed before its end.
+        instance_bytes: bytes of the memories of all instances, and of those that the host makes, together. Compared when one is
+            made and when the host grows one; code that grows its own is bounded by memory_pages for each.
         module_bytes: bytes of one module that is read.
         load_bytes: bytes of all modules that are being read at a time.
         closures: table indices for closures, callbacks and dynamic calls that are in use at a time.
@@ -46,6 +48,9 @@ class Limits:
     )
     instances: int = _bound(
         100_000, "max-instances", "instances", "instances of ordinary modules and externals of the host's"
+    )
+    instance_bytes: int = _bound(
+        1 << 47, "max-instance-bytes", "bytes", "memories of instances and of the host's, together"
     )
     module_bytes: int = _bound(1 << 30, "max-module-bytes", "bytes", "bytes of one module")
     load_bytes: int = _bound(1 << 30, "max-load-bytes", "bytes", "bytes of modules being read at a time")

@@ -11,21 +11,21 @@ from typing import Any
 
 from typing_extensions import Self
 
+from dl.api.calling import Calling
+from dl.api.executor import Hosts
+from dl.api.instantiation import Instantiation
+from dl.api.introspection import Introspection
+from dl.api.linker_base import LinkerActions
 from dl.assembly import Options, assemble, new_locator
-from dl.calling import Calling
 from dl.dlfcn import MAIN_HANDLE, ModuleHandle
 from dl.engine.protocol import Engine
 from dl.errors import LinkerUsageError
-from dl.executor import Hosts
 from dl.group import InstanceGroup
 from dl.groups.host_threads import HostThread
 from dl.instances.named import Finder
 from dl.instances.program_instances import NamingOptions
-from dl.instantiation import Instantiation
-from dl.introspection import Introspection
 from dl.limits import Limits
 from dl.link.host_libraries import module_image
-from dl.linker_base import LinkerActions
 from dl.options import (
     DEFAULT_STACK_BYTES,
     Binding,

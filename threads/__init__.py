@@ -17,7 +17,7 @@ from threads.errors import (
     ReplicaClosedError,
     ThreadsError,
 )
-from threads.futex import FutexTable
+from threads.futex import FutexTable, SharedFutexes
 from threads.instigation import Instigation
 from threads.log import OperationLog
 from threads.nudger import Nudger
@@ -57,6 +57,7 @@ __all__ = [
     "ReplayError",
     "Replica",
     "ReplicaClosedError",
+    "SharedFutexes",
     "ThreadsError",
     "WaitQueue",
     "WaitResult",

@@ -7,12 +7,15 @@ bytes; the caller reads what is stored there.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+import threading
+from collections.abc import Callable, Iterator
 
+from threads.uninterrupted import uninterrupted
 from threads.waiter import Waiter
 from threads.waits import WaitQueue, WaitResult, Waits, unpark_all
 
-__all__ = ["FutexTable", "WaitResult"]
+__all__ = ["FutexTable", "SharedFutexes", "WaitResult"]
 
 
 class FutexTable:
@@ -85,3 +88,68 @@ class FutexTable:
     def _forget_if_empty_locked(self, key: int) -> None:
         if key in self._queues and not self._queues[key]:
             del self._queues[key]
+
+
+class SharedFutexes:
+    """The waits at addresses of a memory that threads of several programs have: one table for each program.
+
+    A wake looks into one table after the other. None is lost: who wakes has written before, so a wait either is in its table by
+    then or sees what was written.
+
+    While several programs have the memory, each counts on the others to wake its threads, so that it finds no deadlock where
+    there is none. `_lock` guards the other fields; a leaf.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._tables: tuple[FutexTable, ...] = ()
+        self._promises: set[contextlib.ExitStack] = set()
+
+    def add(self, waits: Waits) -> FutexTable:
+        """Add a table for a program that has the memory, and return it."""
+        made = FutexTable(waits)
+        with self._lock:
+            self._tables += (made,)
+        return made
+
+    def remove(self, table: FutexTable) -> None:
+        """Take out the table of a program that ends. What only that one could have woken is found to be a deadlock."""
+        with self._lock:
+            self._tables = tuple(one for one in self._tables if one is not table)
+            void = list(self._promises) if len(self._tables) < 2 else []
+        for promise in void:
+            self._take_back(promise)
+
+    @contextlib.contextmanager
+    def awaiting_others(self, table: FutexTable) -> Iterator[None]:
+        """Count on the other programs, if there are any, to wake a thread while the `with` lasts."""
+        if len(self._tables) < 2:
+            yield
+            return
+        promise = contextlib.ExitStack()
+        try:
+            with uninterrupted():
+                promise.enter_context(table.waits.outsider())
+                with self._lock:
+                    self._promises.add(promise)
+            if len(self._tables) < 2:  # `remove` came before the promise was there to be taken back
+                self._take_back(promise)
+            yield
+        finally:
+            self._take_back(promise)
+
+    def _take_back(self, promise: contextlib.ExitStack) -> None:
+        """End a promise, once."""
+        with self._lock:
+            mine = promise in self._promises
+            self._promises.discard(promise)
+        if mine:
+            promise.close()
+
+    def wake(self, key: int, count: int) -> int:
+        """Wake threads of any of the programs at an address; returns how many, at most `count`. Any thread."""
+        woken = 0
+        for table in self._tables:
+            if woken < count:
+                woken += table.wake(key, count - woken)
+        return woken

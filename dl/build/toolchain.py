@@ -14,6 +14,8 @@ from dl.errors import BuildError
 HERE = Path(__file__).resolve().parent
 INCLUDE = HERE.parent / "include"
 """Headers of what this linker gives to C programs, `dlfcn.h` among them."""
+WASIX_INCLUDE = HERE / "runtime" / "wasix"
+"""The `dlfcn.h` of programs that have WASIX's calls only: with the numbers that they pass to the host."""
 
 PINNED = "0.15.2"
 WORKERS = 2

@@ -59,7 +59,7 @@ def function_of(linker: Linker, name: str) -> tuple[Callable[..., Any], FuncType
     Raises:
         SymbolNotFoundError: there is none, or it is data.
     """
-    from dl.guest import GuestFunction  # noqa: PLC0415  the help needs nothing of the linker
+    from dl.api.guest import GuestFunction  # noqa: PLC0415  the help needs nothing of the linker
 
     group = linker.main_group
     try:

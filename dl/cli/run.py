@@ -211,8 +211,8 @@ def run(
 
     Everything after APP.WASM belongs to the program, also what looks like an option.
     """
+    from dl.api.deadlines import bounded  # noqa: PLC0415  the help needs nothing of the linker
     from dl.cli.progress import SlowNotice  # noqa: PLC0415  the help prints in no colours
-    from dl.deadlines import bounded  # noqa: PLC0415  the help needs nothing of the linker
     from dl.linker import Linker  # noqa: PLC0415
 
     if timeout is not None and interrupts is False:

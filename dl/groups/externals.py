@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable
-from typing import Any
+from typing import Any, cast
 
-from dl.engine.protocol import EngineExternal, EngineInstance, Store
+from dl.engine.protocol import EngineExternal, EngineInstance, EngineTable, Store
 from dl.glue.resolution import FromNamespace
 from dl.program.operations import (
     MADE,
     ExternalSource,
+    Filling,
     Instantiate,
     MakeGlobal,
     ShareMemory,
     instance_namespace,
 )
+from dl.wasm.types import FuncType
 
 
 class GroupExternals:
@@ -46,8 +48,17 @@ class GroupExternals:
         """
         given = [self.find(source) for source in operation.imports]
         instance = self._store.instantiate(operation.code, operation.name, given)
+        if operation.filling is not None:
+            self._fill(instance, operation.filling)
         self._store.define_instance(instance_namespace(operation.number), instance)
         self._instances[operation.number] = instance
+
+    def _fill(self, instance: EngineInstance, filling: Filling) -> None:
+        table = cast("EngineTable", instance.external(filling.table))
+        for index, source in enumerate(filling.functions):
+            table.set(index, self.find(source))
+        if filling.start is not None:
+            instance.function(filling.start, FuncType((), ()))()
 
     def make_global(self, operation: MakeGlobal) -> None:
         """Make a global.

@@ -13,12 +13,13 @@ from threading import get_ident
 from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 from dl.engine.protocol import EngineMemory
-from dl.errors import LinkerUsageError, ValueConversionError
+from dl.errors import LinkerUsageError, ResourceLimitError, ValueConversionError
 from dl.instances.reach import Reach
 from dl.program.operations import ExternalSource
 from dl.wasm.matching import LinkType
 from dl.wasm.types import ExternType, FuncType, GlobalType, MemoryType, TableType, TagType
 from memory import LinearMemory
+from threads import SharedFutexes
 
 if TYPE_CHECKING:
     from dl.groups.entry import Group
@@ -66,16 +67,26 @@ class Memory(External):
 
     Args:
         shared: the memory itself, if it is shared: it belongs to no group.
+        futexes: then the waits at its addresses, if another program has it already.
+
+    Attributes:
+        futexes: the waits at its addresses, of all programs that have it; for the linker's own use.
     """
 
-    __slots__ = ("_shared",)
+    __slots__ = ("_shared", "futexes")
 
     kind = "memory"
 
     def __init__(
-        self, reach: Reach, link_type: LinkType, source: ExternalSource, shared: EngineMemory | None = None
+        self,
+        reach: Reach,
+        link_type: LinkType,
+        source: ExternalSource,
+        shared: EngineMemory | None = None,
+        futexes: SharedFutexes | None = None,
     ) -> None:
         super().__init__(reach, link_type, source)
+        self.futexes = futexes or SharedFutexes()
         self._shared = None if shared is None else (shared, LinearMemory(shared, stable_address=True))
 
     @property
@@ -152,7 +163,15 @@ class Memory(External):
         most = self._reach.program.options.limits.memory_pages
         if limits.shared and self.pages + pages > most:  # the store's own limit bounds the others
             return None
-        return self._engine_memory().grow(pages)
+        budget, size = self._reach.budget, pages * _PAGE
+        try:
+            budget.take(repr(self), size)
+        except ResourceLimitError:
+            return None
+        try:
+            return self._engine_memory().grow(pages)
+        finally:
+            budget.give_back(size)  # it counts with its size
 
 
 class Table(External):

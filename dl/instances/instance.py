@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from dl.errors import ImportTypeError, LinkerUsageError, MissingSymbol, ProgramExited, SymbolNotFoundError
 from dl.instances.externals import External, Function
+from dl.instances.rules import Initialize
 from dl.modules.image import ModuleImage
 from dl.options import parse_signature
 from dl.program.main_module import START
@@ -99,7 +100,12 @@ class Module:
         return self._program.resolve(self, imports)
 
     def instantiate(
-        self, imports: Given = None, *, name: str | None = None, strict: bool = False, initialize: bool = True
+        self,
+        imports: Given = None,
+        *,
+        name: str | None = None,
+        strict: bool = False,
+        initialize: Initialize = True,
     ) -> Instance:
         """Instantiate it; see `Linker.instantiate`."""
         return self._program.instantiate(self, imports, name=name, strict=strict, initialize=initialize)

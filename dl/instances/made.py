@@ -8,6 +8,7 @@ from typing import Any
 from dl.errors import EngineError, ImportTypeError, LinkerUsageError, ResourceLimitError, ValueConversionError
 from dl.glue.names import HOST_NAMESPACE, module_namespace
 from dl.glue.resolution import FromNamespace
+from dl.instances.budget import PAGE_BYTES
 from dl.instances.externals import External, Function, Global, Memory, Table, Tag
 from dl.instances.reach import Reach
 from dl.options import HostFunction, parse_signature
@@ -62,11 +63,21 @@ class HostMade:
         bound = reach.program.options.limits
         if limits.minimum > bound.memory_pages:
             raise bound.refusal("memory_pages", "a memory", f"it begins with {limits.minimum} pages")
-        if limits.shared:
-            return self._shared_memory(kind)
-        self._check_one_thread("a memory that is not shared")
-        source = self._generated(kind, "memory", lambda build: build.memory(kind))
-        return Memory(reach, LinkType.of_host(kind), source)
+        if not limits.shared:
+            self._check_one_thread("a memory that is not shared")
+        size = limits.minimum * PAGE_BYTES
+        reach.budget.take("a memory", size)
+        try:
+            if limits.shared:
+                made = self._shared_memory(kind)
+            else:
+                source = self._generated(kind, "memory", lambda build: build.memory(kind))
+                made = Memory(reach, LinkType.of_host(kind), source)
+        except BaseException:
+            reach.budget.give_back(size)
+            raise
+        reach.budget.follow(made, size)
+        return made
 
     def _shared_memory(self, kind: MemoryType) -> Memory:
         engine = self.reach.program.engine
@@ -95,7 +106,9 @@ class HostMade:
         self.reach.perform(ShareMemory(number, made))
         source = FromNamespace(instance_namespace(number), MADE)
         # Each entry keeps the memory that its key is the identity of.
-        return self._adopted.setdefault(id(made), Memory(self.reach, memory.link_type(), source, made))
+        return self._adopted.setdefault(
+            id(made), Memory(self.reach, memory.link_type(), source, made, memory.futexes)
+        )
 
     def table(self, kind: TableType, initial: Any) -> Table:
         """Make a table; see `Linker.new_table`."""

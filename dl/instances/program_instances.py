@@ -17,6 +17,7 @@ from dl.errors import (
     ImportCycleError,
     InitializationError,
     InstantiationError,
+    LinkerUsageError,
     MissingSymbol,
     TrapError,
     UnresolvedSymbolsError,
@@ -24,20 +25,29 @@ from dl.errors import (
 )
 from dl.glue.resolution import FromNamespace
 from dl.groups.registry import Groups
-from dl.instances.externals import External, Function, external_for
+from dl.instances.budget import PAGE_BYTES
+from dl.instances.externals import External, Function, Memory, external_for
 from dl.instances.given import GivenImports
 from dl.instances.instance import Given, ImportSource, Instance, Module
 from dl.instances.made import HostMade
 from dl.instances.named import Finder, NamedModules
 from dl.instances.reach import Reach
-from dl.instances.rules import check_application, check_changes, check_dependency, check_for_threads
+from dl.instances.rules import (
+    Initialize,
+    check_application,
+    check_changes,
+    check_dependency,
+    check_for_threads,
+    initializers,
+)
 from dl.instances.serve import BuiltIns, ImportSearch, names_to_open
+from dl.instances.waits import InstanceWaits
 from dl.link.find import form_reader
 from dl.link.host_libraries import module_image
 from dl.modules.construction import Construction
 from dl.options import ModuleSource
-from dl.program.main_module import INITIALIZE
 from dl.program.operations import Instantiate, instance_namespace
+from dl.wasix.system import System
 from dl.wasm.matching import LinkType, export_type
 from dl.wasm.module import WasmModule
 from dl.wasm.records import Import
@@ -93,6 +103,7 @@ class ProgramInstances:
     Args:
         groups: the program's groups.
         options: how modules are found by name.
+        system: the program's system interface.
 
     Attributes:
         made: makes externals of the host's.
@@ -100,11 +111,12 @@ class ProgramInstances:
         named: modules by name.
     """
 
-    def __init__(self, groups: Groups, options: NamingOptions) -> None:
+    def __init__(self, groups: Groups, options: NamingOptions, system: System) -> None:
         program = groups.program
         self._groups = groups
         self._program = program
         self._reach = Reach(groups)
+        self._waits = InstanceWaits(program, system)
         self._isolate = options.isolate
         self._lock = threading.Lock()
         self._loading: dict[Module, Construction] = {}
@@ -201,10 +213,12 @@ class ProgramInstances:
         *,
         name: str | None,
         strict: bool,
-        initialize: bool,
+        initialize: Initialize,
     ) -> Instance:
         """Instantiate a module, and before it what it imports from by name; see `Linker.instantiate`."""
         self._reach.check_engine()
+        if initialize not in (True, False, "wasi"):
+            raise LinkerUsageError(f'initialize must be True, False or "wasi", not {initialize!r}')
         module = self.load(source, name, resolve=False)
         name = name or module.name
         given = GivenImports(imports, module.imports, name)
@@ -214,7 +228,7 @@ class ProgramInstances:
         return root.instance
 
     def _with_dependencies(
-        self, frames: list[_Frame], *, isolate: bool, strict: bool = False, initialize: bool = True
+        self, frames: list[_Frame], *, isolate: bool, strict: bool = False, initialize: Initialize = True
     ) -> None:
         """Instantiate what the first frame needs, and itself unless it only asks for that."""
         root = frames[0]
@@ -229,7 +243,10 @@ class ProgramInstances:
                     is_root = frame is root
                     on_path.discard(frame.module.image.identity)
                     frame.instance = self._instantiate(
-                        frame, frame.module, strict=strict and is_root, initialize=initialize or not is_root
+                        frame,
+                        frame.module,
+                        strict=strict and is_root,
+                        initialize=initialize if is_root else initialize or True,
                     )
                 frames.pop()
                 self._ended(frame)
@@ -295,7 +312,9 @@ class ProgramInstances:
         frame.construction.finished()
         frame.construction = None
 
-    def _instantiate(self, frame: _Frame, module: Module, *, strict: bool, initialize: bool) -> Instance:
+    def _instantiate(
+        self, frame: _Frame, module: Module, *, strict: bool, initialize: Initialize
+    ) -> Instance:
         """Instantiate one module, whose dependencies are there."""
         wasm = module.image.wasm
         self._check_limits(module)
@@ -319,20 +338,43 @@ class ProgramInstances:
         if initialize:
             check_application(wasm, frame.name, on_programs_memory=search.on_programs_memory)
         number = self._reach.next_number(frame.name)
-        operation = Instantiate(number, code, frame.name, tuple(one.source for one in externals))
+        waits = self._waits.rewritten(module.image)
+        filling = waits and self._waits.filling(waits[0], wasm, externals, self.built_in.own("memory"))
+        operation = Instantiate(number, code, frame.name, tuple(one.source for one in externals), filling)
+        sizes = self._memory_sizes(wasm)
+        self._perform(operation, sum(sizes.values()))
+        instance = self._made(frame, module, number, externals, sources)
+        for export in wasm.exports.values():
+            memory = instance.exports[export.name]
+            if isinstance(memory, Memory) and export.index in sizes and not memory.type.limits.shared:
+                self._reach.budget.follow(memory, sizes.pop(export.index))
+        function = ""
+        try:
+            for function in initializers(wasm, initialize):
+                instance[function]()
+        except TrapError as error:
+            raise InitializationError(frame.name, function, error) from error
+        return instance
+
+    def _perform(self, operation: Instantiate, size: int) -> None:
+        """Instantiate a module in every group.
+
+        Args:
+            operation: what to do.
+            size: bytes of its memories.
+        """
+        budget, name = self._reach.budget, operation.name
+        budget.take(name, size)
         try:
             self._reach.perform(operation)
         except TrapError as error:
-            raise InitializationError(frame.name, "instantiation", error) from error
-        except InstantiationError as error:
-            raise InstantiationError(frame.name, error.reason) from error
-        instance = self._made(frame, module, number, externals, sources)
-        if initialize and INITIALIZE in wasm.exports:
-            try:
-                instance[INITIALIZE]()
-            except TrapError as error:
-                raise InitializationError(frame.name, INITIALIZE, error) from error
-        return instance
+            # Its memories stay in the store.
+            raise InitializationError(name, "instantiation", error) from error
+        except BaseException as error:
+            budget.give_back(size)
+            if isinstance(error, InstantiationError):
+                raise InstantiationError(name, error.reason) from error
+            raise
 
     def _compiled(self, module: Module, name: str) -> CompiledModule:
         """Return a module's code: the same for all of one content, but of its own under another name, for stack traces.
@@ -348,9 +390,10 @@ class ProgramInstances:
             if name not in names and len(names) < _MOST_COPIES:
                 names.append(name)
             copy = names.index(name) if name in names else 0
-        digest = None if copy else image.digest
+        waits = self._waits.rewritten(image)
+        wasm, digest = (image.wasm.data, image.digest) if waits is None else (waits[0].wasm, waits[1])
         return self._program.compiler.compile(
-            numbered_copy(image.wasm.data, copy), name, digest, form_reader(self._program, image)
+            numbered_copy(wasm, copy), name, None if copy else digest, form_reader(self._program, image)
         )
 
     def _check_limits(self, module: Module) -> None:
@@ -365,6 +408,25 @@ class ProgramInstances:
                 raise bound.refusal(
                     "table_elements", module.name, f"its table needs {table.limits.minimum} elements"
                 )
+
+    def _memory_sizes(self, wasm: WasmModule) -> dict[int, int]:
+        """Return the bytes that each memory counts with which a module defines, by index.
+
+        One that can grow and is not exported counts with all that it may grow to, since nobody can see how large it is.
+        """
+        most, seen = self._program.options.limits.memory_pages, set[int]()
+        for export in wasm.exports.values():
+            if export.kind == "memory":
+                seen.add(export.index)
+        sizes = {}
+        for index in range(wasm.import_counts["memory"], len(wasm.memories)):
+            limits = wasm.memories[index].limits
+            visible = index in seen and not limits.shared
+            pages = (
+                limits.minimum if visible else min(most, most if limits.maximum is None else limits.maximum)
+            )
+            sizes[index] = pages * PAGE_BYTES
+        return sizes
 
     def _made(
         self,
@@ -430,5 +492,6 @@ class ProgramInstances:
         return None
 
     def close(self) -> None:
-        """Release what finders gave."""
+        """Release what finders gave, and leave the waits of other programs' memories."""
+        self._waits.close()
         self.named.close()

@@ -15,7 +15,9 @@ from dl.engine.protocol import EngineFunction
 from dl.errors import LinkerClosedError, LinkerUsageError, ValueConversionError
 from dl.glue.resolution import FromNamespace
 from dl.groups.entry import Group
+from dl.groups.errors import raises_dl_errors
 from dl.groups.registry import Groups
+from dl.instances.budget import MemoryBudget
 from dl.link.perform import Change
 from dl.program.operations import DlOperation, ExternalSource
 from dl.program.program import Program
@@ -36,11 +38,13 @@ class Reach:
     Attributes:
         groups: the program's groups.
         program: what they share.
+        budget: bounds the memories of instances.
     """
 
     def __init__(self, groups: Groups) -> None:
         self.groups = groups
         self.program: Program = groups.program
+        self.budget = MemoryBudget(groups.program.options.limits)
         self._numbers = itertools.count(1)
         self._exported: list[Function] = []
 
@@ -107,6 +111,7 @@ class Reach:
         except KeyError as error:
             raise LinkerUsageError(f"thread {group.name!r} has no such external: {error}") from None
 
+    @raises_dl_errors
     def perform(self, operation: DlOperation) -> None:
         """Make an operation in the calling thread's group, and commit it for all.
 

@@ -6,6 +6,9 @@ reactor exports `_initialize`, which is called once, before anything else of it.
 
 from __future__ import annotations
 
+import logging
+from typing import Literal, TypeAlias
+
 from dl.engine.preview1 import PREVIEW1, UNSTABLE, WASIX
 from dl.errors import LinkError, UnsupportedModuleError
 from dl.program.main_module import INITIALIZE, START
@@ -17,6 +20,47 @@ from dl.wasm.types import FuncType, GlobalType
 WASI_NAMESPACES = frozenset((PREVIEW1, UNSTABLE, WASIX))
 
 _NOTHING = FuncType((), ())
+
+POST_INSTANTIATE, CALL_CTORS = "__post_instantiate", "__wasm_call_ctors"
+"""What Emscripten's older modules, and bare ones of wasm-ld, export to be called after instantiation."""
+
+Initialize: TypeAlias = 'bool | Literal["wasi"]'
+"""Which functions of a module are called when it is instantiated; see `initializers`."""
+
+log = logging.getLogger("dl.link")
+
+
+def initializers(module: WasmModule, how: Initialize) -> list[str]:
+    """Return the exports of a module that are called once it is instantiated, in order: after its start function.
+
+    `_initialize` of a reactor; `__post_instantiate`; and `__wasm_call_ctors` of a module without WASI, unless `_start` or
+    `_initialize` call it. The last two only count if they are functions of the module's own without parameters and results.
+
+    Source: WAMR's `execute_post_instantiate_functions`, and WASI's application ABI.
+
+    Args:
+        module: the module.
+        how: False for none; True; "wasi" for what WAMR does: `_initialize` only of a module that imports WASI, and
+            `__wasm_call_ctors` of any that does not.
+    """
+    exports, wasi = module.exports, imports_wasi(module)
+
+    def has(name: str) -> bool:
+        export = exports.get(name)
+        return (
+            export is not None
+            and export.type == _NOTHING
+            and export.index >= module.import_counts["func"]
+            and export.index != module.start
+        )
+
+    application = START in exports or INITIALIZE in exports
+    wanted = {
+        INITIALIZE: INITIALIZE in exports and START not in exports and (wasi or how is True),
+        POST_INSTANTIATE: has(POST_INSTANTIATE),
+        CALL_CTORS: has(CALL_CTORS) and not wasi and (how == "wasi" or not application),
+    }
+    return [name for name, called in wanted.items() if called and how]
 
 
 def imports_wasi(module: WasmModule) -> bool:
@@ -36,6 +80,10 @@ def check_application(module: WasmModule, name: str, *, on_programs_memory: bool
         LinkError: `_start` or `_initialize` is of another type or imported, or the module does not export its memory.
     """
     marks = [mark for mark in (START, INITIALIZE) if mark in module.exports]
+    if not marks and imports_wasi(module):
+        log.warning(
+            "%s imports WASI, but exports neither _start nor _initialize: it is no command or reactor", name
+        )
     for mark in marks:
         export = module.exports[mark]
         if export.type != _NOTHING:

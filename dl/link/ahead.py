@@ -17,6 +17,7 @@ from dl.modules.locate import Locator, requester_of
 from dl.options import DEFAULT_STACK_BYTES, MemoryType
 from dl.program.main_module import MainModule, describe_main
 from dl.wasm.types import MemoryType as WasmMemoryType
+from dl.wasm.wait_table import with_wait_table
 
 
 @dataclass(frozen=True)
@@ -92,8 +93,12 @@ def compile_ordinary(
         if not chosen.capabilities.serialization:
             raise LinkerUsageError(f"engine {chosen.name} cannot hand out compiled code")
         check_capabilities(chosen, image.wasm)
-        code = Compiler(chosen).compile(image.wasm.data, image.name, image.digest)
-        yield Compiled(image, chosen, {image.digest: chosen.serialize(code)})
+        waits = with_wait_table(image.wasm)
+        wasm, digest = (
+            (image.wasm.data, image.digest) if waits is None else (waits.wasm, content_digest(waits.wasm))
+        )
+        code = Compiler(chosen).compile(wasm, image.name, digest)
+        yield Compiled(image, chosen, {digest: chosen.serialize(code)})
 
 
 def _described(main: ModuleImage, *, library: bool) -> MainModule:

@@ -20,7 +20,9 @@ together.
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from functools import partial
+from typing import TypeAlias
 
 from dl.dlfcn import MAIN_HANDLE, RTLD_DEFAULT, ModuleHandle
 from dl.errors import (
@@ -34,6 +36,7 @@ from dl.glue.imports import link_names
 from dl.glue.names import HOST_NAMESPACE, glue_namespace, module_namespace
 from dl.glue.placement import PlacedFunction
 from dl.glue.resolution import (
+    HOST,
     NOBODY,
     Binding,
     Constant,
@@ -389,23 +392,33 @@ def define_reexports(plan: LinkPlan, resolver: Resolver) -> None:
         pending = waiting
 
 
-def resolve_stub(program: Program, handle: int, position: int) -> int:
+PlaceLate: TypeAlias = Callable[[LinkedModule, Import, FromNamespace], int]
+"""Gives a function that no library defines a table index; see `dl.link.late`."""
+
+
+def resolve_stub(program: Program, place: PlaceLate, handle: int, position: int) -> int:
     """Return the table index that a stub's import means now; the host side of every stub's first call.
 
     Every group asks once and gets the same answer, whichever thread came first: it is recorded with its provider.
+
+    Args:
+        program: the program.
+        place: gives an instance's function a table index.
+        handle: the module whose import the stub is; `RTLD_DEFAULT` for a function pointer that stands for a name.
+        position: the import's position; of a function pointer, its table index.
 
     Raises:
         UnresolvedCallError: still nothing defines the function.
     """
     state = program.state
     if handle == RTLD_DEFAULT:
-        return _resolve_lazy_address(program, position)
+        return _resolve_lazy_address(program, place, position)
     module = state.module(handle)
     if module is None:
         raise UnresolvedCallError(f"module {handle}", "?", f"import {position}", "its module was unloaded")
     entry = module.wasm.imports[position]
     assert isinstance(entry.type, FuncType)
-    target = _stub_target(program, module, position, entry, entry.type)
+    target = _stub_target(program, place, module, position, entry, entry.type)
     if target is None:
         given = program.host.similar(entry.module, entry.name)
         reason = (
@@ -418,22 +431,28 @@ def resolve_stub(program: Program, handle: int, position: int) -> int:
 
 
 def _stub_target(
-    program: Program, module: LinkedModule, position: int, entry: Import, kind: FuncType
+    program: Program, place: PlaceLate, module: LinkedModule, position: int, entry: Import, kind: FuncType
 ) -> StubTarget | None:
     """Return what a module's stub is bound to, binding it if it can be; None if nothing defines the function."""
     state = program.state
-    fresh = False
+    fresh, elsewhere = False, None
 
     def find() -> StubTarget | None:
-        nonlocal fresh
+        nonlocal fresh, elsewhere
         fresh = True
         try:
             symbol = Resolver(program).function(module, entry, kind)
         except DlError as error:
             raise UnresolvedCallError(module.name, entry.module, entry.name, str(error)) from error
-        return StubTarget(symbol.address, symbol.module) if isinstance(symbol, FunctionSymbol) else None
+        if isinstance(symbol, FunctionSymbol):
+            return StubTarget(symbol.address, symbol.module)
+        elsewhere = symbol
+        return None
 
     target = state.bind_stub(module, position, find)
+    if elsewhere is not None:  # with no lock held: it is an operation of its own
+        late = StubTarget(place(module, entry, elsewhere), HOST)
+        target = state.bind_stub(module, position, lambda: late)
     if fresh and target is not None:
         log.info("%s: %s bound at its first call to table index %d", module.name, entry.name, target.address)
         events = program.events
@@ -450,14 +469,14 @@ def _stub_target(
     return target
 
 
-def _resolve_lazy_address(program: Program, address: int) -> int:
+def _resolve_lazy_address(program: Program, place: PlaceLate, address: int) -> int:
     """Return the table index of the function that a lazy address stands for now, as the first of its takers sees it."""
     state = program.state
     lazy = state.lazy_addresses[address]
     for module, position in lazy.takers:
         if state.module(module.handle) is module:
             entry = Import(ENV, lazy.name, "func", lazy.type, 0)
-            target = _stub_target(program, module, position, entry, lazy.type)
+            target = _stub_target(program, place, module, position, entry, lazy.type)
             if target is not None:
                 return target.address
     names = [module.name for module, _ in lazy.takers]

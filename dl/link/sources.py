@@ -27,7 +27,7 @@ from dl.modules.linked_module import LinkedModule
 from dl.modules.symbols import DataSymbol, FunctionSymbol, GlobalSymbol, Symbol, TagSymbol, TlsSymbol
 from dl.program.host_symbols import ATOMICS, FINALIZERS, HostSymbols
 from dl.program.main_module import MainModule
-from dl.wasm.matching import export_type, import_types, limits_fit
+from dl.wasm.matching import export_type, host_fits, import_types, limits_fit
 from dl.wasm.records import Import
 from dl.wasm.types import FuncType, GlobalType, Limits, MemoryType, TableType, TagType
 
@@ -195,7 +195,7 @@ class LinkerSymbols(Source):
         if entry.module != ENV:
             return None
         if entry.name == STACK_POINTER_NAME:
-            if kind != STACK_POINTER_TYPE:
+            if not host_fits(STACK_POINTER_TYPE, kind):
                 raise ImportTypeError(
                     importer.name, label(entry), str(kind), "a mutable i32 global", "the linker"
                 )
@@ -261,7 +261,7 @@ class RegisteredEnds(Source):
         if importer.handle == MAIN_HANDLE or entry.module != ENV:
             return None
         function = self._host.system.get(FINALIZERS, {}).get(entry.name)
-        if function is None or function.type != kind or entry.name in importer.symbols:
+        if function is None or entry.name in importer.symbols or not host_fits(function.type, kind):
             return None
         return self._host.bind_system(FINALIZERS, entry.name, kind, importer.name)
 
@@ -467,7 +467,7 @@ class LinkerDefaults(Source):
         """Return the program's exception tag."""
         if entry.module != ENV or entry.name not in EXCEPTION_TAG_NAMES:
             return None
-        if kind != EXCEPTION_TAG:
+        if not host_fits(EXCEPTION_TAG, kind):
             raise ImportTypeError(importer.name, label(entry), str(kind), str(EXCEPTION_TAG), "the linker")
         return FromNamespace(BASE_NAMESPACE, entry.name)
 

@@ -19,6 +19,7 @@ from dl.glue.imports import taking_caller
 from dl.glue.names import HOST_NAMESPACE
 from dl.glue.resolution import HOST, FromNamespace
 from dl.options import HostFunction, HostImports
+from dl.wasm.matching import host_fits
 from dl.wasm.types import FuncType
 
 ATOMICS = "dl.atomics"
@@ -140,8 +141,8 @@ class HostSymbols:
         system = self.system.get(namespace, {}).get(name)
         if system is None:
             return None
-        if system.type != kind:
-            alternative = next((other for other in system.alternatives if other.type == kind), None)
+        if not host_fits(system.type, kind):
+            alternative = next((o for o in system.alternatives if host_fits(o.type, kind)), None)
             if alternative is None:
                 raise ImportTypeError(
                     importer, f"{namespace}.{name}", str(kind), str(system.type), "the host"
@@ -159,7 +160,7 @@ class HostSymbols:
     ) -> FromNamespace:
         wanted = f"{namespace}.{name}"
         if isinstance(value, HostFunction):
-            if value.type != kind:
+            if not host_fits(value.type, kind):
                 raise ImportTypeError(importer, wanted, str(kind), str(value.type), "the host")
             value = value.function
         elif not callable(value):

@@ -243,6 +243,21 @@ class _Stays(DlOperation):
         return False
 
 
+@dataclass(frozen=True)
+class Filling:
+    """A table of a module that is filled when it is instantiated, before its start function runs.
+
+    Attributes:
+        table: the name under which the module exports the table.
+        functions: where the group finds each element.
+        start: the name under which it exports its start function; None for none.
+    """
+
+    table: str
+    functions: tuple[FromNamespace, ...]
+    start: str | None
+
+
 @dataclass(frozen=True, eq=False)
 class Instantiate(_Stays):
     """A module that is no library, which every group instantiates from a list.
@@ -251,11 +266,13 @@ class Instantiate(_Stays):
         code: the module.
         name: what messages call it.
         imports: where the group finds each import.
+        filling: what the group does before any of its code runs; None for nothing.
     """
 
     code: CompiledModule
     name: str
     imports: tuple[ExternalSource, ...]
+    filling: Filling | None = None
 
     def apply(self, instances: OperatedInstances) -> None:
         """Instantiate it."""

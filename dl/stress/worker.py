@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from threading import get_ident
 from typing import TYPE_CHECKING
 
+from dl.api.guest import GuestFunction
 from dl.dlfcn import RTLD_NOW, ModuleHandle
 from dl.errors import (
     DlError,
@@ -22,7 +23,6 @@ from dl.errors import (
 )
 from dl.group import InstanceGroup
 from dl.groups.host_threads import HostThread
-from dl.guest import GuestFunction
 from dl.stress.modules import LibraryKind
 
 if TYPE_CHECKING:

@@ -106,6 +106,7 @@ class Adapter:
         *,
         blocking: bool = True,
         takes_caller: bool = False,
+        kind: FuncType | None = None,
     ) -> SystemFunction:
         """Adapt a function that takes numbers.
 
@@ -115,8 +116,9 @@ class Adapter:
             function: takes unsigned numbers, returns an errno; None is success.
             blocking: whether it may wait, link or run guest code. One that may not is no safe point: no signal is delivered.
             takes_caller: whether it gets the handle of the module whose code calls before its arguments.
+            kind: its signature, if it is another than there.
         """
-        kind = SIGNATURES[namespace][name]
+        kind = kind or SIGNATURES[namespace][name]
         unsigned = _taking_unsigned(function, ("i32", *kind.params) if takes_caller else kind.params)
         deliver = self._signals.deliver_if_pending if blocking else None
 

@@ -172,7 +172,11 @@ class _Extension:
     def _answered(
         self, call: Callable[[], int], out: int | None, names: Iterable[tuple[str, str]] = ()
     ) -> int:
-        """Make a call, write its result, and keep the text of its error, which may have some names, for `dlerror`."""
+        """Make a call, write its result, and keep the text of its error, which may have some names, for `dlerror`.
+
+        An older error is forgotten first, as in glibc: a name tried in vain does not stay behind the one that was found.
+        """
+        self._system.current_group().dl_error = ""
         try:
             result = call()
         except ENDINGS:

@@ -14,14 +14,16 @@ from typing import TYPE_CHECKING
 
 from dl.engine.preview1 import PREVIEW1, UNSTABLE, WASIX
 from dl.errors import DlError, LinkerUsageError, ProgramExited, ResourceLimitError, ThreadExited
-from dl.program.host_symbols import ATOMICS
-from dl.wasix.abi import NAMESPACES, WASI_THREADS, Errno
-from dl.wasix.adapter import running_guest
-from memory import OutOfBoundsError
-from threads import Waiter, WaitResult
+from dl.program.host_symbols import ATOMICS, SystemFunction
+from dl.wasix.abi import NAMESPACES, WAITING, WASI_THREADS, Errno
+from dl.wasix.adapter import Adapter, running_guest
+from dl.wasm.types import FuncType
+from memory import LinearMemory, OutOfBoundsError
+from threads import FutexTable, SharedFutexes, Waiter, WaitResult
 
 if TYPE_CHECKING:
-    from dl.wasix.adapter import Adapter, Functions
+    from dl.wasix.adapter import Functions
+    from dl.wasix.signals import Signals
     from dl.wasix.system import System
 
 _OFFSET_STACK, _OFFSET_TLS = 0, 4
@@ -61,6 +63,63 @@ def thread_functions(system: System, adapter: Adapter) -> dict[str, Functions]:
         ATOMICS, {"notify": calls.notify, "wait32": calls.wait32, "wait64": calls.wait64}
     )
     return functions
+
+
+def memory_waits(
+    system: System, memory: LinearMemory | None, futexes: SharedFutexes, table: FutexTable, address: str
+) -> list[SystemFunction]:
+    """Return what stands in for `notify`, `wait32` and `wait64` on a memory that is not the program's.
+
+    Args:
+        system: the program's.
+        memory: the memory; None for one that only the calling thread has, whose waits nobody can wake.
+        futexes: the waits at its addresses, of all programs that have it.
+        table: the program's own among them.
+        address: type of its addresses, "i32" or "i64".
+    """
+    calls = _MemoryCalls(system, memory, futexes, table)
+    adapter = Adapter(system.process.signals)
+    functions: dict[str, Callable[..., int | None]] = {
+        "notify": calls.notify,
+        "wait32": calls.wait32,
+        "wait64": calls.wait64,
+    }
+    return [
+        adapter.function(ATOMICS, name, call, kind=FuncType((address, *kind.params[1:]), kind.results))
+        for name, call in functions.items()
+        for kind in (WAITING[name],)
+    ]
+
+
+class _MemoryCalls:
+    """The functions of `memory_waits`."""
+
+    def __init__(
+        self, system: System, memory: LinearMemory | None, futexes: SharedFutexes, table: FutexTable
+    ) -> None:
+        self._system = system
+        self._memory = memory
+        self._futexes = futexes
+        self._table = table
+
+    def wait32(self, address: int, expected: int, timeout: int) -> int:
+        """`memory.atomic.wait32`."""
+        memory = self._memory
+        return self._wait(address, lambda: memory is None or memory.read_u32(address) == expected, timeout)
+
+    def wait64(self, address: int, expected: int, timeout: int) -> int:
+        """`memory.atomic.wait64`."""
+        memory = self._memory
+        return self._wait(address, lambda: memory is None or memory.read_u64(address) == expected, timeout)
+
+    def notify(self, address: int, count: int) -> int:
+        """`memory.atomic.notify`."""
+        return self._futexes.wake(address, count)
+
+    def _wait(self, address: int, unchanged: Callable[[], bool], timeout: int) -> int:
+        signals = self._system.process.signals
+        with self._futexes.awaiting_others(self._table):
+            return int(_waited(signals, self._table, address, unchanged, _limit(timeout)).value)
 
 
 class _Calls:
@@ -197,21 +256,30 @@ class _Calls:
         return self._system.futexes.wake(address, count)
 
     def _wait(self, address: int, unchanged: Callable[[], bool], timeout_ns: int | None) -> WaitResult:
-        """Wait at an address while it is unchanged; signals are handled meanwhile."""
-        futexes = self._system.futexes
-        deadline = None if timeout_ns is None else time.monotonic_ns() + timeout_ns
+        return _waited(self._signals, self._system.futexes, address, unchanged, timeout_ns)
 
-        def wait(waiter: Waiter) -> WaitResult:
-            remaining = None if deadline is None else max(deadline - time.monotonic_ns(), 0)
-            return futexes.wait(address, unchanged, remaining, waiter)
 
-        result = self._signals.interrupted(wait)
-        if result is not None:
-            return result
-        # The wait continues after a signal, as C's mutexes and conditions require. If the value has changed meanwhile, this
-        # thread was woken while it handled the signal.
-        result = self._signals.resuming(wait)
-        return WaitResult.WOKEN if result is WaitResult.NOT_EQUAL else result
+def _waited(
+    signals: Signals,
+    futexes: FutexTable,
+    address: int,
+    unchanged: Callable[[], bool],
+    timeout_ns: int | None,
+) -> WaitResult:
+    """Wait at an address while it is unchanged; signals are handled meanwhile."""
+    deadline = None if timeout_ns is None else time.monotonic_ns() + timeout_ns
+
+    def wait(waiter: Waiter) -> WaitResult:
+        remaining = None if deadline is None else max(deadline - time.monotonic_ns(), 0)
+        return futexes.wait(address, unchanged, remaining, waiter)
+
+    result = signals.interrupted(wait)
+    if result is not None:
+        return result
+    # The wait continues after a signal, as C's mutexes and conditions require. If the value has changed meanwhile, this
+    # thread was woken while it handled the signal.
+    result = signals.resuming(wait)
+    return WaitResult.WOKEN if result is WaitResult.NOT_EQUAL else result
 
 
 def _limit(timeout: int) -> int | None:

@@ -166,6 +166,11 @@ class LinkType:
         return text if found is None else _TOP_REFERENCES[_top(found.heap)]
 
 
+def host_fits(have: ExternType, want: ExternType) -> bool:
+    """Whether something that the host makes can be given for an import; neither has type indices."""
+    return have == want or LinkType.of_host(have).fits(LinkType.of_host(want))
+
+
 def value_fits(
     have: ValType, want: ValType, have_types: tuple[DefinedType, ...], want_types: tuple[DefinedType, ...]
 ) -> bool:

@@ -7,7 +7,7 @@ is ever renumbered: new types, functions and tables are appended to those that e
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import TypeAlias
 
 from dl.errors import UnsupportedModuleError
@@ -28,8 +28,16 @@ from dl.wasm.reader import Reader
 from dl.wasm.records import (
     SECTION_CODE,
     SECTION_CUSTOM,
+    SECTION_DATA,
+    SECTION_DATA_COUNT,
+    SECTION_ELEMENT,
+    SECTION_EXPORT,
     SECTION_FUNCTION,
+    SECTION_GLOBAL,
     SECTION_IMPORT,
+    SECTION_MEMORY,
+    SECTION_START,
+    SECTION_TABLE,
     SECTION_TAG,
     SECTION_TYPE,
 )
@@ -44,7 +52,7 @@ _MAYBE_WAIT = re.compile(
     rb"\xfe(?:[\x00-\x02]|[\x80-\x82]\x80{0,3}\x00)[\x02\x03\x42\x43\x82\x83\xc2\xc3]", re.DOTALL
 )
 
-_FUTEX_TYPES = {
+FUTEX_TYPES = {
     ATOMIC_NOTIFY: FuncType(("i32", "i32"), ("i32",)),
     ATOMIC_WAIT32: FuncType(("i32", "i32", "i64"), ("i32",)),
     ATOMIC_WAIT64: FuncType(("i32", "i64", "i64"), ("i32",)),
@@ -55,10 +63,32 @@ _NAMES = {
     ATOMIC_WAIT64: "memory.atomic.wait64",
 }
 
+_RANK = {
+    section: rank
+    for rank, section in enumerate(
+        (
+            SECTION_TYPE,
+            SECTION_IMPORT,
+            SECTION_FUNCTION,
+            SECTION_TABLE,
+            SECTION_MEMORY,
+            SECTION_TAG,
+            SECTION_GLOBAL,
+            SECTION_EXPORT,
+            SECTION_START,
+            SECTION_ELEMENT,
+            SECTION_DATA_COUNT,
+            SECTION_CODE,
+            SECTION_DATA,
+        )
+    )
+}
+"""The order of sections in a module."""
+
 _HEADER_BYTES = 8
 _COPY_SECTION = "dl.copy"
 
-_Parts: TypeAlias = "list[bytes | memoryview]"
+Parts: TypeAlias = "list[bytes | memoryview]"
 
 
 def rename_imports(module: WasmModule, names: Sequence[tuple[str, str]]) -> bytes:
@@ -80,7 +110,7 @@ def rename_imports(module: WasmModule, names: Sequence[tuple[str, str]]) -> byte
         return module.data
     data = module.data
     reader = Reader(data, section.payload_start, section.end, module.name)
-    parts: _Parts = [encode.unsigned(len(names))]
+    parts: Parts = [encode.unsigned(len(names))]
     # Few module names for many imports: encode each once.
     prefixes: dict[str, bytes] = {}
     for (outer, inner), entry in zip(names, walk_imports(reader, module.types), strict=True):
@@ -88,7 +118,7 @@ def rename_imports(module: WasmModule, names: Sequence[tuple[str, str]]) -> byte
         if prefix is None:
             prefix = prefixes[outer] = encode.name_bytes(outer)
         parts += (prefix, encode.name_bytes(inner), data[entry.type_start : entry.type_end])
-    return _with_sections(module, {SECTION_IMPORT: parts})
+    return with_sections(module, {SECTION_IMPORT: parts})
 
 
 def numbered_copy(wasm: bytes, number: int) -> bytes:
@@ -136,10 +166,10 @@ def import_tags(module: WasmModule, names: Collection[str], kind: TagType) -> by
         tag_type(reader, module.types)
         entry = encode.name_bytes("env") + encode.name_bytes(exported[index]) + b"\x04"
         entries.append(entry + module.data[start : reader.pos])
-    return _with_sections(
+    return with_sections(
         module,
         {
-            SECTION_IMPORT: _appended(module, SECTION_IMPORT, entries),
+            SECTION_IMPORT: appended(module, SECTION_IMPORT, entries),
             SECTION_TAG: [encode.unsigned(count - len(entries)), module.data[reader.pos : section.end]],
         },
     )
@@ -154,7 +184,7 @@ def contains_wait_instructions(module: WasmModule) -> bool:
         MalformedModuleError: a body that had to be stepped through does not hold whole instructions.
         UnsupportedModuleError: such a body has an unknown instruction.
     """
-    return any(_shared_sites(module, body) for body in _bodies_to_scan(module))
+    return any(shared_sites(module, body) for body in bodies_to_scan(module))
 
 
 def uses_legacy_exceptions(module: WasmModule) -> bool:
@@ -217,7 +247,7 @@ def rewrite_waits(
         UnsupportedModuleError: such a body has an unknown instruction, or waits on another shared memory or
             on one with 64-bit addresses; or table 0 does not hold plain function references.
     """
-    sites = {body: found for body in _bodies_to_scan(module) if (found := _shared_sites(module, body))}
+    sites = {body: found for body in bodies_to_scan(module) if (found := shared_sites(module, body))}
     if not sites:
         return module.data
     _check_rewritable(module, sites, memory)
@@ -236,22 +266,20 @@ def rewrite_waits(
         call = slot + encode.call_indirect(types[number])
         unless_filled = _branch_if_empty(slot, is64=is64) if own_table else None
         bodies.append(_helper_body(number, offset, memory, call, unless_filled))
-    changes: dict[int, _Parts] = {
-        SECTION_TYPE: _appended(
-            module, SECTION_TYPE, [encode.function_type(_FUTEX_TYPES[number]) for number in numbers]
+    changes: dict[int, Parts | None] = {
+        SECTION_TYPE: appended(
+            module, SECTION_TYPE, [encode.function_type(FUTEX_TYPES[number]) for number in numbers]
         ),
-        SECTION_FUNCTION: _appended(
-            module, SECTION_FUNCTION, [encode.unsigned(types[n]) for n, _ in helpers]
-        ),
-        SECTION_CODE: _code(module, sites, calls, bodies),
+        SECTION_FUNCTION: appended(module, SECTION_FUNCTION, [encode.unsigned(types[n]) for n, _ in helpers]),
+        SECTION_CODE: code_section(module, sites, lambda site: calls[site.number, site.offset], bodies),
     }
     if not module.tables:
         entry = encode.name_bytes(table_import[0]) + encode.name_bytes(table_import[1]) + b"\x01\x70\x00\x00"
-        changes[SECTION_IMPORT] = _appended(module, SECTION_IMPORT, [entry])
-    return _with_sections(module, changes)
+        changes[SECTION_IMPORT] = appended(module, SECTION_IMPORT, [entry])
+    return with_sections(module, changes)
 
 
-def _bodies_to_scan(module: WasmModule) -> Iterator[Body]:
+def bodies_to_scan(module: WasmModule) -> Iterator[Body]:
     """List the bodies that may hold one of the three instructions, found by their bytes."""
     if not any(memory.limits.shared for memory in module.memories):
         return
@@ -268,7 +296,8 @@ def _bodies_to_scan(module: WasmModule) -> Iterator[Body]:
             yield body
 
 
-def _shared_sites(module: WasmModule, body: Body) -> list[AtomicSite]:
+def shared_sites(module: WasmModule, body: Body) -> list[AtomicSite]:
+    """Return a body's waits and notifies on shared memory, in order."""
     memories = module.memories
     return [
         site
@@ -308,7 +337,7 @@ def _helper_body(number: int, offset: int, memory: int, call: bytes, unless_fill
     load, align = (op.I64_ATOMIC_LOAD, 3) if number == ATOMIC_WAIT64 else (op.I32_ATOMIC_LOAD, 2)
     address = encode.local_get(0)
     operands = b"".join(
-        encode.local_get(parameter) for parameter in range(1, len(_FUTEX_TYPES[number].params))
+        encode.local_get(parameter) for parameter in range(1, len(FUTEX_TYPES[number].params))
     )
     add = encode.i32_const(offset) + op.I32_ADD if offset else b""
     check = address + encode.memory_access(load, align, offset, memory) + op.DROP
@@ -320,22 +349,23 @@ def _helper_body(number: int, offset: int, memory: int, call: bytes, unless_fill
     return encode.unsigned(len(code)) + code
 
 
-def _code(
+def code_section(
     module: WasmModule,
     sites: Mapping[Body, list[AtomicSite]],
-    calls: Mapping[tuple[int, int], bytes],
+    call: Callable[[AtomicSite], bytes],
     new_bodies: Sequence[bytes],
-) -> _Parts:
+) -> Parts:
+    """Give the code section's contents, with other code for some instructions, and more bodies at its end."""
     view = memoryview(module.data)
     reader = Reader(module.data, module.code_start, module.code_end, module.name)
     count = reader.count("function bodies")
-    parts: _Parts = [encode.unsigned(count + len(new_bodies))]
+    parts: Parts = [encode.unsigned(count + len(new_bodies))]
     copied = reader.pos
     for body, found in sites.items():
-        changed: _Parts = []
+        changed: Parts = []
         pos = body.code
         for site in found:
-            changed += (view[pos : site.start], calls[site.number, site.offset])
+            changed += (view[pos : site.start], call(site))
             pos = site.end
         changed.append(view[pos : body.end])
         parts += (view[copied : body.start], encode.unsigned(_size(changed)), *changed)
@@ -343,7 +373,7 @@ def _code(
     return [*parts, view[copied : module.code_end], *new_bodies]
 
 
-def _appended(module: WasmModule, number: int, items: Sequence[bytes]) -> _Parts:
+def appended(module: WasmModule, number: int, items: Sequence[bytes]) -> Parts:
     """Give a section's contents, a vector, with more items after the ones it has."""
     section = module.section(number)
     if section is None:
@@ -353,23 +383,27 @@ def _appended(module: WasmModule, number: int, items: Sequence[bytes]) -> _Parts
     return [encode.unsigned(count + len(items)), memoryview(module.data)[reader.pos : section.end], *items]
 
 
-def _with_sections(module: WasmModule, contents: Mapping[int, _Parts]) -> bytes:
-    """Copy a module with other contents in some sections; an import section is made if there was none."""
+def with_sections(module: WasmModule, contents: Mapping[int, Parts | None]) -> bytes:
+    """Copy a module with other contents in some sections; those that it lacks are made, None takes one out."""
     view = memoryview(module.data)
-    parts: _Parts = [view[:_HEADER_BYTES]]
-    missing = {number for number in contents if module.section(number) is None}
+    parts: Parts = [view[:_HEADER_BYTES]]
+    missing = sorted((number for number in contents if module.section(number) is None), key=_RANK.__getitem__)
+
+    def put(number: int, new: Parts | None) -> None:
+        if new is not None:
+            parts.extend((bytes([number]), encode.unsigned(_size(new)), *new))
+
     for section in module.sections:
-        new = contents.get(section.id)
-        if section.id == SECTION_CUSTOM or new is None:
+        while missing and section.id in _RANK and _RANK[missing[0]] < _RANK[section.id]:
+            put(missing[0], contents[missing.pop(0)])
+        if section.id == SECTION_CUSTOM or section.id not in contents:
             parts.append(view[section.start : section.end])
         else:
-            parts += (bytes([section.id]), encode.unsigned(_size(new)), *new)
-        if section.id == SECTION_TYPE and SECTION_IMPORT in missing:
-            # Imports come right after the types, which every module with code has.
-            new = contents[SECTION_IMPORT]
-            parts += (bytes([SECTION_IMPORT]), encode.unsigned(_size(new)), *new)
+            put(section.id, contents[section.id])
+    for number in missing:
+        put(number, contents[number])
     return b"".join(parts)
 
 
-def _size(parts: _Parts) -> int:
+def _size(parts: Parts) -> int:
     return sum(map(len, parts))

@@ -119,6 +119,62 @@ def test_cplusplus_with_exceptions_and_strings_runs(tmp_path: Path, kind: str) -
     assert (done.returncode, done.stdout) == (0, "4 -1\n"), done.stderr
 
 
+THREAD_LOCAL = """
+#include <cstdio>
+#include <cstdlib>
+struct Traced {
+  const char *name;
+  explicit Traced(const char *name) : name(name) {}
+  ~Traced() { printf("%s ", name); fflush(stdout); }
+};
+"""
+
+
+@pytest.mark.parametrize("kind", KIND)
+def test_thread_local_variables_are_destroyed_with_their_thread(tmp_path: Path, kind: str) -> None:
+    """Last first, a library's and the program's: before keys when a thread ends, before atexit when the program does."""
+    (tmp_path / "part.cpp").write_text(
+        THREAD_LOCAL
+        + 'thread_local Traced own("library");\nextern "C" const char *part() { return own.name; }\n'
+    )
+    (tmp_path / "main.cpp").write_text(
+        THREAD_LOCAL
+        + """
+extern "C" const char *part();
+thread_local Traced first("first");
+static Traced whole("static");
+static void *use(void *) { return (void *)(first.name == part()); }
+#ifdef _REENTRANT
+#include <pthread.h>
+static void *in_thread(void *key) {
+  pthread_setspecific(*(pthread_key_t *)key, key);
+  use(0);
+  pthread_exit(0);
+}
+#endif
+int main() {
+#ifdef _REENTRANT
+  pthread_key_t key;
+  pthread_t thread;
+  pthread_key_create(&key, [](void *) { printf("key "); });
+  pthread_create(&thread, 0, in_thread, &key);
+  pthread_join(thread, 0);
+#endif
+  use(0);
+  atexit([] { printf("atexit "); });
+  printf("end ");
+  exit(3);
+}
+"""
+    )
+    cc(tmp_path, *KIND[kind], "-shared", "part.cpp", "-o", "libpart.so", cplusplus=True)
+    cc(tmp_path, *KIND[kind], "main.cpp", "-L.", "-lpart", "-o", "main.wasm", cplusplus=True)
+    done = dlrun(tmp_path, "main.wasm")
+
+    thread = "library first key " if kind == "shared" else ""
+    assert (done.returncode, done.stdout) == (3, f"{thread}end library first atexit static "), done.stderr
+
+
 def test_objects_archives_and_names_are_linked_as_compilers_do(tmp_path: Path) -> None:
     """`-c`, several sources, `-D`, `-I`, `-Wl,` and an object given again."""
     (tmp_path / "include").mkdir()

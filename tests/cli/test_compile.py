@@ -124,6 +124,25 @@ class TestUse:
         (bundle / "mA.wasm").unlink()
         assert dlrun("compile", str(bundle / "mC.wasm")).returncode == 127
 
+    def test_an_ordinary_module_that_waits(
+        self, dlrun: DlRun, private: Path, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        """What is compiled of it is the copy that is run, whose waits are the linker's."""
+        path = private / "user.wasm"
+        (private / "one.wasm").write_bytes(module(returns("one", 1)))
+        wait = "(memory.atomic.wait32 (i32.const 0) (call $one) (i64.const -1))"
+        path.write_bytes(
+            module(
+                '(import "one" "one" (func $one (result i32)))',
+                f'(memory 1 1 shared) (func (export "f") (result i32) {wait})',
+            )
+        )
+        assert dlrun("compile", "--module-path", str(private), str(path)).returncode == 0
+        caplog.set_level("INFO", logger="dl.cache")
+        with dl.Linker(None, engine=Counting(), module_path=[private]) as linker:
+            assert linker.instantiate(path)["f"]() == 1
+        assert sum(message.endswith(".compiled used") for message in caplog.messages) == 2
+
 
 class TestRefusal:
     def refused(

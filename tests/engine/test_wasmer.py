@@ -178,6 +178,18 @@ def test_functions_keep_their_names(engine: Any) -> None:
     assert caught.value.frames == ("lib.so!inner", "lib.so!outer")
 
 
+def test_names_of_functions_may_be_anything(engine: Any) -> None:
+    """Names with line ends and NULs, which a guest may give its functions, do not confuse the frames of a trap."""
+    names = b"\x01\x09\x01\0\x06a\nb\0c\x0b"
+    wasm = bytes.fromhex("0061736d0100000001040160000003020100070501016600000a05010300000b")
+    wasm += b"\0" + bytes([len(names) + 5]) + b"\x04name" + names
+    store = engine.new_store(engine.host_functions(NoBoundary()))
+    with pytest.raises(TrapError) as caught:
+        store.instantiate(engine.compile(wasm), "odd.so").function("f", NOTHING)()
+
+    assert caught.value.frames == ("odd.so!a?b?c\x0b",)
+
+
 def test_a_stack_overflow_has_no_frames(engine: Any) -> None:
     """The engine tells no frames of a stack overflow; if it does, `docs/engine-wasmer.md` need not say so."""
     with pytest.raises(TrapError) as caught:

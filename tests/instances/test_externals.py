@@ -45,7 +45,11 @@ def test_a_memory_of_the_host_is_one_for_all_that_import_it(linker: dl.Linker) -
 
 def test_growth_beyond_what_the_engine_can_count_is_refused(linker: dl.Linker) -> None:
     """A number whose low 64 bits are small is as impossible as it is, and not growth by what these bits say."""
-    for memory in (linker.new_memory(1), linker.new_memory(1, is64=True), linker.new_memory(1, 4, shared=True)):
+    for memory in (
+        linker.new_memory(1),
+        linker.new_memory(1, is64=True),
+        linker.new_memory(1, 4, shared=True),
+    ):
         assert (memory.grow((1 << 64) + 1), memory.grow(1 << 64), memory.pages) == (None, None, 1)
     for table in (linker.new_table("externref", 1), linker.new_table("externref", 1, is64=True)):
         assert (table.grow((1 << 64) + 1, "x"), table.grow(1 << 64), len(table)) == (None, None, 1)
@@ -64,6 +68,20 @@ def test_a_shared_memory_with_wide_addresses_is_one_for_all_that_import_it(linke
         second["load"](1 << 32)
     with pytest.raises(dl.ImportTypeError):
         linker.instantiate(module('(import "a" "m" (memory 1 4 shared))', MEMORY), [memory])
+
+
+def test_a_shared_memory_of_an_instance_is_the_hosts_to_use(linker: dl.Linker) -> None:
+    """The host reads, writes and grows it; no other instance can import it, and it is as usable after that."""
+    owner = linker.instantiate(module("(memory 1 2 shared)", '(data (i32.const 4) "abc")', MEMORY))
+    memory = owner["memory"]
+    assert (memory.read(4, 3), memory.pages, memory.type.limits.shared) == (b"abc", 1, True)
+    memory.write(8, (9).to_bytes(4, "little"))
+    wasm = module('(import "m" "memory" (memory 1 2 shared))')
+    with pytest.raises(dl.EngineError, match="that an instance defines"):
+        linker.instantiate(wasm, {"m": owner})
+    assert (owner["load"](8), memory.grow(1), owner["grow"](1), memory.pages) == (9, 1, -1, 2)
+    with pytest.raises(dl.TrapError, match="out of bounds"):
+        owner["load"](2 << 16)
 
 
 def test_a_memory_of_an_instance_is_read_and_lent(linker: dl.Linker) -> None:
@@ -331,6 +349,38 @@ def test_limits_bound_what_the_host_and_instances_make() -> None:
         assert (linker.new_memory(64).grow(1), linker.new_table("funcref", 100).grow(1)) == (None, None)
         shared = linker.new_memory(1, 65536, shared=True)
         assert (shared.grow(63), shared.grow(1)) == (1, None)
+
+
+def test_the_bytes_of_all_memories_are_bounded() -> None:
+    """Memories of the host's and of instances count together as large as they are, and a failed one counts nothing."""
+    page = 65536
+    with dl.Linker(None, cache=False, limits=dl.Limits(instance_bytes=20 * page)) as linker:
+        memory = linker.new_memory(4, 100)
+        grower = linker.instantiate(
+            module(
+                '(memory (export "m") 4)', '(func (export "grow") (result i32) (memory.grow (i32.const 2)))'
+            )
+        )
+        linker.instantiate(module("(memory 2 2)"))
+        assert memory.grow(4) == 4  # 14 pages
+        for refused in (
+            lambda: linker.new_memory(7),
+            lambda: linker.new_memory(7, 7, shared=True),
+            lambda: linker.instantiate(module('(memory (export "m") 7)')),
+            lambda: linker.instantiate(module("(memory 1)")),  # it may grow to 4 GiB, which nobody would see
+        ):
+            with pytest.raises(dl.ResourceLimitError, match="max-instance-bytes") as refusal:
+                refused()
+            assert refusal.value.limit == "instance_bytes"
+        assert (memory.grow(7), memory.grow(0)) == (None, 8)
+        assert grower["grow"]() == 4  # 16 pages, by the guest
+        assert memory.grow(5) is None
+        with pytest.raises(dl.ImportTypeError):
+            linker.instantiate(module('(import "a" "b" (global i64))', "(memory 4 4)"), [memory])
+        with pytest.raises(dl.InitializationError):
+            linker.instantiate(module('(memory (export "m") 1)', "(start $s)", "(func $s unreachable)"))
+        # A memory that was made stays, also if the start function trapped: 17.
+        assert (memory.grow(4), memory.grow(3), memory.grow(1)) == (None, 8, None)
 
 
 def test_a_shared_memory_is_lent_to_another_program(linker: dl.Linker) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 
 import dl
@@ -332,3 +334,47 @@ def test_a_constant_of_a_subtype_serves_an_import() -> None:
         assert group.dlsym(fits, "null")() == 0
         with pytest.raises(dl.ImportTypeError):
             group.dlopen(library(MEMORY, *(field.format("externref") for field in user)))
+
+
+SIGNATURES = [
+    ((), ("i32",)),
+    (("i32",), ("i32",)),
+    (("i64",), ("i32",)),
+    (("i32",), ()),
+    (("f32", "v128"), ("f64",)),
+]
+
+
+class TestHost:
+    @pytest.mark.parametrize("have", SIGNATURES)
+    def test_libraries_and_instances_take_the_same(
+        self, have: tuple[tuple[str, ...], tuple[str, ...]]
+    ) -> None:
+        """A function of the host's fits an import of a library exactly if it fits an instance's: one type of these."""
+        function = dl.HostFunction(lambda *_: 1, *have)
+
+        def takes(load: Callable[[bytes], object], source: bytes) -> bool:
+            try:
+                load(source)
+            except dl.ImportTypeError:
+                return False
+            return True
+
+        for want in SIGNATURES:
+            wanted = imports("f", f"(param {' '.join(want[0])}) (result {' '.join(want[1])})")
+            with dl.Linker(None, cache=False, imports={"env": {"f": function}}) as program:
+                taken = [
+                    takes(program.main_group.dlopen, library(wanted)),
+                    takes(program.instantiate, module(wanted)),
+                    takes(lambda source: program.instantiate(source, [function]), module(wanted)),
+                ]
+            assert taken == [have == want] * 3
+
+    def test_the_stack_pointer(self) -> None:
+        """It fits an import of its own type only."""
+        with dl.Linker(None, cache=False) as program:
+            for kind in ("i32", "(mut i64)", "(mut f32)"):
+                pointer = f'(import "env" "__stack_pointer" (global {kind}))'
+                with pytest.raises(dl.ImportTypeError, match="mutable i32"):
+                    program.main_group.dlopen(library(pointer))
+            program.main_group.dlopen(library('(import "env" "__stack_pointer" (global (mut i32)))'))

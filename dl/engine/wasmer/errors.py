@@ -106,7 +106,7 @@ def _described(failure: int | None, view: c.FailureView, names: Names, module: s
 
 def _frames(view: c.FailureView, names: Names) -> tuple[str, ...]:
     frames = []
-    for line in _text(view.frames, view.frames_bytes).splitlines():
+    for line in _text(view.frames, view.frames_bytes).split("\n")[:-1]:
         module, index, function = line.split("\0")
         frames.append(f"{names.modules.get(module, module) or '?'}!{function or f'function {index}'}")
     return tuple(frames)

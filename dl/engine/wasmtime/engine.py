@@ -173,7 +173,7 @@ class WasmtimeEngine:
     def shared_memory(self, kind: MemoryType) -> WasmtimeSharedMemory:
         is64 = kind.limits.is64
         if is64 not in self._probes:
-            self._probes[is64] = self.compile(probe_module(is64))
+            self._probes[is64] = self.compile(probe_module(is64=is64))
         return new_shared_memory(self.pointer, kind, self._probes[is64])
 
     def host_functions(self, boundary: Boundary) -> WasmtimeHostFunctions:

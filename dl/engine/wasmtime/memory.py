@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 
 PROBE_NAMESPACE = "probe"
 
+_MOST_PAGES_64 = 1 << 48
 _MOST_PAGES = ADDRESS_SPACE_BYTES // PAGE_BYTES
-_MOST_PAGES_64 = (1 << 64) // PAGE_BYTES
 
 
 class WasmtimeSharedMemory:
@@ -134,11 +134,8 @@ def _memory_type(kind: MemoryType) -> Iterator[int]:
         c.memorytype_delete(pointer.value)
 
 
-def probe_module(is64: bool) -> bytes:
-    """Generate a module that imports any shared memory with addresses of one width, and exports a table of its own.
-
-    `owned_memory` says what it is for.
-    """
+def probe_module(*, is64: bool) -> bytes:
+    """Generate a module that imports any shared memory of one address width, and exports a table; see `owned_memory`."""
     build = ModuleBuilder()
     most = _MOST_PAGES_64 if is64 else _MOST_PAGES
     build.import_(PROBE_NAMESPACE, "memory", MemoryType(Limits(0, most, shared=True, is64=is64)))

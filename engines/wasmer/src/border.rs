@@ -78,7 +78,8 @@ impl Failure {
         let mut failure = Self::new(kind, error.message());
         failure.code = error.clone().to_trap().map_or(NO_CODE, |code| code as i32);
         for frame in error.trace().iter().take(MOST_FRAMES) {
-            let name = frame.function_name().unwrap_or_default();
+            // A guest names its functions as it likes; what separates frames must not be in a name.
+            let name = frame.function_name().unwrap_or_default().replace(['\0', '\n'], "?");
             failure.frames += &format!("{}\0{}\0{name}\n", frame.module_name(), frame.func_index());
         }
         if let Some(exception) = error.to_exception() {

@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from typing_extensions import ParamSpec
 
+from dl.api.linker_base import LinkerBase
 from dl.errors import LinkerUsageError, ResourceLimitError
 from dl.group import InstanceGroup
 from dl.groups.host_threads import HostThread
-from dl.linker_base import LinkerBase
 
 if TYPE_CHECKING:
     from typing import Concatenate

@@ -9,15 +9,15 @@ from operator import index
 from threading import get_ident
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
-from dl.blocks import lent_arguments
-from dl.deadlines import bounded
+from dl.api.blocks import lent_arguments
+from dl.api.deadlines import bounded
+from dl.api.values import meaning, reads_address
 from dl.dlfcn import ModuleHandle
 from dl.errors import InvalidHandleError, LinkerUsageError, ValueConversionError
 from dl.groups.entry import Group
 from dl.groups.errors import dl_error
 from dl.modules.symbols import FunctionSymbol
 from dl.program.state import LinkerState
-from dl.values import meaning, reads_address
 from dl.wasm.types import FuncType
 from threads import DETACHED, ThreadsError
 

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from dl.api.linker_base import LinkerBase
 from dl.instances.externals import External, Function, Global, Memory, Table, Tag
 from dl.instances.instance import Given, Instance, Module
 from dl.instances.lists import spectest_imports, wasi_imports
 from dl.instances.made import limits, signature
-from dl.linker_base import LinkerBase
+from dl.instances.rules import Initialize
 from dl.options import ModuleSource
 from dl.wasm.types import FuncType, GlobalType, MemoryType, TableType, TagType
 
@@ -28,7 +29,7 @@ class Instantiation(LinkerBase):
         *,
         name: str | None = None,
         strict: bool = False,
-        initialize: bool = True,
+        initialize: Initialize = True,
     ) -> Instance:
         """Instantiate a module, and before it the modules that it imports from by name.
 
@@ -40,7 +41,10 @@ class Instantiation(LinkerBase):
             name: what messages call the instance.
             strict: whether all must be given; else what is missing comes from instances that are registered, from what is
                 built in, and from modules that are found by name, in this order.
-            initialize: whether WASI's rules for commands and reactors hold, and `_initialize` of a reactor is called.
+            initialize: whether WASI's rules for commands and reactors hold, and what a module exports for that is called once:
+                `_initialize` of a reactor, `__post_instantiate`, and `__wasm_call_ctors` of a module without WASI that has
+                neither `_start` nor `_initialize`. "wasi" calls `_initialize` only where WASI is imported, and
+                `__wasm_call_ctors` wherever it is not, as WAMR does.
 
         Returns:
             The instance; its `sources` say where each import came from.
@@ -49,7 +53,7 @@ class Instantiation(LinkerBase):
             ImportTypeError: something that was given or found does not fit.
             UnresolvedSymbolsError: nothing serves some imports.
             ImportCycleError: modules import from each other by name in a circle.
-            InitializationError: a start function, an active segment or `_initialize` trapped.
+            InitializationError: a start function, an active segment or one of those functions trapped.
             DlError: a module cannot be read or compiled. After any of these all externals can be used as before.
         """
         self._check_open()

@@ -15,6 +15,7 @@ from typing import Any
 
 from typing_extensions import Self
 
+from dl.api.values import checked_result
 from dl.errors import LinkerUsageError
 from dl.glue.names import HOST_NAMESPACE
 from dl.glue.trampolines import callback_type
@@ -22,7 +23,6 @@ from dl.link.slots import SlotOperations
 from dl.options import parse_signature
 from dl.program.host_symbols import check_numbers
 from dl.program.program import Program
-from dl.values import checked_result
 from dl.wasm.types import FuncType
 from threads import uninterrupted
 

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from operator import index
 from typing import TYPE_CHECKING, SupportsIndex
 
+from dl.api.guest import GuestData, GuestFunction
 from dl.dlfcn import MAIN_HANDLE, AddressKind, DlFlags, ModuleHandle
 from dl.errors import LinkerUsageError
 from dl.glue.resolution import LazyStub
 from dl.groups.entry import Group
-from dl.guest import GuestData, GuestFunction
 from dl.link.addresses import data_at, data_range, function_at, location_of
 from dl.link.sources import scope_of
 from dl.modules.linked_module import LinkedModule

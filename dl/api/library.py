@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 from typing_extensions import Self
 
+from dl.api.guest import GuestData, GuestFunction, TypedFunction
+from dl.api.loaded import LoadedModule, ModuleSymbol
 from dl.dlfcn import MAIN_HANDLE, ModuleHandle
 from dl.errors import InvalidHandleError, LinkerUsageError, SymbolNotFoundError
-from dl.guest import GuestData, GuestFunction, TypedFunction
-from dl.loaded import LoadedModule, ModuleSymbol
 from dl.modules.linked_module import LinkedModule
 from dl.modules.symbols import DataSymbol, FunctionSymbol, TlsSymbol
 

@@ -14,8 +14,8 @@ from dl.errors import LinkerUsageError, ResourceLimitError
 from memory import ADDRESS_SPACE_BYTES, Block, LinearMemory
 
 if TYPE_CHECKING:
+    from dl.api.linker_base import LinkerBase
     from dl.linker import Linker
-    from dl.linker_base import LinkerBase
 
 BlockSource = Literal["linker", "program"]
 """Where a block comes from: the linker's own memory, or the `malloc` that the program's C code calls."""

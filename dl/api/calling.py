@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, overload
 
-from dl.blocks import BlockSource, GuestBlock, allocated
-from dl.callbacks import Callback
+from dl.api.blocks import BlockSource, GuestBlock, allocated
+from dl.api.callbacks import Callback
+from dl.api.linker_base import LinkerBase
+from dl.api.values import AnnotatedFunction
 from dl.errors import LinkerUsageError
-from dl.linker_base import LinkerBase
-from dl.values import AnnotatedFunction
 from dl.wasm.types import FuncType
 
 

@@ -16,7 +16,7 @@ from dl.errors import GuestTimeoutError, LinkerUsageError, ResourceLimitError
 from dl.groups.entry import Group
 
 if TYPE_CHECKING:
-    from dl.linker_base import LinkerBase
+    from dl.api.linker_base import LinkerBase
 
 _GLANCE_SECONDS = 0.002
 """The shortest time after which processor time is looked at again."""

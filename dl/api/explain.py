@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
+from dl.api.loaded import LoadedModule
 from dl.dlfcn import MAIN_HANDLE, ModuleHandle
 from dl.errors import SymbolNotFoundError
 from dl.glue.resolution import (
@@ -22,7 +23,6 @@ from dl.glue.resolution import (
     ThroughTable,
 )
 from dl.link.sources import ENV, GOT_FUNC, GOT_MEM, described, scope_of
-from dl.loaded import LoadedModule
 from dl.modules.linked_module import LinkedModule
 from dl.program.host_symbols import FINALIZERS
 from dl.wasm.records import Import

@@ -5,13 +5,13 @@ from __future__ import annotations
 from operator import index
 from typing import Literal, SupportsIndex
 
+from dl.api.explain import Explanation, explain
+from dl.api.linker_base import LinkerBase
+from dl.api.loaded import AddressInfo, LoadedModule, address_info
+from dl.api.memory_map import MemoryMap, memory_map
 from dl.dlfcn import ModuleHandle
 from dl.errors import InvalidHandleError, LinkerUsageError
-from dl.explain import Explanation, explain
 from dl.groups.errors import check_process
-from dl.linker_base import LinkerBase
-from dl.loaded import AddressInfo, LoadedModule, address_info
-from dl.memory_map import MemoryMap, memory_map
 from dl.modules.linked_module import LinkedModule
 from dl.program.events import Events
 from dl.program.statistics import LinkerStatistics, linker_statistics, unused_imports

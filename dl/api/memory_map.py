@@ -7,9 +7,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from dl.api.memory_page import page
 from dl.dlfcn import MAIN_HANDLE
 from dl.link.addresses import data_range
-from dl.memory_page import page
 from dl.program.table import RESERVED_TABLE_SLOTS
 
 if TYPE_CHECKING:

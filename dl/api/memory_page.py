@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from dl.memory_map import MapRegion
+    from dl.api.memory_map import MapRegion
 
 _COLOURS = {
     "data": "#4e79a7",

@@ -1,0 +1,1 @@
+"""What users hold beside the linker and its groups: libraries, functions, blocks of memory, executors, descriptions."""
