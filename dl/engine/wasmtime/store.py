@@ -69,7 +69,7 @@ def _number_type() -> int:
     return made
 
 
-_OWN_SHARED_MEMORY = "a shared memory that an instance defines cannot be imported by others; have it imported (wasm-ld --import-memory)"
+_OWN_SHARED_MEMORY = "a shared memory that an instance defines cannot be imported by others; have it imported (--import-memory)"
 
 
 class WasmtimeStore(NativeStore):
