@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import signal
+import threading
 import time
 from collections.abc import Callable, Iterator
 
@@ -215,3 +217,21 @@ def test_memories_of_64_bits_and_of_its_own() -> None:
         for name, expected in (("far", 5), ("own", 0)):
             with pytest.raises(dl.ProgramDeadlockedError):
                 instance[name](expected, -1)
+
+
+def test_ctrl_c_ends_a_wait_of_the_main_thread(linker: dl.Linker) -> None:
+    """SIGINT while an instance's function waits raises KeyboardInterrupt, and the instance can be used as before."""
+    instance = linker.instantiate(ON_PROGRAMS)
+    go = threading.Event()
+
+    def interrupt(_group: dl.InstanceGroup) -> None:
+        eventually(lambda: waiting(linker) == 1)
+        signal.raise_signal(signal.SIGINT)
+        assert go.wait(20)
+
+    thread = linker.spawn(interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        instance["wait32"](4, 0, -1)
+    go.set()
+    thread.join(20)
+    assert instance["wait32"](4, 1, -1) == 1
