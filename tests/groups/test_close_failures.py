@@ -290,8 +290,9 @@ def test_the_c_library_s_list_does_not_grow_with_each_close() -> None:
         placed.append((function, argument))
 
     libraries = {"c.so": c_library, "a.so": registering("__cxa_atexit"), "b.so": registering("__cxa_atexit")}
-    imports = {"env": {"ran": ran.append, "placed": place}}
-    with dl.Linker(None, libraries=libraries, imports=imports) as linker:
+    with dl.Linker(
+        None, libraries=libraries, imports={"env": {"ran": ran.append, "placed": place}}
+    ) as linker:
         group = linker.main_group
         run = group.dlsym(group.dlopen("c.so", dl.RTLD_NOW | dl.RTLD_GLOBAL), "run")
         stays = group.dlsym(group.dlopen("b.so"), "register")
