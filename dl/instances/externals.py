@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from dl.groups.entry import Group
 
 _PAGE = 65536
+_MOST_COUNT = (1 << 64) - 1
+"""The most pages or elements that an engine can be asked for: it takes the low 64 bits of a number."""
 _WIDTHS = {"i32": 32, "f32": 32, "i64": 64, "f64": 64}
 
 
@@ -155,6 +157,8 @@ class Memory(External):
         """
         if pages < 0:
             raise LinkerUsageError(f"a memory cannot grow by {pages} pages")
+        if pages > _MOST_COUNT:
+            return None
         limits = cast("MemoryType", self._link_type.type).limits
         most = self._reach.program.options.limits.memory_pages
         if limits.shared and self.pages + pages > most:  # the store's own limit bounds the others
@@ -220,7 +224,10 @@ class Table(External):
         """
         if count < 0:
             raise LinkerUsageError(f"a table cannot grow by {count} elements")
-        former: int | None = self._found().grow(count, self._reach.to_engine(self._element(), value))
+        element = self._reach.to_engine(self._element(), value)
+        if count > _MOST_COUNT:
+            return None
+        former: int | None = self._found().grow(count, element)
         return former
 
 

@@ -30,13 +30,14 @@ class GivenImports:
         self._by_module: dict[str, Any] = {}
         if given is None:
             return
+        other: object = given  # callers need not hold to its type
         if isinstance(given, Mapping):
             for key, value in given.items():
                 self._add(key, value, name)
-        elif not isinstance(given, (str, bytes)):
-            if len(given) > len(imports):
-                raise LinkerUsageError(f"{name} has {len(imports)} imports, but {len(given)} were given")
-            self._by_position = given
+        elif isinstance(other, Sequence) and not isinstance(other, (str, bytes)):
+            if len(other) > len(imports):
+                raise LinkerUsageError(f"{name} has {len(imports)} imports, but {len(other)} were given")
+            self._by_position = other
         else:
             raise LinkerUsageError(f"imports must be a list or a mapping, not {given!r}")
 

@@ -43,6 +43,47 @@ def test_a_memory_of_the_host_is_one_for_all_that_import_it(linker: dl.Linker) -
         memory.grow(-1)
 
 
+def test_growth_beyond_what_the_engine_can_count_is_refused(linker: dl.Linker) -> None:
+    """A number whose low 64 bits are small is as impossible as it is, and not growth by what these bits say."""
+    for memory in (
+        linker.new_memory(1),
+        linker.new_memory(1, is64=True),
+        linker.new_memory(1, 4, shared=True),
+    ):
+        assert (memory.grow((1 << 64) + 1), memory.grow(1 << 64), memory.pages) == (None, None, 1)
+    for table in (linker.new_table("externref", 1), linker.new_table("externref", 1, is64=True)):
+        assert (table.grow((1 << 64) + 1, "x"), table.grow(1 << 64), len(table)) == (None, None, 1)
+
+
+def test_a_shared_memory_with_wide_addresses_is_one_for_all_that_import_it(linker: dl.Linker) -> None:
+    """Host and instances share it as one with narrow addresses, and an access outside of it is a trap."""
+    memory = linker.new_memory(1, 4, shared=True, is64=True)
+    text = """(func (export "load") (param i64) (result i32) (i32.load (local.get 0)))
+      (func (export "grow") (result i64) (memory.grow (i64.const 1)))"""
+    wasm = module('(import "a" "m" (memory i64 1 4 shared))', text)
+    first, second = linker.instantiate(wasm, [memory]), linker.instantiate(wasm, [memory])
+    memory.write(4, (7).to_bytes(4, "little"))
+    assert (first["load"](4), first["grow"](), second["load"](4), memory.pages) == (7, 1, 7, 2)
+    with pytest.raises(dl.TrapError, match="out of bounds"):
+        second["load"](1 << 32)
+    with pytest.raises(dl.ImportTypeError):
+        linker.instantiate(module('(import "a" "m" (memory 1 4 shared))', MEMORY), [memory])
+
+
+def test_a_shared_memory_of_an_instance_is_the_hosts_to_use(linker: dl.Linker) -> None:
+    """The host reads, writes and grows it; no other instance can import it, and it is as usable after that."""
+    owner = linker.instantiate(module("(memory 1 2 shared)", '(data (i32.const 4) "abc")', MEMORY))
+    memory = owner["memory"]
+    assert (memory.read(4, 3), memory.pages, memory.type.limits.shared) == (b"abc", 1, True)
+    memory.write(8, (9).to_bytes(4, "little"))
+    wasm = module('(import "m" "memory" (memory 1 2 shared))')
+    with pytest.raises(dl.EngineError, match="that an instance defines"):
+        linker.instantiate(wasm, {"m": owner})
+    assert (owner["load"](8), memory.grow(1), owner["grow"](1), memory.pages) == (9, 1, -1, 2)
+    with pytest.raises(dl.TrapError, match="out of bounds"):
+        owner["load"](2 << 16)
+
+
 def test_a_memory_of_an_instance_is_read_and_lent(linker: dl.Linker) -> None:
     """What a module defines and exports is the host's to use and another module's to import."""
     owner = linker.instantiate(module("(memory 1)", '(data (i32.const 4) "abc")', MEMORY))

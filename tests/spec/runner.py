@@ -33,6 +33,9 @@ TRAPS = {
 }
 """What our traps are called where the specification calls them otherwise; the rest have the specification's names."""
 
+NULLS = ("refnull", "nullref", "nullfuncref", "nullexternref", "nullexnref")
+"""Types whose only value is null."""
+
 REFUSED_MODULE = (dl.InvalidModuleError, dl.MalformedModuleError, dl.UnsupportedModuleError)
 REFUSED_LINK = (dl.ImportTypeError, dl.UnresolvedSymbolsError)
 
@@ -272,10 +275,12 @@ class Script:
             return _bits_are(
                 kind, int.from_bytes(struct.pack("<f" if kind == "f32" else "<d", have), "little"), text
             )
-        if kind == "refnull" or text == "null":
+        if kind in NULLS or text == "null":
             return have is None
         if kind == "externref":
-            return isinstance(have, External) and (text is None or have is self._external(text))
+            if text is not None:
+                return have is self._external(text)
+            return isinstance(have, (External, Reference))
         return isinstance(have, Function if kind == "funcref" else Reference)
 
 
@@ -291,7 +296,7 @@ def _is_nan(value: dict[str, Any]) -> bool:
 
 
 def _null(value: dict[str, Any]) -> None:
-    assert value.get("value", "null") == "null" or value["type"] == "refnull", f"{value} cannot be passed"
+    assert value.get("value", "null") == "null" or value["type"] in NULLS, f"{value} cannot be passed"
 
 
 def _float(kind: str, bits: int) -> float:

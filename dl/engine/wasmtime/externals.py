@@ -18,7 +18,7 @@ from dl.engine.protocol import RawFunction
 from dl.engine.wasmtime import c
 from dl.engine.wasmtime.errors import check
 from dl.engine.wasmtime.host import described_type, value_type
-from dl.engine.wasmtime.memory import WasmtimeMemory
+from dl.engine.wasmtime.memory import WasmtimeMemory, WasmtimeSharedMemory
 from dl.engine.wasmtime.references import has_references, read_value, release, write_value, write_values
 from dl.errors import EngineError
 from dl.wasm.types import FuncType, GlobalType
@@ -237,19 +237,11 @@ def _kind_name(number: int) -> str:
 
 
 def external_of(store: WasmtimeStore, extern: c.Extern) -> Any:
-    """Return the object for a native external of a store.
-
-    Raises:
-        EngineError: it is a shared memory that an instance defines.
-    """
+    """Return the object for a native external of a store."""
     if extern.kind == c.EXTERN_FUNC:
         return WasmtimeFunction(store, c.Func.from_buffer_copy(extern.of.func))
     if extern.kind == c.EXTERN_SHARED_MEMORY:
-        c.shared_memory_delete(extern.of.shared_memory)
-        raise EngineError(
-            "a shared memory that an instance defines cannot be imported by others; have it imported (wasm-ld "
-            "--import-memory)"
-        )
+        return WasmtimeSharedMemory(extern.of.shared_memory)
     kinds = {c.EXTERN_GLOBAL: WasmtimeGlobal, c.EXTERN_TABLE: WasmtimeTable, c.EXTERN_TAG: WasmtimeTag}
     return kinds.get(extern.kind, WasmtimeMemory)(store, extern)
 

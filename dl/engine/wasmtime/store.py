@@ -69,6 +69,9 @@ def _number_type() -> int:
     return made
 
 
+_OWN_SHARED_MEMORY = "a shared memory that an instance defines cannot be imported by others; have it imported (--import-memory)"
+
+
 class WasmtimeStore(NativeStore):
     """One thread's instances.
 
@@ -122,10 +125,7 @@ class WasmtimeStore(NativeStore):
         extern = memory.extern()
         if isinstance(memory, WasmtimeSharedMemory):
             if memory.probe is None:
-                raise EngineError(
-                    "a shared memory that an instance defines cannot be imported by others; have it imported (wasm-ld "
-                    "--import-memory)"
-                )
+                raise EngineError(_OWN_SHARED_MEMORY)
             self._define(PROBE_NAMESPACE, "memory", extern)
             extern = owned_memory(
                 self.context(), self.instantiate(memory.probe, PROBE_NAMESPACE).table("table"), memory
@@ -203,6 +203,8 @@ class WasmtimeStore(NativeStore):
         context = self.context()
         self._names.modules[module.name] = frame_name(name)
         self._define_host_functions()
+        if any(isinstance(one, WasmtimeSharedMemory) for one in imports or ()):
+            raise EngineError(_OWN_SHARED_MEMORY)  # it would get a second owner: see `owned_memory`
         given = (
             None if imports is None else (c.Extern * max(len(imports), 1))(*(one.extern() for one in imports))
         )
