@@ -222,18 +222,14 @@ _NAMES = {
 """Where each public name is. A file is imported when one of its names is first asked for, so that naming an exception costs
 no engine, and only what needs anyio imports it."""
 
-__version__: str
-"""The version of the distribution `wasix-dl` that is installed."""
+__version__ = "0.1.0"
+"""The version of the distribution `wasix-dl`; pyproject.toml reads it here, so that a tree that is not installed has it too."""
 
 _FILES = {name: file for file, names in _NAMES.items() for name in names}
 
 
 def __getattr__(name: str) -> Any:
     """Import the file that a name is in."""
-    if name == "__version__":
-        from importlib.metadata import version  # noqa: PLC0415  costs more than all of this file, and few ask
-
-        return version("wasix-dl")
     file = _FILES.get(name)
     if file is None:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -114,16 +114,12 @@ def _print_version(context: click.Context, _option: click.Parameter, wanted: boo
     if not wanted or context.resilient_parsing:
         return
     import platform  # noqa: PLC0415  as costly to import as click
-    from importlib.metadata import PackageNotFoundError, version  # noqa: PLC0415
+    from importlib.metadata import version  # noqa: PLC0415
 
-    def found(distribution: str) -> str:
-        try:
-            return version(distribution)
-        except PackageNotFoundError:
-            return "unknown (not installed)"
+    from dl import __version__  # noqa: PLC0415
 
     python = f"{platform.python_implementation()} {platform.python_version()}"
-    click.echo(f"dlrun {found('wasix-dl')} (wasmtime {found('wasmtime')}, {python})")
+    click.echo(f"dlrun {__version__} (wasmtime {version('wasmtime')}, {python})")
     context.exit()
 
 
