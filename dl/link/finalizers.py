@@ -14,9 +14,9 @@ from __future__ import annotations
 import itertools
 import logging
 import threading
+import weakref
 from collections.abc import Callable
 from dataclasses import dataclass
-from threading import get_ident
 
 from dl.dlfcn import MAIN_HANDLE, ModuleHandle
 from dl.errors import DlError, FinalizationError, SymbolNotFoundError, TrapError, UnresolvedCallError
@@ -45,7 +45,11 @@ SIGNATURES = {
 }
 
 
-@dataclass
+MOST_SPARE = 64
+"""Places in the C library's list, of libraries that are gone, from which on these are used again."""
+
+
+@dataclass(eq=False)
 class _Registration:
     """One function to run.
 
@@ -53,19 +57,32 @@ class _Registration:
         module: the library that holds it.
         function: its table index.
         argument: what it gets; None for a handler of `atexit`, which gets nothing.
-        thread: the thread at whose end it runs; None for the program's end.
+        group: of the thread at whose end it runs; None for the program's end. Not the thread's identity, which the next thread
+            may have again.
+        placed: whether the C library's list has a place for it.
     """
 
     module: ModuleHandle
     function: int
     argument: int | None
-    thread: int | None
+    group: weakref.ref[Group] | None
+    placed: bool = False
+
+    def ends_with(self, group: Group | None) -> bool:
+        """Whether it runs at the end of a group's thread, or for None at the program's."""
+        if self.group is None or group is None:
+            return self.group is None and group is None
+        return self.group() is group
 
 
 class Finalizers:
     """The registrations of one program.
 
-    `_lock` guards `_registered`; a leaf: what was registered runs without it.
+    `_lock` guards `_registered` and `_spare`; a leaf: what was registered runs without it.
+
+    Nothing leaves a C library's list before the program's end. So that it does not grow with each library that comes and goes,
+    the places of those that are gone are used again from `MOST_SPARE` on. What was registered later then moves up by one place,
+    so that all run in the order in which they were registered.
 
     Attributes:
         make_entry: makes a Python function a function pointer of the guest; set once, when callbacks are there.
@@ -78,6 +95,7 @@ class Finalizers:
         self._lock = threading.Lock()
         self._numbers = itertools.count(1)
         self._registered: dict[int, _Registration] = {}
+        self._spare: set[int] = set()
         self._entry = 0
 
     def functions(self) -> dict[str, SystemFunction]:
@@ -92,31 +110,46 @@ class Finalizers:
     # registering, by a library's code
 
     def _cxa_atexit(self, function: int, argument: int, dso: int) -> int:
-        return self._register("__cxa_atexit", function, argument, dso, None)
+        return self._register("__cxa_atexit", function, argument, dso)
 
     def _atexit(self, function: int) -> int:
-        return self._register("__cxa_atexit", function, None, 0, None)
+        return self._register("__cxa_atexit", function, None, 0)
 
     def _thread_atexit(self, function: int, argument: int, dso: int) -> int:
-        return self._register("__cxa_thread_atexit", function, argument, dso, get_ident())
+        return self._register("__cxa_thread_atexit", function, argument, dso, self._groups.current())
 
     def _register(
-        self, registrar: str, function: int, argument: int | None, dso: int, thread: int | None
+        self, registrar: str, function: int, argument: int | None, dso: int, owner: Group | None = None
     ) -> int:
         function &= 0xFFFFFFFF
         module = self._program.state.module_with_function(function)
         number = next(self._numbers) & 0x7FFFFFFF
-        if module is not None:
-            with self._lock:
-                self._registered[number] = _Registration(module.handle, function, argument, thread)
         group = self._groups.current()
         real = find_symbol(registrar, self._program.state.global_scope)
+        has_list = isinstance(real, FunctionSymbol) and real.type == _CXA
+        if module is not None:
+            reference = None if owner is None else weakref.ref(owner)
+            placed = has_list and module.handle != MAIN_HANDLE
+            new = _Registration(module.handle, function, argument, reference, placed)
+            with self._lock:
+                if placed and owner is None and len(self._spare) >= MOST_SPARE:
+                    self._use_again(new)
+                    return 0
+                self._registered[number] = new
         if not isinstance(real, FunctionSymbol) or real.type != _CXA:
             return 0  # there is no C library to run it at the program's end; its own library's end does
         call = group.instances.function(real.module, real.name, real.type)
         if module is None or module.handle == MAIN_HANDLE:
             return int(group.in_guest(call, function, argument or 0, dso))
         return int(group.in_guest(call, self._entry_pointer(), number, dso))
+
+    def _use_again(self, new: _Registration) -> None:
+        """Give a registration the last place, and those since the place that is taken each the one before. Under the lock."""
+        place = max(self._spare)
+        self._spare.remove(place)
+        behind = [n for n, r in self._registered.items() if n > place and r.placed and r.group is None]
+        moved = [self._registered.pop(n) for n in behind]
+        self._registered.update(zip([place, *behind], [*moved, new], strict=True))
 
     def _entry_pointer(self) -> int:
         if not self._entry:
@@ -132,6 +165,7 @@ class Finalizers:
         """Run a registration for the C library, unless the end of its library has run it."""
         with self._lock:
             registration = self._registered.pop(number, None)
+            self._spare.discard(number)
         if registration is not None:
             self._groups.current().call_pointer(registration.function, registration.argument)
 
@@ -145,13 +179,15 @@ class Finalizers:
             module: the library, which nobody can find any longer.
         """
         failures: list[BaseException] = []
-        for thread in (get_ident(), None):
+        for owner in (group, None):
             while True:
-                number = self._last(module.handle, thread)
+                number = self._last(module.handle, owner)
                 if number is None:
                     break
                 with self._lock:
                     registration = self._registered.pop(number)
+                    if registration.placed and owner is None:
+                        self._spare.add(number)
                 self._guarded(
                     failures,
                     module,
@@ -172,9 +208,9 @@ class Finalizers:
                 del self._registered[number]
         return failures
 
-    def _last(self, module: ModuleHandle, thread: int | None) -> int | None:
+    def _last(self, module: ModuleHandle, owner: Group | None) -> int | None:
         with self._lock:
-            own = [n for n, r in self._registered.items() if r.module == module and r.thread == thread]
+            own = [n for n, r in self._registered.items() if r.module == module and r.ends_with(owner)]
         return own[-1] if own else None
 
     @staticmethod

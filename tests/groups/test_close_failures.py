@@ -247,6 +247,69 @@ def test_thread_local_destructors_are_those_of_the_closing_thread() -> None:
     assert ran == [2, 1]
 
 
+def registering(registrar: str) -> bytes:
+    """A library whose function registers another, with the argument that it gets, for its end."""
+    return small_library(
+        TABLE,
+        TABLE_BASE,
+        f'(import "env" "{registrar}" (func $atexit (param i32 i32 i32) (result i32)))',
+        '(import "env" "ran" (func $ran (param i32)))',
+        "(func $end (param i32) (call $ran (local.get 0)))",
+        "(elem (global.get $table_base) $end)",
+        '(func (export "register") (param i32)'
+        " (drop (call $atexit (global.get $table_base) (local.get 0) (i32.const 0))))",
+        table_size=1,
+    )
+
+
+def test_a_thread_that_has_ended_leaves_its_destructors_to_no_other() -> None:
+    """A later thread has the system's identity of an earlier one, and closes the library: what that registered does not run."""
+    ran: list[int] = []
+    shared = dl.MemoryType(minimum=20, maximum=200, shared=True)
+    libraries = {"a.so": registering("__cxa_thread_atexit")}
+    with dl.Linker(None, memory=shared, libraries=libraries, imports={"env": {"ran": ran.append}}) as linker:
+        handle = linker.main_group.dlopen("a.so")
+        linker.spawn(lambda group: group.dlsym(handle, "register")(1)).join(SECONDS)
+        linker.spawn(lambda group: group.dlclose(handle)).join(SECONDS)
+    assert ran == []
+
+
+def test_the_c_library_s_list_does_not_grow_with_each_close() -> None:
+    """Places of libraries that are gone are used again, and at the program's end all runs in reverse order of registration."""
+    ran: list[int] = []
+    placed: list[tuple[int, int]] = []
+    c_library = small_library(
+        TABLE,
+        '(import "env" "placed" (func $placed (param i32 i32)))',
+        '(func (export "__cxa_atexit") (param i32 i32 i32) (result i32)'
+        " (call $placed (local.get 0) (local.get 1)) (i32.const 0))",
+        '(func (export "run") (param i32 i32) (call_indirect (param i32) (local.get 1) (local.get 0)))',
+    )
+
+    def place(function: int, argument: int) -> None:
+        placed.append((function, argument))
+
+    libraries = {"c.so": c_library, "a.so": registering("__cxa_atexit"), "b.so": registering("__cxa_atexit")}
+    with dl.Linker(
+        None, libraries=libraries, imports={"env": {"ran": ran.append, "placed": place}}
+    ) as linker:
+        group = linker.main_group
+        run = group.dlsym(group.dlopen("c.so", dl.RTLD_NOW | dl.RTLD_GLOBAL), "run")
+        stays = group.dlsym(group.dlopen("b.so"), "register")
+        for number in range(200):
+            with group.library("a.so") as library:
+                library.register(-number)
+            if number % 50 == 0:
+                stays(number + 1)
+        assert len(placed) < 80
+        assert ran == [-number for number in range(200)]
+        ran.clear()
+        group.dlsym(group.dlopen("a.so"), "register")(1000)
+        for function, argument in reversed(placed):
+            run(function, argument)
+    assert ran == [1000, 151, 101, 51, 1]
+
+
 class TestInUse:
     def test_the_code_of_another_thread_goes_on(self) -> None:
         """A thread that computes in a library while it is closed keeps its data and its code, until it has come out."""
