@@ -505,14 +505,15 @@ class TestErrors:
         with dl.Linker(main_module(), libraries={"a.so": library(returns("f", 1))}) as program:
             guest = caller(program)
             assert guest.error() == ""
-            program.memory.write(SCRATCH, b"first.sosecond.soa.so")
+            names = SCRATCH + 8192  # texts are written before
+            program.memory.write(names, b"first.sosecond.soa.so")
             for at, size in ((0, 8), (8, 9)):
-                assert guest.call("dlopen", SCRATCH + at, size, NOW, 0, 0, guest.out) == UNKNOWN
+                assert guest.call("dlopen", names + at, size, NOW, 0, 0, guest.out) == UNKNOWN
             assert "second.so" in guest.error()
-            assert guest.call("dlopen", SCRATCH, 8, NOW, 0, 0, guest.out) == UNKNOWN
-            assert guest.call("dlopen", SCRATCH + 17, 4, NOW, 0, 0, guest.out) == 0
+            assert guest.call("dlopen", names, 8, NOW, 0, 0, guest.out) == UNKNOWN
+            assert guest.call("dlopen", names + 17, 4, NOW, 0, 0, guest.out) == 0
             assert guest.take_error(0) == ""
-            assert guest.call("dlopen", SCRATCH, 8, NOW, 0, 0, guest.out) == UNKNOWN
+            assert guest.call("dlopen", names, 8, NOW, 0, 0, guest.out) == UNKNOWN
             assert len(guest.take_error(0)) > 20
             assert len(guest.take_error(16)) == 15
             assert program.memory.read(SCRATCH + 15, 1) == b"\0"
