@@ -87,6 +87,9 @@ class NamedModules:
                 )
         if self._program.built_in.is_reserved(name):
             raise LinkerUsageError(f"{name!r} is the name of what is built in")
+        reach = self._program.made.reach
+        if isinstance(what, Instance) and not all(one.belongs_to(reach) for one in what.exports.values()):
+            raise LinkerUsageError(f"{what.name} is an instance of another program; register its module")
         with self._lock:
             module = what.module if isinstance(what, Instance) else what
             other = self.registered[name].module if name in self.registered else self._modules.get(name)

@@ -96,6 +96,17 @@ def test_registration(multi: tuple[dl.Linker, dl.Instance]) -> None:
     assert linker.instantiate(importing_field("mC", "A1"))["f"]() == 11
 
 
+def test_an_instance_of_another_program_cannot_be_registered() -> None:
+    """Its exports are not this program's: what lies in the same place here would be linked in their stead."""
+    with dl.Linker(None, cache=False) as linker, dl.Linker(None, cache=False) as other:
+        theirs = other.instantiate(M_A)
+        linker.instantiate(module('(func (export "A1") (result i32) i32.const 99)'))
+        with pytest.raises(dl.LinkerUsageError, match="another program"):
+            linker.register("mA", theirs)
+        linker.register("mA", theirs.module)
+        assert linker.instantiate(importing_field("mA", "A1"))["f"]() == theirs["A1"]() == 11
+
+
 def importing_field(name: str, field: str) -> bytes:
     return module(
         f'(import "{name}" "{field}" (func $f (result i32)))', '(func (export "f") (result i32) call $f)'
