@@ -63,6 +63,7 @@ class Capabilities:
         externals: externals as objects: `EngineInstance.external`, `Store.external`, `Store.new_global`, and instantiation with
             a list of them.
         references: values of reference types cross into Python, see `Reference`; needs `externals`.
+        stack_inspection: `Store.runs` can say no.
     """
 
     shared_memory: bool
@@ -74,6 +75,7 @@ class Capabilities:
     simd: bool
     externals: bool = False
     references: bool = False
+    stack_inspection: bool = False
 
 
 @dataclass(frozen=True)
@@ -258,6 +260,12 @@ class Store(Protocol):
 
         One that begins larger is refused with its instance, and growing beyond fails. Memories that are shared, or made by
         the engine, are bounded by their types alone.
+        """
+
+    def runs(self, modules: Sequence[CompiledModule]) -> bool:
+        """Return whether code of one of some modules is on the calling thread's stack, in any instance of this store.
+
+        An engine without `stack_inspection` says that it is.
         """
 
     def define_memory(self, namespace: str, name: str, memory: EngineMemory) -> None:

@@ -13,6 +13,7 @@ from dl.groups.errors import check_process, raises_dl_errors
 from dl.groups.instances import Instances
 from dl.modules.linked_module import LinkedModule
 from dl.modules.symbols import Symbol
+from dl.program.limbo import Subject
 from dl.program.operations import DlOperation, LoadModules, SetSlot, UnloadModules
 from dl.program.program import Program
 from dl.wasm.types import FuncType
@@ -106,6 +107,10 @@ class Group:
     def is_outside_guest(self) -> bool:
         """Whether its thread runs no guest code, nor a host call of it; that of an operation itself does not count."""
         return self.replica.state == DETACHED or self._applies_from_outside
+
+    def may_run(self, subject: Subject) -> bool:
+        """Whether code of modules that are gone may be on its thread's stack; see `dl.program.limbo`."""
+        return self.instances.may_run(subject)
 
     def is_unaware(self) -> bool:
         """Whether its thread may compute without having noticed a signal; takes no lock, since signal handlers ask."""

@@ -50,7 +50,7 @@ from dl.groups.slot_functions import SlotFunctions
 from dl.groups.thread_locals import ThreadLocals
 from dl.modules.linked_module import LinkedModule
 from dl.modules.symbols import DataSymbol, FunctionSymbol, Symbol, TlsSymbol, exported_tags
-from dl.program.limbo import Visitor
+from dl.program.limbo import Subject, Visitor
 from dl.program.operations import (
     HoldIndices,
     Instantiate,
@@ -99,6 +99,7 @@ class Instances:
         self.stack_top = stack_pointer
         self._thread_locals = ThreadLocals(program, main_tls)
         self._by_handle: dict[ModuleHandle, EngineInstance] = {}
+        self._inside: set[Subject] = set()  # what was on the stack when it was forgotten
         self._base: EngineInstance | None = None
         self._store = program.new_store()
         self._slots = SlotFunctions(self._store)
@@ -166,7 +167,14 @@ class Instances:
         """Clear modules' table elements and forget their instances."""
         self._program.checkpoint("clear", self._name)
         self._clear_table(operation.table_runs)
-        self.forget(operation.modules)
+        if self._visitor.is_outside_guest:
+            inside = False
+            self._inside.clear()
+        else:
+            inside = self._runs(operation.modules)
+        if inside:
+            self._inside.add(operation.subject)  # before it is forgotten: other threads ask
+        self.forget(operation.modules, inside=inside)
         if operation.indices is not None:
             self.hold_indices(operation.indices)
 
@@ -226,14 +234,26 @@ class Instances:
         """Make a shared memory of the host's importable."""
         self.externals.share_memory(operation)
 
-    def forget(self, modules: tuple[LinkedModule, ...]) -> None:
-        """Drop the instances and thread-local blocks of modules, without touching the table."""
+    def may_run(self, subject: Subject) -> bool:
+        """Return whether code of some modules may be on this thread's stack; from any thread. See `dl.program.limbo`."""
+        return subject in self._inside or any(handle in self._by_handle for handle in subject)
+
+    def _runs(self, modules: tuple[LinkedModule, ...]) -> bool:
+        """Return whether code of modules is on this thread's stack, or may be."""
+        return self._store.runs([module.code for module in modules if module.code is not None])
+
+    def forget(self, modules: tuple[LinkedModule, ...], *, inside: bool = True) -> None:
+        """Drop the instances and thread-local blocks of modules, without touching the table.
+
+        Args:
+            modules: what goes.
+            inside: whether a function of theirs may be on this thread's stack.
+        """
         for module in modules:
             self._by_handle.pop(module.handle, None)
             release = self._thread_locals.take(module.handle)
             if release is not None:
-                # A function of the module may be on this very thread's stack.
-                self._program.limbo.hold([self._visitor], release)
+                self._program.limbo.hold([self._visitor] if inside else [], release)
 
     def _define_base(self) -> None:
         """Instantiate the base module; the table and memory that it needs exist."""

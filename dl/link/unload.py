@@ -157,7 +157,7 @@ def _unload(
     made.commit(operation, done, replaces=replaces, only_after=undone, leaves=indices)
     # A group may be in the middle of loading them; its thread gives everything back then.
     give_back = partial(_give_back, program, modules, rest=resting is not None)
-    program.rendezvous.after_replays(partial(program.limbo.hold, resting or (), give_back))
+    program.rendezvous.after_replays(partial(program.limbo.hold, resting or (), give_back, operation.subject))
 
 
 def _rest_of(program: Program, load: LoadModules, gone: tuple[LinkedModule, ...]) -> LoadModules:

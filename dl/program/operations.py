@@ -18,6 +18,7 @@ from dl.glue.placement import PlacedFunction, ThreadLocalModule
 from dl.glue.resolution import FromNamespace
 from dl.glue.trap_functions import TrapFunctions
 from dl.modules.linked_module import LinkedModule
+from dl.program.limbo import Subject
 from dl.program.resting import Rest, RestingIndices
 from dl.wasm.types import GlobalType
 
@@ -133,6 +134,11 @@ class UnloadModules(DlOperation):
         """
         runs = tuple((m.elements.address, m.elements.size) for m in modules if m.elements is not None)
         return cls(modules, runs, indices)
+
+    @property
+    def subject(self) -> Subject:
+        """What `dl.program.limbo` calls the modules."""
+        return tuple(module.handle for module in self.modules)
 
     def apply(self, instances: OperatedInstances) -> None:
         """Clear the table elements and forget the instances."""

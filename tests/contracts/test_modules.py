@@ -12,6 +12,7 @@ import pytest
 import wasmtime
 
 from dl.engine import Engine
+from dl.engine.protocol import CompiledModule
 from dl.errors import EngineError, InstantiationError, TrapError, UncaughtExceptionError
 from dl.wasm.types import FuncType
 from tests.support.engines import NoBoundary, compiled, instantiated
@@ -341,3 +342,32 @@ def test_numbers_are_imported_by_name(engine: Engine) -> None:
     second = store.instantiate(code, "second").function("f", NUMBER)
 
     assert (first(), second()) == (7, -1)
+
+
+def test_whose_code_runs_is_told(engine: Engine) -> None:
+    """Code on the calling thread's stack is found, also below other code; what is not there is denied by who can tell."""
+    functions = engine.host_functions(NoBoundary())
+    code: dict[str, CompiledModule] = {}
+    seen: dict[str, bool] = {}
+
+    def look() -> None:
+        seen.update({name: store.runs([module]) for name, module in code.items()})
+
+    functions.define("env", "look", FuncType((), ()), look)
+    texts = {
+        "inner": '(module (import "env" "look" (func $look)) (func (export "inner") (call $look)))',
+        "outer": '(module (import "inner" "inner" (func $inner)) (func (export "outer") (call $inner)))',
+        "absent": '(module (func (export "absent")))',
+    }
+    store = engine.new_store(functions)
+    for name, text in texts.items():
+        code[name] = compiled(engine, text)
+        instance = store.instantiate(code[name], name)
+        store.define_instance(name, instance)
+        if name == "outer":
+            outer = instance.function("outer", FuncType((), ()))
+    outer()
+
+    cannot = not engine.capabilities.stack_inspection
+    assert seen == {"inner": True, "outer": True, "absent": cannot}
+    assert store.runs(list(code.values())) is cannot

@@ -105,7 +105,8 @@ class TestAbsent:
             assert len(replays) <= 6
             there = tables(linker, away)
             assert all(table == there[0] for table in there)
-            assert linker.statistics().protocol.log_entries <= 4
+            # A thread that waits for the others owes one operation for each library, and the one for what rests.
+            assert linker.statistics().protocol.log_entries <= len(libs) + 2
 
     def test_groups_come_to_the_same_table_from_wherever_they_left(self) -> None:
         """Threads that follow at random moments end with equal tables, while indices rest, are free, and are used again."""
@@ -163,7 +164,8 @@ class TestCycles:
             together.wait(SECONDS)
             together.wait(SECONDS)
             after = figures()
-            assert linker.statistics().protocol.log_entries <= 4
+            # A thread that waits for the others owes one operation for each library, and the one for what rests.
+            assert linker.statistics().protocol.log_entries <= len(libs) + 2
             together.wait(SECONDS)
             for thread in threads:
                 thread.join(SECONDS)

@@ -246,3 +246,13 @@ wasi_stdin_bytes = _prototype("wasi_config_set_stdin_bytes", None, _P, _P)
 wasi_stdout_custom = _prototype("wasi_config_set_stdout_custom", None, _P, _P, _P, _P)
 wasi_stderr_custom = _prototype("wasi_config_set_stderr_custom", None, _P, _P, _P, _P)
 wasi_preopen = _prototype("wasi_config_preopen_dir", c_bool, _P, c_char_p, c_char_p, c_bool)
+
+profiler_new = _prototype("wasmtime_guestprofiler_new", _P, _P, _P, c_uint64, _P, c_size_t)
+profiler_sample = _prototype("wasmtime_guestprofiler_sample", None, _P, _P, c_uint64)
+profiler_finish = _prototype("wasmtime_guestprofiler_finish", _P, _P, _P)
+
+
+class ProfiledModule(ctypes.Structure):
+    """``wasmtime_guestprofiler_modules_t``: a module whose frames a profiler records, and what it calls it."""
+
+    _fields_ = (("name", c_void_p), ("module", c_void_p))

