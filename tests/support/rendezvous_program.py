@@ -12,7 +12,7 @@ from types import FrameType
 from typing import Any
 
 import threads
-from threads import Rendezvous, Replica
+from threads import Rendezvous, Replica, uninterrupted
 from threads.switching import HURRIED_SECONDS, SWITCH_INTERVAL
 
 DEADLINE = 30.0  # seconds: far more than anything here takes; only a failing test ever waits so long
@@ -20,10 +20,11 @@ DEADLINE = 30.0  # seconds: far more than anything here takes; only a failing te
 
 def free(lock: Any) -> bool:
     """Return whether the calling thread can take a lock: it does not hold it, though another may for a moment."""
-    taken = lock.acquire(timeout=20)
-    if taken:
-        lock.release()
-    return taken
+    with uninterrupted():  # a signal between these two would leave it held
+        taken = lock.acquire(timeout=20)
+        if taken:
+            lock.release()
+    return bool(taken)
 
 
 class Program:
