@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+import dl
+
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text()
 BLOCKS = re.findall(r"^```(\w*)[^\n]*\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
@@ -115,8 +117,7 @@ def test_index_of_the_documentation_is_whole() -> None:
 
 def test_version_is_the_same_everywhere() -> None:
     """The changelog knows the version of the distribution, or has it under Unreleased."""
-    version = re.search(r'^version = "(.*)"$', (ROOT / "pyproject.toml").read_text(), re.MULTILINE)
-    assert version is not None
     changelog = (ROOT / "CHANGELOG.md").read_text()
 
-    assert f"## [{version[1]}]" in changelog or "## [Unreleased]" in changelog
+    assert 'version = { attr = "dl.__version__" }' in (ROOT / "pyproject.toml").read_text()
+    assert f"## [{dl.__version__}]" in changelog or "## [Unreleased]" in changelog

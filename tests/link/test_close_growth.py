@@ -171,4 +171,5 @@ class TestCycles:
                 thread.join(SECONDS)
             assert after[:-1] == before[:-1]
             assert after[-1] <= before[-1] + 8  # rare combinations
-            assert table <= linker.statistics().table_length <= 1024 + 64
+            # 1,024 indices rest, and what four threads have open, and close, at a time finds no gap of its size between them.
+            assert table <= linker.statistics().table_length <= 1024 + 256

@@ -76,8 +76,8 @@ class WasmtimeEngine:
 
     Args:
         interrupts: check for interruption at each loop and function entry (about 11 % on tight loops).
-        shared_memory, exceptions, tail_calls, table_reflection, serialization, simd, externals, references: False switches the
-            capability off; the engine can do all of them. See `Capabilities`.
+        shared_memory, exceptions, tail_calls, table_reflection, serialization, simd, externals, references, stack_inspection:
+            False switches the capability off; the engine can do all of them. See `Capabilities`.
         max_stack: bytes of native stack that guest code may use in a thread, counted from its outermost call into the guest;
             None for 1 MiB, or what the stacks of new threads have room for if that is less.
 
@@ -99,6 +99,7 @@ class WasmtimeEngine:
         simd: bool = True,
         externals: bool = True,
         references: bool = True,
+        stack_inspection: bool = True,
         max_stack: int | None = None,
     ) -> None:
         self.max_stack = max_stack or stacks.fitting()
@@ -112,7 +113,7 @@ class WasmtimeEngine:
             simd=simd,
             externals=externals,
             references=references,
-            stack_inspection=True,
+            stack_inspection=stack_inspection,
         )
         config = c.config_new()
         c.config_epochs(config, interrupts)

@@ -124,7 +124,9 @@ class WasmtimeStore(NativeStore):
 
     def runs(self, modules: Sequence[Any]) -> bool:
         self.context()
-        return is_on_stack(self._engine.pointer, self._store, [module.pointer for module in modules])
+        return not self._engine.capabilities.stack_inspection or is_on_stack(
+            self._engine.pointer, self._store, [module.pointer for module in modules]
+        )
 
     def define_memory(self, namespace: str, name: str, memory: Any) -> None:
         extern = memory.extern()
