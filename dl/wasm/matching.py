@@ -153,7 +153,7 @@ class LinkType:
         """Return a function's signature without type indices: each reference as the top of its hierarchy."""
         kind = self.type.type if isinstance(self.type, TagType) else self.type
         assert isinstance(kind, FuncType)
-        if all(text in ("i32", "i64", "f32", "f64", "v128") for text in (*kind.params, *kind.results)):
+        if not kind.references():
             return kind
         return FuncType(
             tuple(self.plain_value(text) for text in kind.params),
