@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 import dl
+from tests.support.groups import held
 from tests.support.modules import MEMORY, TABLE, calls, imports, library, returns, static
 from tests.wamr.roots import GLOBAL, HEAP, LAZY, NODELETE, NOLOAD, NOW, root, side
 
@@ -68,12 +69,6 @@ def program(
         main, name="root.wasm", libraries=libraries, wamr=mode, stack_size=4096, **options
     ) as linker:
         yield Guest(linker)
-
-
-def held(linker: dl.Linker) -> tuple[object, ...]:
-    """What a program holds, but for handles."""
-    now = linker.statistics()
-    return now.modules, now.global_scope, now.table_elements, now.side_bytes, now.side_regions
 
 
 class TestDlfcn:

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 import dl
+from tests.support.groups import held
 from tests.support.modules import (
     MEMORY,
     MEMORY_BASE,
@@ -21,7 +22,7 @@ from tests.support.modules import (
     returns,
 )
 from tests.wamr.roots import HEAP, root, side
-from tests.wamr.test_programs import held, program
+from tests.wamr.test_programs import program
 
 
 def test_thousands_of_elements_and_exports() -> None:
