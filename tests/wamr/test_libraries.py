@@ -12,8 +12,8 @@ import dl
 from dl.wasm.module import parse_module
 from tests.support.groups import held
 from tests.support.modules import MEMORY, TABLE, calls, imports, library, module, returns
+from tests.wamr.programs import program
 from tests.wamr.roots import root, side
-from tests.wamr.test_programs import program
 
 MID = library(
     MEMORY,

@@ -21,8 +21,8 @@ from tests.support.modules import (
     reads,
     returns,
 )
+from tests.wamr.programs import program
 from tests.wamr.roots import HEAP, root, side
-from tests.wamr.test_programs import program
 
 
 def test_thousands_of_elements_and_exports() -> None:
