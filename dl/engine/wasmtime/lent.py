@@ -13,11 +13,12 @@ import threading
 from typing import Any
 
 from dl.engine.native.entry import entry
+from dl.engine.native.traps import Names
 from dl.engine.preview1 import FUNCTIONS as PREVIEW1_FUNCTIONS
 from dl.engine.preview1 import PREVIEW1, signature
 from dl.engine.protocol import EngineMemory, WasiOptions
 from dl.engine.wasmtime import c
-from dl.engine.wasmtime.errors import Names, check, free_ending, raise_ending, raise_instantiation_ending
+from dl.engine.wasmtime.errors import check, free_ending, raise_ending, raise_instantiation_ending
 from dl.engine.wasmtime.wasi import wasi_config
 from dl.errors import EngineError
 from dl.forks import in_forked_child, renew
