@@ -29,6 +29,16 @@ BINARY = FuncType(("i32", "i32"), ("i32",))
 UNARY = FuncType(("i32",), ("i32",))
 
 
+class NoBoundary:
+    """The boundary of stores that are measured alone: nobody is told when a thread leaves and enters the guest."""
+
+    def enter_host(self) -> None:
+        return None
+
+    def exit_host(self, token: None) -> None:
+        pass
+
+
 def engine_option(command: Callable[..., None]) -> Callable[..., None]:
     """Give a benchmark the option `--engine`, which chooses the engine of all that it does not choose itself."""
 

@@ -17,7 +17,7 @@ from typing import Any
 
 import click
 import wasmtime
-from common import BINARY, UNARY, exporter, report
+from common import BINARY, UNARY, NoBoundary, exporter, report
 from rich.table import Table
 
 import dl
@@ -48,14 +48,6 @@ KERNELS = """
 """
 ROUNDS_OF = {"multiply": 20_000_000, "memory": 20_000_000, "calls": 30}
 _nonces = itertools.count()
-
-
-class NoBoundary:
-    def enter_host(self) -> None:
-        return None
-
-    def exit_host(self, token: None) -> None:
-        pass
 
 
 def cpu(work: Callable[[], object]) -> float:

@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import click
-from common import engine_option, exporter, importer, report, spread, take_turns
+from common import NoBoundary, engine_option, exporter, importer, report, spread, take_turns
 from rich.table import Table
 
 import dl
@@ -34,14 +34,6 @@ from dl.engine.protocol import CompiledModule
 
 PARTS = ("parse", "compile", "glue", "instantiate")
 _nonces = itertools.count()
-
-
-class NoBoundary:
-    def enter_host(self) -> None:
-        return None
-
-    def exit_host(self, token: None) -> None:
-        pass
 
 
 class Clock:

@@ -50,14 +50,18 @@ def checked_flags(flags: DlFlags) -> DlFlags:
     return flags
 
 
+def _checked_choice(option: str, value: str, choices: object) -> None:
+    if value not in get_args(choices):
+        raise LinkerUsageError(f"{option} must be one of {get_args(choices)}, not {value!r}")
+
+
 def checked_side_memory(source: SideMemorySource) -> SideMemorySource:
     """Return the source of side modules' memory, if there is such a one.
 
     Raises:
         LinkerUsageError: there is none.
     """
-    if source not in get_args(SideMemorySource):
-        raise LinkerUsageError(f"side_memory must be one of {get_args(SideMemorySource)}, not {source!r}")
+    _checked_choice("side_memory", source, SideMemorySource)
     return source
 
 
@@ -67,8 +71,7 @@ def checked_binding(bind: Binding) -> bool:
     Raises:
         LinkerUsageError: it is neither "lazy" nor "now".
     """
-    if bind not in get_args(Binding):
-        raise LinkerUsageError(f"bind must be one of {get_args(Binding)}, not {bind!r}")
+    _checked_choice("bind", bind, Binding)
     return bind == "now"
 
 
@@ -78,8 +81,7 @@ def checked_dlfcn(guest_dlfcn: GuestDlfcn) -> bool:
     Raises:
         LinkerUsageError: it is neither "wasix" nor "elf".
     """
-    if guest_dlfcn not in get_args(GuestDlfcn):
-        raise LinkerUsageError(f"guest_dlfcn must be one of {get_args(GuestDlfcn)}, not {guest_dlfcn!r}")
+    _checked_choice("guest_dlfcn", guest_dlfcn, GuestDlfcn)
     return guest_dlfcn == "elf"
 
 

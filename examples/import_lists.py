@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import argparse
+
 import wasmtime
 
 import dl
@@ -33,4 +35,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    argparse.ArgumentParser(description="Give two modules a memory and a table of the host's.").parse_args()
     main()

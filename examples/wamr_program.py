@@ -8,7 +8,7 @@ MODE is the number of `iwasm --enable-dlopen`; this root exports an allocator, s
 
 from __future__ import annotations
 
-import sys
+import argparse
 from pathlib import Path
 
 import dl
@@ -35,4 +35,14 @@ def main(bits: int) -> int:
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]) if len(sys.argv) > 1 else 2 | 16)
+    parser = argparse.ArgumentParser(description="Run a program of WAMR's kind, and look on.")
+    parser.add_argument(
+        "mode",
+        nargs="?",
+        type=int,
+        choices=range(32),
+        metavar="MODE",
+        default=2 | 16,
+        help="number of `iwasm --enable-dlopen`, 0 to 31; default %(default)s",
+    )
+    main(parser.parse_args().mode)

@@ -10,7 +10,6 @@ import itertools
 import threading
 from collections.abc import Callable
 from functools import partial
-from types import TracebackType
 from typing import Any
 
 from typing_extensions import Self
@@ -64,9 +63,7 @@ class Callback:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def __repr__(self) -> str:

@@ -6,7 +6,6 @@ import difflib
 import html
 from collections.abc import Iterator
 from itertools import islice
-from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 from typing_extensions import Self
@@ -190,9 +189,7 @@ class Library:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def __repr__(self) -> str:

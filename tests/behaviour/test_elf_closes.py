@@ -2,55 +2,22 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import pytest
 
-from tests.support.elf import (
-    MAIN,
-    Graph,
-    Operation,
-    Part,
-    build,
-    differences,
-    missing_tool,
-    run_elf,
-    run_wasm,
-)
+from tests.support.elf import MAIN, Graph, Operation, Part, build, run_elf, run_wasm
 from tests.support.elf_closes import random_history
-
-FIRST_SEED = 1
-SHORT, LONG = 10, 600
-
-
-@pytest.fixture(autouse=True)
-def _tools() -> None:
-    reason = missing_tool()
-    if reason:
-        pytest.skip(reason)
+from tests.support.elf_comparison import check_many
 
 
 @pytest.mark.soak
 @pytest.mark.timeout(1800)
 def test_random_histories_leave_what_they_leave_in_elf(tmp_path: Path) -> None:
     """After each open and close the same libraries have been constructed and destroyed, and calls, data and look-ups agree."""
-    count = int(os.environ.get("DL_ELF_GRAPHS") or (LONG if os.environ.get("DL_SOAK_SECONDS") else SHORT))
-    first = int(os.environ.get("DL_ELF_SEED") or FIRST_SEED)
-    print(f"seeds {first} to {first + count - 1}")
-    graphs = [random_history(seed) for seed in range(first, first + count)]
-    build(graphs, tmp_path)
-    destroyed = 0
-    failed = []
-    for graph in graphs:
-        elf, wasm = run_elf(graph, tmp_path), run_wasm(graph, tmp_path)
-        destroyed += sum(line.startswith(" destroyed") for line in elf)
-        found = differences(graph, elf, wasm)
-        if found:
-            failed.append(graph.seed)
-            print(f"seed {graph.seed}: {graph}")
-            print("\n".join((*found, "ELF:", *elf, "WebAssembly:", *wasm)))
-    assert failed == []
+    count, destroyed = check_many(
+        random_history, tmp_path, 10, lambda elf: sum(line.startswith(" destroyed") for line in elf)
+    )
     assert destroyed > 2 * count, "too few closes say anything"
 
 

@@ -139,3 +139,25 @@ def test_another_thread_inside_the_library_keeps_its_memory(world: World) -> Non
     go.set()
     assert thread.join(SECONDS) == 99
     assert world.side_bytes() == SIZE
+
+
+def test_a_library_below_other_calls_keeps_its_memory(world: World) -> None:
+    """The library's function is found on the stack also below host functions that have called the guest again."""
+    handle = world.group.dlopen("plugin.so")
+    work, call_host = world.group.dlsym(handle, "work"), world.group.dlsym(world.stays, "call_host")
+    seen: list[int] = []
+
+    def close() -> None:
+        world.group.dlclose(handle)
+        other = world.group.dlopen("other.so")
+        world.linker.memory.write(world.group.dlsym(other, "x").address, b"\1\2\3\4")
+        seen.append(world.side_bytes())
+
+    def call_again() -> None:
+        world.pause = close
+        call_host()
+
+    world.pause = call_again
+    assert work() == 99
+    assert seen == [2 * SIZE]
+    assert world.side_bytes() == SIZE

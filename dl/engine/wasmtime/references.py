@@ -1,4 +1,4 @@
-"""Values with references, between Python and `wasmtime_val_t`: slower than the slots of `dl.engine.wasmtime.values`.
+"""Values with references, between Python and `wasmtime_val_t`: slower than the slots of `dl.engine.native.slots`.
 
 An external reference carries a number, by which `_OBJECTS` knows the Python object until the engine's collector has seen that
 nothing refers to it any longer. Null is None.

@@ -1,7 +1,8 @@
 """What is on a thread's stack, by what the C API has for it: a sample of the engine's guest profiler.
 
 A profiler records the frames of the modules that it is made for, and no others. So one that is made for some modules, and takes
-one sample, says whether any of them is on the stack. It takes 25 to 75 µs.
+one sample, says whether any of them is on the stack: in all calls into the store that are under way in the thread, one inside
+the other. It takes 30 µs, and 0.1 µs more for each function of the modules (1.1 ms for 10,000).
 """
 
 from __future__ import annotations
