@@ -422,7 +422,10 @@ class LinearMemory:
 
 @lru_cache(maxsize=512)
 def _check_aggregate(kind: type[ctypes.Structure | ctypes.Union]) -> None:
-    for name, field, *_ in getattr(kind, "_fields_", ()):
+    for base in kind.__bases__:
+        if issubclass(base, (ctypes.Structure, ctypes.Union)):
+            _check_aggregate(base)  # whose fields come first, and are not among those of the class itself
+    for name, field, *_ in vars(kind).get("_fields_", ()):
         inner = field
         while issubclass(inner, ctypes.Array):
             inner = inner._type_

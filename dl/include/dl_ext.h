@@ -2,10 +2,10 @@
  * The whole of dlfcn for C programs that this dynamic linker runs: what <dlfcn.h> and <link.h> declare, over the imports of the
  * namespace "dl_ext". WASIX itself has no calls for dlclose, dladdr, dlinfo, dl_iterate_phdr and RTLD_NEXT.
  *
- * Include this header instead of <dlfcn.h> and <link.h>, or give the compiler this folder with -I: then these lead here. Compile dl_ext.c
- * into every module that calls these functions, the program and each library. They are hidden: each module has its own, which is how the linker knows whose code asks, for RTLD_NEXT,
- * RTLD_DEFAULT and run paths. With -DDL_EXT_API= they are exported instead, and a library that has none of its own gets the
- * program's; all these look-ups are then the program's.
+ * Include this header instead of <dlfcn.h> and <link.h>, or give the compiler this folder with -I: then these lead here. Compile
+ * dl_ext.c into every module that calls these functions, the program and each library. They are hidden: each module has its
+ * own, which is how the linker knows whose code asks, for RTLD_NEXT, RTLD_DEFAULT and run paths. With -DDL_EXT_API= they are
+ * exported instead, and a library that has none of its own gets the program's; all these look-ups are then the program's.
  *
  * Flags and scopes are those of ELF. dlerror is each thread's own. docs/dlfcn.md has the details.
  */

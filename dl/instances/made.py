@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from dl.dlfcn import ModuleHandle
 from dl.errors import EngineError, ImportTypeError, LinkerUsageError, ResourceLimitError, ValueConversionError
 from dl.glue.names import HOST_NAMESPACE, module_namespace
 from dl.glue.resolution import FromNamespace
@@ -256,15 +257,16 @@ class HostMade:
 
     def _of_library(self, function: Any, handle: int, name: str, want: LinkType, importer: str) -> Function:
         """Return the object for a library's function; the library stays loaded from here on, since instances cannot go."""
-        program = self.reach.program
+        program, kind = self.reach.program, LinkType.of_host(function.type)
         with program.rendezvous.instigate(self.reach.group().replica):
-            module = next((m for h, m in program.state.modules.items() if int(h) == handle), None)
-            if module is None:
+            module = program.state.modules.get(ModuleHandle(handle))
+            if module is None or module.closing:
                 raise LinkerUsageError(f"{function!r} is gone: its library was closed")
+            if not kind.fits(want):
+                raise ImportTypeError(
+                    importer, name, str(want.type), f"function {function.type}", module.name
+                )
             module.stays = True
-        kind = LinkType.of_host(function.type)
-        if not kind.fits(want):
-            raise ImportTypeError(importer, name, str(want.type), f"function {function.type}", module.name)
         return self.importable(FromNamespace(module_namespace(module.seat), name), kind)
 
 

@@ -184,8 +184,7 @@ class ProgramInstances:
         return self._names(module, None)
 
     def _names(self, module: Module, imports: Given) -> list[str]:
-        given = GivenImports(imports, module.imports, module.name)
-        return names_to_open(module.image.wasm, given, self.named.registered, self.named.first, self.built_in)
+        return self._needed(module.image.wasm, GivenImports(imports, module.imports, module.name))
 
     @staticmethod
     def _check_cycle(module: Module, on_path: set[str], path: Callable[[], Sequence[Module]]) -> None:

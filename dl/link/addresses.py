@@ -90,8 +90,8 @@ def data_at(state: LinkerState, address: int, group: Group | None = None) -> Loc
         address: bytes, 0 to 2**32 - 1.
         group: the calling thread's, to find its thread-local variables too.
     """
-    for module in _modules(state):
-        if group is not None:
+    if group is not None:
+        for module in _modules(state):
             found = _thread_local_in(module, address, group)
             if found is not None:
                 return found
@@ -123,6 +123,16 @@ def data_range(module: LinkedModule) -> tuple[int, int]:
         known = (min(offsets, default=end) if first is None else first, end)
         module.wasm.derived["data range"] = known
     return known[0], known[1]
+
+
+def thread_local_block(module: LinkedModule, group: Group) -> int:
+    """Return where the thread-local storage of a module is in a group, bytes; 0 if it has none there."""
+    if module.thread_local is None or not module.thread_local.size:
+        return 0
+    try:
+        return group.address_of(TlsSymbol(module.handle, "__tls_base", 0))
+    except (KeyError, SymbolNotFoundError):
+        return 0  # it is just being loaded, or was closed
 
 
 def _modules(state: LinkerState) -> Iterator[LinkedModule]:
@@ -166,14 +176,8 @@ def _by_position(wasm: WasmModule) -> dict[int, int]:
 
 
 def _thread_local_in(module: LinkedModule, address: int, group: Group) -> Location | None:
-    storage = module.thread_local
-    if storage is None or not storage.size:
-        return None
-    try:
-        base = group.address_of(TlsSymbol(module.handle, "__tls_base", 0))
-    except (KeyError, SymbolNotFoundError):  # not in this group yet, or no longer
-        return None
-    if not base or not base <= address < base + storage.size:
+    base = thread_local_block(module, group)
+    if not base or module.thread_local is None or not base <= address < base + module.thread_local.size:
         return None
     symbol = _nearest(_thread_local_symbols(module.wasm), address - base)
     if symbol is None:

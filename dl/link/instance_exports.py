@@ -9,7 +9,7 @@ from dl.link.sources import Source
 from dl.modules.linked_module import LinkedModule
 from dl.modules.symbols import FunctionSymbol
 from dl.program.import_names import ImportNames
-from dl.wasm.matching import import_types
+from dl.wasm.matching import import_type
 from dl.wasm.records import Import
 from dl.wasm.types import FuncType, GlobalType, MemoryType, TableType, TagType
 
@@ -29,8 +29,8 @@ class InstanceExports(Source):
         if found is None:
             return None
         place, have, provider = found
-        position = next(i for i, other in enumerate(importer.wasm.imports) if other is entry)
-        if not have.fits(import_types(importer.wasm)[position]):
+        if not have.fits(import_type(importer.wasm, entry)):
+            position = next(i for i, other in enumerate(importer.wasm.imports) if other is entry)
             raise ImportTypeError(
                 importer.name, label(entry), str(entry.type), str(have.type), provider, position
             )

@@ -27,7 +27,7 @@ from dl.modules.linked_module import LinkedModule
 from dl.modules.symbols import DataSymbol, FunctionSymbol, GlobalSymbol, Symbol, TagSymbol, TlsSymbol
 from dl.program.host_symbols import ATOMICS, FINALIZERS, HostSymbols
 from dl.program.main_module import MainModule
-from dl.wasm.matching import export_type, host_fits, import_types, limits_fit
+from dl.wasm.matching import export_type, host_fits, import_type, limits_fit
 from dl.wasm.records import Import
 from dl.wasm.types import FuncType, GlobalType, Limits, MemoryType, TableType, TagType
 
@@ -436,10 +436,8 @@ class DynamicScope(Source):
             return  # nearly always; if their types are of different groups, the engine refuses the instance
         provider = self._modules(symbol.module)
         export = provider.wasm.exports.get(symbol.name)
-        position = next(i for i, other in enumerate(importer.wasm.imports) if other is entry)
-        if export is None or not export_type(provider.wasm, export).fits(
-            import_types(importer.wasm)[position]
-        ):
+        wanted = import_type(importer.wasm, entry)
+        if export is None or not export_type(provider.wasm, export).fits(wanted):
             raise ImportTypeError(
                 importer.name, label(entry), str(entry.type), str(symbol.type), provider.name
             )

@@ -97,7 +97,9 @@ class HostAllocator:
         side_memory.free(block)
 
     def _stranger(self, function: str, address: int) -> TrapError:
-        return TrapError(f"{function} of {address:#x}, which the linker's allocator has not handed out")
+        return TrapError(
+            f"{function} of {address:#x}, which the linker's allocator has not handed out, or has taken back"
+        )
 
     def functions(self) -> Mapping[str, HostFunction]:
         """Return what modules import from `env`."""

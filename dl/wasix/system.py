@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING
 
 from dl.dlfcn import AddressKind, DlFlags, ModuleHandle
 from dl.engine.protocol import Slots, WasiOptions
-from dl.errors import DlError, LibraryNotFoundError, SymbolNotFoundError
+from dl.errors import DlError, LibraryNotFoundError
 from dl.groups.entry import Group
 from dl.groups.guest_threads import GuestThread, GuestThreads
 from dl.groups.registry import MAIN_THREAD_ID, Groups
 from dl.limits import Limits
-from dl.link.addresses import Location, data_at, data_range, function_at, location_of
+from dl.link.addresses import Location, data_at, data_range, function_at, location_of, thread_local_block
 from dl.link.close import close_library
 from dl.link.finalizers import Finalizers
 from dl.link.lookup import look_up, look_up_for_code
@@ -22,7 +22,7 @@ from dl.link.slots import SlotOperations
 from dl.modules.guest_paths import GuestPaths
 from dl.modules.linked_module import LinkedModule
 from dl.modules.locate import Requester, SearchPolicy, requester_of
-from dl.modules.symbols import Symbol, TlsSymbol
+from dl.modules.symbols import Symbol
 from dl.program.wasi import WasiCalls
 from memory import LinearMemory, round_up
 from threads import FutexTable, Nudger, Waits
@@ -348,12 +348,7 @@ class System:
 
     def thread_local_block(self, module: LinkedModule) -> int:
         """Return where the calling thread's thread-local storage of a module is, bytes; 0 if it has none."""
-        if module.thread_local is None or not module.thread_local.size:
-            return 0
-        try:
-            return self._groups.current().address_of(TlsSymbol(module.handle, "__tls_base", 0))
-        except (KeyError, SymbolNotFoundError):
-            return 0  # not in this thread: it is just being loaded, or was closed
+        return thread_local_block(module, self._groups.current())
 
     def path_for_guest(self, module: LinkedModule) -> str:
         """Return a module's path as the guest sees it; its base name if that is in none of the guest's directories."""

@@ -17,11 +17,11 @@ from typing import TypeAlias
 from dl.wasm.deftypes import DefinedType, defined_types, function_type_of_host, type_index
 from dl.wasm.module import WasmModule
 from dl.wasm.reader import Reader
-from dl.wasm.records import SECTION_FUNCTION, SECTION_IMPORT, SECTION_TAG, Export
+from dl.wasm.records import SECTION_FUNCTION, SECTION_IMPORT, SECTION_TAG, Export, Import
 from dl.wasm.sections import walk_imports
 from dl.wasm.types import ExternType, FuncType, GlobalType, Limits, MemoryType, TableType, TagType, ValType
 
-_IMPORTS, _FUNCTIONS, _TAGS = "import types", "function types", "tag types"
+_IMPORTS, _BY_IMPORT, _FUNCTIONS, _TAGS = "import types", "types by import", "function types", "tag types"
 
 _ABBREVIATIONS = {
     "funcref": "func",
@@ -153,7 +153,7 @@ class LinkType:
         """Return a function's signature without type indices: each reference as the top of its hierarchy."""
         kind = self.type.type if isinstance(self.type, TagType) else self.type
         assert isinstance(kind, FuncType)
-        if all(text in ("i32", "i64", "f32", "f64", "v128") for text in (*kind.params, *kind.results)):
+        if not kind.references():
             return kind
         return FuncType(
             tuple(self.plain_value(text) for text in kind.params),
@@ -200,6 +200,16 @@ def import_types(module: WasmModule) -> tuple[LinkType, ...]:
     if known is None:
         known = module.derived[_IMPORTS] = tuple(_import_types(module))
     return known
+
+
+def import_type(module: WasmModule, entry: Import) -> LinkType:
+    """Return the type of an import: one of the module's, or one that was made up for it, whose type has no type indices."""
+    known: dict[int, LinkType] | None = module.derived.get(_BY_IMPORT)
+    if known is None:
+        # By identity: the imports live as long as the module, and two of them may be equal in all but their place.
+        known = {id(one): kind for one, kind in zip(module.imports, import_types(module), strict=True)}
+        module.derived[_BY_IMPORT] = known
+    return known.get(id(entry)) or LinkType.of_host(entry.type)
 
 
 def _import_types(module: WasmModule) -> list[LinkType]:

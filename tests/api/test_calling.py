@@ -241,8 +241,12 @@ class TestMemory:
         class Wrong(ctypes.Structure):
             _fields_ = [("pairs", Pair * 2), ("text", ctypes.c_char_p)]
 
-        with pytest.raises(dl.InvalidRequestError, match=r"Wrong\.text is c_char_p; use c_uint32"):
-            linker.memory.structure(Wrong, 16)
+        class Derived(Wrong):
+            _fields_ = [("more", ctypes.c_uint32)]
+
+        for kind in (Wrong, Derived):
+            with pytest.raises(dl.InvalidRequestError, match=r"Wrong\.text is c_char_p; use c_uint32"):
+                linker.memory.structure(kind, 16)
 
     def test_a_view_stays_right_while_the_memory_grows(self, linker: dl.Linker, lib: dl.Library) -> None:
         """Host and guest grow the memory by 64 MiB; the view shows what the guest writes afterwards."""

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import _thread
+import functools
 import gc
+import signal
 import weakref
 from typing import Any
 
@@ -212,6 +215,36 @@ def test_a_trap_leaves_nothing_of_the_arguments(referring: Engine, store: Any) -
     store.close()
     del thing
     gc.collect()
+    assert seen() is None
+
+
+def test_a_signal_outlives_the_collector(referring: Engine, store: Any) -> None:
+    """A signal that arrives while the engine's collector lets objects go is raised in the program."""
+    objects = store.instantiate(compiled(referring, TABLES), "tables").external("objects")
+
+    class Thing:
+        pass
+
+    class Interrupted(BaseException):
+        pass
+
+    def handle(*_: object) -> None:
+        raise Interrupted
+
+    # In the middle of what is let go, and without Python code, which would handle the signal at once.
+    interrupt = functools.partial(next, map(_thread.interrupt_main, [signal.SIGUSR1]))
+    former = signal.signal(signal.SIGUSR1, handle)
+    try:
+        for _ in range(100):
+            objects.set(0, Thing())
+        thing = Thing()
+        seen = weakref.ref(thing, interrupt)
+        objects.set(0, thing)
+        del thing
+        with pytest.raises(Interrupted):
+            any(objects.set(0, Thing()) for _ in range(100_000))
+    finally:
+        signal.signal(signal.SIGUSR1, former)
     assert seen() is None
 
 

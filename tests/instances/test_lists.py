@@ -203,10 +203,36 @@ def test_libraries_and_instances_live_in_one_program(linker: dl.Linker) -> None:
     assert instance["sum"]() == 14
     group.dlclose(handle)
     assert instance["sum"]() == 14
-    with pytest.raises(dl.ImportTypeError):
-        linker.instantiate(
-            module('(import "lib" "nine" (func))'), [group.dlsym(group.dlopen("side.so"), "nine")]
-        )
+
+
+def test_a_library_whose_function_is_refused_can_go(linker: dl.Linker) -> None:
+    """An import of another type does not keep the library, and what was closed, or is being closed, cannot be given."""
+    group, seen = linker.main_group, list[str]()
+    needs = module('(import "lib" "nine" (func $f (result i32)))')
+    held: list[object] = []
+
+    def ending() -> None:
+        with pytest.raises(dl.LinkerUsageError, match="was closed"):
+            linker.instantiate(needs, held)
+        seen.append("closing")
+
+    linker.register(
+        "test",
+        linker.instantiate(module('(import "host" "end" (func $e)) (export "end" (func $e))'), [ending]),
+    )
+    side = library(
+        '(import "test" "end" (func $end))', returns("nine", 9),
+        '(func (export "__wasm_call_dtors") (call $end))',
+    )  # fmt: skip
+    handle = group.dlopen(side, name="side.so")
+    held.append(group.dlsym(handle, "nine"))
+    with pytest.raises(dl.ImportTypeError, match=r"side\.so"):
+        linker.instantiate(module('(import "lib" "nine" (func))'), held)
+    group.dlclose(handle)
+    assert handle not in [one.handle for one in linker.modules]
+    with pytest.raises(dl.LinkerUsageError, match="was closed"):
+        linker.instantiate(needs, held)
+    assert seen == ["closing"]
 
 
 def test_the_list_for_the_specifications_tests_is_exact(linker: dl.Linker) -> None:

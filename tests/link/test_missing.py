@@ -6,6 +6,7 @@ import pytest
 
 import dl
 from tests.support.modules import (
+    CALL_POINTER,
     MEMORY,
     TABLE,
     calls,
@@ -202,6 +203,20 @@ class TestStubs:
                 with pytest.raises(dl.UnresolvedCallError, match=r"wrong\.so") as caught:
                     g(1)
                 assert "(i32) -> i32" in str(caught.value)
+
+    def test_a_pointer_to_a_definition_of_another_type(self) -> None:
+        """So does a pointer that was taken before there was any definition."""
+        taker = library(TABLE, imports("f"), got("f", "func"), reads("at", "got_func_f"), CALL_POINTER)
+        wrong = library('(func (export "f") (param i32) (result i32) (local.get 0))')
+        with linker({"taker.so": taker, "wrong.so": wrong}) as program:
+            group = program.main_group
+            user = group.dlopen("taker.so", dl.RTLD_LAZY)
+            pointer = group.dlsym(user, "at")()
+            group.dlopen("wrong.so", dl.RTLD_NOW | dl.RTLD_GLOBAL)
+
+            with pytest.raises(dl.UnresolvedCallError, match=r"taker\.so.*wrong\.so") as caught:
+                group.dlsym(user, "call_pointer")(pointer)
+            assert "(i32) -> i32" in str(caught.value)
 
     def test_of_every_type(self) -> None:
         """A stub passes values of every type through, several results too."""

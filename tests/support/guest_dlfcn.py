@@ -15,14 +15,18 @@ FUNCTION, DATA, THREAD_LOCAL = 1, 2, 3
 
 def asking(*names: str) -> tuple[str, ...]:
     """Fields by which a module calls functions of `dl_ext`: each is exported as `x_…`, with the module as the caller."""
+    return passing("dl_ext", "x_", {name: FUNCTIONS[name] for name in names or FUNCTIONS})
+
+
+def passing(namespace: str, prefix: str, functions: dict[str, int]) -> tuple[str, ...]:
+    """Fields that import functions of so many numbers each, and export each under its name behind a prefix."""
     fields = []
-    for name in names or tuple(FUNCTIONS):
-        count = FUNCTIONS[name]
+    for name, count in functions.items():
         params = f"(param {'i32 ' * count}) (result i32)"
         arguments = " ".join(f"(local.get {i})" for i in range(count))
         fields += [
-            imports(name, params, "dl_ext"),
-            f'(func (export "x_{name}") {params} (call ${name} {arguments}))',
+            imports(name, params, namespace),
+            f'(func (export "{prefix}{name}") {params} (call ${name} {arguments}))',
         ]
     return tuple(fields)
 

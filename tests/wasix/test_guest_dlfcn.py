@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 import dl
+from tests.support.guest_dlfcn import passing
 from tests.support.modules import MEMORY, calls, imports, library, pie, returns
 
 LAZY, NOW, GLOBAL, NOLOAD, NODELETE, DEEPBIND = (1 << bit for bit in range(6))
@@ -18,15 +19,7 @@ SIZES = {"dlopen": 8, "dlsym": 6}
 
 def wasix() -> tuple[str, ...]:
     """Fields by which a module calls WASIX's functions, exported as `w_…`."""
-    fields = []
-    for name, count in SIZES.items():
-        params = f"(param {'i32 ' * count}) (result i32)"
-        arguments = " ".join(f"(local.get {i})" for i in range(count))
-        fields += [
-            imports(name, params, "wasix_32v1"),
-            f'(func (export "w_{name}") {params} (call ${name} {arguments}))',
-        ]
-    return tuple(fields)
+    return passing("wasix_32v1", "w_", SIZES)
 
 
 def start(libraries: dict[str, bytes], *fields: str, elf: bool = True, **options: Any) -> dl.Linker:

@@ -7,6 +7,7 @@ meanwhile. Both would otherwise be a use of freed or contended memory.
 from __future__ import annotations
 
 import ctypes
+from abc import ABC, abstractmethod
 from threading import get_ident
 
 from dl.engine.native import stacks
@@ -17,8 +18,8 @@ DEFERRED = 1
 """Stands for an ending, which is a pointer, when a call is to end with a deferred exception."""
 
 
-class NativeStore:
-    """What calls into the guest need of a store.
+class NativeStore(ABC):
+    """What calls into the guest need of a store; each engine says how its native objects are used and freed.
 
     Args:
         max_stack: bytes of native stack that a thread's calls into the guest may use.
@@ -44,13 +45,13 @@ class NativeStore:
         self.trap_address = ctypes.addressof(self.trap)
         self.deferred: list[BaseException] = []
 
+    @abstractmethod
     def context(self) -> int:
         """Return what native functions take for the store.
 
         Raises:
             EngineError: the store is closed.
         """
-        raise NotImplementedError
 
     def enter_thread(self) -> None:
         """Make the calling thread the one that uses the store.
@@ -76,13 +77,13 @@ class NativeStore:
             )
         self.thread = -1
 
+    @abstractmethod
     def raise_ending(self, error: int | None) -> None:
         """Raise what a guest call ended with, if it did not return: `error` and `trap` are the native endings."""
-        raise NotImplementedError
 
+    @abstractmethod
     def free_ending(self, error: int | None, trap: int | None) -> None:
         """Free native endings."""
-        raise NotImplementedError
 
     def discard_ending(self, interruption: BaseException) -> None:
         """Forget what a guest call ended with, because Python code was interrupted as the call returned."""

@@ -1,9 +1,14 @@
-"""Traps in words and numbers that are the same for all engines, and the names of frames."""
+"""Traps in words and numbers that are the same for all engines, and the names in them."""
 
 from __future__ import annotations
 
 import os
+from dataclasses import dataclass, field
 from functools import lru_cache
+from typing import Generic, TypeVar
+
+Tag = TypeVar("Tag")
+"""An engine's native exception tag."""
 
 TRAPS = {
     0: "stack overflow",
@@ -30,6 +35,19 @@ TRAPS = {
 
 UNCAUGHT = 49
 """Of an exception that the guest did not catch: WASMTIME_TRAP_CODE_UNCAUGHT_EXCEPTION."""
+
+
+@dataclass(slots=True)
+class Names(Generic[Tag]):
+    """What the linker calls the contents of a store.
+
+    Attributes:
+        modules: names of modules, by the names that their code carries.
+        tags: exception tags with their names; the first name of a tag counts.
+    """
+
+    modules: dict[str, str] = field(default_factory=dict)
+    tags: list[tuple[str, Tag]] = field(default_factory=list)
 
 
 @lru_cache(maxsize=4096)

@@ -5,14 +5,10 @@ A call into the library releases the GIL, so guest code of several threads runs 
 
 from __future__ import annotations
 
-import hashlib
-from functools import cached_property
 from typing import Any
 
-from dl.engine.machine import machine_fingerprint
-from dl.engine.native import stacks
-from dl.engine.native.slots import new_slots
-from dl.engine.protocol import Boundary, Capabilities, Slots
+from dl.engine.native.engine import NativeEngine, code_name
+from dl.engine.protocol import Boundary, Capabilities
 from dl.engine.wasmer import c
 from dl.engine.wasmer.errors import made
 from dl.engine.wasmer.host import WasmerHostFunctions
@@ -21,9 +17,6 @@ from dl.engine.wasmer.store import WasmerStore, take_text
 from dl.errors import EngineError
 from dl.forks import in_forked_child
 from dl.wasm.types import MemoryType
-
-_NAME_BYTES = 16
-"""Bytes of the digest of a module's content that its code carries as its name, in hexadecimal."""
 
 _LEAST_CODE = 64
 """Bytes of serialized code are more than this."""
@@ -61,7 +54,7 @@ def _forked() -> None:
 in_forked_child(_forked)
 
 
-class WasmerEngine:
+class WasmerEngine(NativeEngine):
     """One Wasmer engine.
 
     Args:
@@ -89,8 +82,7 @@ class WasmerEngine:
         simd: bool = True,
         max_stack: int | None = None,
     ) -> None:
-        self.max_stack = max_stack or stacks.fitting()
-        self.capabilities = Capabilities(
+        capabilities = Capabilities(
             shared_memory=shared_memory,
             interrupts=interrupts,
             exceptions=exceptions,
@@ -99,6 +91,7 @@ class WasmerEngine:
             serialization=serialization,
             simd=simd,
         )
+        super().__init__(capabilities, max_stack)
         able = (
             (c.CAN_INTERRUPT, interrupts),
             (c.CAN_SHARE, shared_memory),
@@ -109,34 +102,25 @@ class WasmerEngine:
         bits = sum(bit for bit, wanted in able if wanted)
         self.pointer = made(c.engine_new, bits, self.max_stack)
 
-    @cached_property
-    def fingerprint(self) -> str:
-        settings = ",".join(name for name, able in vars(self.capabilities).items() if able)
-        return f"wasmer {c.VERSION}, interface {c.INTERFACE}; {settings}; {machine_fingerprint()}"
+    def _version(self) -> str:
+        return f"wasmer {c.VERSION}, interface {c.INTERFACE}"
 
     def compile(self, wasm: bytes) -> WasmerModule:
-        name = hashlib.sha256(wasm).hexdigest()[: 2 * _NAME_BYTES]
+        name = code_name(wasm)
         raw = name.encode()
         return WasmerModule(made(c.module_new, self.pointer, wasm, len(wasm), raw, len(raw)), name)
 
     def serialize(self, module: Any) -> bytes:
         self._check_serialization()
-        return bytes.fromhex(module.name) + take_text(made(c.module_serialize, module.pointer))
+        return self._named_code(module.name, take_text(made(c.module_serialize, module.pointer)))
 
     def deserialize(self, code: bytes) -> WasmerModule:
         self._check_serialization()
-        native = code[_NAME_BYTES:]
+        name, native = self._split_code(code)
         if len(native) < _LEAST_CODE:
             raise EngineError("these bytes are no code: they are too few")
         pointer = made(c.module_deserialize, self.pointer, native, len(native))
-        return WasmerModule(pointer, code[:_NAME_BYTES].hex())
-
-    def _check_serialization(self) -> None:
-        if not self.capabilities.serialization:
-            raise EngineError("this engine cannot serialize code: it was made without serialization")
-
-    def slots(self, count: int) -> Slots:
-        return new_slots(count)
+        return WasmerModule(pointer, name)
 
     def shared_memory(self, kind: MemoryType) -> WasmerSharedMemory:
         return new_shared_memory(self.pointer, kind)

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from typing import Any
 
 from dl.engine.native.pending import take_pending
-from dl.engine.native.traps import TRAPS, UNCAUGHT
+from dl.engine.native.traps import TRAPS, UNCAUGHT, Names
 from dl.engine.wasmer import c
 from dl.errors import EngineError, InstantiationError, TrapError, UncaughtExceptionError
 
@@ -17,19 +16,6 @@ _NO_WAIT = 12
 
 _CODES = {0: 0, 1: 1, 2: 2, 3: 3, 4: 4, 5: 5, 6: 6, 7: 7, 8: 8, 9: 9, 10: 2, 12: 13, 14: _NO_WAIT, 15: 4}
 """Wasmer's numbers of traps (`wasmer_types::TrapCode`) to ours."""
-
-
-@dataclass(slots=True)
-class Names:
-    """What the linker calls the contents of a store.
-
-    Attributes:
-        modules: names of modules, by the names that their code carries.
-        tags: exception tags with their names; the first name of a tag counts.
-    """
-
-    modules: dict[str, str] = field(default_factory=dict)
-    tags: list[tuple[str, Handle]] = field(default_factory=list)
 
 
 class Handle:
@@ -72,7 +58,9 @@ def check(failure: int | None) -> None:
         raise error_of(failure)
 
 
-def error_of(failure: int | None, names: Names | None = None, module: str = "a module") -> BaseException:
+def error_of(
+    failure: int | None, names: Names[Handle] | None = None, module: str = "a module"
+) -> BaseException:
     """Return the exception that a failure stands for, and free the failure.
 
     Args:
@@ -90,7 +78,7 @@ def error_of(failure: int | None, names: Names | None = None, module: str = "a m
         c.failure_delete(failure)
 
 
-def _described(failure: int | None, view: c.FailureView, names: Names, module: str) -> BaseException:
+def _described(failure: int | None, view: c.FailureView, names: Names[Handle], module: str) -> BaseException:
     text = " ".join(_text(view.text, view.text_bytes).split())
     if view.kind == c.FAILED_LINK:
         return InstantiationError(module, text)
@@ -104,7 +92,7 @@ def _described(failure: int | None, view: c.FailureView, names: Names, module: s
     return EngineError(text or "the engine gives no reason")
 
 
-def _frames(view: c.FailureView, names: Names) -> tuple[str, ...]:
+def _frames(view: c.FailureView, names: Names[Handle]) -> tuple[str, ...]:
     frames = []
     for line in _text(view.frames, view.frames_bytes).split("\n")[:-1]:
         module, index, function = line.split("\0")

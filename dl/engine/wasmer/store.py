@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any
 from dl.engine.native.entry import entry, need_room
 from dl.engine.native.pending import interrupt_guest
 from dl.engine.native.store import NativeStore
-from dl.engine.native.traps import frame_name
+from dl.engine.native.traps import Names, frame_name
 from dl.engine.protocol import WasiOptions
 from dl.engine.wasmer import c
-from dl.engine.wasmer.errors import Names, check, error_of, made
+from dl.engine.wasmer.errors import Handle, check, error_of, made
 from dl.engine.wasmer.host import WasmerHostFunctions, native_callback, raised, signature_of
 from dl.engine.wasmer.instance import NO_EXTERNALS, WasmerInstance
 from dl.engine.wasmer.memory import WasmerMemory, new_memory
@@ -61,7 +61,7 @@ class WasmerStore(NativeStore):
         super().__init__(engine.max_stack)
         self._engine = engine
         self._host = host
-        self._names = Names()
+        self._names: Names[Handle] = Names()
         self._wasi: StoreWasi | None = None
         self.memory: list[Any] = []
         self._handler: list[Callable[[], None]] = [lambda: None]

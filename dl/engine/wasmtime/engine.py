@@ -16,15 +16,11 @@ A call into the library releases the GIL, so guest code of several threads runs 
 from __future__ import annotations
 
 import ctypes
-import hashlib
-from functools import cached_property
 from importlib.metadata import version
 from typing import Any
 
-from dl.engine.machine import machine_fingerprint
-from dl.engine.native import stacks
-from dl.engine.native.slots import new_slots
-from dl.engine.protocol import Boundary, Capabilities, Slots
+from dl.engine.native.engine import NativeEngine, code_name
+from dl.engine.protocol import Boundary, Capabilities
 from dl.engine.wasmtime import c
 from dl.engine.wasmtime.errors import check, error_text, take_bytes
 from dl.engine.wasmtime.host import WasmtimeHostFunctions
@@ -34,9 +30,6 @@ from dl.errors import EngineError
 from dl.forks import in_forked_child
 from dl.wasm.encode import name_bytes, section, unsigned
 from dl.wasm.types import MemoryType
-
-_NAME_BYTES = 16
-"""Bytes of the digest of a module's content that its code carries as its name, in hexadecimal."""
 
 
 class WasmtimeModule:
@@ -71,7 +64,7 @@ def _forked() -> None:
 in_forked_child(_forked)
 
 
-class WasmtimeEngine:
+class WasmtimeEngine(NativeEngine):
     """One wasmtime engine.
 
     Args:
@@ -102,8 +95,7 @@ class WasmtimeEngine:
         stack_inspection: bool = True,
         max_stack: int | None = None,
     ) -> None:
-        self.max_stack = max_stack or stacks.fitting()
-        self.capabilities = Capabilities(
+        capabilities = Capabilities(
             shared_memory=shared_memory,
             interrupts=interrupts,
             exceptions=exceptions,
@@ -115,6 +107,7 @@ class WasmtimeEngine:
             references=references,
             stack_inspection=stack_inspection,
         )
+        super().__init__(capabilities, max_stack)
         config = c.config_new()
         c.config_epochs(config, interrupts)
         c.config_threads(config, shared_memory)
@@ -129,15 +122,12 @@ class WasmtimeEngine:
         self.pointer: int = c.engine_new(config)
         self._probes: dict[bool, WasmtimeModule] = {}
 
-    @cached_property
-    def fingerprint(self) -> str:
-        # The stack's size is no property of the code: functions compare with a limit that the store holds.
-        settings = ",".join(name for name, able in vars(self.capabilities).items() if able)
-        return f"wasmtime {version('wasmtime')}; {settings}; {machine_fingerprint()}"
+    def _version(self) -> str:
+        return f"wasmtime {version('wasmtime')}"
 
     def compile(self, wasm: bytes) -> WasmtimeModule:
         pointer = ctypes.c_void_p()
-        name = hashlib.sha256(wasm).hexdigest()[: 2 * _NAME_BYTES]
+        name = code_name(wasm)
         named = _named(wasm, name)
         error = c.module_new(self.pointer, named, len(named), ctypes.addressof(pointer))
         if error and named is not wasm:
@@ -155,22 +145,15 @@ class WasmtimeEngine:
         def fill(out: int) -> None:
             check(c.module_serialize(module.pointer, out))
 
-        return bytes.fromhex(module.name) + take_bytes(fill)
+        return self._named_code(module.name, take_bytes(fill))
 
     def deserialize(self, code: bytes) -> WasmtimeModule:
         self._check_serialization()
         pointer = ctypes.c_void_p()
-        native = code[_NAME_BYTES:]
+        name, native = self._split_code(code)
         check(c.module_deserialize(self.pointer, native, len(native), ctypes.addressof(pointer)))
         assert pointer.value
-        return WasmtimeModule(pointer.value, code[:_NAME_BYTES].hex())
-
-    def _check_serialization(self) -> None:
-        if not self.capabilities.serialization:
-            raise EngineError("this engine cannot serialize code: it was made without serialization")
-
-    def slots(self, count: int) -> Slots:
-        return new_slots(count)
+        return WasmtimeModule(pointer.value, name)
 
     def shared_memory(self, kind: MemoryType) -> WasmtimeSharedMemory:
         is64 = kind.limits.is64

@@ -9,26 +9,11 @@ from __future__ import annotations
 import ctypes
 import re
 from collections.abc import Callable
-from dataclasses import dataclass, field
 
 from dl.engine.native.pending import is_pending, take_pending
-from dl.engine.native.traps import TRAPS, UNCAUGHT
+from dl.engine.native.traps import TRAPS, UNCAUGHT, Names
 from dl.engine.wasmtime import c
 from dl.errors import EngineError, InstantiationError, ProgramExited, TrapError, UncaughtExceptionError
-
-
-@dataclass(slots=True)
-class Names:
-    """What the linker calls the contents of a store.
-
-    Attributes:
-        modules: names of modules, by the names that their code carries.
-        tags: exception tags with their names; the first name of a tag counts.
-    """
-
-    modules: dict[str, str] = field(default_factory=dict)
-    tags: list[tuple[str, c.Extern]] = field(default_factory=list)
-
 
 _TRAP_PREFIX = "wasm trap: "
 _CAUSE_NUMBER = re.compile(r"^ +[0-9]+: ")
@@ -65,7 +50,7 @@ def free_ending(error: int | None, trap: int | None) -> None:
         c.trap_delete(trap)
 
 
-def raise_ending(context: int, error: int | None, trap: int | None, names: Names) -> None:
+def raise_ending(context: int, error: int | None, trap: int | None, names: Names[c.Extern]) -> None:
     """Turn the end of a guest call into the exception that its caller gets, and free the native objects.
 
     Args:
@@ -103,7 +88,7 @@ def raise_ending(context: int, error: int | None, trap: int | None, names: Names
 
 
 def raise_instantiation_ending(
-    module: str, context: int, error: int | None, trap: int | None, names: Names
+    module: str, context: int, error: int | None, trap: int | None, names: Names[c.Extern]
 ) -> None:
     """Like `raise_ending`, for an instantiation, which can also fail before any guest code runs.
 
@@ -122,7 +107,7 @@ def _ran_guest_code(error: int) -> bool:
     )
 
 
-def _trap(context: int, trap: int, names: Names) -> TrapError:
+def _trap(context: int, trap: int, names: Names[c.Extern]) -> TrapError:
     number = ctypes.c_uint8()
     code = number.value if c.trap_code(trap, ctypes.addressof(number)) else None
     frames = _frames(lambda out: c.trap_trace(trap, out), names)
@@ -143,7 +128,7 @@ def _last_cause(message: bytes) -> str:
     return lines[-1].removeprefix(_TRAP_PREFIX) if lines else "trap"
 
 
-def _take_exception(context: int, names: Names, frames: tuple[str, ...]) -> UncaughtExceptionError:
+def _take_exception(context: int, names: Names[c.Extern], frames: tuple[str, ...]) -> UncaughtExceptionError:
     """Take the exception that no guest code caught out of the store, where it would stay; describe it.
 
     What a tag means is between the program's modules. Where it carries a pointer first, as those of C++ exceptions and
@@ -166,7 +151,7 @@ def _take_exception(context: int, names: Names, frames: tuple[str, ...]) -> Unca
     return UncaughtExceptionError(tag, first, UNCAUGHT, frames)
 
 
-def _tag_name(context: int, exception: c.Exception_, names: Names) -> str | None:
+def _tag_name(context: int, exception: c.Exception_, names: Names[c.Extern]) -> str | None:
     thrown = c.Memory()
     error = c.exception_tag(context, ctypes.addressof(exception), ctypes.addressof(thrown))
     if error:
@@ -178,7 +163,7 @@ def _tag_name(context: int, exception: c.Exception_, names: Names) -> str | None
     return None
 
 
-def _frames(collect: Callable[[int], object], names: Names) -> tuple[str, ...]:
+def _frames(collect: Callable[[int], object], names: Names[c.Extern]) -> tuple[str, ...]:
     vec = c.ByteVec()
     collect(ctypes.addressof(vec))
     pointers = ctypes.cast(vec.data, ctypes.POINTER(ctypes.c_void_p)) if vec.size else ()

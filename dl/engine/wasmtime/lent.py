@@ -13,11 +13,12 @@ import threading
 from typing import Any
 
 from dl.engine.native.entry import entry
+from dl.engine.native.traps import Names
 from dl.engine.preview1 import FUNCTIONS as PREVIEW1_FUNCTIONS
 from dl.engine.preview1 import PREVIEW1, signature
 from dl.engine.protocol import EngineMemory, WasiOptions
 from dl.engine.wasmtime import c
-from dl.engine.wasmtime.errors import Names, check, free_ending, raise_ending, raise_instantiation_ending
+from dl.engine.wasmtime.errors import check, free_ending, raise_ending, raise_instantiation_ending
 from dl.engine.wasmtime.wasi import wasi_config
 from dl.errors import EngineError
 from dl.forks import in_forked_child, renew
@@ -85,33 +86,46 @@ _making = threading.local()
 """The number of the place whose memory the calling thread instantiates."""
 
 
-# What these do cannot fail; a signal that arrives at their start is handled by whatever Python code runs next.
+# What these do cannot fail, and is no call; a signal that arrives at their start is handled by whatever Python code runs next,
+# which needs the `try` for CPython 3.10: see `entry`.
 @entry
 def _get_memory(number: int, size: Any, capacity: Any) -> int:
-    place = _places[number]
-    size[0], capacity[0] = place.size, ADDRESS_SPACE_BYTES
-    return place.address
+    try:
+        place = _places[number]
+        size[0], capacity[0] = place.size, ADDRESS_SPACE_BYTES
+        return place.address
+    finally:
+        pass
 
 
 @entry
 def _grow_memory(number: int, size: int) -> int:
-    _places[number].size = size
-    return 0
+    try:
+        _places[number].size = size
+        return 0
+    finally:
+        pass
 
 
 @entry
 def _nothing(_env: int) -> None:
-    pass
+    try:
+        pass
+    finally:
+        pass
 
 
 @entry
 def _new_memory(
     _env: int, _kind: int, _minimum: int, _maximum: int, _reserved: int, _guard: int, out: Any
 ) -> int:
-    memory = out[0]
-    memory.env, memory.get_memory, memory.grow_memory = _making.number, _GET, _GROW
-    memory.finalizer = _DONE
-    return 0
+    try:
+        memory = out[0]
+        memory.env, memory.get_memory, memory.grow_memory = _making.number, _GET, _GROW
+        memory.finalizer = _DONE
+        return 0
+    finally:
+        pass
 
 
 _GET, _GROW, _DONE = _GetMemory(_get_memory), _GrowMemory(_grow_memory), _Finalizer(_nothing)

@@ -40,10 +40,12 @@ _NUMBER_KINDS = {name: number for number, name in enumerate(NUMBERS)}
 
 
 @entry
-def _finalized(number: int) -> None:
+def _finalized(number: int, _objects: dict[int, Any] = _OBJECTS) -> None:
+    # Without a call: after each one the interpreter handles signals, and what a handler raises could not leave from here.
+    # So it waits for the next Python code. The default is there for the interpreter's end, when modules have lost their names.
     try:  # noqa: SIM105  `entry` wants it
-        _OBJECTS.pop(number, None)
-    except BaseException:  # noqa: BLE001, S110  a signal's: nothing can be raised from the collector
+        del _objects[number]
+    except KeyError:  # the engine had no room for the reference, and `write_value` took the object back
         pass
 
 

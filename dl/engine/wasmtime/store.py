@@ -12,11 +12,10 @@ from typing import TYPE_CHECKING, Any
 from dl.engine.native.entry import entry, need_room
 from dl.engine.native.pending import interrupt_guest
 from dl.engine.native.store import DEFERRED, NativeStore
-from dl.engine.native.traps import frame_name
+from dl.engine.native.traps import Names, frame_name
 from dl.engine.protocol import WasiOptions
 from dl.engine.wasmtime import c
 from dl.engine.wasmtime.errors import (
-    Names,
     check,
     free_ending,
     raise_ending,
@@ -94,7 +93,7 @@ class WasmtimeStore(NativeStore):
         self._context: int = c.store_context(self._store)
         STORES[self._context] = self
         self.limit(memory_bytes=_UNLIMITED, table_elements=_UNLIMITED)
-        self._names = Names()
+        self._names: Names[c.Extern] = Names()
         self._interrupt_callback: Any = None
         self._kept = self._native.kept
         # The native store keeps instances, and so their code, to its end; who counts code must see it.
