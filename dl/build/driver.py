@@ -183,9 +183,12 @@ class Driver:
         """Compile and link.
 
         Raises:
-            BuildError: a tool failed; what it had to say is on standard error.
+            BuildError: a source is missing; or a tool failed, and what it had to say is on standard error.
         """
         order = self._order
+        for source in () if order.show else order.sources:
+            if not os.path.exists(source):  # the toolchain would say only that a check of its cache failed
+                raise BuildError(f"{source}: no such file")
         with tempfile.TemporaryDirectory(prefix="dlrun-cc-") as work:
             prefer_own_cache(Path(work))
             if order.no_link:

@@ -110,7 +110,9 @@ def _report(error: BaseException) -> int:
         print_error(f"{error.module}: {error.reason}" if type(error) is LinkError else error)
         return NOT_LINKED
     if isinstance(error, OSError):
-        print_error(f"cannot write or read: {error.strerror or error}")
+        named = isinstance(error.filename, (str, bytes))  # a number where a descriptor was opened
+        where = f" {os.fsdecode(error.filename)}" if named else ""
+        print_error(f"cannot write or read{where}: {error.strerror or error}")
         return INPUT_OUTPUT
     print_error(f"{type(error).__name__}: {error}")
     print_note("not an error of the program; DLRUN_TRACEBACK=1 shows where it came from")

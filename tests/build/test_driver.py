@@ -279,6 +279,12 @@ def test_a_missing_toolchain_is_named_with_the_remedy(tmp_path: Path) -> None:
     assert len(done.stderr.splitlines()) == 1
 
 
+def test_a_missing_source_is_named(tmp_path: Path) -> None:
+    """A source that is not there is reported by its name, before the compiler is asked."""
+    with pytest.raises(dl.BuildError, match=r"^x\.c: no such file$"):
+        cc(tmp_path, "-c", "x.c")
+
+
 def test_the_c_libraries_are_shipped_and_name_no_folder_of_the_building_machine() -> None:
     """The wheel has them for both kinds of memory."""
     for kind in KINDS:

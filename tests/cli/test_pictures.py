@@ -133,3 +133,11 @@ class TestMap:
         code, text = told(capfd, "map", str(FIXTURES / "plugins/shared/libadd.so"))
         assert code == 0
         assert "libadd.so" in text
+
+
+def test_a_file_that_cannot_be_written_is_named(dlrun: DlRun) -> None:
+    """One line says which file, and why."""
+    done = dlrun("graph", "-o", "/nowhere/x.dot", HELLO)
+
+    assert done.returncode == 74
+    assert done.stderr == "dlrun: error: cannot write or read /nowhere/x.dot: No such file or directory\n"
