@@ -94,7 +94,11 @@ def _indices_by_signature(module: LinkedModule) -> dict[FuncType, set[int]]:
 
 def signatures_of(module: LinkedModule) -> Signatures:
     """Return the signatures of the functions at a module's table indices, each once, in an order that does not vary."""
-    return tuple(sorted(_indices_by_signature(module), key=str))
+    return _in_order(_indices_by_signature(module))
+
+
+def _in_order(kinds: Iterable[FuncType]) -> Signatures:
+    return tuple(sorted(kinds, key=str))
 
 
 def _runs(addresses: Iterable[int]) -> list[tuple[int, int]]:
@@ -160,7 +164,7 @@ class RestingIndices:
         self, module: LinkedModule, region: Region, codes: Mapping[Signatures, CompiledModule]
     ) -> RestingLibrary:
         indices = _indices_by_signature(module)
-        signatures = tuple(sorted(indices, key=str))
+        signatures = _in_order(indices)
         functions = None
         if signatures in codes:
             number, served = self._take(signatures), libraries_served(signatures)
@@ -188,15 +192,15 @@ class RestingIndices:
         for library in rest.begun:
             self._forget(library)
 
-    def done(self, rest: Rest) -> None:
-        """Carry a plan out; the second time does nothing."""
-        for library in rest.begun:
-            if library not in self.libraries:
-                self.libraries.append(library)
-        for library in rest.over:
-            if library in self.libraries:
-                self.libraries.remove(library)
-                self._forget(library)
+    def done(self, rest: Rest) -> Rest:
+        """Carry a plan out; the second time does nothing. Return what was left to do."""
+        begun = tuple(library for library in rest.begun if library not in self.libraries)
+        self.libraries += begun
+        over = tuple(library for library in rest.over if library in self.libraries)
+        for library in over:
+            self.libraries.remove(library)
+            self._forget(library)
+        return Rest(begun, over)
 
     def _forget(self, library: RestingLibrary) -> None:
         functions = library.functions
