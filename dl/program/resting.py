@@ -15,6 +15,7 @@ from typing import TypeAlias
 
 from dl.dlfcn import ModuleHandle
 from dl.engine.protocol import CompiledModule
+from dl.glue.placement import in_a_row
 from dl.glue.trap_functions import MOST_LIBRARIES, TrapFunctions, can_trap, libraries_served
 from dl.modules.linked_module import LinkedModule
 from dl.modules.symbols import element_runs, functions_without_index
@@ -101,16 +102,6 @@ def _in_order(kinds: Iterable[FuncType]) -> Signatures:
     return tuple(sorted(kinds, key=str))
 
 
-def _runs(addresses: Iterable[int]) -> list[tuple[int, int]]:
-    runs: list[tuple[int, int]] = []
-    for address in sorted(addresses):
-        if runs and address == sum(runs[-1]):
-            runs[-1] = runs[-1][0], runs[-1][1] + 1
-        else:
-            runs.append((address, 1))
-    return runs
-
-
 @dataclass
 class RestingIndices:
     """The libraries whose table indices rest.
@@ -171,7 +162,7 @@ class RestingIndices:
             runs = tuple(
                 (start, order * served + number % MOST_LIBRARIES, count)
                 for order, kind in enumerate(signatures)
-                for start, count in _runs(indices[kind])
+                for start, count in in_a_row(sorted(indices[kind]))
             )
             functions = TrapFunctions(codes[signatures], number, runs)
         library = RestingLibrary(module.name, module.handle, region, signatures, functions)
