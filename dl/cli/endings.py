@@ -5,12 +5,14 @@ code   meaning
 =====  ==================================================================
 0-255  what the program returned, modulo 256
 1      what was to be built cannot be; dlrun deps, explain and inspect: what was asked for is not there
-2      the command line is wrong
+2      the command line is wrong, or there is no such engine
 124    the program was stopped by --timeout
 127    the program could not be linked, or called what nothing provides
 130    interrupted (Ctrl-C)
 74     the output cannot be written
 134    the program trapped or aborted, or all its threads wait for each other
+141    nobody reads the output any more
+70     dlrun itself failed
 =====  ==================================================================
 """
 

@@ -12,10 +12,10 @@ import click
 
 from dl.cli.demangling import Demangler, demangle_option, demangler
 from dl.cli.links import links_of
+from dl.cli.modules import image_of
 from dl.cli.run import library_path_option, search_path
 from dl.link.plan import LinkPlan
 from dl.link.rehearse import Link
-from dl.modules.image import image_from_file
 
 _HOST, _NOBODY = "the host", "undefined functions"
 _MOST_NAMES = 5
@@ -55,7 +55,7 @@ def graph(
         names.extend(module.name for module in plan.new)
         needs.extend((module.name, needed.name) for module in plan.new for needed in module.needed)
 
-    links = links_of(image_from_file(Path(file), file), search_path(library_path, file), visit=visit)
+    links = links_of(image_of(file), search_path(library_path, file), visit=visit)
     text = dot_of(names, needs, links, demangler(demangle))
     data = _svg(text) if kind == "svg" else text.encode()
     if target is None:

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING
 import click
 
 from dl.cli.endings import program_code
+from dl.cli.modules import contents, parsed
 from dl.cli.run import library_path_option, search_path
 from dl.dlfcn import DlFlags
-from dl.modules.image import image_from_file
 from dl.modules.kind import ModuleKind, kind_of
 from dl.options import MemoryType
 from dl.wasm.types import MemoryType as WasmMemoryType
@@ -82,12 +82,17 @@ def _linked(file: str, arguments: tuple[str, ...], library_path: list[Path]) -> 
     """Link a program, or a library into an empty one."""
     from dl.linker import Linker  # noqa: PLC0415  the help needs nothing of the linker
 
-    image = image_from_file(Path(file), file)
+    data = contents(file)
+    source = file if data is None else data
+    image = parsed(source, file)
     if kind_of(image.wasm) is not ModuleKind.SIDE:
-        with Linker(file, library_path=library_path, args=(file, *arguments)) as linker:
+        with Linker(source, name=file, library_path=library_path, args=(file, *arguments)) as linker:
             yield linker
         return
     shared = any(isinstance(e.type, WasmMemoryType) and e.type.limits.shared for e in image.wasm.imports)
-    with Linker(None, library_path=library_path, memory=MemoryType(shared=shared)) as linker:
-        linker.main_group.dlopen(Path(file).resolve(), DlFlags.LAZY)
+    name = Path(file).resolve() if data is None else Path(file).name
+    held = {} if data is None else {Path(file).name: data}
+    memory = MemoryType(shared=shared)
+    with Linker(None, library_path=library_path, libraries=held, memory=memory) as linker:
+        linker.main_group.dlopen(name, DlFlags.LAZY)
         yield linker

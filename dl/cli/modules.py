@@ -62,12 +62,22 @@ def image_of(name: str) -> ModuleImage:
         LinkError: it cannot be opened or read.
         DlError: it is no module.
     """
+    data = contents(name)
+    return parsed(name if data is None else data, name)
+
+
+def parsed(source: str | bytes, name: str) -> ModuleImage:
+    """Parse a module: the file of a path, or what `contents` has read, since a pipe can be read only once.
+
+    Raises:
+        LinkError: it cannot be opened or read.
+        DlError: it is no module.
+    """
     from dl.modules.image import image_from_bytes, image_from_file  # noqa: PLC0415  the help needs nothing of the linker
 
-    data = contents(name)
-    if data is None:
-        return image_from_file(Path(name), name)
-    return image_from_bytes(data, name, f"<{name}>")
+    if isinstance(source, bytes):
+        return image_from_bytes(source, name, f"<{name}>")
+    return image_from_file(Path(source), name)
 
 
 def meant_command(word: str, commands: Sequence[str]) -> str | None:

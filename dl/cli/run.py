@@ -12,7 +12,7 @@ import click
 from dl.cli.endings import program_code
 from dl.cli.interrupt import ending_on_interrupt
 from dl.cli.live_map import held_back, live_map
-from dl.cli.modules import complete_file, contents
+from dl.cli.modules import complete_file, contents, parsed
 from dl.cli.params import (
     PAGE_BYTES,
     directories,
@@ -221,10 +221,11 @@ def run(
         )
     for text in (program, *arguments, *(part for pair in variables for part in pair)):
         _check_text(text)
-    source = contents(program) or program
+    given = contents(program)
+    source = program if given is None else given
     named = bool(module_path) and wamr_mode is None
     by_name = named and _is_ordinary(source, program)
-    memory = None if by_name else _memory(program, memory_min, memory_max)
+    memory = None if by_name else _memory(source, program, memory_min, memory_max)
     if by_name and (memory_min or memory_max or preload):
         raise click.UsageError(
             "--memory-min, --memory-max and --preload are for programs that are not linked by name"
@@ -277,12 +278,8 @@ def _is_ordinary(source: str | bytes, program: str) -> bool:
         DlError: it cannot be read.
     """
     from dl.engine.preview1 import WASIX  # noqa: PLC0415  the help needs nothing of the linker
-    from dl.modules.image import image_from_bytes, image_from_file  # noqa: PLC0415
 
-    if isinstance(source, bytes):
-        wasm = image_from_bytes(source, program, program).wasm
-    else:
-        wasm = image_from_file(Path(source), program).wasm
+    wasm = parsed(source, program).wasm
     needs_program = any(e.module == WASIX or (e.module, e.kind) == ("env", "memory") for e in wasm.imports)
     return wasm.dylink is None and not needs_program
 
@@ -316,7 +313,7 @@ def _check_text(text: str) -> None:
         raise click.UsageError(f"{os.fsencode(text)!r} is not UTF-8, which programs take") from None
 
 
-def _memory(program: str, least: int | None, most: int | None) -> MemoryType | None:
+def _memory(source: str | bytes, program: str, least: int | None, most: int | None) -> MemoryType | None:
     """Return the memory to provide, from the type of the one that the program imports.
 
     Raises:
@@ -325,11 +322,10 @@ def _memory(program: str, least: int | None, most: int | None) -> MemoryType | N
     """
     if least is None and most is None:
         return None
-    from dl.cli.modules import image_of  # noqa: PLC0415
     from dl.wasm.types import MemoryType as WasmMemoryType  # noqa: PLC0415
 
     imported = next(
-        (e.type for e in image_of(program).wasm.imports if isinstance(e.type, WasmMemoryType)),
+        (e.type for e in parsed(source, program).wasm.imports if isinstance(e.type, WasmMemoryType)),
         None,
     )
     if imported is None:

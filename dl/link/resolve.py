@@ -134,7 +134,7 @@ class Resolver:
     def bind_import(self, module: LinkedModule, entry: Import) -> Binding:
         """Return what one import means; see `bind`."""
         kind = entry.type
-        if not is_encodable(kind):
+        if not (_imports_are_encodable(module) or is_encodable(kind)):
             raise UnsupportedModuleError(
                 module.name,
                 f"import {label(entry)} of type {kind}: libraries cannot import what refers to types of theirs",
@@ -343,6 +343,15 @@ class Resolver:
                 f"thread-local, {binding.offset:#x} from the block of {self._module(binding.module).name} on"
             )
         return "undefined, and looked up at its first call"
+
+
+def _imports_are_encodable(module: LinkedModule) -> bool:
+    """Whether all imports of a module are of types that libraries can import: nearly always, and known from its first load."""
+    known: bool | None = module.wasm.derived.get("imports are encodable")
+    if known is None:
+        known = all(is_encodable(entry.type) for entry in module.wasm.imports)
+        module.wasm.derived["imports are encodable"] = known
+    return known
 
 
 def is_weak(module: LinkedModule, entry: Import) -> bool:

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.command_line import HELLO, DlRun
-from tests.support.modules import pie
+from tests.support.modules import MEMORY, library, pie
 from tests.support.paths import ROOT
 
 EXIT_SEVEN = """
@@ -98,3 +98,33 @@ def test_the_environment_is_inherited_on_request(tmp_path: Path) -> None:
     assert count() == 0
     assert count("--env", "ONE", "--env", "TWO=2") == 2
     assert count("--inherit-env", "--env", "ONE=other", "--env", "TWO=2") == 5
+
+
+def test_memory_of_a_program_from_standard_input(dlrun: DlRun) -> None:
+    """A program that can be read only once gets the memory that was asked for, like one in a file."""
+    program = """(module (import "env" "memory" (memory 1 100))
+      (func (export "_start") (drop (i32.load (i32.const 0x1f0000)))))"""
+
+    assert dlrun("--memory-min", "2M", "-", input=program).returncode == 0
+    assert dlrun("-", input=program).returncode == 134
+
+
+def test_empty_standard_input_is_an_empty_module(dlrun: DlRun) -> None:
+    """Nothing on standard input is reported as such, and not as a file that is missing."""
+    done = dlrun("-", input="")
+
+    assert done.returncode == 127
+    assert done.stderr == "dlrun: error: -: malformed at byte 0x0: the file is empty\n"
+
+
+def test_pictures_are_drawn_of_text_and_standard_input(dlrun: DlRun, tmp_path: Path) -> None:
+    """`dlrun graph` and `dlrun map` take what the other commands take, of a program and of a library."""
+    (tmp_path / "seven.wat").write_text(EXIT_SEVEN)
+    data = library('(func (export "f"))', MEMORY, memory_size=8, memory_align=2)
+    os.mkfifo(tmp_path / "pipe")
+    for command in ("graph", "map"):
+        assert dlrun(command, "seven.wat").returncode == 0
+        writer = threading.Thread(target=(tmp_path / "pipe").write_bytes, args=(data,), daemon=True)
+        writer.start()
+        assert "pipe" in dlrun(command, "pipe").stdout
+        writer.join(60)

@@ -10,9 +10,10 @@ import pytest
 
 import dl
 from dl.wasm.module import parse_module
+from tests.support.groups import held
 from tests.support.modules import MEMORY, TABLE, calls, imports, library, module, returns
+from tests.wamr.programs import program
 from tests.wamr.roots import root, side
-from tests.wamr.test_programs import held, program
 
 MID = library(
     MEMORY,

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 import dl
+from tests.support.groups import held
 from tests.support.modules import (
     MEMORY,
     MEMORY_BASE,
@@ -20,8 +21,8 @@ from tests.support.modules import (
     reads,
     returns,
 )
+from tests.wamr.programs import program
 from tests.wamr.roots import HEAP, root, side
-from tests.wamr.test_programs import held, program
 
 
 def test_thousands_of_elements_and_exports() -> None:

@@ -6,8 +6,8 @@ import pytest
 
 import dl
 from tests.support.modules import SHARED_MEMORY, TABLE, calls, imports, library, pie, returns
+from tests.wamr.programs import Guest
 from tests.wamr.roots import DLFCN, GLOBAL, NOW, side
-from tests.wamr.test_programs import Guest
 
 LIBRARY = library(
     SHARED_MEMORY,
