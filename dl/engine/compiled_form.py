@@ -18,7 +18,7 @@ import struct
 from collections.abc import Mapping
 from pathlib import Path
 
-from dl.engine.private_directory import NotPrivateError, PrivateDirectory
+from dl.engine.private_directory import NotPrivateError, PrivateDirectory, read_content
 from dl.engine.protocol import CompiledModule, Engine
 from dl.errors import EngineError
 
@@ -87,7 +87,7 @@ def read_form(form: Path, source: bytes, engine: Engine) -> dict[bytes, bytes]:
     directory = PrivateDirectory(form.parent)
     try:
         with open(directory.open(form.name), "rb") as file:
-            data = file.read(_MOST_BYTES)
+            data = read_content(file, _MOST_BYTES)
     finally:
         directory.close()
     if len(data) < _HEADER.size:

@@ -27,7 +27,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
 
-from dl.engine.private_directory import TEMPORARY, NotPrivateError, PrivateDirectory
+from dl.engine.private_directory import TEMPORARY, NotPrivateError, PrivateDirectory, read_content
 from dl.engine.protocol import CompiledModule, Engine
 from dl.errors import EngineError
 from dl.forks import in_forked_child, renew
@@ -113,7 +113,7 @@ class DiskCache:
             return None
         try:
             with open(fd, "rb") as file:
-                code = _read(file.read(_MOST_FILE_BYTES), digest, fingerprint)
+                code = _read(read_content(file, _MOST_FILE_BYTES), digest, fingerprint)
                 if code is None:
                     log.info("cache: %s not used: damaged or of another version", name)
                     return None
@@ -215,7 +215,7 @@ class DiskCache:
         for name in sorted(name for name, _ in self._directory.entries() if name.endswith(_SUFFIX)):
             try:
                 with open(self._directory.open(name), "rb") as file:
-                    data = file.read(_MOST_FILE_BYTES)
+                    data = read_content(file, _MOST_FILE_BYTES)
             except (OSError, NotPrivateError) as error:
                 yield name, str(error)
                 continue

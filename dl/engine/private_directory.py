@@ -26,6 +26,7 @@ import os
 import secrets
 import stat
 from pathlib import Path
+from typing import BinaryIO
 
 _MOST_LINKS = 40
 _OTHERS_WRITE = stat.S_IWGRP | stat.S_IWOTH
@@ -172,6 +173,14 @@ class PrivateDirectory:
 
 TEMPORARY = ".tmp"
 """Ending of files that are being written."""
+
+
+def read_content(file: BinaryIO, most: int) -> bytes:
+    """Return a file's content, of which it must not be more than `most` bytes; what is beyond is left out.
+
+    `read(most)` alone would first ask for room for `most` bytes, however small the file.
+    """
+    return file.read(min(os.fstat(file.fileno()).st_size, most))
 
 
 def _check_process() -> None:

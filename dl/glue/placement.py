@@ -172,7 +172,7 @@ def placement_module(
         if function.lazy:
             assert resolver is not None
             to_place[position] = _lazy_function(build, function, resolver)
-    pieces = [(i32_const(start), count) for start, count in _in_a_row([f.address for f in placed])]
+    pieces = [(i32_const(start), count) for start, count in in_a_row([f.address for f in placed])]
     for row in rows:
         first = i32_const(row.first) if isinstance(row.first, int) else address(row_bases, row.first)
         pieces.append((first, len(row.functions)))
@@ -181,7 +181,7 @@ def placement_module(
     return build.build()
 
 
-def _in_a_row(indices: Sequence[int]) -> list[tuple[int, int]]:
+def in_a_row(indices: Iterable[int]) -> list[tuple[int, int]]:
     """Return first and number of each run of table indices, which are in rising order."""
     runs: list[tuple[int, int]] = []
     for index in indices:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable
 
 from dl.engine.protocol import CompiledModule, Store
 from dl.errors import InstantiationError
+from dl.glue.placement import in_a_row
 from dl.glue.trap_functions import (
     MOST_LIBRARIES,
     NUMBER_FROM,
@@ -53,7 +54,7 @@ class ClosedFunctions:
 
     def _forget(self, indices: set[int]) -> list[tuple[int, int]]:
         self._indices -= indices
-        return [(index, 1) for index in sorted(indices)]
+        return in_a_row(sorted(indices))
 
     def place(self, closed: Iterable[TrapFunctions]) -> None:
         """Place the functions of closed libraries; where the engine has no room for them stays null, which traps as well."""

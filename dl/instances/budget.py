@@ -1,4 +1,4 @@
-"""The bytes that all memories of a program's instances, and of the host's making, take together."""
+"""Sizes of memories and tables, and the bytes that all memories of instances and of the host's making take together."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import threading
 from typing import TYPE_CHECKING
 
 from dl.limits import Limits
+from dl.wasm.module import WasmModule
 
 if TYPE_CHECKING:
     from dl.instances.externals import Memory
@@ -67,3 +68,33 @@ class MemoryBudget:
                 self._growing += (memory,)
                 self._most += most * PAGE_BYTES
                 self._fixed -= taken
+
+
+def check_sizes(module: WasmModule, name: str, bound: Limits) -> None:
+    """Check that no memory or table that a module defines begins larger than one may be.
+
+    Raises:
+        ResourceLimitError: one does.
+    """
+    for memory in module.memories[module.import_counts["memory"] :]:
+        if memory.limits.minimum > bound.memory_pages:
+            raise bound.refusal("memory_pages", name, f"its memory needs {memory.limits.minimum} pages")
+    for table in module.tables[module.import_counts["table"] :]:
+        if table.limits.minimum > bound.table_elements:
+            raise bound.refusal("table_elements", name, f"its table needs {table.limits.minimum} elements")
+
+
+def memory_sizes(module: WasmModule, bound: Limits) -> dict[int, int]:
+    """Return the bytes that each memory counts with which a module defines, by index.
+
+    One that can grow and is not exported counts with all that it may grow to, since nobody can see how large it is.
+    """
+    most = bound.memory_pages
+    seen = {export.index for export in module.exports.values() if export.kind == "memory"}
+    sizes = {}
+    for index in range(module.import_counts["memory"], len(module.memories)):
+        limits = module.memories[index].limits
+        visible = index in seen and not limits.shared
+        pages = limits.minimum if visible else min(most, most if limits.maximum is None else limits.maximum)
+        sizes[index] = pages * PAGE_BYTES
+    return sizes

@@ -25,7 +25,7 @@ from dl.errors import (
 )
 from dl.glue.resolution import FromNamespace
 from dl.groups.registry import Groups
-from dl.instances.budget import PAGE_BYTES
+from dl.instances.budget import check_sizes, memory_sizes
 from dl.instances.externals import External, Function, Memory, external_for
 from dl.instances.given import GivenImports
 from dl.instances.instance import Given, ImportSource, Instance, Module
@@ -316,7 +316,7 @@ class ProgramInstances:
     ) -> Instance:
         """Instantiate one module, whose dependencies are there."""
         wasm = module.image.wasm
-        self._check_limits(module)
+        check_sizes(wasm, module.name, self._program.options.limits)
         # Before its imports are looked at: a module that is invalid is invalid whatever it imports.
         code = self._compiled(module, frame.name)
         if self._program.shares_memory:
@@ -340,7 +340,7 @@ class ProgramInstances:
         waits = self._waits.rewritten(module.image)
         filling = waits and self._waits.filling(waits[0], wasm, externals, self.built_in.own("memory"))
         operation = Instantiate(number, code, frame.name, tuple(one.source for one in externals), filling)
-        sizes = self._memory_sizes(wasm)
+        sizes = memory_sizes(wasm, self._program.options.limits)
         self._perform(operation, sum(sizes.values()))
         instance = self._made(frame, module, number, externals, sources)
         for export in wasm.exports.values():
@@ -394,38 +394,6 @@ class ProgramInstances:
         return self._program.compiler.compile(
             numbered_copy(wasm, copy), name, None if copy else digest, form_reader(self._program, image)
         )
-
-    def _check_limits(self, module: Module) -> None:
-        bound, wasm = self._program.options.limits, module.image.wasm
-        for memory in wasm.memories[wasm.import_counts["memory"] :]:
-            if memory.limits.minimum > bound.memory_pages:
-                raise bound.refusal(
-                    "memory_pages", module.name, f"its memory needs {memory.limits.minimum} pages"
-                )
-        for table in wasm.tables[wasm.import_counts["table"] :]:
-            if table.limits.minimum > bound.table_elements:
-                raise bound.refusal(
-                    "table_elements", module.name, f"its table needs {table.limits.minimum} elements"
-                )
-
-    def _memory_sizes(self, wasm: WasmModule) -> dict[int, int]:
-        """Return the bytes that each memory counts with which a module defines, by index.
-
-        One that can grow and is not exported counts with all that it may grow to, since nobody can see how large it is.
-        """
-        most, seen = self._program.options.limits.memory_pages, set[int]()
-        for export in wasm.exports.values():
-            if export.kind == "memory":
-                seen.add(export.index)
-        sizes = {}
-        for index in range(wasm.import_counts["memory"], len(wasm.memories)):
-            limits = wasm.memories[index].limits
-            visible = index in seen and not limits.shared
-            pages = (
-                limits.minimum if visible else min(most, most if limits.maximum is None else limits.maximum)
-            )
-            sizes[index] = pages * PAGE_BYTES
-        return sizes
 
     def _made(
         self,

@@ -15,6 +15,7 @@ from typing import TypeAlias
 
 from dl.dlfcn import ModuleHandle
 from dl.engine.protocol import CompiledModule
+from dl.glue.placement import in_a_row
 from dl.glue.trap_functions import MOST_LIBRARIES, TrapFunctions, can_trap, libraries_served
 from dl.modules.linked_module import LinkedModule
 from dl.modules.symbols import element_runs, functions_without_index
@@ -94,17 +95,11 @@ def _indices_by_signature(module: LinkedModule) -> dict[FuncType, set[int]]:
 
 def signatures_of(module: LinkedModule) -> Signatures:
     """Return the signatures of the functions at a module's table indices, each once, in an order that does not vary."""
-    return tuple(sorted(_indices_by_signature(module), key=str))
+    return _in_order(_indices_by_signature(module))
 
 
-def _runs(addresses: Iterable[int]) -> list[tuple[int, int]]:
-    runs: list[tuple[int, int]] = []
-    for address in sorted(addresses):
-        if runs and address == sum(runs[-1]):
-            runs[-1] = runs[-1][0], runs[-1][1] + 1
-        else:
-            runs.append((address, 1))
-    return runs
+def _in_order(kinds: Iterable[FuncType]) -> Signatures:
+    return tuple(sorted(kinds, key=str))
 
 
 @dataclass
@@ -160,14 +155,14 @@ class RestingIndices:
         self, module: LinkedModule, region: Region, codes: Mapping[Signatures, CompiledModule]
     ) -> RestingLibrary:
         indices = _indices_by_signature(module)
-        signatures = tuple(sorted(indices, key=str))
+        signatures = _in_order(indices)
         functions = None
         if signatures in codes:
             number, served = self._take(signatures), libraries_served(signatures)
             runs = tuple(
                 (start, order * served + number % MOST_LIBRARIES, count)
                 for order, kind in enumerate(signatures)
-                for start, count in _runs(indices[kind])
+                for start, count in in_a_row(sorted(indices[kind]))
             )
             functions = TrapFunctions(codes[signatures], number, runs)
         library = RestingLibrary(module.name, module.handle, region, signatures, functions)
@@ -188,15 +183,15 @@ class RestingIndices:
         for library in rest.begun:
             self._forget(library)
 
-    def done(self, rest: Rest) -> None:
-        """Carry a plan out; the second time does nothing."""
-        for library in rest.begun:
-            if library not in self.libraries:
-                self.libraries.append(library)
-        for library in rest.over:
-            if library in self.libraries:
-                self.libraries.remove(library)
-                self._forget(library)
+    def done(self, rest: Rest) -> Rest:
+        """Carry a plan out; the second time does nothing. Return what was left to do."""
+        begun = tuple(library for library in rest.begun if library not in self.libraries)
+        self.libraries += begun
+        over = tuple(library for library in rest.over if library in self.libraries)
+        for library in over:
+            self.libraries.remove(library)
+            self._forget(library)
+        return Rest(begun, over)
 
     def _forget(self, library: RestingLibrary) -> None:
         functions = library.functions

@@ -275,12 +275,10 @@ class LinkerState:
         if self.resting.entry != entry:
             self.resting.closes += 1
             self.resting.entry = entry
-        begun = [library for library in rest.begun if library not in self.resting.libraries]
-        over = [library for library in rest.over if library in self.resting.libraries]
-        self.resting.done(rest)
-        for library in begun:
+        done = self.resting.done(rest)
+        for library in done.begun:
             self.table.rest(library.region)
-        for library in over:
+        for library in done.over:
             self.table.free(library.region, rested=True)
 
     def constructed(self, module: LinkedModule) -> None:

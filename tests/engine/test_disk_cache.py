@@ -10,6 +10,7 @@ import subprocess
 import sys
 import threading
 import time
+import tracemalloc
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -84,6 +85,23 @@ def test_code_is_found_again(engine: CountingEngine, cache: DiskCache, place: Pa
     compiled(engine, cache, module(2))
 
     assert (engine.compiled, len(engine.loaded), len(code_files(place))) == (2, 1, 2)
+
+
+def test_reading_takes_as_much_memory_as_the_file(
+    engine: CountingEngine, cache: DiskCache, place: Path
+) -> None:
+    """A file of some kilobytes is read and verified within a megabyte."""
+    compiled(engine, cache, module(1))
+    compiler = Compiler(engine, cache, CodeCache())
+    tracemalloc.start()
+    try:
+        compiler.compile(module(1), "m")
+        assert cache.verify().good == 1
+        _, most = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert engine.compiled == 1
+    assert code_files(place)[0].stat().st_size < most < 1 << 20
 
 
 def test_files_and_directory_are_the_users_alone(engine: CountingEngine, place: Path) -> None:
