@@ -87,12 +87,19 @@ Listener = Callable[[Event], object]
 
 
 class EventSubscription:
-    """A function that is called with events, until `close`; made by `Events.subscribe`."""
+    """A function that is called with events, until `close`; made by `Events.subscribe`.
 
-    def __init__(self, events: Events, listener: Listener, kinds: frozenset[EventKind]) -> None:
+    Attributes:
+        listener: the function.
+        kinds: what it is called with.
+        after: number of the last event before it; those up to this one may still wait to be delivered to others.
+    """
+
+    def __init__(self, events: Events, listener: Listener, kinds: frozenset[EventKind], after: int) -> None:
         self._events = events
         self.listener = listener
         self.kinds = kinds
+        self.after = after
 
     def close(self) -> None:
         """Call the function no longer; idempotent, from any thread. A call under way goes on."""
@@ -207,8 +214,9 @@ class Events:
         Raises:
             LinkerUsageError: there is no such kind.
         """
-        subscription = EventSubscription(self, listener, _checked(kinds))
+        wanted = _checked(kinds)
         with self.changed:
+            subscription = EventSubscription(self, listener, wanted, self._number)
             self._subscriptions = (*self._subscriptions, subscription)
             self._note_listeners()
         return subscription
@@ -316,7 +324,7 @@ class Events:
         while pending:
             event = pending.popleft()
             for subscription in self._subscriptions:
-                if event.kind in subscription.kinds:
+                if event.kind in subscription.kinds and event.number > subscription.after:
                     try:
                         subscription.listener(event)
                     except Exception:

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 import dl
+from dl.program.events import Events
 from tests.support.modules import SHARED_MEMORY, calls, constructor, imports, library, returns
 
 SHARED = dl.MemoryType(minimum=20, maximum=200, shared=True)
@@ -135,6 +136,18 @@ class TestListeners:
             assert linker.main_group.dlsym(handle, "f")() == 1
             assert [str(event.kind) for event in seen] == ["loaded", "constructed"]
             assert "ZeroDivisionError" in caplog.text
+
+    def test_a_function_gets_nothing_from_before_it(self) -> None:
+        """What was recorded for others, and not yet delivered, is not given to a function that is added meanwhile."""
+        events = Events()
+        former = events.subscribe(lambda _event: None)
+        events.record(dl.EventKind.LOADED, "before")
+        former.close()
+        seen: list[str] = []
+        events.subscribe(lambda event: seen.append(event.module))
+        events.record(dl.EventKind.LOADED, "after")
+        events.deliver()
+        assert seen == ["after"]
 
     def test_a_queue_is_bounded(self) -> None:
         """Of more events than a queue holds the oldest are dropped, and counted."""
