@@ -80,7 +80,7 @@ def _indices_by_signature(module: LinkedModule) -> dict[FuncType, set[int]]:
         return found
 
     def add(function: int | None, address: int) -> None:
-        if function is not None and region.address <= address < region.end and can_trap(functions[function]):
+        if function is not None and region.address <= address < region.end:
             found.setdefault(functions[function], set()).add(address)
 
     for start, placed in element_runs(module.wasm, module.table_base):
@@ -90,7 +90,7 @@ def _indices_by_signature(module: LinkedModule) -> dict[FuncType, set[int]]:
     for function, number in functions_without_index(module.wasm).items():
         if first is not None:
             add(function, first + number)
-    return found
+    return {kind: addresses for kind, addresses in found.items() if can_trap(kind)}
 
 
 def signatures_of(module: LinkedModule) -> Signatures:
