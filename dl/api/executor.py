@@ -31,7 +31,9 @@ class GuestExecutor(Executor):
     A task costs what handing it to a thread costs, where attaching a thread for it makes a new set of instances each time.
     Threads are started when there is work for them.
 
-    `_lock` guards the fields below it. `_idle` is how many threads wait for work, less the work that waits for threads.
+    `_lock` guards the fields below it. `_idle` is how many threads wait for work, less the work that waits for threads. `_alive`
+    counts a thread from the decision to start it, and `_threads` has it once it is started: `_started_all` is notified then,
+    for `shutdown`, which waits for nothing else under the lock. Threads have names of their own, by which `_replace` finds one.
     """
 
     def __init__(self, linker: LinkerBase, workers: int, name: str) -> None:
@@ -39,6 +41,7 @@ class GuestExecutor(Executor):
         self._workers = workers
         self._name = name
         self._lock = threading.Lock()
+        self._started_all = threading.Condition(self._lock)
         self._work: queue.SimpleQueue[_Work | None] = queue.SimpleQueue()
         self._threads: list[HostThread] = []
         self._idle = 0
@@ -78,16 +81,18 @@ class GuestExecutor(Executor):
             name = f"{self._name} {self._started}"
         try:
             thread = self._linker.parts.host_threads.spawn(self._linker.own.viewing(self._run), (), name)
-        except ResourceLimitError:
+        except BaseException as error:
             with self._lock:
                 self._alive -= 1
                 self._idle -= 1
                 alone = not self._alive
-            if alone and (first is None or first.cancel()):
+                self._started_all.notify_all()
+            if not isinstance(error, ResourceLimitError) or (alone and (first is None or first.cancel())):
                 raise
             return  # another thread does it, later
         with self._lock:
             self._threads.append(thread)
+            self._started_all.notify_all()
 
     def _run(self, group: InstanceGroup) -> None:
         """The body of each thread."""
@@ -129,7 +134,6 @@ class GuestExecutor(Executor):
         """
         with self._lock:
             self._closed = True
-            threads = list(self._threads)
         if cancel_futures:
             while True:
                 try:
@@ -141,6 +145,9 @@ class GuestExecutor(Executor):
                     work[0].set_running_or_notify_cancel()
         self._work.put(None)
         if wait:
+            with self._lock:
+                self._started_all.wait_for(lambda: len(self._threads) >= self._alive)
+                threads = list(self._threads)
             for thread in threads:
                 thread.thread_done.wait()
 

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 import pytest
 
 import dl
+from tests.support.groups import until
 from tests.support.modules import SHARED_MEMORY, library
 
 pytestmark = pytest.mark.timeout(60)
@@ -97,6 +98,33 @@ def test_closing_the_linker_ends_the_executor(linker: dl.Linker) -> None:
     with pytest.raises(dl.LinkerClosedError):
         endless.result(30)
     assert waiting.cancelled()
+
+
+def test_shutdown_waits_for_a_thread_that_is_being_started(linker: dl.Linker) -> None:
+    """Work that was taken is done when `shutdown` returns, also if its thread is started at that moment."""
+    executor = linker.executor(1)
+    done: list[str] = []
+
+    def work(group: dl.InstanceGroup) -> None:
+        threading.Event().wait(0.05)
+        done.append(group.name)
+
+    seen: list[list[str]] = []
+
+    def shut_down() -> None:
+        executor.shutdown()
+        seen.append(list(done))
+
+    with linker.parts.host_threads._lock:  # no thread is started meanwhile
+        submitting = threading.Thread(target=executor.submit, args=(work,))
+        submitting.start()
+        until(lambda: executor._alive)
+        ending = threading.Thread(target=shut_down)
+        ending.start()
+        until(lambda: executor._closed)
+    submitting.join(30)
+    ending.join(30)
+    assert seen == [["worker 1"]]
 
 
 def test_a_program_without_shared_memory_has_no_executor() -> None:
