@@ -229,6 +229,7 @@ class Waits:
             self._begin_locked(wait)
         # First the bell, then the look at what is pending: an interrupt posts first and rings then.
         waiter.bell = wake
+        waiter.fence.light()
         try:
             waiter.raise_if_interrupted()
             yield
