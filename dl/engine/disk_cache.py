@@ -6,9 +6,9 @@ it is checked before the engine sees a byte: a file that is damaged, cut off, ol
 digest guards against accidents. Against people, only files that the user alone can have written are read; see
 `dl.engine.private_directory`.
 
-A file begins with the code, so that the engine can map it: processes that run the same program have its pages in common. What is
-checked is the open file, and what is mapped is that file. Nobody but the user could change it in between, or later, and nothing
-here ever writes to a file that has its name.
+A file begins with the code, so that the engine can map it: processes that run the same program have its pages in common. What
+is checked is the open file, and what is mapped is that file. Nobody but the user could change it in between, or later, and
+nothing here ever writes to a file that has its name.
 
 Nothing here fails a link. What cannot be read is compiled, what cannot be written is compiled again next time, and a directory
 that is not private is not used; the log says why.

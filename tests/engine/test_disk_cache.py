@@ -227,7 +227,7 @@ def test_code_that_the_engine_refuses_is_a_miss(cache: DiskCache, place: Path) -
 @pytest.fixture(name="big", scope="module")
 def _big() -> bytes:
     """A module whose code is large enough to be mapped."""
-    functions = "".join(f"(func (export \"f{n}\") (result i32) i32.const {n})" for n in range(1500))
+    functions = "".join(f'(func (export "f{n}") (result i32) i32.const {n})' for n in range(1500))
     return bytes(wasmtime.wat2wasm(f"(module {functions})"))
 
 
