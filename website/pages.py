@@ -1,8 +1,9 @@
 """How the pages of the repository become those of the site: `scripts/site` calls it, and MkDocs makes HTML of what it writes.
 
-Pages are written to be read in the repository, and their links lead to files of it. Here `README.md` becomes the home page, what
-is linked and lies outside `docs/` gets a page of its own, the order of the pages is that of `docs/README.md`, and the reference
-of the API and that of the command line are made from the code, so that they cannot say anything else than it does.
+Pages are written to be read in the repository, and their links lead to files of it. Here `README.md` becomes the home
+page, what is linked and lies outside `docs/` gets a page of its own, the order of the pages is that of
+`docs/README.md`, and the reference of the API and that of the command line are made from the code, so that they cannot
+say anything else than it does.
 
 It is a step of its own, and not a plug-in of MkDocs, so that another generator can take over what it writes.
 """
