@@ -234,6 +234,7 @@ PUBLIC = [
     "RTLD_NODELETE",
     "RTLD_NOLOAD",
     "RTLD_NOW",
+    "RemoteError",
     "ReplayFailedError",
     "ResourceLimitError",
     "StalePointerError",

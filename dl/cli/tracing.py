@@ -9,8 +9,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, TextIO, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
@@ -259,21 +258,21 @@ def tracing(
             return
         categories = frozenset(CATEGORIES)
     with ExitStack() as undo:
-        handler = _handler(form, output, undo)
+        handler = _handler(form, output)
         undo.callback(handler.close)
         _listen(handler, [name for name, category in _LOGGERS.items() if category in categories], undo)
         yield
 
 
-def _handler(form: str, output: str | None, undo: ExitStack) -> logging.Handler:
+def _handler(form: str, output: str | None) -> logging.Handler:
     formatter = _Json() if form == "json" else _Text()
-    stream: TextIO = sys.stderr
+    handler: logging.Handler
     if output is not None:
-        path = output.replace("%p", str(os.getpid()))
-        stream = undo.enter_context(Path(path).open("w", encoding="utf-8", buffering=1))
-    elif form == "text" and stream.isatty():
+        handler = logging.FileHandler(output.replace("%p", str(os.getpid())), "w", encoding="utf-8")
+    elif form == "text" and sys.stderr.isatty():
         return _Terminal(formatter)
-    handler = logging.StreamHandler(stream)
+    else:
+        handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(formatter)
     return handler
 

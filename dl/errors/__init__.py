@@ -35,6 +35,7 @@
     ├── EngineError                    the engine failed, or refuses a configuration or a module
     ├── EngineNotFoundError            no engine of this name is installed
     ├── InternalError                  a fault of the linker itself, to be reported
+    ├── RemoteError                    an exception of another process that cannot be made again here
     └── LinkerUsageError               the API was used in a way it cannot serve
         ├── LinkerClosedError          the linker or group was closed
         └── ProgramForkedError         the linker belongs to the parent of this process
@@ -45,6 +46,8 @@ from __future__ import annotations
 from dl.errors.base import (
     DlError,
     InternalError,
+    RemoteError,
+    sendable,
 )
 from dl.errors.linking import (
     FinalizationError,
@@ -119,6 +122,7 @@ __all__ = [
     "ProgramDeadlockedError",
     "ProgramExited",
     "ProgramForkedError",
+    "RemoteError",
     "ReplayFailedError",
     "ResourceLimitError",
     "StalePointerError",
@@ -130,4 +134,5 @@ __all__ = [
     "UnresolvedSymbolsError",
     "UnsupportedModuleError",
     "ValueConversionError",
+    "sendable",
 ]
