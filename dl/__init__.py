@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from dl.api.library import Library
     from dl.api.loaded import AddressInfo, LoadedModule, ModuleBinding, ModuleSymbol
     from dl.api.memory_map import MapRegion, MemoryMap
+    from dl.api.timeline import Timeline, TimelineEvent
     from dl.api.values import F32, F64, I32, I64, V128, CString, Pointer, host_function
     from dl.dlfcn import (
         INVALID_HANDLE,
@@ -178,6 +179,7 @@ _NAMES = {
         "TypedFunction",
     ),
     "dl.include": ("get_include",),
+    "dl.api.timeline": ("Timeline", "TimelineEvent"),
     "dl.api.library": ("Library",),
     "dl.program.statistics": ("LinkerStatistics",),
     "dl.api.values": (
@@ -343,6 +345,8 @@ __all__ = [
     "Table",
     "Tag",
     "ThreadExited",
+    "Timeline",
+    "TimelineEvent",
     "TrapError",
     "TrioLinker",
     "TypedFunction",

@@ -242,6 +242,8 @@ PUBLIC = [
     "Table",
     "Tag",
     "ThreadExited",
+    "Timeline",
+    "TimelineEvent",
     "TrapError",
     "TrioLinker",
     "TypedFunction",

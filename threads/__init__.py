@@ -6,6 +6,7 @@ here knows of WebAssembly: it gets callables. All public names are here, but for
 and `threads.testing`.
 """
 
+from threads import recording
 from threads.errors import (
     BarrierTimeoutError,
     DeadlockError,
@@ -64,6 +65,7 @@ __all__ = [
     "Waiter",
     "Waits",
     "protect",
+    "recording",
     "uninterrupted",
     "unpark_all",
     "unwound_whole",

@@ -68,6 +68,7 @@ from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Any, Final, Generic, TypeVar
 
+from threads import recording
 from threads.errors import BarrierTimeoutError, FreeThreadedError, ProtocolError, ReplicaClosedError
 from threads.instigation import Instigation
 from threads.log import OperationLog
@@ -84,16 +85,8 @@ from threads.waiter import Waiter
 Op = TypeVar("Op")
 
 __all__ = [
-    "CLOSED",
-    "DETACHED",
-    "ENDED",
-    "GUEST",
-    "HOST",
-    "STALE",
-    "Rendezvous",
-    "RendezvousStatistics",
-    "Replica",
-]
+    "CLOSED", "DETACHED", "ENDED", "GUEST", "HOST", "STALE", "Rendezvous", "RendezvousStatistics", "Replica",
+]  # fmt: skip
 
 # What `Rendezvous.version` holds instead of a number. Both negative, so that leaving guest code is one comparison,
 # and both unlike any replica's `applied`, so that entering it is one too.
@@ -282,7 +275,7 @@ class Rendezvous(Generic[Op]):
         try:
             if replica is not None and replica.state == GUEST:
                 replica.state = HOST
-            self._close_gate(waiter)
+            awaited = self._close_gate(waiter)
             self._gather(waiter, timeout)
             with self._lock:
                 if self._ended is not None:
@@ -292,6 +285,7 @@ class Rendezvous(Generic[Op]):
             self._open_gate(replica)
             # One step under the GIL, as is the copy that `statistics` takes; only instigators append.
             self._latency.append((self._platform.monotonic_ns() - started) / 1e9)
+            recording.barrier(started, before + 1, operation, awaited)
             return before + 1
         except BaseException as error:
             # Ctrl-C is held back in here, up to the end of the handler: see `Instigation`.
@@ -360,7 +354,8 @@ class Rendezvous(Generic[Op]):
 
     # The barrier, from the instigator's side.
 
-    def _close_gate(self, waiter: Waiter) -> None:
+    def _close_gate(self, waiter: Waiter) -> list[Replica[Op]]:
+        # Returns the replicas that are waited for.
         with self._lock:
             if self._ended is not None:
                 raise self._ended.with_traceback(None)
@@ -372,6 +367,7 @@ class Rendezvous(Generic[Op]):
             # A call, not a comprehension: CPython 3.12 and 3.13 compile the loop of an inlined one so that a signal
             # handler's exception at its jump back skips the handlers around it, and would leave the lock held.
             self._awaited = dict.fromkeys(filter(_in_guest, self._replicas))
+            return list(self._awaited)
 
     def _gather(self, waiter: Waiter, timeout: float | None) -> None:
         clock = self._platform.monotonic_ns
@@ -428,6 +424,7 @@ class Rendezvous(Generic[Op]):
         # true at any time that this replica is not in guest code, because only its own thread could go there.
         if replica in self._awaited:
             del self._awaited[replica]
+            recording.moment("barrier", "arrives", name=replica.name, operation=self.log.committed + 1)
             if not self._awaited:
                 return self._instigator
         return None
@@ -442,7 +439,7 @@ class Rendezvous(Generic[Op]):
         if self._passes(replica, waits=False):
             return
         waiter = replica.waiter
-        with unwound_whole():
+        with unwound_whole(), recording.span("barrier", "held at the gate"):
             try:
                 while not self._passes(replica, waits=True):
                     waiter.park()

@@ -23,6 +23,7 @@ from dl.cli.params import (
     taken_limits,
     variable,
 )
+from dl.cli.timelines import timeline
 from dl.cli.tracing import OptionalTrace, statistics_at_end, trace_options, tracing
 from dl.options import DEFAULT_STACK_BYTES, MemoryType
 
@@ -173,6 +174,12 @@ def module_directories(given: Sequence[Sequence[Path]], program: str) -> list[Pa
 )
 @trace_options
 @click.option(
+    "--timeline",
+    "timeline_file",
+    metavar="FILE",
+    help="Write what threads, loads and barriers took as a Chrome trace, for a trace viewer; %p in its name is the process.",
+)
+@click.option(
     "--map",
     "map_file",
     metavar="FILE",
@@ -207,6 +214,7 @@ def run(
     trace: frozenset[str] | None,
     trace_format: str,
     trace_output: str | None,
+    timeline_file: str | None,
     map_file: str | None,
     **limits: int | None,
 ) -> int:
@@ -236,7 +244,8 @@ def run(
     libraries = search_path((*library_path, *module_path), program)
     with (
         held_back(map_file is not None),
-        tracing(trace, trace_format, trace_output),
+        tracing(trace, trace_format, trace_output) as recorded,
+        timeline(timeline_file, program),
         ending_on_interrupt() as ctrl_c,
         SlowNotice(program, kept=not no_cache) as notice,
         Linker(
@@ -261,7 +270,7 @@ def run(
             wamr=wamr_mode,
         ) as linker,
         ctrl_c.to(linker.parts.process),
-        statistics_at_end(linker),
+        statistics_at_end(linker, recorded),
         live_map(linker, map_file),
         bounded(linker, linker.main_group.own, program, timeout, None),
     ):

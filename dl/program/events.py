@@ -20,6 +20,7 @@ from enum import Enum
 from typing_extensions import Self
 
 from dl.errors import LinkerUsageError
+from threads import recording
 
 log = logging.getLogger("dl.events")
 
@@ -297,13 +298,14 @@ class Events:
 
     @contextmanager
     def telling_failure(self, library: str) -> Iterator[None]:
-        """Tell of a dlopen that fails in a `with`.
+        """Tell of a dlopen, in a `with`: how long it takes to who records it, and that it fails to who listens.
 
         Args:
             library: what is opened.
         """
         try:
-            yield
+            with recording.span("load", "dlopen", library):
+                yield
         except BaseException as error:
             if self.listening:
                 self.record(EventKind.FAILED, library, error=error)
