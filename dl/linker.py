@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import html
 import os
 import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
-
-from typing_extensions import Self
+from typing import TYPE_CHECKING, Any
 
 from dl.api.calling import Calling
-from dl.api.executor import Hosts
+from dl.api.hosts import Hosts
 from dl.api.instantiation import Instantiation
 from dl.api.introspection import Introspection
 from dl.api.linker_base import LinkerActions
@@ -37,6 +34,9 @@ from dl.options import (
     SideMemorySource,
 )
 from dl.wamr.mode import WamrMode
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 
 class Linker(Introspection, Calling, Hosts, Instantiation):
@@ -199,6 +199,8 @@ class Linker(Introspection, Calling, Hosts, Instantiation):
 
     def _repr_html_(self) -> str:
         """What Jupyter shows: the loaded modules, and where they are."""
+        import html  # noqa: PLC0415  only what a notebook shows
+
         rows = []
         for module in [] if self._closed else self.modules:
             numbers = (f"{module.memory_base:#x}", module.table_base, module.opens)

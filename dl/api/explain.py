@@ -7,7 +7,6 @@ import, and the place of the provider in the importer's search order says why. T
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
 from dl.api.loaded import LoadedModule
@@ -25,6 +24,7 @@ from dl.glue.resolution import (
 from dl.link.sources import ENV, GOT_FUNC, GOT_MEM, described, scope_of
 from dl.modules.linked_module import LinkedModule
 from dl.program.host_symbols import FINALIZERS
+from dl.records import dataclass
 from dl.wasm.records import Import
 
 if TYPE_CHECKING:

@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import difflib
-import html
 from collections.abc import Iterator
 from itertools import islice
 from typing import TYPE_CHECKING, Any, TypeVar, overload
-
-from typing_extensions import Self
 
 from dl.api.guest import GuestData, GuestFunction, TypedFunction
 from dl.api.loaded import LoadedModule, ModuleSymbol
@@ -18,6 +14,8 @@ from dl.modules.linked_module import LinkedModule
 from dl.modules.symbols import DataSymbol, FunctionSymbol, TlsSymbol
 
 if TYPE_CHECKING:
+    from typing_extensions import Self
+
     from dl.group import InstanceGroup
 
 R = TypeVar("R")
@@ -69,6 +67,8 @@ class Library:
         return self._open
 
     def _find(self, name: str) -> GuestFunction | GuestData:
+        import difflib  # noqa: PLC0415  only for messages
+
         known = self._found.get(name)
         if known is not None:
             return known
@@ -197,6 +197,8 @@ class Library:
 
     def _repr_html_(self) -> str:
         """What Jupyter shows: a table of functions and data."""
+        import html  # noqa: PLC0415  only what a notebook shows
+
         if not self._open:
             return html.escape(repr(self))
         symbols = self._module().symbols

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import html
 from collections.abc import Iterator
-from dataclasses import dataclass
 from operator import index
 from typing import TYPE_CHECKING, SupportsIndex
 
@@ -17,6 +15,7 @@ from dl.link.addresses import data_at, data_range, function_at, location_of
 from dl.link.sources import scope_of
 from dl.modules.linked_module import LinkedModule
 from dl.modules.symbols import DataSymbol, FunctionSymbol, GlobalSymbol, Symbol, TagSymbol
+from dl.records import dataclass
 
 if TYPE_CHECKING:
     from dl.program.program import Program
@@ -261,6 +260,8 @@ class LoadedModule:
 
     def _repr_html_(self) -> str:
         """What Jupyter shows."""
+        import html  # noqa: PLC0415  only what a notebook shows
+
         rows = {
             "handle": str(int(self.handle)),
             "path": self.path or "",

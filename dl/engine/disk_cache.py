@@ -22,7 +22,6 @@ import struct
 import threading
 import time
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
@@ -31,6 +30,7 @@ from dl.engine.private_directory import TEMPORARY, NotPrivateError, PrivateDirec
 from dl.engine.protocol import CompiledModule, Engine
 from dl.errors import EngineError
 from dl.forks import in_forked_child, renew
+from dl.records import dataclass
 
 log = logging.getLogger("dl.cache")
 
