@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from dl.api.loaded import AddressInfo, LoadedModule, ModuleBinding, ModuleSymbol
     from dl.api.memory_map import MapRegion, MemoryMap
     from dl.api.values import F32, F64, I32, I64, V128, CString, Pointer, host_function
+    from dl.description.spec import Spec
     from dl.dlfcn import (
         INVALID_HANDLE,
         MAIN_HANDLE,
@@ -61,6 +62,7 @@ if TYPE_CHECKING:
         RemoteError,
         ReplayFailedError,
         ResourceLimitError,
+        SpecError,
         StalePointerError,
         SymbolNotFoundError,
         ThreadExited,
@@ -96,6 +98,7 @@ if TYPE_CHECKING:
 
 _NAMES = {
     "dl.api.callbacks": ("Callback",),
+    "dl.description.spec": ("Spec",),
     "dl.dlfcn": (
         "AddressKind",
         "INVALID_HANDLE",
@@ -142,6 +145,7 @@ _NAMES = {
         "RemoteError",
         "ReplayFailedError",
         "ResourceLimitError",
+        "SpecError",
         "StalePointerError",
         "SymbolNotFoundError",
         "ThreadExited",
@@ -337,6 +341,8 @@ __all__ = [
     "RemoteError",
     "ReplayFailedError",
     "ResourceLimitError",
+    "Spec",
+    "SpecError",
     "StalePointerError",
     "SymbolNotFoundError",
     "Table",

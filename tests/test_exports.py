@@ -237,6 +237,8 @@ PUBLIC = [
     "RemoteError",
     "ReplayFailedError",
     "ResourceLimitError",
+    "Spec",
+    "SpecError",
     "StalePointerError",
     "SymbolNotFoundError",
     "Table",

@@ -38,6 +38,7 @@
     ├── RemoteError                    an exception of another process that cannot be made again here
     └── LinkerUsageError               the API was used in a way it cannot serve
         ├── LinkerClosedError          the linker or group was closed
+        ├── SpecError                  a description of a program holds what no linker takes
         └── ProgramForkedError         the linker belongs to the parent of this process
 """
 
@@ -92,6 +93,7 @@ from dl.errors.usage import (
     LinkerClosedError,
     LinkerUsageError,
     ProgramForkedError,
+    SpecError,
     ValueConversionError,
 )
 
@@ -125,6 +127,7 @@ __all__ = [
     "RemoteError",
     "ReplayFailedError",
     "ResourceLimitError",
+    "SpecError",
     "StalePointerError",
     "SymbolNotFoundError",
     "ThreadExited",
