@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from dl.api.blocks import GuestBlock
     from dl.api.callbacks import Callback
     from dl.api.executor import GuestExecutor
-    from dl.api.explain import BoundImport, Explanation, OtherDefinition
+    from dl.api.explain import Explanation
     from dl.api.guest import GuestData, GuestFunction, TypedFunction
     from dl.api.library import Library
     from dl.api.loaded import AddressInfo, LoadedModule, ModuleBinding, ModuleSymbol
@@ -79,6 +79,7 @@ if TYPE_CHECKING:
     from dl.instances.externals import External, Function, Global, Memory, Table, Tag
     from dl.instances.instance import ImportSource, Instance, Module
     from dl.limits import Limits
+    from dl.link.why import BoundImport, OtherDefinition
     from dl.linker import Linker
     from dl.options import HostFunction, MemoryType
     from dl.program.events import Event, EventKind, EventQueue, Events, EventSubscription
