@@ -36,8 +36,10 @@
     ├── EngineError                    the engine failed, or refuses a configuration or a module
     ├── EngineNotFoundError            no engine of this name is installed
     ├── InternalError                  a fault of the linker itself, to be reported
+    ├── RemoteError                    an exception of another process that cannot be made again here
     └── LinkerUsageError               the API was used in a way it cannot serve
         ├── LinkerClosedError          the linker or group was closed
+        ├── SpecError                  a description of a program holds what no linker takes
         └── ProgramForkedError         the linker belongs to the parent of this process
 """
 
@@ -46,6 +48,8 @@ from __future__ import annotations
 from dl.errors.base import (
     DlError,
     InternalError,
+    RemoteError,
+    sendable,
 )
 from dl.errors.linking import (
     FinalizationError,
@@ -91,6 +95,7 @@ from dl.errors.usage import (
     LinkerUsageError,
     PatchError,
     ProgramForkedError,
+    SpecError,
     ValueConversionError,
 )
 
@@ -122,8 +127,10 @@ __all__ = [
     "ProgramDeadlockedError",
     "ProgramExited",
     "ProgramForkedError",
+    "RemoteError",
     "ReplayFailedError",
     "ResourceLimitError",
+    "SpecError",
     "StalePointerError",
     "SymbolNotFoundError",
     "ThreadExited",
@@ -133,4 +140,5 @@ __all__ = [
     "UnresolvedSymbolsError",
     "UnsupportedModuleError",
     "ValueConversionError",
+    "sendable",
 ]

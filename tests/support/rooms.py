@@ -8,7 +8,7 @@ ORDER = (
     ("__main__",),
     ("cli", "stress"),
     ("__init__",),  # the public names
-    ("shipping",),
+    ("shipping", "description"),
     ("tasks",),
     ("assembly", "linker", "group", "api"),  # see FACADE
     ("wamr",),
