@@ -53,7 +53,8 @@ class Linker(Introspection, Calling, Hosts, Instantiation):
         env: its environment variables.
         preopens: directories it sees: guest path to host path.
         stdin: None for the host's own, bytes, or the path of a file.
-        stdout, stderr: None for the host's own, the path of a file, or a callable that gets chunks of bytes.
+        stdout: None for the host's own, the path of a file, or a callable that gets chunks of bytes.
+        stderr: likewise.
         memory: the memory to provide, without a main module, or with one that imports it (then only a larger minimum or a
             smaller maximum than its own).
         stack_size: bytes of the main thread's shadow stack, a multiple of 1024.

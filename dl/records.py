@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from dataclasses import dataclass, field, fields, replace
 else:
+
     class _Absent:
         """What is given for a field that is given nothing; as the standard one shows it in signatures."""
 

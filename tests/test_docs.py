@@ -14,7 +14,7 @@ import pytest
 from tests.support.paths import ROOT
 
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), *sorted(ROOT.glob("*/README.md"))]
-LANGUAGES = {"python", "sh", "console", "text", "c", "c++"}
+LANGUAGES = {"python", "sh", "console", "text", "toml", "c", "c++"}
 
 # To be removed: files that a page names and that are being made.
 COMING = {"tests/contracts/", "tests/threads/"}

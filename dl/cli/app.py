@@ -18,6 +18,7 @@ COMMANDS = {
     "graph": ("dl.cli.graph", "Draw libraries and bindings: Graphviz text, or SVG."),
     "inspect": ("dl.cli.inspection", "Show what a module or library says about itself."),
     "map": ("dl.cli.mapping", "Show what lies where in linear memory and in the table."),
+    "patch": ("dl.cli.patching", "Change needed libraries, run path, symbol names and sections of modules."),
     "new": ("dl.cli.build", "Write a small project that builds and runs."),
     "run": ("dl.cli.run", "Link a program and run it (the default)."),
     "stress": ("dl.cli.stress", "Try the linker with many threads, and compare them."),

@@ -24,6 +24,8 @@ Examples:
   dlrun deps app.wasm               the tree of libraries, like ldd
   dlrun deps -r -u app.wasm         what is undefined, and what is needed in vain
   dlrun explain app.wasm malloc     who asks for a symbol, and who answers
+  dlrun patch --set-rpath '$ORIGIN/lib' app.wasm
+                                    say where it finds its libraries
   dlrun compile app.wasm libfoo.so  compile both now, and run faster later
   dlrun graph -o app.svg app.wasm   draw its libraries and what binds them
   dlrun map -o map.html app.wasm    what lies where in memory and table

@@ -17,6 +17,7 @@ from dl.cli.params import (
     taken_limits,
     variable,
 )
+from dl.cli.trace_options import OptionalTrace, trace_options
 from dl.options import DEFAULT_STACK_BYTES
 
 library_path_option = click.option(
@@ -40,6 +41,7 @@ module_path_option = click.option(
 
 
 @click.command(
+    cls=OptionalTrace,
     context_settings={"allow_interspersed_args": False, "help_option_names": ["-h", "--help"]},
     options_metavar="[OPTIONS]",
     short_help="Link a program and run it (the default).",
@@ -144,7 +146,7 @@ module_path_option = click.option(
     is_flag=True,
     help="Neither use compiled code that is kept on disk nor keep it; see dlrun cache.",
 )
-@click.option("--trace", is_flag=True, help="Write every link step to standard error.")
+@trace_options
 @click.option(
     "--map",
     "map_file",
@@ -177,7 +179,9 @@ def run(
     function: str | None,
     engine: str | None,
     no_cache: bool,
-    trace: bool,
+    trace: frozenset[str] | None,
+    trace_format: str,
+    trace_output: str | None,
     map_file: str | None,
     **limits: int | None,
 ) -> int:
@@ -208,6 +212,8 @@ def run(
         engine=engine,
         no_cache=no_cache,
         trace=trace,
+        trace_format=trace_format,
+        trace_output=trace_output,
         map_file=map_file,
         limits=taken_limits(limits),
     )

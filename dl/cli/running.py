@@ -13,7 +13,7 @@ from dl.cli.interrupt import ending_on_interrupt
 from dl.cli.live_map import held_back, live_map
 from dl.cli.modules import contents, module_directories, parsed, search_path
 from dl.cli.progress import SlowNotice
-from dl.cli.tracing import tracing
+from dl.cli.tracing import statistics_at_end, tracing
 from dl.limits import Limits
 from dl.linker import Linker
 from dl.options import DEFAULT_STACK_BYTES, GuestDlfcn, MemoryType, SideMemorySource
@@ -49,7 +49,9 @@ class Running:
     function: str | None = None
     engine: str | None = None
     no_cache: bool = False
-    trace: bool = False
+    trace: frozenset[str] | None = None
+    trace_format: str = "text"
+    trace_output: str | None = None
     map_file: str | None = None
     limits: Limits = field(default_factory=Limits)
 
@@ -82,7 +84,7 @@ def run_program(program: str, arguments: tuple[str, ...], options: Running) -> i
     libraries = search_path((*options.library_path, *options.module_path), program)
     with (
         held_back(options.map_file is not None),
-        tracing(options.trace),
+        tracing(options.trace, options.trace_format, options.trace_output),
         ending_on_interrupt() as ctrl_c,
         SlowNotice(program, kept=not options.no_cache) as notice,
         Linker(
@@ -107,6 +109,7 @@ def run_program(program: str, arguments: tuple[str, ...], options: Running) -> i
             wamr=options.wamr_mode,
         ) as linker,
         ctrl_c.to(linker.parts.process),
+        statistics_at_end(linker),
         live_map(linker, options.map_file),
         bounded(linker, linker.main_group.own, program, options.timeout, None),
     ):

@@ -157,6 +157,7 @@ module_new = _prototype("wasmtime_module_new", _P, _P, c_char_p, _N, _P)
 module_delete = _prototype("wasmtime_module_delete", None, _P)
 module_serialize = _prototype("wasmtime_module_serialize", _P, _P, _P)
 module_deserialize = _prototype("wasmtime_module_deserialize", _P, _P, c_char_p, _N, _P)
+module_deserialize_file = _prototype("wasmtime_module_deserialize_file", _P, _P, c_char_p, _P)
 module_image_range = _prototype("wasmtime_module_image_range", None, _P, _P, _P)
 
 valtype_new = _prototype("wasm_valtype_new", _P, c_uint8)
