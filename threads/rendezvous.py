@@ -85,16 +85,7 @@ if TYPE_CHECKING:
 
 Op = TypeVar("Op")
 
-__all__ = [
-    "CLOSED",
-    "DETACHED",
-    "ENDED",
-    "GUEST",
-    "HOST",
-    "STALE",
-    "Rendezvous",
-    "Replica",
-]
+__all__ = ["CLOSED", "DETACHED", "ENDED", "GUEST", "HOST", "STALE", "Rendezvous", "Replica"]
 
 LATENCY_SAMPLES: Final = 1024
 """Barriers whose duration is kept: enough for percentiles, and bounded however long a program links."""

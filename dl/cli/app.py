@@ -52,7 +52,7 @@ def _open_standard_streams() -> None:
         sys.stderr = open(os.devnull, "w")  # noqa: SIM115
 
 
-def _is_plain(words: Sequence[str]) -> bool:
+def is_plain(words: Sequence[str]) -> bool:
     """Whether a command line has nothing but a program and its arguments, so that there is nothing to parse.
 
     Importing click takes as long as a third of the linker.
@@ -74,7 +74,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             from dl.cli.commands import complete  # noqa: PLC0415  as below
 
             return complete(os.environ[COMPLETE])
-        if words and _is_plain(words):
+        if words and is_plain(words):
             from dl.cli.running import Running, run_program  # noqa: PLC0415  the help needs nothing of the linker
 
             code = run_program(words[0], tuple(words[1:]), Running())

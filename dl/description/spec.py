@@ -7,6 +7,7 @@ import hashlib
 import json
 import os
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,6 @@ from dl.options import (
     ModuleSource,
     SideMemorySource,
 )
-from dl.records import dataclass
 from dl.wamr.mode import WamrMode
 
 PathLike = str | os.PathLike[str]
