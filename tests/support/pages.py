@@ -41,7 +41,8 @@ def blocks(pages: list[Path] = PAGES) -> list[Block]:
     for page in pages:
         text = page.read_text(encoding="utf-8")
         for match in re.finditer(r"^```([^\n]*)\n(.*?)^```$", text, re.MULTILINE | re.DOTALL):
-            language, file, *_ = [*match[1].split(), "", ""]
+            words = str(match[1]).split()
+            language, file, *_ = [*words, "", ""]
             where = f"{page.relative_to(ROOT)}:{text.count(chr(10), 0, match.start()) + 1}"
             found.append(Block(page, where, language, file, match[2]))
     return found
