@@ -9,12 +9,13 @@ if TYPE_CHECKING:
     from dl.api.blocks import GuestBlock
     from dl.api.callbacks import Callback
     from dl.api.executor import GuestExecutor
-    from dl.api.explain import BoundImport, Explanation, OtherDefinition
+    from dl.api.explain import Explanation
     from dl.api.guest import GuestData, GuestFunction, TypedFunction
     from dl.api.library import Library
     from dl.api.loaded import AddressInfo, LoadedModule, ModuleBinding, ModuleSymbol
     from dl.api.memory_map import MapRegion, MemoryMap
     from dl.api.values import F32, F64, I32, I64, V128, CString, Pointer, host_function
+    from dl.description.spec import Spec
     from dl.dlfcn import (
         INVALID_HANDLE,
         MAIN_HANDLE,
@@ -55,12 +56,14 @@ if TYPE_CHECKING:
         MalformedModuleError,
         MissingSymbol,
         NotDynamicError,
+        PatchError,
         ProgramDeadlockedError,
         ProgramExited,
         ProgramForkedError,
         RemoteError,
         ReplayFailedError,
         ResourceLimitError,
+        SpecError,
         StalePointerError,
         SymbolNotFoundError,
         ThreadExited,
@@ -77,6 +80,7 @@ if TYPE_CHECKING:
     from dl.instances.externals import External, Function, Global, Memory, Table, Tag
     from dl.instances.instance import ImportSource, Instance, Module
     from dl.limits import Limits
+    from dl.link.why import BoundImport, OtherDefinition
     from dl.linker import Linker
     from dl.options import HostFunction, MemoryType
     from dl.program.events import Event, EventKind, EventQueue, Events, EventSubscription
@@ -96,6 +100,7 @@ if TYPE_CHECKING:
 
 _NAMES = {
     "dl.api.callbacks": ("Callback",),
+    "dl.description.spec": ("Spec",),
     "dl.dlfcn": (
         "AddressKind",
         "INVALID_HANDLE",
@@ -136,12 +141,14 @@ _NAMES = {
         "MalformedModuleError",
         "MissingSymbol",
         "NotDynamicError",
+        "PatchError",
         "ProgramDeadlockedError",
         "ProgramExited",
         "ProgramForkedError",
         "RemoteError",
         "ReplayFailedError",
         "ResourceLimitError",
+        "SpecError",
         "StalePointerError",
         "SymbolNotFoundError",
         "ThreadExited",
@@ -330,6 +337,7 @@ __all__ = [
     "NotDynamicError",
     "OtherDefinition",
     "OutOfBoundsError",
+    "PatchError",
     "Pointer",
     "ProgramDeadlockedError",
     "ProgramExited",
@@ -337,6 +345,8 @@ __all__ = [
     "RemoteError",
     "ReplayFailedError",
     "ResourceLimitError",
+    "Spec",
+    "SpecError",
     "StalePointerError",
     "SymbolNotFoundError",
     "Table",

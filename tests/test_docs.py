@@ -13,7 +13,7 @@ import pytest
 from tests.support.pages import PAGES, Block, blocks
 from tests.support.paths import ROOT
 
-LANGUAGES = {"python", "sh", "console", "text", "c", "c++", "zig"}
+LANGUAGES = {"python", "sh", "console", "text", "toml", "c", "c++", "zig"}
 
 # To be removed: files that a page names and that are being made.
 COMING = {"tests/contracts/", "tests/threads/"}
@@ -30,7 +30,7 @@ def test_every_block_has_a_language() -> None:
 
 
 def test_each_block_is_run_or_says_that_it_is_not() -> None:
-    """A block is Python, a session, a file of a session, a command of CI, an install, or a sketch that says so; or no code."""
+    """A block is run, a file of a session, a command of CI, an install, data that is read, or a sketch that says so."""
     sessions = {block.page for block in BLOCKS if block.language == "console"}
     by_ci = {line.strip() for line in (ROOT / ".ci/run").read_text().splitlines()}
     left = []
@@ -42,7 +42,11 @@ def test_each_block_is_run_or_says_that_it_is_not() -> None:
             continue
         if block.language == "sh" and all(line in by_ci or INSTALL.fullmatch(line) for line in lines):
             continue
-        if block.language == "text" and not any(COMMAND.match(line) for line in lines):
+        if (
+            block.language == "toml"
+            or block.language == "text"
+            and not any(COMMAND.match(line) for line in lines)
+        ):
             continue
         left.append(block.where)
 
@@ -51,6 +55,15 @@ def test_each_block_is_run_or_says_that_it_is_not() -> None:
 
 INSTALL = re.compile(r"pip install 'wasix-dl\[(\w+)\]'")
 COMMAND = re.compile(r"\$ |(sudo|pip|python|npm|cargo|rustup|clang|wasm-ld|emcc|\.?/?scripts/\w+) ")
+
+
+@pytest.mark.skipif(sys.version_info < (3, 11), reason="the standard library reads TOML since 3.11")
+def test_data_can_be_read() -> None:
+    """A block of TOML is TOML."""
+    tomllib = pytest.importorskip("tomllib")
+    for block in BLOCKS:
+        if block.language == "toml":
+            assert tomllib.loads(block.code), block.where
 
 
 def test_what_is_to_be_installed_exists() -> None:

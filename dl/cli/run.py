@@ -23,7 +23,7 @@ from dl.cli.params import (
     taken_limits,
     variable,
 )
-from dl.cli.tracing import tracing
+from dl.cli.tracing import OptionalTrace, statistics_at_end, trace_options, tracing
 from dl.options import DEFAULT_STACK_BYTES, MemoryType
 
 if TYPE_CHECKING:
@@ -66,6 +66,7 @@ def module_directories(given: Sequence[Sequence[Path]], program: str) -> list[Pa
 
 
 @click.command(
+    cls=OptionalTrace,
     context_settings={"allow_interspersed_args": False, "help_option_names": ["-h", "--help"]},
     options_metavar="[OPTIONS]",
     short_help="Link a program and run it (the default).",
@@ -170,7 +171,7 @@ def module_directories(given: Sequence[Sequence[Path]], program: str) -> list[Pa
     is_flag=True,
     help="Neither use compiled code that is kept on disk nor keep it; see dlrun cache.",
 )
-@click.option("--trace", is_flag=True, help="Write every link step to standard error.")
+@trace_options
 @click.option(
     "--map",
     "map_file",
@@ -203,7 +204,9 @@ def run(
     function: str | None,
     engine: str | None,
     no_cache: bool,
-    trace: bool,
+    trace: frozenset[str] | None,
+    trace_format: str,
+    trace_output: str | None,
     map_file: str | None,
     **limits: int | None,
 ) -> int:
@@ -233,7 +236,7 @@ def run(
     libraries = search_path((*library_path, *module_path), program)
     with (
         held_back(map_file is not None),
-        tracing(trace),
+        tracing(trace, trace_format, trace_output),
         ending_on_interrupt() as ctrl_c,
         SlowNotice(program, kept=not no_cache) as notice,
         Linker(
@@ -258,6 +261,7 @@ def run(
             wamr=wamr_mode,
         ) as linker,
         ctrl_c.to(linker.parts.process),
+        statistics_at_end(linker),
         live_map(linker, map_file),
         bounded(linker, linker.main_group.own, program, timeout, None),
     ):

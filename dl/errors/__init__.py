@@ -32,12 +32,14 @@
     │   └── ReplayFailedError          it could not make a link operation that all others have made
     ├── ValueConversionError           a Python value does not fit a WebAssembly signature
     ├── BuildError                     a tool that builds programs failed, or is missing
+    │   └── PatchError                 a module cannot be changed as was asked
     ├── EngineError                    the engine failed, or refuses a configuration or a module
     ├── EngineNotFoundError            no engine of this name is installed
     ├── InternalError                  a fault of the linker itself, to be reported
     ├── RemoteError                    an exception of another process that cannot be made again here
     └── LinkerUsageError               the API was used in a way it cannot serve
         ├── LinkerClosedError          the linker or group was closed
+        ├── SpecError                  a description of a program holds what no linker takes
         └── ProgramForkedError         the linker belongs to the parent of this process
 """
 
@@ -91,7 +93,9 @@ from dl.errors.usage import (
     EngineNotFoundError,
     LinkerClosedError,
     LinkerUsageError,
+    PatchError,
     ProgramForkedError,
+    SpecError,
     ValueConversionError,
 )
 
@@ -119,12 +123,14 @@ __all__ = [
     "MalformedModuleError",
     "MissingSymbol",
     "NotDynamicError",
+    "PatchError",
     "ProgramDeadlockedError",
     "ProgramExited",
     "ProgramForkedError",
     "RemoteError",
     "ReplayFailedError",
     "ResourceLimitError",
+    "SpecError",
     "StalePointerError",
     "SymbolNotFoundError",
     "ThreadExited",

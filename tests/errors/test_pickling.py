@@ -60,6 +60,7 @@ def examples() -> Iterator[BaseException]:
     yield dl.LinkerUsageError("text")
     yield dl.LinkerClosedError("text")
     yield dl.ProgramForkedError("text")
+    yield dl.SpecError("main", "why")
     yield memory.errors.MemoryLayoutError("text")
     yield memory.errors.LayoutExhaustedError(4, 2, 100, "full", 3)
     yield memory.errors.InvalidRequestError("size", -1, "be positive")
