@@ -42,10 +42,8 @@ def test_each_block_is_run_or_says_that_it_is_not() -> None:
             continue
         if block.language == "sh" and all(line in by_ci or INSTALL.fullmatch(line) for line in lines):
             continue
-        if (
-            block.language == "toml"
-            or block.language == "text"
-            and not any(COMMAND.match(line) for line in lines)
+        if block.language == "toml" or (
+            block.language == "text" and not any(COMMAND.match(line) for line in lines)
         ):
             continue
         left.append(block.where)
