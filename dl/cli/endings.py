@@ -33,6 +33,7 @@ from dl.errors import (
     ProgramExited,
     TrapError,
 )
+from dl.text import runs
 
 if TYPE_CHECKING:
     import click
@@ -144,5 +145,5 @@ def _report_trap(error: BaseException, trap: TrapError) -> None:
     print_error(
         f"guest trapped: {trap.reason}" if error is trap else str(error).replace(str(trap), trap.reason)
     )
-    for frame in trap.frames:
+    for frame in runs(trap.frames):
         print_note(f"at {frame}", style="dim")
