@@ -72,6 +72,7 @@ if TYPE_CHECKING:
         UnresolvedSymbolsError,
         UnsupportedModuleError,
         ValueConversionError,
+        WorkerLostError,
     )
     from dl.group import InstanceGroup
     from dl.groups.host_threads import HostThread
@@ -82,6 +83,7 @@ if TYPE_CHECKING:
     from dl.link.why import BoundImport, OtherDefinition
     from dl.linker import Linker
     from dl.options import HostFunction, MemoryType
+    from dl.pool.processes import ProcessPool
     from dl.program.events import Event, EventKind, EventQueue, Events, EventSubscription
     from dl.program.statistics import LinkerStatistics
     from dl.tasks import AsyncLinker, TrioLinker, open_linker
@@ -156,6 +158,7 @@ _NAMES = {
         "UnresolvedSymbolsError",
         "UnsupportedModuleError",
         "ValueConversionError",
+        "WorkerLostError",
     ),
     "dl.api.blocks": ("GuestBlock",),
     "dl.api.executor": ("GuestExecutor",),
@@ -211,6 +214,7 @@ _NAMES = {
         "HostFunction",
         "MemoryType",
     ),
+    "dl.pool.processes": ("ProcessPool",),
     "dl.program.events": (
         "Event",
         "EventKind",
@@ -336,6 +340,7 @@ __all__ = [
     "OtherDefinition",
     "OutOfBoundsError",
     "Pointer",
+    "ProcessPool",
     "ProgramDeadlockedError",
     "ProgramExited",
     "ProgramForkedError",
@@ -359,6 +364,7 @@ __all__ = [
     "ValueConversionError",
     "WamrMode",
     "WamrStatistics",
+    "WorkerLostError",
     "__version__",
     "get_include",
     "host_function",
