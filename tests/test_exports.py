@@ -221,6 +221,7 @@ PUBLIC = [
     "NotDynamicError",
     "OtherDefinition",
     "OutOfBoundsError",
+    "PatchError",
     "Pointer",
     "ProcessPool",
     "ProgramDeadlockedError",

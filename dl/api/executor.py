@@ -31,12 +31,12 @@ class GuestExecutor(Executor):
 
     A task costs what handing it to a thread costs, where attaching a thread for it makes a new set of instances each time.
     Threads are started when there is work for them.
-
-    `_lock` guards the fields below it. `_idle` is how many threads wait for work, less the work that waits for threads.
-    `_alive` counts a thread from the decision to start it, and `_threads` has it once it is started: `_started_all` is notified
-    then, for `shutdown`, which waits for nothing else under the lock. Threads have names of their own, by which `_replace`
-    finds one.
     """
+
+    # `_lock` guards the fields below it. `_idle` is how many threads wait for work, less the work that waits for threads.
+    # `_alive` counts a thread from the decision to start it, and `_threads` has it once it is started: `_started_all` is
+    # notified then, for `shutdown`, which waits for nothing else under the lock. Threads have names of their own, by which
+    # `_replace` finds one.
 
     def __init__(self, linker: LinkerBase, workers: int, name: str) -> None:
         self._linker = linker

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import difflib
-import html
 from collections.abc import Iterator
 from itertools import islice
 from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 from typing_extensions import Self
 
+from dl.api import notebook
 from dl.api.guest import GuestData, GuestFunction, TypedFunction
 from dl.api.loaded import LoadedModule, ModuleSymbol
 from dl.dlfcn import MAIN_HANDLE, ModuleHandle
@@ -198,17 +198,14 @@ class Library:
     def _repr_html_(self) -> str:
         """What Jupyter shows: a table of functions and data."""
         if not self._open:
-            return html.escape(repr(self))
+            return notebook.cut(repr(self))
         symbols = self._module().symbols
-        rows = []
-        for name in islice(self, _MOST_COMPARED):
+
+        def row(name: str) -> tuple[str, str, object]:
             symbol = symbols[name]
-            what = str(symbol.type) if isinstance(symbol, FunctionSymbol) else "data"
             where = getattr(symbol, "address", None)
-            place = (
-                "" if where is None else str(where) if isinstance(symbol, FunctionSymbol) else f"{where:#x}"
-            )
-            cells = "".join(f"<td><code>{html.escape(text)}</code></td>" for text in (name, what, place))
-            rows.append(f"<tr>{cells}</tr>")
-        head = "<tr><th>symbol</th><th>type</th><th>address</th></tr>"
-        return f"<table><caption>{html.escape(self.name)}</caption>{head}{''.join(rows)}</table>"
+            if isinstance(symbol, FunctionSymbol):
+                return name, str(symbol.type), "" if where is None else where
+            return name, "data", "" if where is None else f"{where:#x}"
+
+        return notebook.table(self.name, ("symbol", "type", "address"), map(row, self), len(self))

@@ -26,6 +26,8 @@ Examples:
   dlrun deps app.wasm               the tree of libraries, like ldd
   dlrun deps -r -u app.wasm         what is undefined, and what is needed in vain
   dlrun explain app.wasm malloc     who asks for a symbol, and who answers
+  dlrun patch --set-rpath '$ORIGIN/lib' app.wasm
+                                    say where it finds its libraries
   dlrun compile app.wasm libfoo.so  compile both now, and run faster later
   dlrun graph -o app.svg app.wasm   draw its libraries and what binds them
   dlrun map -o map.html app.wasm    what lies where in memory and table
@@ -51,6 +53,7 @@ _COMMANDS = {
     "graph": ("dl.cli.graph", "Draw libraries and bindings: Graphviz text, or SVG."),
     "inspect": ("dl.cli.inspection", "Show what a module or library says about itself."),
     "map": ("dl.cli.mapping", "Show what lies where in linear memory and in the table."),
+    "patch": ("dl.cli.patching", "Change needed libraries, run path, symbol names and sections of modules."),
     "new": ("dl.cli.build", "Write a small project that builds and runs."),
     "run": ("dl.cli.run", "Link a program and run it (the default)."),
     "stress": ("dl.cli.stress", "Try the linker with many threads, and compare them."),

@@ -35,6 +35,7 @@ from dl.errors import (
     ProgramExited,
     TrapError,
 )
+from dl.text import runs
 
 NOT_BUILT = 1
 TIMED_OUT = 124
@@ -139,5 +140,5 @@ def _report_trap(error: BaseException, trap: TrapError) -> None:
     print_error(
         f"guest trapped: {trap.reason}" if error is trap else str(error).replace(str(trap), trap.reason)
     )
-    for frame in trap.frames:
+    for frame in runs(trap.frames):
         print_note(f"at {frame}", style="dim")

@@ -33,6 +33,7 @@
     │   └── ReplayFailedError          it could not make a link operation that all others have made
     ├── ValueConversionError           a Python value does not fit a WebAssembly signature
     ├── BuildError                     a tool that builds programs failed, or is missing
+    │   └── PatchError                 a module cannot be changed as was asked
     ├── EngineError                    the engine failed, or refuses a configuration or a module
     ├── EngineNotFoundError            no engine of this name is installed
     ├── InternalError                  a fault of the linker itself, to be reported
@@ -94,6 +95,7 @@ from dl.errors.usage import (
     EngineNotFoundError,
     LinkerClosedError,
     LinkerUsageError,
+    PatchError,
     ProgramForkedError,
     SpecError,
     ValueConversionError,
@@ -123,6 +125,7 @@ __all__ = [
     "MalformedModuleError",
     "MissingSymbol",
     "NotDynamicError",
+    "PatchError",
     "ProgramDeadlockedError",
     "ProgramExited",
     "ProgramForkedError",

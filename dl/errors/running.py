@@ -6,7 +6,7 @@ import signal
 from collections.abc import Sequence
 
 from dl.errors.base import DlError
-from dl.text import shown
+from dl.text import runs, shown
 
 
 class TrapError(DlError):
@@ -25,7 +25,7 @@ class TrapError(DlError):
         self.frames = tuple(frames)
 
     def __str__(self) -> str:
-        at = f" (in {' < '.join(self.frames[:8])})" if self.frames else ""
+        at = f" (in {' < '.join(runs(self.frames)[:8])})" if self.frames else ""
         return f"guest trapped: {self.reason}{at}"
 
 

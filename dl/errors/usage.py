@@ -82,3 +82,20 @@ class LinkerClosedError(LinkerUsageError):
 
 class BuildError(DlError):
     """A program or library cannot be built; the message is the tool's own, or says what is missing."""
+
+
+class PatchError(BuildError):
+    """A module cannot be changed as was asked; its file is as before.
+
+    Attributes:
+        module: name of the module.
+        reason: why, lower case, without the module's name.
+    """
+
+    def __init__(self, module: str, reason: str) -> None:
+        super().__init__(module, reason)
+        self.module = module
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return f"cannot patch {shown(self.module)}: {self.reason}"

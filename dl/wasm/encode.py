@@ -39,6 +39,15 @@ def unsigned(value: int) -> bytes:
     return bytes(out)
 
 
+def padded(value: int, width: int) -> bytes:
+    """Encode an unsigned LEB128 number in at least this many bytes, as linkers leave room for sizes."""
+    least = unsigned(value)
+    if len(least) >= width:
+        return least
+    filled = bytes([*(byte | 128 for byte in least), *([128] * (width - len(least)))])
+    return filled[:-1] + bytes([filled[-1] & 127])
+
+
 def signed(value: int) -> bytes:
     """Encode a signed LEB128 number."""
     out = bytearray()

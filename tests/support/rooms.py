@@ -9,7 +9,7 @@ ORDER = (
     ("cli", "stress"),
     ("__init__",),  # the public names
     ("pool",),
-    ("description",),
+    ("shipping", "description"),
     ("tasks",),
     ("assembly", "linker", "group", "api"),  # see FACADE
     ("wamr",),
