@@ -137,7 +137,9 @@ def for_the_site(path: str, text: str) -> str:
 
     def prose(text: str) -> str:
         text = re.sub(r"\[([^][]*)\]\(([^)\s#]+)(#[^)\s]*)?\)", link, text)
-        text = re.sub(r"(?<![\w/])([\w.-]+/[\w.-]+)#(\d+)\b", r"[\1#\2](https://github.com/\1/issues/\2)", text)
+        text = re.sub(
+            r"(?<![\w/])([\w.-]+/[\w.-]+)#(\d+)\b", r"[\1#\2](https://github.com/\1/issues/\2)", text
+        )
         if uri == "changelog.md":  # names what there was, too
             return text
         return re.sub(r"(?<!\[)`([\w.]+)(?:\(\.*\))?`(?!\])", reference.linked_name, text)
