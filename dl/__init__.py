@@ -73,6 +73,7 @@ if TYPE_CHECKING:
         UnresolvedSymbolsError,
         UnsupportedModuleError,
         ValueConversionError,
+        WorkerLostError,
     )
     from dl.group import InstanceGroup
     from dl.groups.host_threads import HostThread
@@ -83,6 +84,7 @@ if TYPE_CHECKING:
     from dl.link.why import BoundImport, OtherDefinition
     from dl.linker import Linker
     from dl.options import HostFunction, MemoryType
+    from dl.pool.processes import ProcessPool
     from dl.program.events import Event, EventKind, EventQueue, Events, EventSubscription
     from dl.program.statistics import LinkerStatistics
     from dl.tasks import AsyncLinker, TrioLinker, open_linker
@@ -158,6 +160,7 @@ _NAMES = {
         "UnresolvedSymbolsError",
         "UnsupportedModuleError",
         "ValueConversionError",
+        "WorkerLostError",
     ),
     "dl.api.blocks": ("GuestBlock",),
     "dl.api.executor": ("GuestExecutor",),
@@ -213,6 +216,7 @@ _NAMES = {
         "HostFunction",
         "MemoryType",
     ),
+    "dl.pool.processes": ("ProcessPool",),
     "dl.program.events": (
         "Event",
         "EventKind",
@@ -339,6 +343,7 @@ __all__ = [
     "OutOfBoundsError",
     "PatchError",
     "Pointer",
+    "ProcessPool",
     "ProgramDeadlockedError",
     "ProgramExited",
     "ProgramForkedError",
@@ -362,6 +367,7 @@ __all__ = [
     "ValueConversionError",
     "WamrMode",
     "WamrStatistics",
+    "WorkerLostError",
     "__version__",
     "get_include",
     "host_function",

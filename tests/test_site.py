@@ -79,6 +79,13 @@ def test_links_of_the_repository_lead_to_pages_of_the_site() -> None:
     assert "source/examples/asgi.py.md" in pages.written_pages()
 
 
+def test_threads_of_public_trackers_are_links() -> None:
+    """`owner/repository#number` leads to that thread."""
+    assert pages.for_the_site("docs/threads.md", "see extism/go-sdk#63.") == (
+        "see [extism/go-sdk#63](https://github.com/extism/go-sdk/issues/63)."
+    )
+
+
 def test_names_of_the_api_lead_to_their_reference() -> None:
     """In backquotes, `dl.Linker` and the methods of public classes are links, what is no name of the API is not."""
     text = "`dl.Linker`, `Linker.executor`, `Linker.nothing`, `memory`, `TrapError`\n\n```python\n`dl.Linker`\n```\n"

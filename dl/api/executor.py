@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 from dl.api.linker_base import LinkerBase
 from dl.errors import ResourceLimitError
 from dl.group import InstanceGroup
+from dl.groups.errors import check_process
 from dl.groups.host_threads import HostThread
 
 if TYPE_CHECKING:
@@ -57,9 +58,11 @@ class GuestExecutor(Executor):
 
         Raises:
             RuntimeError: the executor was shut down.
+            ProgramForkedError: this process was forked from the program's, where the threads are.
             ResourceLimitError: no thread can be started, and there is none.
         """
         future: Future[R] = Future()
+        check_process(self._linker.program.rendezvous.process)
         with self._lock:
             if self._closed:
                 raise RuntimeError("the executor was shut down")
@@ -129,7 +132,11 @@ class GuestExecutor(Executor):
         Args:
             wait: whether to wait for them.
             cancel_futures: whether to cancel what no thread has begun with.
+
+        In a child made by `os.fork` this does nothing.
         """
+        if not self._linker.program.rendezvous.process.is_this_one():
+            return
         with self._lock:
             self._closed = True
         if cancel_futures:

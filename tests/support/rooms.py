@@ -8,6 +8,7 @@ ORDER = (
     ("__main__",),
     ("cli", "stress"),
     ("__init__",),  # the public names
+    ("pool",),
     ("shipping", "description"),
     ("tasks",),
     ("assembly", "linker", "group", "api"),  # see FACADE

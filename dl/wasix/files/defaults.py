@@ -60,7 +60,7 @@ class DefaultFiles:
 
             root = Path(tempfile.mkdtemp(prefix="wasix-dl-"))
             # Also for a program that could not be linked, and when the host ends without closing it.
-            self._remove: Callable[[], object] = weakref.finalize(self, _remove, root)
+            self._remove: Callable[[], object] = weakref.finalize(self, _remove, root, os.getpid())
             for name in _INSIDE:
                 (root / name).mkdir()
             self.preopens |= {name: str(root / _DIRECTORIES[name]) for name in missing}
@@ -72,8 +72,10 @@ class DefaultFiles:
         self._remove()
 
 
-def _remove(root: Path) -> None:
-    import shutil  # noqa: PLC0415  as tempfile
+def _remove(root: Path, creator: int) -> None:
+    if os.getpid() != creator:
+        return  # a child made by `os.fork`, which ends before its parent's program does
+    import shutil  # noqa: PLC0415  as tempfile, which has imported it
 
     shutil.rmtree(root, ignore_errors=True)
     if root.exists():
