@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from dl.api.memory_map import MapRegion, MemoryMap
     from dl.api.timeline import Timeline, TimelineEvent
     from dl.api.values import F32, F64, I32, I64, V128, CString, Pointer, host_function
+    from dl.description.spec import Spec
     from dl.dlfcn import (
         INVALID_HANDLE,
         MAIN_HANDLE,
@@ -56,12 +57,14 @@ if TYPE_CHECKING:
         MalformedModuleError,
         MissingSymbol,
         NotDynamicError,
+        PatchError,
         ProgramDeadlockedError,
         ProgramExited,
         ProgramForkedError,
         RemoteError,
         ReplayFailedError,
         ResourceLimitError,
+        SpecError,
         StalePointerError,
         SymbolNotFoundError,
         ThreadExited,
@@ -71,6 +74,7 @@ if TYPE_CHECKING:
         UnresolvedSymbolsError,
         UnsupportedModuleError,
         ValueConversionError,
+        WorkerLostError,
     )
     from dl.group import InstanceGroup
     from dl.groups.host_threads import HostThread
@@ -81,6 +85,7 @@ if TYPE_CHECKING:
     from dl.link.why import BoundImport, OtherDefinition
     from dl.linker import Linker
     from dl.options import HostFunction, MemoryType
+    from dl.pool.processes import ProcessPool
     from dl.program.events import Event, EventKind, EventQueue, Events, EventSubscription
     from dl.program.statistics import LinkerStatistics
     from dl.tasks import AsyncLinker, TrioLinker, open_linker
@@ -98,6 +103,7 @@ if TYPE_CHECKING:
 
 _NAMES = {
     "dl.api.callbacks": ("Callback",),
+    "dl.description.spec": ("Spec",),
     "dl.dlfcn": (
         "AddressKind",
         "INVALID_HANDLE",
@@ -138,12 +144,14 @@ _NAMES = {
         "MalformedModuleError",
         "MissingSymbol",
         "NotDynamicError",
+        "PatchError",
         "ProgramDeadlockedError",
         "ProgramExited",
         "ProgramForkedError",
         "RemoteError",
         "ReplayFailedError",
         "ResourceLimitError",
+        "SpecError",
         "StalePointerError",
         "SymbolNotFoundError",
         "ThreadExited",
@@ -153,6 +161,7 @@ _NAMES = {
         "UnresolvedSymbolsError",
         "UnsupportedModuleError",
         "ValueConversionError",
+        "WorkerLostError",
     ),
     "dl.api.blocks": ("GuestBlock",),
     "dl.api.executor": ("GuestExecutor",),
@@ -209,6 +218,7 @@ _NAMES = {
         "HostFunction",
         "MemoryType",
     ),
+    "dl.pool.processes": ("ProcessPool",),
     "dl.program.events": (
         "Event",
         "EventKind",
@@ -333,13 +343,17 @@ __all__ = [
     "NotDynamicError",
     "OtherDefinition",
     "OutOfBoundsError",
+    "PatchError",
     "Pointer",
+    "ProcessPool",
     "ProgramDeadlockedError",
     "ProgramExited",
     "ProgramForkedError",
     "RemoteError",
     "ReplayFailedError",
     "ResourceLimitError",
+    "Spec",
+    "SpecError",
     "StalePointerError",
     "SymbolNotFoundError",
     "Table",
@@ -357,6 +371,7 @@ __all__ = [
     "ValueConversionError",
     "WamrMode",
     "WamrStatistics",
+    "WorkerLostError",
     "__version__",
     "get_include",
     "host_function",

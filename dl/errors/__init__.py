@@ -28,16 +28,19 @@
     ├── ThreadExited                   the guest ended the calling thread
     ├── GuestThreadError               a thread of the guest ended abnormally, and the program with it
     ├── ProgramDeadlockedError         all threads of the program wait for each other
+    ├── WorkerLostError                the process that ran a function died
     ├── GroupEndedError                the instance group can run no more guest code
     │   └── ReplayFailedError          it could not make a link operation that all others have made
     ├── ValueConversionError           a Python value does not fit a WebAssembly signature
     ├── BuildError                     a tool that builds programs failed, or is missing
+    │   └── PatchError                 a module cannot be changed as was asked
     ├── EngineError                    the engine failed, or refuses a configuration or a module
     ├── EngineNotFoundError            no engine of this name is installed
     ├── InternalError                  a fault of the linker itself, to be reported
     ├── RemoteError                    an exception of another process that cannot be made again here
     └── LinkerUsageError               the API was used in a way it cannot serve
         ├── LinkerClosedError          the linker or group was closed
+        ├── SpecError                  a description of a program holds what no linker takes
         └── ProgramForkedError         the linker belongs to the parent of this process
 """
 
@@ -84,6 +87,7 @@ from dl.errors.running import (
     ThreadExited,
     TrapError,
     UncaughtExceptionError,
+    WorkerLostError,
 )
 from dl.errors.usage import (
     BuildError,
@@ -91,7 +95,9 @@ from dl.errors.usage import (
     EngineNotFoundError,
     LinkerClosedError,
     LinkerUsageError,
+    PatchError,
     ProgramForkedError,
+    SpecError,
     ValueConversionError,
 )
 
@@ -119,12 +125,14 @@ __all__ = [
     "MalformedModuleError",
     "MissingSymbol",
     "NotDynamicError",
+    "PatchError",
     "ProgramDeadlockedError",
     "ProgramExited",
     "ProgramForkedError",
     "RemoteError",
     "ReplayFailedError",
     "ResourceLimitError",
+    "SpecError",
     "StalePointerError",
     "SymbolNotFoundError",
     "ThreadExited",
@@ -134,5 +142,6 @@ __all__ = [
     "UnresolvedSymbolsError",
     "UnsupportedModuleError",
     "ValueConversionError",
+    "WorkerLostError",
     "sendable",
 ]
