@@ -9,7 +9,7 @@ import click
 import pytest
 
 import dl
-from dl.cli.app import dlrun
+from dl.cli.commands import dlrun
 from website import pages, reference
 
 
