@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     )
     from dl.errors import (
         BuildError,
+        BundleError,
         DlError,
         DylinkError,
         EngineError,
@@ -119,6 +120,7 @@ _NAMES = {
     ),
     "dl.errors": (
         "BuildError",
+        "BundleError",
         "DlError",
         "DylinkError",
         "EngineError",
@@ -273,6 +275,7 @@ __all__ = [
     "AsyncLinker",
     "BoundImport",
     "BuildError",
+    "BundleError",
     "CString",
     "Callback",
     "DlError",

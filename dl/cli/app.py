@@ -26,6 +26,8 @@ Examples:
   dlrun deps app.wasm               the tree of libraries, like ldd
   dlrun deps -r -u app.wasm         what is undefined, and what is needed in vain
   dlrun explain app.wasm malloc     who asks for a symbol, and who answers
+  dlrun bundle app.wasm             app and its libraries as app.zip
+  dlrun app.zip                     run that, anywhere
   dlrun patch --set-rpath '$ORIGIN/lib' app.wasm
                                     say where it finds its libraries
   dlrun compile app.wasm libfoo.so  compile both now, and run faster later
@@ -44,6 +46,7 @@ A program whose name is that of a command is reached by its path: ./inspect
 
 
 _COMMANDS = {
+    "bundle": ("dl.cli.bundling", "Put a program and all that it needs into a folder or archive."),
     "cache": ("dl.cli.cache", "Look at compiled code that is kept on disk, check it, or remove it."),
     "c++": ("dl.cli.build", "Compile and link C++."),
     "cc": ("dl.cli.build", "Compile and link C."),

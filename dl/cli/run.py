@@ -25,6 +25,7 @@ from dl.cli.params import (
 )
 from dl.cli.tracing import OptionalTrace, statistics_at_end, trace_options, tracing
 from dl.options import DEFAULT_STACK_BYTES, MemoryType
+from dl.shipping.names import is_bundle
 
 if TYPE_CHECKING:
     from dl.linker import Linker
@@ -178,6 +179,11 @@ def module_directories(given: Sequence[Sequence[Path]], program: str) -> list[Pa
     metavar="FILE",
     help="Write a page that shows memory and table when the program is linked, at each SIGUSR1, and at its end.",
 )
+@click.option(
+    "--trust-compiled",
+    is_flag=True,
+    help="Use compiled code in an archive of dlrun bundle. It is run as it is: only of archives that you trust.",
+)
 @click.argument("program", metavar="APP.WASM", shell_complete=complete_file)
 @click.argument(
     "arguments", metavar="[ARGS]...", nargs=-1, type=click.UNPROCESSED, shell_complete=complete_file
@@ -208,11 +214,13 @@ def run(
     trace_format: str,
     trace_output: str | None,
     map_file: str | None,
+    trust_compiled: bool,
+    called: str | None = None,
     **limits: int | None,
 ) -> int:
     """Link a program and run it.
 
-    Everything after APP.WASM belongs to the program, also what looks like an option.
+    Everything after APP.WASM belongs to the program, also what looks like an option. APP.WASM may be what dlrun bundle made.
     """
     from dl.api.deadlines import bounded  # noqa: PLC0415  the help needs nothing of the linker
     from dl.cli.progress import SlowNotice  # noqa: PLC0415  the help prints in no colours
@@ -224,6 +232,11 @@ def run(
         )
     for text in (program, *arguments, *(part for pair in variables for part in pair)):
         _check_text(text)
+    if called is None and is_bundle(program):
+        from dl.cli.bundled import run_bundle  # noqa: PLC0415  running a program needs nothing of it
+
+        return run_bundle(click.get_current_context(), program, trusted=trust_compiled)
+    called = called or program
     given = contents(program)
     source = program if given is None else given
     named = bool(module_path) and wamr_mode is None
@@ -238,13 +251,13 @@ def run(
         held_back(map_file is not None),
         tracing(trace, trace_format, trace_output),
         ending_on_interrupt() as ctrl_c,
-        SlowNotice(program, kept=not no_cache) as notice,
+        SlowNotice(called, kept=not no_cache) as notice,
         Linker(
             None if by_name else source,
-            name=None if by_name else program,
+            name=None if by_name else called,
             library_path=libraries,
             module_path=module_directories(module_path, program) if named else (),
-            args=(program,) if function else (program, *arguments),
+            args=(called,) if function else (called, *arguments),
             env={**(os.environ if inherit_env else {}), **dict(variables)},
             preopens=dict(preopens),
             stack_size=stack_size + -stack_size % _STACK_STEP,
@@ -263,11 +276,11 @@ def run(
         ctrl_c.to(linker.parts.process),
         statistics_at_end(linker),
         live_map(linker, map_file),
-        bounded(linker, linker.main_group.own, program, timeout, None),
+        bounded(linker, linker.main_group.own, called, timeout, None),
     ):
         notice.stop()
         if by_name:
-            return run_by_name(linker, source, program, function, arguments)
+            return run_by_name(linker, source, called, function, arguments)
         if function is not None:
             from dl.cli.invoke import function_of, invoke  # noqa: PLC0415  running needs nothing of it
 
