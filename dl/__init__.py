@@ -74,6 +74,7 @@ if TYPE_CHECKING:
         UnresolvedSymbolsError,
         UnsupportedModuleError,
         ValueConversionError,
+        WorkerLostError,
     )
     from dl.group import InstanceGroup
     from dl.groups.host_threads import HostThread
@@ -84,6 +85,7 @@ if TYPE_CHECKING:
     from dl.link.why import BoundImport, OtherDefinition
     from dl.linker import Linker
     from dl.options import HostFunction, MemoryType
+    from dl.pool.processes import ProcessPool
     from dl.program.events import Event, EventKind, EventQueue, Events, EventSubscription
     from dl.program.statistics import LinkerStatistics
     from dl.tasks import AsyncLinker, TrioLinker, open_linker
@@ -160,6 +162,7 @@ _NAMES = {
         "UnresolvedSymbolsError",
         "UnsupportedModuleError",
         "ValueConversionError",
+        "WorkerLostError",
     ),
     "dl.api.blocks": ("GuestBlock",),
     "dl.api.executor": ("GuestExecutor",),
@@ -215,6 +218,7 @@ _NAMES = {
         "HostFunction",
         "MemoryType",
     ),
+    "dl.pool.processes": ("ProcessPool",),
     "dl.program.events": (
         "Event",
         "EventKind",
@@ -342,6 +346,7 @@ __all__ = [
     "OutOfBoundsError",
     "PatchError",
     "Pointer",
+    "ProcessPool",
     "ProgramDeadlockedError",
     "ProgramExited",
     "ProgramForkedError",
@@ -365,6 +370,7 @@ __all__ = [
     "ValueConversionError",
     "WamrMode",
     "WamrStatistics",
+    "WorkerLostError",
     "__version__",
     "get_include",
     "host_function",

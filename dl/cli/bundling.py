@@ -10,10 +10,10 @@ from rich.text import Text
 
 from dl.cli.console import output, shown
 from dl.cli.links import links_of
-from dl.cli.modules import complete_file, image_of
+from dl.cli.modules import complete_file, image_of, search_path
 from dl.cli.named import modules_by_name
 from dl.cli.params import engine_option, preopen
-from dl.cli.run import library_path_option, module_path_option, search_path
+from dl.cli.run import library_path_option, module_path_option
 from dl.engine.compiled_form import write_form
 from dl.engine.private_directory import NotPrivateError, PrivateDirectory
 from dl.errors import BundleError, LinkerUsageError

@@ -2,23 +2,18 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from typing import TYPE_CHECKING, Any, TypeVar
-
-import click
+from typing import TYPE_CHECKING
 
 from dl.cli.console import messages, shown
 
 if TYPE_CHECKING:
     from dl.linker import Linker
-
-F = TypeVar("F", bound=Callable[..., Any])
 
 CATEGORIES = {
     "files": "modules: where each is looked for, found, placed, constructed and unloaded; compiled code on disk",
@@ -29,9 +24,6 @@ CATEGORIES = {
     "statistics": "at the end: what is loaded, and how the link operations went",
 }
 """What can be asked for, and what each shows."""
-
-ALL = "all"
-_HELP = "help"
 
 _LOGGERS = {
     "dl.link": "files",
@@ -46,97 +38,10 @@ _LOGGERS = {
 
 _STATISTICS = logging.getLogger("dl.statistics")
 
-_FORMATS = ("text", "json")
+FORMATS = ("text", "json")
 
 _BEGAN = time.time()
 """When dlrun began, nearly: seconds since the epoch."""
-
-
-def _help_text() -> str:
-    width = max(map(len, [*CATEGORIES, _HELP]))
-    lines = [
-        f"  {name:{width}}  {what}"
-        for name, what in {
-            **CATEGORIES,
-            ALL: "all of these, as does --trace alone",
-            _HELP: "this list",
-        }.items()
-    ]
-    return "\n".join(
-        [
-            "Categories of --trace=CATEGORY,...:",
-            *lines,
-            "",
-            "Each line has the seconds since dlrun began, the thread, and the category.",
-            "--trace-format json writes objects, one a line; --trace-output FILE writes to a file,",
-            "in whose name %p is the number of the process.",
-        ]
-    )
-
-
-def _categories(context: click.Context, _option: click.Parameter, text: str | None) -> frozenset[str] | None:
-    """Return the categories that were asked for; None without `--trace`.
-
-    Raises:
-        click.BadParameter: there is no such category.
-    """
-    if text is None or context.resilient_parsing:
-        return None
-    words = [word.strip() for word in text.split(",")]
-    if _HELP in words:
-        click.echo(_help_text())
-        context.exit()
-    unknown = [word for word in words if word not in (*CATEGORIES, ALL)]
-    if unknown:
-        raise click.BadParameter(
-            f"{unknown[0]!r} is none of {', '.join(CATEGORIES)}, {ALL} and {_HELP}", param_hint="'--trace'"
-        )
-    return frozenset(CATEGORIES) if ALL in words else frozenset(words)
-
-
-class OptionalTrace(click.Command):
-    """A command whose option `--trace` may have a value, after `=`; what follows a bare one is never its value."""
-
-    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        """Parse words, after a bare `--trace` has been given its value."""
-        valued = {
-            name
-            for option in self.params
-            if isinstance(option, click.Option) and not option.is_flag
-            for name in option.opts
-        }
-        position = 0
-        while position < len(args) and args[position].startswith("-") and args[position] not in ("-", "--"):
-            if args[position] == "--trace":
-                args = [*args[:position], f"--trace={ALL}", *args[position + 1 :]]
-            position += 1 + (args[position] in valued)
-        return super().parse_args(ctx, args)
-
-
-def trace_options(command: F) -> F:
-    """Give a command, an `OptionalTrace`, the options that `tracing` takes."""
-    for option in (
-        click.option(
-            "--trace-output",
-            metavar="FILE",
-            help="Write the trace to a file instead of standard error; %p in its name is the number of the process.",
-        ),
-        click.option(
-            "--trace-format",
-            type=click.Choice(_FORMATS),
-            default="text",
-            help="Lines for people, or JSON objects, one a line. Default: text.",
-        ),
-        click.option(
-            "--trace",
-            callback=_categories,
-            is_eager=True,
-            metavar="[=CATEGORY,...]",
-            help="Write what the linker does to standard error: everything, or some categories; --trace=help lists them.",
-        ),
-    ):
-        command = option(command)
-    return command
 
 
 class _Text(logging.Formatter):
@@ -156,6 +61,8 @@ class _Json(_Text):
 
     def format(self, record: logging.LogRecord) -> str:
         """Return the object."""
+        import json  # noqa: PLC0415  seldom asked for
+
         about = {
             "time": record.created,
             "elapsed": round(record.created - _BEGAN, 6),

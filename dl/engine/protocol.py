@@ -13,9 +13,9 @@ What must hold for every adapter is tested in `tests/contracts/`.
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Sequence
-from dataclasses import dataclass
 from typing import Any, Protocol
 
+from dl.records import dataclass
 from dl.wasm.types import FuncType, GlobalType, MemoryType, ValType
 
 

@@ -28,6 +28,7 @@
     ├── ThreadExited                   the guest ended the calling thread
     ├── GuestThreadError               a thread of the guest ended abnormally, and the program with it
     ├── ProgramDeadlockedError         all threads of the program wait for each other
+    ├── WorkerLostError                the process that ran a function died
     ├── GroupEndedError                the instance group can run no more guest code
     │   └── ReplayFailedError          it could not make a link operation that all others have made
     ├── ValueConversionError           a Python value does not fit a WebAssembly signature
@@ -87,6 +88,7 @@ from dl.errors.running import (
     ThreadExited,
     TrapError,
     UncaughtExceptionError,
+    WorkerLostError,
 )
 from dl.errors.usage import (
     BuildError,
@@ -143,5 +145,6 @@ __all__ = [
     "UnresolvedSymbolsError",
     "UnsupportedModuleError",
     "ValueConversionError",
+    "WorkerLostError",
     "sendable",
 ]

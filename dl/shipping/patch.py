@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
 from functools import partial
 
 from dl.errors import DlError, PatchError
@@ -11,6 +10,7 @@ from dl.glue.names import EXCEPTION_TAG_NAMES, STACK_POINTER_NAME, TABLE_NAME
 from dl.link.rehearse import Link
 from dl.modules.image import ModuleImage, image_from_bytes
 from dl.modules.symbols import INTERNAL_EXPORTS
+from dl.records import dataclass, replace
 from dl.text import first_of
 from dl.wasm.edit import Changes, RefusedEditError, edited
 

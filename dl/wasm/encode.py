@@ -7,9 +7,9 @@ Binary format: WebAssembly core specification, chapter 5.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
 from functools import lru_cache
 
+from dl.records import dataclass, field
 from dl.wasm.opcodes import END, REF_FUNC, TABLE_GET, TABLE_INIT, TABLE_SET
 from dl.wasm.types import ExternType, FuncType, GlobalType, Limits, MemoryType, TableType, TagType
 

@@ -18,7 +18,6 @@ from __future__ import annotations
 import ctypes
 import logging
 import os
-from importlib.metadata import version
 from typing import Any
 
 from dl.engine.native.engine import NativeEngine, code_name
@@ -26,6 +25,7 @@ from dl.engine.protocol import Boundary, Capabilities
 from dl.engine.wasmtime import c
 from dl.engine.wasmtime.errors import check, error_text, take_bytes
 from dl.engine.wasmtime.host import WasmtimeHostFunctions
+from dl.engine.wasmtime.library import library_version
 from dl.engine.wasmtime.memory import WasmtimeSharedMemory, new_shared_memory, probe_module
 from dl.engine.wasmtime.store import WasmtimeStore
 from dl.errors import EngineError
@@ -127,7 +127,7 @@ class WasmtimeEngine(NativeEngine):
         self._probes: dict[bool, WasmtimeModule] = {}
 
     def _version(self) -> str:
-        return f"wasmtime {version('wasmtime')}"
+        return f"wasmtime {library_version()}"
 
     def compile(self, wasm: bytes) -> WasmtimeModule:
         pointer = ctypes.c_void_p()
