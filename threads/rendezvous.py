@@ -66,7 +66,7 @@ import sys
 from collections import deque
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
-from typing import Any, Final, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar
 
 from threads.errors import BarrierTimeoutError, FreeThreadedError, ProtocolError, ReplicaClosedError
 from threads.instigation import Instigation
@@ -76,24 +76,19 @@ from threads.platform import SYSTEM, LockLike, Platform
 from threads.process import CreatingProcess
 from threads.replays import Replays
 from threads.replica import DETACHED, GUEST, HOST, STALE, Replica
-from threads.statistics import LATENCY_SAMPLES, RendezvousStatistics
 from threads.turn import Turn
 from threads.uninterrupted import unwound_whole
 from threads.waiter import Waiter
 
+if TYPE_CHECKING:
+    from threads.statistics import RendezvousStatistics
+
 Op = TypeVar("Op")
 
-__all__ = [
-    "CLOSED",
-    "DETACHED",
-    "ENDED",
-    "GUEST",
-    "HOST",
-    "STALE",
-    "Rendezvous",
-    "RendezvousStatistics",
-    "Replica",
-]
+__all__ = ["CLOSED", "DETACHED", "ENDED", "GUEST", "HOST", "STALE", "Rendezvous", "Replica"]
+
+LATENCY_SAMPLES: Final = 1024
+"""Barriers whose duration is kept: enough for percentiles, and bounded however long a program links."""
 
 # What `Rendezvous.version` holds instead of a number. Both negative, so that leaving guest code is one comparison,
 # and both unlike any replica's `applied`, so that entering it is one too.
@@ -342,6 +337,8 @@ class Rendezvous(Generic[Op]):
 
     def statistics(self) -> RendezvousStatistics:
         """Return a snapshot. From any thread; raises ForkedProcessError in a forked child."""
+        from threads.statistics import RendezvousStatistics  # noqa: PLC0415  `dataclasses` is slow to import
+
         self.process.check()
         with self._lock:
             states = [replica.state for replica in self._replicas]

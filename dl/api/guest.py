@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ctypes
-import inspect
 from collections.abc import Callable
 from operator import index
 from threading import get_ident
@@ -22,6 +21,8 @@ from dl.wasm.types import FuncType
 from threads import DETACHED, ThreadsError
 
 if TYPE_CHECKING:
+    import inspect
+
     from dl.linker import Linker
 
 R = TypeVar("R")
@@ -160,6 +161,8 @@ class GuestFunction:
 
 def signature_of(kind: FuncType) -> inspect.Signature:
     """Return a signature of WebAssembly as Python shows signatures."""
+    import inspect  # noqa: PLC0415  slow, and seldom needed
+
     parameters = [
         inspect.Parameter(
             f"arg{number}", inspect.Parameter.POSITIONAL_ONLY, annotation=_PYTHON_TYPES.get(name, object)

@@ -13,9 +13,9 @@ What must hold for every adapter is tested in `tests/contracts/`.
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Sequence
-from dataclasses import dataclass
 from typing import Any, Protocol
 
+from dl.records import dataclass
 from dl.wasm.types import FuncType, GlobalType, MemoryType, ValType
 
 
@@ -444,6 +444,20 @@ class Engine(Protocol):
 
         Raises:
             EngineError: the engine notices that the bytes are not such code, or has no serialization.
+        """
+
+    def map_code(self, file: int, length: int) -> CompiledModule | None:
+        """Load code that `serialize` returned and that a file begins with, without a copy where engine and system can.
+
+        Processes that map the same file have its pages in common. The file must not be changed afterwards; it may be removed.
+        What `deserialize` says of the bytes holds here too.
+
+        Args:
+            file: an open descriptor, which may be closed afterwards.
+            length: bytes of the code; more may follow.
+
+        Returns:
+            None if code cannot be mapped here: read the file, and use `deserialize`.
         """
 
     def slots(self, count: int) -> Slots:

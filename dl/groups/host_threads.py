@@ -74,6 +74,12 @@ class HostThread:
             raise self._error
         return self._result
 
+    def __repr__(self) -> str:
+        state = "running" if self.is_alive() else "ended"
+        return (
+            f"<HostThread {self.name}, {state}{f' by {type(self._error).__name__}' if self._error else ''}>"
+        )
+
     def is_alive(self) -> bool:
         """Whether it still runs."""
         return not self.thread_done.is_set()

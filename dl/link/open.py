@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from dataclasses import replace
 from functools import partial
 
 from dl.dlfcn import MAIN_HANDLE, DlFlags, ModuleHandle
@@ -43,6 +42,7 @@ from dl.modules.linked_module import LinkedModule
 from dl.modules.locate import Requester, SearchPolicy
 from dl.program.events import EventKind
 from dl.program.operations import LoadModules
+from dl.records import replace
 from threads import uninterrupted, unwound_whole
 
 log = logging.getLogger("dl.link")

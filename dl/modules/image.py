@@ -10,7 +10,6 @@ import errno
 import hashlib
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
 from pathlib import Path
 
 from dl.errors import LinkError
@@ -19,6 +18,7 @@ from dl.glue.names import EXCEPTION_TAG, EXCEPTION_TAG_NAMES
 from dl.modules.beneath import NotOpenedError, OpenedFile, host_place, open_beneath
 from dl.modules.reading import ReadBudget
 from dl.recent import Recent
+from dl.records import dataclass, replace
 from dl.wasm.module import WasmModule, parse_module
 from dl.wasm.rewrite import contains_wait_instructions, import_tags, rewrite_waits
 

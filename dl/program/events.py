@@ -14,12 +14,14 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from enum import Enum
-
-from typing_extensions import Self
+from typing import TYPE_CHECKING
 
 from dl.errors import LinkerUsageError
+from dl.records import dataclass
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 log = logging.getLogger("dl.events")
 

@@ -6,7 +6,6 @@ import ctypes
 import threading
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -28,6 +27,7 @@ from dl.glue.guest_wasi import (
 )
 from dl.glue.names import BASE_NAMESPACE
 from dl.glue.resolution import FromNamespace
+from dl.records import dataclass
 from dl.wasm.records import Import
 from dl.wasm.types import Limits, MemoryType
 

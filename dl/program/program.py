@@ -10,7 +10,6 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
 
 from dl.dlfcn import MAIN_HANDLE
 from dl.engine.code_cache import CodeStore, Compiler
@@ -46,6 +45,7 @@ from dl.program.side_memory import GrownMemory, GuestAllocator, SideMemory
 from dl.program.state import LinkerState
 from dl.program.table import TableSpace
 from dl.program.wasi import SharedWasi, WasiCalls, add_forwarder, direct_wasi, forwarded_wasi
+from dl.records import dataclass, field
 from memory import LinearMemory
 from threads import DeadlockError, FutexTable, Rendezvous, Waits
 

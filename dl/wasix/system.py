@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from dl.dlfcn import AddressKind, DlFlags, ModuleHandle
@@ -24,6 +23,7 @@ from dl.modules.linked_module import LinkedModule
 from dl.modules.locate import Requester, SearchPolicy, requester_of
 from dl.modules.symbols import Symbol
 from dl.program.wasi import WasiCalls
+from dl.records import replace
 from memory import LinearMemory, round_up
 from threads import FutexTable, Nudger, Waits
 
