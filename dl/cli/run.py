@@ -153,6 +153,11 @@ module_path_option = click.option(
     metavar="FILE",
     help="Write a page that shows memory and table when the program is linked, at each SIGUSR1, and at its end.",
 )
+@click.option(
+    "--trust-compiled",
+    is_flag=True,
+    help="Use compiled code in an archive of dlrun bundle. It is run as it is: only of archives that you trust.",
+)
 @click.argument("program", metavar="APP.WASM", shell_complete=complete_file)
 @click.argument(
     "arguments", metavar="[ARGS]...", nargs=-1, type=click.UNPROCESSED, shell_complete=complete_file
@@ -183,11 +188,12 @@ def run(
     trace_format: str,
     trace_output: str | None,
     map_file: str | None,
+    trust_compiled: bool,
     **limits: int | None,
 ) -> int:
     """Link a program and run it.
 
-    Everything after APP.WASM belongs to the program, also what looks like an option.
+    Everything after APP.WASM belongs to the program, also what looks like an option. APP.WASM may be what dlrun bundle made.
     """
     from dl.cli.running import Running, run_program  # noqa: PLC0415  the help needs nothing of the linker
 
@@ -215,6 +221,7 @@ def run(
         trace_format=trace_format,
         trace_output=trace_output,
         map_file=map_file,
+        trust_compiled=trust_compiled,
         limits=taken_limits(limits),
     )
     return run_program(program, arguments, said)
