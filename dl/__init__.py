@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     )
     from dl.errors import (
         BuildError,
+        BundleError,
         DlError,
         DylinkError,
         EngineError,
@@ -122,6 +123,7 @@ _NAMES = {
     ),
     "dl.errors": (
         "BuildError",
+        "BundleError",
         "DlError",
         "DylinkError",
         "EngineError",
@@ -279,6 +281,7 @@ __all__ = [
     "AsyncLinker",
     "BoundImport",
     "BuildError",
+    "BundleError",
     "CString",
     "Callback",
     "DlError",

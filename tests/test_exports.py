@@ -151,6 +151,7 @@ PUBLIC = [
     "AsyncLinker",
     "BoundImport",
     "BuildError",
+    "BundleError",
     "CString",
     "Callback",
     "DlError",

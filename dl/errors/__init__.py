@@ -34,6 +34,7 @@
     ├── ValueConversionError           a Python value does not fit a WebAssembly signature
     ├── BuildError                     a tool that builds programs failed, or is missing
     │   └── PatchError                 a module cannot be changed as was asked
+    ├── BundleError                    a bundle cannot be made, or is damaged or hostile
     ├── EngineError                    the engine failed, or refuses a configuration or a module
     ├── EngineNotFoundError            no engine of this name is installed
     ├── InternalError                  a fault of the linker itself, to be reported
@@ -91,6 +92,7 @@ from dl.errors.running import (
 )
 from dl.errors.usage import (
     BuildError,
+    BundleError,
     EngineError,
     EngineNotFoundError,
     LinkerClosedError,
@@ -103,6 +105,7 @@ from dl.errors.usage import (
 
 __all__ = [
     "BuildError",
+    "BundleError",
     "DlError",
     "DylinkError",
     "EngineError",
