@@ -52,13 +52,9 @@ _changing = threading.Lock()
 """Guards the replacing of `recorders`; held for one step, a leaf."""
 
 
-def _forked() -> None:
-    global _changing  # noqa: PLW0603 - a thread of the parent may hold it
-    _changing = threading.Lock()
-
-
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_forked)
+    # A thread of the parent may hold it, and does not come along.
+    os.register_at_fork(after_in_child=_changing._at_fork_reinit)  # type: ignore[attr-defined]  # noqa: SLF001
 
 
 def add(recorder: Recorder) -> None:
