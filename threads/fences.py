@@ -170,36 +170,33 @@ def _membarrier() -> Callable[[int], int]:
 
 
 class LockFence:
-    """Both sides pass one lock. Reentrant, because a signal handler may pass it while its thread does."""
+    """Both sides pass one lock.
 
-    __slots__ = ("_lock",)
+    Attributes:
+      lock: reentrant, because a signal handler may pass it while its thread does. Tests put another one there.
+    """
 
-    def __init__(self, lock: AbstractContextManager[Any]) -> None:
-        self._lock = lock
+    __slots__ = ("lock",)
+
+    def __init__(self) -> None:
+        self.lock: AbstractContextManager[Any] = threading.RLock()
 
     def light(self) -> None:
         """Pass the lock."""
-        with self._lock:
+        with self.lock:
             pass
 
     heavy = light
 
 
 class LockFences:
-    """Without a GIL and without `membarrier`: a lock for each fence.
-
-    Args:
-      lock: makes one; for tests.
-    """
+    """Without a GIL and without `membarrier`: a lock for each fence."""
 
     light_is_free = False
 
-    def __init__(self, lock: Callable[[], AbstractContextManager[Any]] = threading.RLock) -> None:
-        self._new_lock = lock
-
     def fence(self) -> Fence:
         """Return a new fence: threads of different ones do not wait for each other."""
-        return LockFence(self._new_lock())
+        return LockFence()
 
 
 def fences_of_this_interpreter() -> Fences:

@@ -149,7 +149,9 @@ class _ModelFence:
     def __init__(self, scheduler: Scheduler, memory: WeakMemory) -> None:
         self._scheduler = scheduler
         self._without = memory.without
-        self._lock = LockFence(scheduler.lock()) if memory.locks else None
+        self._lock = LockFence() if memory.locks else None
+        if self._lock is not None:
+            self._lock.lock = scheduler.lock()
 
     def light(self) -> None:
         if self._lock is not None and _caller("light") not in self._without:
