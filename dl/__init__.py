@@ -57,6 +57,7 @@ if TYPE_CHECKING:
         MissingSymbol,
         NotDynamicError,
         PatchError,
+        PoolFullError,
         ProgramDeadlockedError,
         ProgramExited,
         ProgramForkedError,
@@ -85,6 +86,7 @@ if TYPE_CHECKING:
     from dl.linker import Linker
     from dl.options import HostFunction, MemoryType
     from dl.pool.processes import ProcessPool
+    from dl.pool.programs import ProgramOutcome, ProgramPool
     from dl.program.events import Event, EventKind, EventQueue, Events, EventSubscription
     from dl.program.statistics import LinkerStatistics
     from dl.tasks import AsyncLinker, TrioLinker, open_linker
@@ -144,6 +146,7 @@ _NAMES = {
         "MissingSymbol",
         "NotDynamicError",
         "PatchError",
+        "PoolFullError",
         "ProgramDeadlockedError",
         "ProgramExited",
         "ProgramForkedError",
@@ -217,6 +220,7 @@ _NAMES = {
         "MemoryType",
     ),
     "dl.pool.processes": ("ProcessPool",),
+    "dl.pool.programs": ("ProgramOutcome", "ProgramPool"),
     "dl.program.events": (
         "Event",
         "EventKind",
@@ -343,10 +347,13 @@ __all__ = [
     "OutOfBoundsError",
     "PatchError",
     "Pointer",
+    "PoolFullError",
     "ProcessPool",
     "ProgramDeadlockedError",
     "ProgramExited",
     "ProgramForkedError",
+    "ProgramOutcome",
+    "ProgramPool",
     "RemoteError",
     "ReplayFailedError",
     "ResourceLimitError",

@@ -185,6 +185,7 @@ class Program:
         self._memory: EngineMemory | None = None
         self._only_store = False  # whether the one store that a program with its own memory may have is made
         self._shared_wasi: SharedWasi | None = None
+        self._wasi_store: Store | None = None
         self._base_code: CompiledModule | None = None
         self._waits_code: CompiledModule | None = None
         if main.shares_memory:
@@ -258,6 +259,7 @@ class Program:
                 store.define_memory(BASE_NAMESPACE, "memory", self._memory)
                 return store
             store.enable_wasi(self.options.wasi)
+            self._wasi_store = store
             self.clock_began = time.monotonic_ns()
             if self.main.makes_memory:
                 kind = self.main.memory_type
@@ -270,6 +272,24 @@ class Program:
             store.close()
             raise
         return store
+
+    def renew_wasi(self, options: WasiOptions) -> None:
+        """Let WASI show the program something else from now on, as if it had been linked so; for one that has not run yet.
+
+        Args:
+            options: the same directories as before, and the host's own streams where they were.
+
+        Raises:
+            EngineError: an option cannot be passed to the program, or a file cannot be opened.
+            LinkerUsageError: the program has no WASI.
+        """
+        if self._shared_wasi is not None:
+            self._shared_wasi.renew(options)
+        elif self._wasi_store is not None:
+            self._wasi_store.renew_wasi(options)
+        else:
+            raise LinkerUsageError("the program has no WASI of its own")
+        self.clock_began = time.monotonic_ns()
 
     def _share_memory(self) -> None:
         kind = self.main.memory_type
@@ -407,7 +427,7 @@ class Program:
             self.side_memory.close(self.linear)
         if self._shared_wasi is not None:
             self._shared_wasi.close()
-        self._memory = None
+        self._memory = self._wasi_store = None
 
 
 def _report_deadlock(error: DeadlockError) -> None:

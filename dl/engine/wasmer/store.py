@@ -192,6 +192,11 @@ class WasmerStore(NativeStore):
         self._wasi = StoreWasi(self, wasi)
         self._kept.append(self._wasi.callbacks)
 
+    def renew_wasi(self, wasi: WasiOptions) -> None:
+        self.context()
+        assert self._wasi is not None
+        self._wasi.renew(wasi)
+
     def on_interrupt(self, handler: Callable[[], None]) -> None:
         self.context()
         self._handler[0] = handler

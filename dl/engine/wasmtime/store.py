@@ -296,11 +296,14 @@ class WasmtimeStore(NativeStore):
         return known
 
     def enable_wasi(self, wasi: WasiOptions) -> None:
+        self.renew_wasi(wasi)
+        check(c.linker_define_wasi(self._linker))
+
+    def renew_wasi(self, wasi: WasiOptions) -> None:
         context = self.context()
         config, kept = wasi_config(wasi, self._defer)
         self._kept.extend(kept)
         check(c.context_set_wasi(context, config))
-        check(c.linker_define_wasi(self._linker))
 
     def on_interrupt(self, handler: Callable[[], None]) -> None:
         context, deferred = self.context(), self.deferred
