@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from dl.api.library import Library
     from dl.api.loaded import AddressInfo, LoadedModule, ModuleBinding, ModuleSymbol
     from dl.api.memory_map import MapRegion, MemoryMap
+    from dl.api.timeline import Timeline, TimelineEvent
     from dl.api.values import F32, F64, I32, I64, V128, CString, Pointer, host_function
     from dl.description.spec import Spec
     from dl.dlfcn import (
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
     )
     from dl.errors import (
         BuildError,
+        BundleError,
         DlError,
         DylinkError,
         EngineError,
@@ -123,6 +125,7 @@ _NAMES = {
     ),
     "dl.errors": (
         "BuildError",
+        "BundleError",
         "DlError",
         "DylinkError",
         "EngineError",
@@ -190,6 +193,7 @@ _NAMES = {
         "TypedFunction",
     ),
     "dl.include": ("get_include",),
+    "dl.api.timeline": ("Timeline", "TimelineEvent"),
     "dl.api.library": ("Library",),
     "dl.program.statistics": ("LinkerStatistics",),
     "dl.api.values": (
@@ -281,6 +285,7 @@ __all__ = [
     "AsyncLinker",
     "BoundImport",
     "BuildError",
+    "BundleError",
     "CString",
     "Callback",
     "DlError",
@@ -364,6 +369,8 @@ __all__ = [
     "Table",
     "Tag",
     "ThreadExited",
+    "Timeline",
+    "TimelineEvent",
     "TrapError",
     "TrioLinker",
     "TypedFunction",

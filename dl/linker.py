@@ -6,13 +6,11 @@ import os
 import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
-
-from typing_extensions import Self
+from typing import TYPE_CHECKING, Any
 
 from dl.api import notebook
 from dl.api.calling import Calling
-from dl.api.executor import Hosts
+from dl.api.hosts import Hosts
 from dl.api.instantiation import Instantiation
 from dl.api.introspection import Introspection
 from dl.api.linker_base import LinkerActions
@@ -37,6 +35,9 @@ from dl.options import (
     SideMemorySource,
 )
 from dl.wamr.mode import WamrMode
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 
 class Linker(Introspection, Calling, Hosts, Instantiation):

@@ -13,7 +13,6 @@ share for synchronisation need the engine's or the futex layer's own means.
 from __future__ import annotations
 
 import ctypes
-import html
 import struct
 from functools import lru_cache
 from operator import index
@@ -138,6 +137,8 @@ class LinearMemory:
 
     def _repr_html_(self) -> str:
         """What Jupyter shows."""
+        import html  # noqa: PLC0415  only what a notebook shows
+
         return f"<code>{html.escape(repr(self))}</code>"
 
     def close(self) -> None:

@@ -9,7 +9,7 @@ import click
 import pytest
 
 import dl
-from dl.cli.app import dlrun
+from dl.cli.commands import dlrun
 from website import pages, reference
 
 
@@ -77,6 +77,13 @@ def test_links_of_the_repository_lead_to_pages_of_the_site() -> None:
         "[the example](source/examples/asgi.py.md), [web](https://example.org)"
     )
     assert "source/examples/asgi.py.md" in pages.written_pages()
+
+
+def test_threads_of_public_trackers_are_links() -> None:
+    """`owner/repository#number` leads to that thread."""
+    assert pages.for_the_site("docs/threads.md", "see extism/go-sdk#63.") == (
+        "see [extism/go-sdk#63](https://github.com/extism/go-sdk/issues/63)."
+    )
 
 
 def test_names_of_the_api_lead_to_their_reference() -> None:

@@ -137,11 +137,12 @@ def for_the_site(path: str, text: str) -> str:
 
     def prose(text: str) -> str:
         text = re.sub(r"\[([^][]*)\]\(([^)\s#]+)(#[^)\s]*)?\)", link, text)
-        return (
-            text
-            if uri == "changelog.md"
-            else re.sub(r"(?<!\[)`([\w.]+)(?:\(\.*\))?`(?!\])", reference.linked_name, text)
+        text = re.sub(
+            r"(?<![\w/])([\w.-]+/[\w.-]+)#(\d+)\b", r"[\1#\2](https://github.com/\1/issues/\2)", text
         )
+        if uri == "changelog.md":  # names what there was, too
+            return text
+        return re.sub(r"(?<!\[)`([\w.]+)(?:\(\.*\))?`(?!\])", reference.linked_name, text)
 
     if uri == "cli.md":
         all_options = f"All options, as `--help` has them, are in the [reference]({reference.COMMANDS})."

@@ -9,7 +9,7 @@ from functools import cache
 import click
 
 import dl
-from dl.cli.app import dlrun
+from dl.cli.commands import dlrun
 
 OVERVIEW = "api/index.md"
 COMMANDS = "command-line.md"

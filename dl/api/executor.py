@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import queue
 import threading
-import weakref
 from collections.abc import Callable
 from concurrent.futures import Executor, Future
-from typing import TYPE_CHECKING, Any, TypeVar
-
-from typing_extensions import ParamSpec
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 from dl.api.linker_base import LinkerBase
-from dl.errors import LinkerUsageError, ResourceLimitError
+from dl.errors import ResourceLimitError
 from dl.group import InstanceGroup
 from dl.groups.errors import check_process
 from dl.groups.host_threads import HostThread
@@ -162,35 +159,3 @@ class GuestExecutor(Executor):
     def __repr__(self) -> str:
         state = "shut down" if self._closed else f"{len(self._threads)} of {self._workers} threads"
         return f"<GuestExecutor of {self._linker!r}, {state}>"
-
-
-class Hosts(LinkerBase):
-    """The methods of `Linker` for hosts that have many threads."""
-
-    _executors: weakref.WeakSet[GuestExecutor]
-
-    def executor(self, workers: int, *, name: str = "worker") -> GuestExecutor:
-        """Make an executor of `concurrent.futures` whose threads keep their instance groups.
-
-        Args:
-            workers: the most threads, at least 1; they count as the program's.
-            name: what messages call them, with a number.
-
-        Raises:
-            LinkerUsageError: the program's memory is not shared; or there are to be no workers.
-        """
-        self._check_open()
-        if workers < 1:
-            raise LinkerUsageError(f"an executor needs at least one worker, not {workers}")
-        if not self.program.shares_memory:
-            raise LinkerUsageError(
-                "threads need a program whose memory is shared; this one has a memory of its own"
-            )
-        made = GuestExecutor(self, workers, name)
-        self._executors.add(made)
-        return made
-
-    def _stop_executors(self) -> None:
-        """Take no more work; the program is about to end, which ends what runs."""
-        for executor in list(self._executors):
-            executor.shutdown(wait=False, cancel_futures=True)

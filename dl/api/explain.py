@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from dl.api.loaded import LoadedModule
 from dl.errors import SymbolNotFoundError
 from dl.link.why import BoundImport, OtherDefinition, explained_import, world_of
 from dl.modules.linked_module import LinkedModule
+from dl.records import dataclass
 
 if TYPE_CHECKING:
     from dl.link.plan import LinkPlan

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterator
 from itertools import islice
 from typing import TYPE_CHECKING, Any, TypeVar, overload
-
-from typing_extensions import Self
 
 from dl.api import notebook
 from dl.api.guest import GuestData, GuestFunction, TypedFunction
@@ -18,6 +15,8 @@ from dl.modules.linked_module import LinkedModule
 from dl.modules.symbols import DataSymbol, FunctionSymbol, TlsSymbol
 
 if TYPE_CHECKING:
+    from typing_extensions import Self
+
     from dl.group import InstanceGroup
 
 R = TypeVar("R")
@@ -69,6 +68,8 @@ class Library:
         return self._open
 
     def _find(self, name: str) -> GuestFunction | GuestData:
+        import difflib  # noqa: PLC0415  only for messages
+
         known = self._found.get(name)
         if known is not None:
             return known

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from operator import index
 from typing import TYPE_CHECKING, SupportsIndex
 
@@ -17,6 +16,7 @@ from dl.link.addresses import data_at, data_range, function_at, location_of
 from dl.link.sources import scope_of
 from dl.modules.linked_module import LinkedModule
 from dl.modules.symbols import DataSymbol, FunctionSymbol, GlobalSymbol, Symbol, TagSymbol
+from dl.records import dataclass
 
 if TYPE_CHECKING:
     from dl.program.program import Program

@@ -5,10 +5,10 @@ from __future__ import annotations
 import html
 import sys
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from dl.api.notebook import MOST_ROWS, shortened
+from dl.records import replace
 
 if TYPE_CHECKING:
     from dl.api.memory_map import MapRegion

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import html
 from collections.abc import Iterable, Sequence
 from itertools import islice
 
@@ -18,6 +17,8 @@ def shortened(text: str) -> str:
 
 def cut(text: object) -> str:
     """Return a text as HTML shows it, and of a long one its ends."""
+    import html  # noqa: PLC0415  slow to import, and seldom needed
+
     return html.escape(shortened(str(text)))
 
 

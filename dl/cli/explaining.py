@@ -14,8 +14,8 @@ from dl.cli.console import output, print_note, shown
 from dl.cli.demangling import Demangler, demangle_option, demangler, is_named
 from dl.cli.endings import NOT_FOUND, NOT_LINKED
 from dl.cli.links import GOOD, links_of
-from dl.cli.modules import image_of
-from dl.cli.run import library_path_option, search_path
+from dl.cli.modules import image_of, search_path
+from dl.cli.run import library_path_option
 from dl.link.plan import LinkPlan
 from dl.link.rehearse import Link
 from dl.link.sources import described

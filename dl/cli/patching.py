@@ -11,9 +11,9 @@ from rich.text import Text
 
 from dl.cli.console import output, print_note, shown
 from dl.cli.links import links_of
-from dl.cli.modules import complete_file, contents, parsed
+from dl.cli.modules import complete_file, contents, parsed, search_path
 from dl.cli.params import F
-from dl.cli.run import library_path_option, search_path
+from dl.cli.run import library_path_option
 from dl.engine.compiled_form import form_of
 from dl.link.rehearse import Link
 from dl.modules.image import ModuleImage

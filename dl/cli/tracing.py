@@ -2,36 +2,29 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from typing import TYPE_CHECKING, Any, TypeVar
-
-import click
+from typing import TYPE_CHECKING, Any
 
 from dl.cli.console import messages, shown
 
 if TYPE_CHECKING:
+    from dl.api.timeline import Timeline
     from dl.linker import Linker
-
-F = TypeVar("F", bound=Callable[..., Any])
 
 CATEGORIES = {
     "files": "modules: where each is looked for, found, placed, constructed and unloaded; compiled code on disk",
     "symbols": "where each symbol is looked for, for imports and for dlsym",
     "bindings": "what each import is bound to, by which rule, and why not to other definitions",
-    "threads": "threads of the guest that start and end, deadlocks",
+    "threads": "threads that start and end, barriers with those that were waited for, waits, deadlocks",
     "system": "signals, and functions of the system interface that the program calls and that are not there",
-    "statistics": "at the end: what is loaded, and how the link operations went",
+    "statistics": "at the end: what is loaded, how the link operations went, time by phase",
 }
 """What can be asked for, and what each shows."""
-
-ALL = "all"
-_HELP = "help"
 
 _LOGGERS = {
     "dl.link": "files",
@@ -45,98 +38,15 @@ _LOGGERS = {
 """The category of each logger. What others say, such as `dl.events` of a listener that fails, is always shown."""
 
 _STATISTICS = logging.getLogger("dl.statistics")
+_THREADS = logging.getLogger("dl.threads")
 
-_FORMATS = ("text", "json")
+_NOISE_MS = 0.02
+"""A lock that is free is taken in a microsecond."""
+
+FORMATS = ("text", "json")
 
 _BEGAN = time.time()
 """When dlrun began, nearly: seconds since the epoch."""
-
-
-def _help_text() -> str:
-    width = max(map(len, [*CATEGORIES, _HELP]))
-    lines = [
-        f"  {name:{width}}  {what}"
-        for name, what in {
-            **CATEGORIES,
-            ALL: "all of these, as does --trace alone",
-            _HELP: "this list",
-        }.items()
-    ]
-    return "\n".join(
-        [
-            "Categories of --trace=CATEGORY,...:",
-            *lines,
-            "",
-            "Each line has the seconds since dlrun began, the thread, and the category.",
-            "--trace-format json writes objects, one a line; --trace-output FILE writes to a file,",
-            "in whose name %p is the number of the process.",
-        ]
-    )
-
-
-def _categories(context: click.Context, _option: click.Parameter, text: str | None) -> frozenset[str] | None:
-    """Return the categories that were asked for; None without `--trace`.
-
-    Raises:
-        click.BadParameter: there is no such category.
-    """
-    if text is None or context.resilient_parsing:
-        return None
-    words = [word.strip() for word in text.split(",")]
-    if _HELP in words:
-        click.echo(_help_text())
-        context.exit()
-    unknown = [word for word in words if word not in (*CATEGORIES, ALL)]
-    if unknown:
-        raise click.BadParameter(
-            f"{unknown[0]!r} is none of {', '.join(CATEGORIES)}, {ALL} and {_HELP}", param_hint="'--trace'"
-        )
-    return frozenset(CATEGORIES) if ALL in words else frozenset(words)
-
-
-class OptionalTrace(click.Command):
-    """A command whose option `--trace` may have a value, after `=`; what follows a bare one is never its value."""
-
-    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        """Parse words, after a bare `--trace` has been given its value."""
-        valued = {
-            name
-            for option in self.params
-            if isinstance(option, click.Option) and not option.is_flag
-            for name in option.opts
-        }
-        position = 0
-        while position < len(args) and args[position].startswith("-") and args[position] not in ("-", "--"):
-            if args[position] == "--trace":
-                args = [*args[:position], f"--trace={ALL}", *args[position + 1 :]]
-            position += 1 + (args[position] in valued)
-        return super().parse_args(ctx, args)
-
-
-def trace_options(command: F) -> F:
-    """Give a command, an `OptionalTrace`, the options that `tracing` takes."""
-    for option in (
-        click.option(
-            "--trace-output",
-            metavar="FILE",
-            help="Write the trace to a file instead of standard error; %p in its name is the number of the process.",
-        ),
-        click.option(
-            "--trace-format",
-            type=click.Choice(_FORMATS),
-            default="text",
-            help="Lines for people, or JSON objects, one a line. Default: text.",
-        ),
-        click.option(
-            "--trace",
-            callback=_categories,
-            is_eager=True,
-            metavar="[=CATEGORY,...]",
-            help="Write what the linker does to standard error: everything, or some categories; --trace=help lists them.",
-        ),
-    ):
-        command = option(command)
-    return command
 
 
 class _Text(logging.Formatter):
@@ -156,6 +66,8 @@ class _Json(_Text):
 
     def format(self, record: logging.LogRecord) -> str:
         """Return the object."""
+        import json  # noqa: PLC0415  seldom asked for
+
         about = {
             "time": record.created,
             "elapsed": round(record.created - _BEGAN, 6),
@@ -192,13 +104,69 @@ def _category(record: logging.LogRecord) -> str:
 
 
 @contextmanager
-def statistics_at_end(linker: Linker) -> Iterator[None]:
-    """Tell the logger of statistics at the end of the block what a program has taken, and how its link operations went."""
+def statistics_at_end(linker: Linker, recorded: Timeline | None) -> Iterator[None]:
+    """Tell the logger of statistics at the end of the block what a program has taken, and how long its link operations took.
+
+    Args:
+        linker: the program.
+        recorded: what `tracing` has given.
+    """
     try:
         yield
     finally:
-        if _STATISTICS.isEnabledFor(logging.INFO):
+        if recorded is not None:
             _trace_statistics(linker)
+            _trace_times(recorded)
+
+
+def _trace_times(recorded: Timeline) -> None:
+    totals = sorted(recorded.totals().items(), key=lambda item: (item[0][0], -item[1][1]))
+    for (kind, phase), (count, seconds) in totals:
+        _STATISTICS.info(
+            "%s: %s: %d times, %.3f ms",
+            kind,
+            phase,
+            count,
+            1e3 * seconds,
+            extra={"fields": {"kind": kind, "phase": phase, "count": count, "seconds": round(seconds, 6)}},
+        )
+    if recorded.lost:
+        _STATISTICS.info("of the times, the first %d were not kept", recorded.lost)
+
+
+class _ThreadTrace:
+    """Tells the logger of threads how long they waited, and for whom; see `threads.recording.Recorder`."""
+
+    def span(
+        self, kind: str, phase: str, subject: str, begin_ns: int, end_ns: int, about: dict[str, Any]
+    ) -> None:
+        """Tell of something that took time, if it is between threads."""
+        milliseconds = (end_ns - begin_ns) / 1e6
+        if kind not in ("barrier", "wait") or (
+            phase == "wait for the link lock" and milliseconds < _NOISE_MS
+        ):
+            return
+        more = ""
+        if phase == "barrier":
+            more = f" of operation {about['operation']}, waited for {', '.join(about['awaited']) or 'nobody'}"
+        elif "result" in about or "error" in about:
+            more = f": {about.get('result') or about['error']}"
+        fields = {"phase": phase, "subject": subject, "milliseconds": round(milliseconds, 3)} | about
+        _THREADS.debug(
+            "%s%s%s: %.3f ms",
+            phase,
+            f" {subject}" if subject else "",
+            more,
+            milliseconds,
+            extra={"fields": fields},
+        )
+
+    def moment(self, kind: str, what: str, about: dict[str, Any]) -> None:
+        """Tell nothing: it comes with locks held, and who is waited for is told with the barrier."""
+
+    def named(self, name: str) -> None:
+        """Tell that a thread has its instances."""
+        _THREADS.debug("has the instances of %s", name)
 
 
 def _trace_statistics(linker: Linker) -> None:
@@ -241,8 +209,8 @@ def _trace_statistics(linker: Linker) -> None:
 @contextmanager
 def tracing(
     categories: frozenset[str] | None, form: str = "text", output: str | None = None
-) -> Iterator[None]:
-    """Write what the loggers of some categories are told while the block runs.
+) -> Iterator[Timeline | None]:
+    """Write what the loggers of some categories are told while the block runs; give what `statistics_at_end` takes.
 
     Args:
         categories: some of `CATEGORIES`; None for none, unless a file is given: then all.
@@ -254,14 +222,21 @@ def tracing(
     """
     if categories is None:
         if output is None:
-            yield
+            yield None
             return
         categories = frozenset(CATEGORIES)
     with ExitStack() as undo:
         handler = _handler(form, output)
         undo.callback(handler.close)
         _listen(handler, [name for name, category in _LOGGERS.items() if category in categories], undo)
-        yield
+        from dl.api.timeline import Timeline  # noqa: PLC0415  running needs nothing of it
+        from threads import recording  # noqa: PLC0415
+
+        if "threads" in categories:
+            between = _ThreadTrace()
+            recording.add(between)
+            undo.callback(recording.remove, between)
+        yield undo.enter_context(Timeline()) if "statistics" in categories else None
 
 
 def _handler(form: str, output: str | None) -> logging.Handler:

@@ -24,10 +24,10 @@ import logging
 import mmap
 import os
 import struct
+import sys
 import threading
 import time
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
@@ -36,11 +36,17 @@ from dl.engine.private_directory import TEMPORARY, NotPrivateError, PrivateDirec
 from dl.engine.protocol import CompiledModule, Engine
 from dl.errors import EngineError
 from dl.forks import in_forked_child, renew
+from dl.records import dataclass
 
 log = logging.getLogger("dl.cache")
 
 VARIABLE = "DLRUN_CACHE"
 """Environment variable: the cache's directory, or `off`."""
+
+NAME = "wasix-dl"
+"""Name of the directory below the user's cache directory."""
+_CHANGE_THE_PLACE = frozenset({"XDG_CACHE_HOME", "ANDROID_DATA", "ANDROID_ROOT"})
+"""Environment variables on which it depends on Linux where the user's cache directory is, beside HOME."""
 
 MOST_BYTES = 1 << 30
 """Bytes that the directory may hold: some hundred programs with their C library."""
@@ -305,11 +311,19 @@ def cache_path(choice: bool | str | os.PathLike[str] = True) -> Path | None:
         if said == "off":
             return None
         if not said:
-            from platformdirs import user_cache_path  # noqa: PLC0415  not needed with a path, nor without a cache
-
-            return user_cache_path("wasix-dl", appauthor=False)
+            return _users_cache_path()
         choice = said
     return Path(os.path.abspath(os.path.expanduser(choice)))
+
+
+def _users_cache_path() -> Path:
+    """Return the user's cache directory, as `platformdirs` says it."""
+    home = os.environ.get("HOME", "")
+    if sys.platform == "linux" and os.path.isabs(home) and not _CHANGE_THE_PLACE & os.environ.keys():
+        return Path(home, ".cache", NAME)  # what it says then, without the 20 files that it imports
+    from platformdirs import user_cache_path  # noqa: PLC0415  not needed with a path, nor without a cache
+
+    return user_cache_path(NAME, appauthor=False)
 
 
 def open_cache(

@@ -35,6 +35,7 @@
     ├── ValueConversionError           a Python value does not fit a WebAssembly signature
     ├── BuildError                     a tool that builds programs failed, or is missing
     │   └── PatchError                 a module cannot be changed as was asked
+    ├── BundleError                    a bundle cannot be made, or is damaged or hostile
     ├── EngineError                    the engine failed, or refuses a configuration or a module
     ├── EngineNotFoundError            no engine of this name is installed
     ├── InternalError                  a fault of the linker itself, to be reported
@@ -93,6 +94,7 @@ from dl.errors.running import (
 )
 from dl.errors.usage import (
     BuildError,
+    BundleError,
     EngineError,
     EngineNotFoundError,
     LinkerClosedError,
@@ -105,6 +107,7 @@ from dl.errors.usage import (
 
 __all__ = [
     "BuildError",
+    "BundleError",
     "DlError",
     "DylinkError",
     "EngineError",

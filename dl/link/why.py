@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import NamedTuple
 
 from dl.dlfcn import MAIN_HANDLE, ModuleHandle
@@ -26,6 +25,7 @@ from dl.link.sources import ENV, GOT_FUNC, GOT_MEM, described, scope_of
 from dl.modules.linked_module import LinkedModule
 from dl.program.host_symbols import FINALIZERS
 from dl.program.program import Program
+from dl.records import dataclass
 from dl.wasm.records import Import
 
 bindings_log = logging.getLogger("dl.link.bindings")

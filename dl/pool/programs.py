@@ -9,7 +9,7 @@ import os
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -398,6 +398,4 @@ def _given(linker: Linker, given: Mapping[str, Any]) -> bool:
         stdout=given["stdout"],
         stderr=given["stderr"],
     )
-    with suppress(LinkerUsageError):  # it has no WASI, so it sees nothing of this
-        program.renew_wasi(options)
-    return True
+    return program.renew_wasi(options)

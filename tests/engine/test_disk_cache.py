@@ -15,13 +15,14 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import platformdirs
 import pytest
 import wasmtime
 
 import dl
 from dl.engine import default_engine
 from dl.engine.code_cache import CodeCache, Compiler, content_digest
-from dl.engine.disk_cache import DiskCache, cache_path, open_cache
+from dl.engine.disk_cache import VARIABLE, DiskCache, cache_path, open_cache
 from dl.engine.private_directory import NotPrivateError, PrivateDirectory
 from dl.engine.protocol import CompiledModule
 from dl.engine.wasmtime.engine import WasmtimeEngine, WasmtimeModule
@@ -585,6 +586,31 @@ def test_where_the_cache_is(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> 
     monkeypatch.delenv("DLRUN_CACHE")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "home"))
     assert cache_path() == tmp_path / "home" / "wasix-dl"
+
+
+@pytest.mark.parametrize(
+    "environment",
+    [
+        {"HOME": "/home/somebody"},
+        {"HOME": "/home/somebody/"},
+        {"HOME": "/home/somebody", "XDG_CACHE_HOME": "/elsewhere"},
+        {"HOME": "/home/somebody", "XDG_CACHE_HOME": "relative"},
+        {"HOME": "/home/somebody", "XDG_CACHE_HOME": ""},
+        {"HOME": ""},
+        {},
+    ],
+    ids=str,
+)
+def test_the_users_cache_is_where_platformdirs_says(
+    monkeypatch: pytest.MonkeyPatch, environment: dict[str, str]
+) -> None:
+    """The usual place is known without importing it; the two agree wherever the environment puts it."""
+    for name in ("HOME", "XDG_CACHE_HOME", VARIABLE):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+
+    assert cache_path() == platformdirs.user_cache_path("wasix-dl", appauthor=False)
 
 
 def test_a_cache_that_is_off_says_why_once(place: Path, caplog: pytest.LogCaptureFixture) -> None:

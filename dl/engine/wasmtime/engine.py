@@ -18,7 +18,6 @@ from __future__ import annotations
 import ctypes
 import logging
 import os
-from importlib.metadata import version
 from typing import Any
 
 from dl.engine.native.engine import NativeEngine, code_name
@@ -26,6 +25,7 @@ from dl.engine.protocol import Boundary, Capabilities
 from dl.engine.wasmtime import c
 from dl.engine.wasmtime.errors import check, error_text, take_bytes
 from dl.engine.wasmtime.host import WasmtimeHostFunctions
+from dl.engine.wasmtime.library import library_version
 from dl.engine.wasmtime.memory import WasmtimeSharedMemory, new_shared_memory, probe_module
 from dl.engine.wasmtime.store import WasmtimeStore
 from dl.errors import EngineError
@@ -73,8 +73,8 @@ class WasmtimeEngine(NativeEngine):
 
     Args:
         interrupts: check for interruption at each loop and function entry (about 11 % on tight loops).
-        shared_memory, exceptions, tail_calls, table_reflection, serialization, simd, externals, references, stack_inspection:
-            False switches the capability off; the engine can do all of them. See `Capabilities`.
+        shared_memory, exceptions, tail_calls, table_reflection, serialization, simd, externals, references, stack_inspection,
+            guest_wasi: False switches the capability off; the engine can do all of them. See `Capabilities`.
         max_stack: bytes of native stack that guest code may use in a thread, counted from its outermost call into the guest;
             None for 1 MiB, or what the stacks of new threads have room for if that is less.
 
@@ -97,6 +97,7 @@ class WasmtimeEngine(NativeEngine):
         externals: bool = True,
         references: bool = True,
         stack_inspection: bool = True,
+        guest_wasi: bool = True,
         max_stack: int | None = None,
     ) -> None:
         capabilities = Capabilities(
@@ -110,6 +111,7 @@ class WasmtimeEngine(NativeEngine):
             externals=externals,
             references=references,
             stack_inspection=stack_inspection,
+            guest_wasi=guest_wasi,
         )
         super().__init__(capabilities, max_stack)
         config = c.config_new()
@@ -127,7 +129,7 @@ class WasmtimeEngine(NativeEngine):
         self._probes: dict[bool, WasmtimeModule] = {}
 
     def _version(self) -> str:
-        return f"wasmtime {version('wasmtime')}"
+        return f"wasmtime {library_version()}"
 
     def compile(self, wasm: bytes) -> WasmtimeModule:
         pointer = ctypes.c_void_p()
