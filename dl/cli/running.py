@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,7 +15,7 @@ from dl.cli.interrupt import ending_on_interrupt
 from dl.cli.live_map import held_back, live_map
 from dl.cli.modules import contents, module_directories, parsed, search_path
 from dl.cli.progress import SlowNotice
-from dl.cli.tracing import statistics_at_end, tracing
+from dl.cli.whole_process import release_collector
 from dl.limits import Limits
 from dl.linker import Linker
 from dl.options import DEFAULT_STACK_BYTES, GuestDlfcn, MemoryType, SideMemorySource
@@ -81,10 +83,17 @@ def run_program(program: str, arguments: tuple[str, ...], options: Running) -> i
         raise usage_error(
             "--memory-min, --memory-max and --preload are for programs that are not linked by name"
         )
+    traced: Callable[[], AbstractContextManager[None]] = nullcontext
+    statistics: Callable[[Linker], AbstractContextManager[object]] = nullcontext
+    if options.trace is not None or options.trace_output is not None:
+        from dl.cli.tracing import statistics_at_end, tracing  # noqa: PLC0415  `logging` is slow to import
+
+        traced = partial(tracing, options.trace, options.trace_format, options.trace_output)
+        statistics = statistics_at_end
     libraries = search_path((*options.library_path, *options.module_path), program)
     with (
         held_back(options.map_file is not None),
-        tracing(options.trace, options.trace_format, options.trace_output),
+        traced(),
         ending_on_interrupt() as ctrl_c,
         SlowNotice(program, kept=not options.no_cache) as notice,
         Linker(
@@ -109,11 +118,12 @@ def run_program(program: str, arguments: tuple[str, ...], options: Running) -> i
             wamr=options.wamr_mode,
         ) as linker,
         ctrl_c.to(linker.parts.process),
-        statistics_at_end(linker),
+        statistics(linker),
         live_map(linker, options.map_file),
         bounded(linker, linker.main_group.own, program, options.timeout, None),
     ):
         notice.stop()
+        release_collector()
         if by_name:
             return run_by_name(linker, source, program, options.function, arguments)
         function = options.function
