@@ -64,6 +64,8 @@ class Capabilities:
             a list of them.
         references: values of reference types cross into Python, see `Reference`; needs `externals`.
         stack_inspection: `Store.runs` can say no.
+        guest_wasi: WASI is called without Python: `HostFunctions.offer_wasi`, `Store.instantiate_with_wasi` and
+            `Store.provide_wasi`.
     """
 
     shared_memory: bool
@@ -76,6 +78,7 @@ class Capabilities:
     externals: bool = False
     references: bool = False
     stack_inspection: bool = False
+    guest_wasi: bool = False
 
 
 @dataclass(frozen=True)
@@ -251,6 +254,16 @@ class HostFunctions(Protocol):
     def define_raw(self, namespace: str, name: str, kind: FuncType, function: RawFunction) -> None:
         """Define a function that works on its slots in place; it may block."""
 
+    def offer_wasi(self, namespace: str, memory: EngineMemory) -> None:
+        """Make preview 1, and a shared memory of the engine's, importable by what `Store.instantiate_with_wasi` instantiates.
+
+        Once, and only for engines with `guest_wasi`.
+
+        Args:
+            namespace: from where the memory is imported, as `memory`, by one instance of each store.
+            memory: the memory.
+        """
+
 
 class Store(Protocol):
     """One thread's instances. Used by one thread at a time; nothing in it is locked."""
@@ -349,6 +362,26 @@ class Store(Protocol):
 
     def enable_wasi(self, wasi: WasiOptions) -> None:
         """Own a WASI context: preview 1 functions become importable, under their own namespace."""
+
+    def renew_wasi(self, wasi: WasiOptions) -> None:
+        """Begin the WASI context anew, for the instances that there are, too; what the former one had open is closed.
+
+        Raises:
+            EngineError: an option cannot be passed to the program, or a file or directory cannot be opened; the context is as
+                it was.
+        """
+
+    def instantiate_with_wasi(self, module: CompiledModule, name: str) -> EngineInstance:
+        """Instantiate a module that imports what `HostFunctions.offer_wasi` offers, host functions, and memories of this store.
+
+        It has no start function. Functions of WASI may be called once there is a context: see `provide_wasi`.
+
+        Raises:
+            InstantiationError: see `instantiate`.
+        """
+
+    def provide_wasi(self) -> None:
+        """Own a WASI context with nothing of the host's: no arguments, files or streams. For `instantiate_with_wasi`."""
 
     def on_interrupt(self, handler: Callable[[], None]) -> None:
         """Set what runs, on the store's thread and inside guest code, after `Engine.interrupt`.

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from dl.dlfcn import MAIN_HANDLE
 from dl.engine.code_cache import CodeStore, Compiler
@@ -25,6 +25,7 @@ from dl.errors import EngineError, LinkerClosedError, LinkerUsageError, NotDynam
 from dl.glue.base import base_module
 from dl.glue.names import BASE_NAMESPACE
 from dl.glue.placement import PlacedFunction, placement_module
+from dl.glue.resolution import FromNamespace
 from dl.limits import Limits
 from dl.logs import logger
 from dl.modules.guest_paths import GuestPaths
@@ -33,6 +34,7 @@ from dl.modules.locate import Locator
 from dl.options import MAX_PAGES, SideMemorySource
 from dl.program.compiling import Compiling
 from dl.program.events import Events
+from dl.program.guest_wasi import GuestWasi
 from dl.program.host_symbols import ATOMICS, HostSymbols
 from dl.program.import_names import ImportNames
 from dl.program.limbo import Limbo
@@ -132,6 +134,7 @@ class Program:
         waits: every wait of the program.
         futexes: waits at addresses of the shared memory.
         state: modules, names, table indices: what linking changes.
+        guest_wasi: the WASI that its threads answer without leaving WebAssembly; None for none.
         wasi: its WASI, for host code; None until a main module that defines the memory is there.
         side_memory: hands out linear memory; None when the program's memory cannot be reached.
         reserve: thread-local blocks for replays; None while side memory needs no guest code.
@@ -172,6 +175,7 @@ class Program:
             linker_addresses=dict(main.addresses),
         )
         locator.loaded = self.state.image
+        self.guest_wasi: GuestWasi | None = None
         self.wasi: WasiCalls | None = None
         self.side_memory: SideMemory | None = None
         self.reserve: ThreadLocalReserve | None = None
@@ -185,6 +189,7 @@ class Program:
         self._memory: EngineMemory | None = None
         self._only_store = False  # whether the one store that a program with its own memory may have is made
         self._shared_wasi: SharedWasi | None = None
+        self._wasi_store: Store | None = None
         self._base_code: CompiledModule | None = None
         self._waits_code: CompiledModule | None = None
         if main.shares_memory:
@@ -258,6 +263,7 @@ class Program:
                 store.define_memory(BASE_NAMESPACE, "memory", self._memory)
                 return store
             store.enable_wasi(self.options.wasi)
+            self._wasi_store = store
             self.clock_began = time.monotonic_ns()
             if self.main.makes_memory:
                 kind = self.main.memory_type
@@ -270,6 +276,47 @@ class Program:
             store.close()
             raise
         return store
+
+    def renew_wasi(self, options: WasiOptions) -> bool:
+        """Let WASI show the program something else, as if it had been linked so; for one that has not run yet.
+
+        Args:
+            options: the same directories as before, and the host's own streams where they were.
+
+        Returns:
+            False, and nothing is changed, if a thread of the program has asked WASI already, and keeps the answer.
+
+        Raises:
+            EngineError: an option cannot be passed to the program, or a file cannot be opened.
+        """
+        if self.guest_wasi is not None and not self.guest_wasi.renew(options):
+            return False
+        if self._shared_wasi is not None:
+            self._shared_wasi.renew(options)
+        elif self._wasi_store is not None:
+            self._wasi_store.renew_wasi(options)
+        return True
+
+    def answer_in_guest(self, host: Mapping[str, FromNamespace], resolutions: tuple[int, ...]) -> bool:
+        """Have threads answer what they can of WASI by themselves, if the engine lets them; return whether it does.
+
+        Args:
+            host: what answers the rest; see `dl.glue.guest_wasi`.
+            resolutions: those of the four clocks, nanoseconds.
+        """
+        kind = self.main.memory_type
+        if not (self.main.shares_memory and self.engine.capabilities.guest_wasi):
+            return False
+        assert kind is not None
+        self.guest_wasi = GuestWasi(
+            self.compiler, self.functions, kind, host, self.options.wasi, resolutions, self.clock_began
+        )
+        return True
+
+    def monotonic_ns(self) -> int:
+        """Return the guest's monotonic clock, nanoseconds."""
+        now = time.monotonic_ns() if self.guest_wasi is None else self.guest_wasi.monotonic_ns()
+        return now - self.clock_began
 
     def _share_memory(self) -> None:
         kind = self.main.memory_type
@@ -407,7 +454,7 @@ class Program:
             self.side_memory.close(self.linear)
         if self._shared_wasi is not None:
             self._shared_wasi.close()
-        self._memory = None
+        self._memory = self._wasi_store = None
 
 
 def _report_deadlock(error: DeadlockError) -> None:

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 from functools import lru_cache
 
 from dl.records import dataclass, field
-from dl.wasm.opcodes import END, REF_FUNC, TABLE_GET, TABLE_INIT, TABLE_SET
+from dl.wasm.opcodes import END, MEMORY_COPY, REF_FUNC, TABLE_GET, TABLE_INIT, TABLE_SET
 from dl.wasm.types import ExternType, FuncType, GlobalType, Limits, MemoryType, TableType, TagType
 
 _VALUE_TYPES = {
@@ -158,6 +158,16 @@ def memory_access(opcode: bytes, align_log2: int, offset: int = 0, memory: int =
     """
     place = bytes([align_log2 | 0x40]) + unsigned(memory) if memory else bytes([align_log2])
     return opcode + place + unsigned(offset)
+
+
+def memory_size(memory: int = 0) -> bytes:
+    """Encode ``memory.size``."""
+    return b"\x3f" + unsigned(memory)
+
+
+def memory_copy(to: int, of: int) -> bytes:
+    """Encode ``memory.copy`` from one memory to another."""
+    return MEMORY_COPY + unsigned(to) + unsigned(of)
 
 
 def function_type(kind: FuncType) -> bytes:

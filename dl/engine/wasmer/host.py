@@ -8,9 +8,10 @@ from collections.abc import Callable
 from typing import Any
 
 from dl.engine.native.callbacks import Callback, raw_callback, typed_callback
-from dl.engine.protocol import Boundary, RawFunction
+from dl.engine.protocol import Boundary, EngineMemory, RawFunction
 from dl.engine.wasmer import c
 from dl.engine.wasmer.errors import check
+from dl.errors import EngineError
 from dl.wasm.types import FuncType
 
 _LETTERS = {"i32": "i", "i64": "I", "f32": "f", "f64": "F", "v128": "v"}
@@ -43,6 +44,9 @@ def native_callback(callback: Callback) -> tuple[Any, int]:
     return native, ctypes.cast(native, ctypes.c_void_p).value or 0
 
 
+NO_GUEST_WASI = "this engine calls WASI through the host"
+
+
 class WasmerHostFunctions:
     """Host functions of one program. Each store makes those that its modules import.
 
@@ -60,6 +64,11 @@ class WasmerHostFunctions:
         self._boundary = boundary
         self._callbacks: list[Any] = []
         self.pointer: int = c.host_new()
+
+    def offer_wasi(self, namespace: str, memory: EngineMemory) -> None:
+        raise EngineError(
+            f"cannot offer WASI and {namespace}.memory of {memory.data_size()} bytes: {NO_GUEST_WASI}"
+        )
 
     def define(
         self,

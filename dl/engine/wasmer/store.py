@@ -14,7 +14,7 @@ from dl.engine.native.traps import Names, frame_name
 from dl.engine.protocol import WasiOptions
 from dl.engine.wasmer import c
 from dl.engine.wasmer.errors import Handle, check, error_of, made
-from dl.engine.wasmer.host import WasmerHostFunctions, native_callback, raised, signature_of
+from dl.engine.wasmer.host import NO_GUEST_WASI, WasmerHostFunctions, native_callback, raised, signature_of
 from dl.engine.wasmer.instance import NO_EXTERNALS, WasmerInstance
 from dl.engine.wasmer.memory import WasmerMemory, new_memory
 from dl.engine.wasmer.wasi import StoreWasi
@@ -191,6 +191,17 @@ class WasmerStore(NativeStore):
         self.context()
         self._wasi = StoreWasi(self, wasi)
         self._kept.append(self._wasi.callbacks)
+
+    def renew_wasi(self, wasi: WasiOptions) -> None:
+        self.context()
+        assert self._wasi is not None
+        self._wasi.renew(wasi)
+
+    def instantiate_with_wasi(self, module: Any, name: str) -> WasmerInstance:
+        raise EngineError(f"cannot instantiate {name} ({module.name}) with WASI: {NO_GUEST_WASI}")
+
+    def provide_wasi(self) -> None:
+        raise EngineError(f"cannot give a store WASI of its own: {NO_GUEST_WASI}")
 
     def on_interrupt(self, handler: Callable[[], None]) -> None:
         self.context()

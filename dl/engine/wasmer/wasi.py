@@ -30,10 +30,10 @@ class StoreWasi:
     """
 
     def __init__(self, store: WasmerStore, options: WasiOptions) -> None:
-        self._lent = lent = LentWasi(options)
+        self._lent = [LentWasi(options)]
         self.callbacks: list[Any] = []
         for name, kind in FUNCTIONS.items():
-            native, address = native_callback(_callback(store.memory, lent, name))
+            native, address = native_callback(_callback(store.memory, self._lent, name))
             self.callbacks.append(native)
             raw, text = name.encode(), signature_text(kind)
             check(
@@ -42,15 +42,24 @@ class StoreWasi:
                 )
             )
 
+    def renew(self, options: WasiOptions) -> None:
+        """Begin the context anew.
+
+        Raises:
+            EngineError: as at the beginning; the context is as it was.
+        """
+        former, self._lent[0] = self._lent[0], LentWasi(options)
+        former.close()
+
     def close(self) -> None:
         """Free the context; open files are closed."""
-        self._lent.close()
+        self._lent[0].close()
 
 
 _NAMESPACE = PREVIEW1.encode()
 
 
-def _callback(memory: list[EngineMemory], lent: LentWasi, name: str) -> Callback:
+def _callback(memory: list[EngineMemory], lent: list[LentWasi], name: str) -> Callback:
     @entry
     def called(_env: int, _caller: int, arguments: int, count: int) -> int | None:
         try:
@@ -58,7 +67,7 @@ def _callback(memory: list[EngineMemory], lent: LentWasi, name: str) -> Callback
                 raise EngineError(
                     f"the program calls {name} before it has a memory that is exported as `memory`"
                 )
-            lent.call(name, memory[0], arguments, count)
+            lent[0].call(name, memory[0], arguments, count)
         except BaseException as error:  # noqa: BLE001  carried to the caller whose guest call it interrupts
             return interrupt_guest(error, raised)
         return None

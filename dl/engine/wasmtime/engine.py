@@ -73,8 +73,8 @@ class WasmtimeEngine(NativeEngine):
 
     Args:
         interrupts: check for interruption at each loop and function entry (about 11 % on tight loops).
-        shared_memory, exceptions, tail_calls, table_reflection, serialization, simd, externals, references, stack_inspection:
-            False switches the capability off; the engine can do all of them. See `Capabilities`.
+        shared_memory, exceptions, tail_calls, table_reflection, serialization, simd, externals, references, stack_inspection,
+            guest_wasi: False switches the capability off; the engine can do all of them. See `Capabilities`.
         max_stack: bytes of native stack that guest code may use in a thread, counted from its outermost call into the guest;
             None for 1 MiB, or what the stacks of new threads have room for if that is less.
 
@@ -97,6 +97,7 @@ class WasmtimeEngine(NativeEngine):
         externals: bool = True,
         references: bool = True,
         stack_inspection: bool = True,
+        guest_wasi: bool = True,
         max_stack: int | None = None,
     ) -> None:
         capabilities = Capabilities(
@@ -110,6 +111,7 @@ class WasmtimeEngine(NativeEngine):
             externals=externals,
             references=references,
             stack_inspection=stack_inspection,
+            guest_wasi=guest_wasi,
         )
         super().__init__(capabilities, max_stack)
         config = c.config_new()
