@@ -126,13 +126,18 @@ TABLES = """(module
   (func (export "call") (param i32) (result i32) (call_indirect (result i32) (local.get 0)))
   (func (export "pass") (param externref funcref i32) (result i32 funcref externref)
     (local.get 2) (local.get 1) (local.get 0))
-  (func $f (export "f") (result i32) (i32.const 3)) (elem (i32.const 0) $f)
-  (type $s (struct)) (func (export "struct") (result anyref) (struct.new $s))
-  (func (export "none") (result anyref) (ref.null any)))"""
+  (func $f (export "f") (result i32) (i32.const 3)) (elem (i32.const 0) $f))"""
+OPAQUE = {
+    "exnref": """(module (tag $t) (func (export "none") (result exnref) (ref.null exn))
+      (func (export "some") (result exnref)
+        (block $caught (result exnref) (try_table (catch_all_ref $caught) (throw $t)) unreachable)))""",
+    "anyref": """(module (type $s (struct)) (func (export "some") (result anyref) (struct.new $s))
+      (func (export "none") (result anyref) (ref.null any)))""",
+}
 
 
 def test_references_cross_into_python_and_back(referring: Engine, store: Any) -> None:
-    """Functions, objects and null pass tables and calls unchanged; what Python cannot hold is seen not to be null."""
+    """Functions, objects and null pass tables and calls unchanged."""
     instance = store.instantiate(compiled(referring, TABLES), "tables")
     functions, objects = instance.external("functions"), instance.external("objects")
     thing = object()
@@ -159,8 +164,18 @@ def test_references_cross_into_python_and_back(referring: Engine, store: Any) ->
         functions.set(0, thing)
     with pytest.raises(IndexError):
         functions.set(99, None)
-    assert instance.external("struct").callable(FuncType((), ("anyref",)))() == Reference("anyref")
-    assert instance.external("none").callable(FuncType((), ("anyref",)))() is None
+
+
+@pytest.mark.parametrize("kind", OPAQUE)
+def test_what_python_cannot_hold_is_seen_not_to_be_null(referring: Engine, store: Any, kind: str) -> None:
+    """A reference to an exception or a struct comes out as the top of its hierarchy, and null as None."""
+    try:
+        code = compiled(referring, OPAQUE[kind])
+    except EngineError as refusal:
+        pytest.skip(f"the engine has no {kind}: {refusal}")
+    instance = store.instantiate(code, "opaque")
+    assert instance.external("some").callable(FuncType((), (kind,)))() == Reference(kind)
+    assert instance.external("none").callable(FuncType((), (kind,)))() is None
 
 
 def test_host_functions_take_and_return_references(referring: Engine) -> None:

@@ -69,8 +69,8 @@ class WasmtimeEngine(NativeEngine):
 
     Args:
         interrupts: check for interruption at each loop and function entry (about 11 % on tight loops).
-        shared_memory, exceptions, tail_calls, table_reflection, serialization, simd, externals, references, stack_inspection:
-            False switches the capability off; the engine can do all of them. See `Capabilities`.
+        shared_memory, exceptions, tail_calls, table_reflection, serialization, simd, externals, references, stack_inspection,
+            memory64: False switches the capability off; the engine can do all of them. See `Capabilities`.
         max_stack: bytes of native stack that guest code may use in a thread, counted from its outermost call into the guest;
             None for 1 MiB, or what the stacks of new threads have room for if that is less.
 
@@ -93,6 +93,7 @@ class WasmtimeEngine(NativeEngine):
         externals: bool = True,
         references: bool = True,
         stack_inspection: bool = True,
+        memory64: bool = True,
         max_stack: int | None = None,
     ) -> None:
         capabilities = Capabilities(
@@ -106,6 +107,7 @@ class WasmtimeEngine(NativeEngine):
             externals=externals,
             references=references,
             stack_inspection=stack_inspection,
+            memory64=memory64,
         )
         super().__init__(capabilities, max_stack)
         config = c.config_new()
@@ -116,6 +118,7 @@ class WasmtimeEngine(NativeEngine):
         c.config_tail_calls(config, tail_calls)
         c.config_simd(config, simd)
         c.config_relaxed_simd(config, simd)
+        c.config_memory64(config, memory64)
         c.config_max_stack(config, self.max_stack)
         # The library's threads that compile in parallel stay in the parent, and a child would wait for them for ever.
         c.config_parallel(config, not _in_child)

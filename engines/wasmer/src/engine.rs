@@ -4,8 +4,10 @@ use std::num::NonZero;
 use std::sync::Arc;
 use std::thread::available_parallelism;
 
+use wasmer::sys::vm::VMConfig;
 use wasmer::sys::{Cranelift, EngineBuilder, Features, NativeEngineExt};
 use wasmer::{Engine, Module};
+use wasmer_types::ExportIndex;
 
 use crate::border::{self, Failure};
 use crate::checks::Stores;
@@ -34,8 +36,13 @@ impl WdEngine {
     /// Returns the same engine, as a store with limits of its own sees it.
     pub fn within(&self, limits: Arc<Limits>) -> Engine {
         let mut engine = self.engine.clone();
-        engine.set_tunables(Bounded::new(limits, self.stack_bytes));
+        engine.set_tunables(Bounded::new(limits, self.config()));
         engine
+    }
+
+    /// Returns how guest code is run.
+    pub fn config(&self) -> VMConfig {
+        VMConfig { wasm_stack_size: Some(self.stack_bytes) }
     }
 }
 
@@ -46,16 +53,23 @@ pub struct WdModule {
     pub imports: Vec<(String, String)>,
     /// Whether it has checks, and so a flag.
     pub checked: bool,
-    /// Whether its start function is an export, to be called once its flag is known.
+    /// Whether it has a start function, which is an export.
     pub starts: bool,
 }
 
 impl WdModule {
-    fn new(module: Module) -> Self {
+    fn new(module: Module) -> Result<Self, Failure> {
         let imports = module.imports().map(|one| (one.module().to_string(), one.name().to_string())).collect();
-        let exports = &module.info().exports;
-        let (checked, starts) = (exports.contains_key(rewrite::FLAG), exports.contains_key(rewrite::START));
-        Self { module, imports, checked, starts }
+        let info = module.info();
+        let (checked, start) = (info.exports.contains_key(rewrite::FLAG), info.exports.get(rewrite::START));
+        if let Some(ExportIndex::Function(start)) = start {
+            let kind = &info.signatures[info.functions[*start]];
+            if !kind.params().is_empty() || !kind.results().is_empty() {
+                return Err(Failure::engine("the start function has parameters or results"));
+            }
+        }
+        let starts = start.is_some();
+        Ok(Self { module, imports, checked, starts })
     }
 }
 
@@ -123,7 +137,7 @@ pub unsafe extern "C" fn wd_module_new(
                     return Err(Failure::engine(text));
                 }
             };
-            Module::new(&engine.engine, &changed).map(WdModule::new).map_err(Failure::engine)
+            Module::new(&engine.engine, &changed).map_err(Failure::engine).and_then(WdModule::new)
         })
     }
 }
@@ -156,6 +170,12 @@ pub extern "C" fn wd_module_is_checked(module: &WdModule) -> bool {
 
 /// Bytes that the library hands out.
 pub struct WdBytes(Box<[u8]>);
+
+impl From<Vec<u8>> for WdBytes {
+    fn from(bytes: Vec<u8>) -> Self {
+        Self(bytes.into_boxed_slice())
+    }
+}
 
 impl From<String> for WdBytes {
     fn from(text: String) -> Self {
@@ -210,7 +230,7 @@ pub unsafe extern "C" fn wd_module_deserialize(
     unsafe {
         border::made(failure, || {
             let code = border::bytes(code, size).to_vec();
-            Module::deserialize(&engine.engine, code).map(WdModule::new).map_err(Failure::engine)
+            Module::deserialize(&engine.engine, code).map_err(Failure::engine).and_then(WdModule::new)
         })
     }
 }
