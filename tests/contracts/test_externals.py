@@ -270,3 +270,53 @@ def test_a_function_of_another_store_is_refused(referring: Engine, store: Any) -
     mine, foreign = store.instantiate(code, "mine"), other.instantiate(code, "foreign")
     with pytest.raises(ValueConversionError):
         mine.external("functions").set(0, foreign.external("f"))
+
+
+def test_a_host_function_is_called_through_a_table(engine: Engine) -> None:
+    """A function of the host that no module imports is called by guest code that finds it in a table, and is itself."""
+    if not engine.capabilities.externals:
+        pytest.skip("the engine has no externals")
+    host = engine.host_functions(NoBoundary())
+    kind = FuncType(("i64", "f32", "i32"), ("f64", "i32"))
+    host.define("host", "mix", kind, lambda a, b, c: (a + b, c + 1))
+    store: Any = engine.new_store(host)
+    text = """(module (table (export "t") 2 2 funcref) (type $mix (func (param i64 f32 i32) (result f64 i32)))
+      (func (export "call") (param i32) (result f64 i32)
+        (call_indirect (type $mix) (i64.const 4) (f32.const 0.5) (i32.const 6) (local.get 0))))"""
+    instance = store.instantiate(compiled(engine, text), "caller")
+    mix, table = store.external("host", "mix"), instance.external("t")
+    table.set(1, mix)
+    assert instance.function("call", FuncType(("i32",), ("f64", "i32")))(1) == (4.5, 7)
+    assert table.get(1).key == mix.key
+    assert table.get(1).callable(kind)(1, 2, 3) == (3.0, 4)
+    passed_on = """(module (import "host" "mix" (func $f (param i64 f32 i32) (result f64 i32))) (export "f" (func $f)))"""
+    again = store.instantiate(compiled(engine, passed_on), "again").external("f")
+    assert (again.key, again.type()) == (mix.key, kind)
+
+
+def test_objects_stay_as_long_as_something_refers_to_them(referring: Engine, store: Any) -> None:
+    """Of ten thousand objects, those in a table, a global and an exception are found again."""
+    text = """(module (table (export "t") 3 externref) (global (export "g") (mut externref) (ref.null extern))
+      (tag $e (param externref)) (global $kept (mut exnref) (ref.null exn))
+      (func (export "throw") (param externref)
+        (block $caught (result externref exnref)
+          (try_table (catch_ref $e $caught) (throw $e (local.get 0))) unreachable)
+        (global.set $kept) drop)
+      (func (export "thrown") (result externref)
+        (block $caught (result externref) (try_table (catch $e $caught) (throw_ref (global.get $kept))) unreachable)))"""
+    instance = store.instantiate(compiled(referring, text), "keeper")
+    table, held = instance.external("t"), instance.external("g")
+    throw = instance.external("throw").callable(FuncType(("externref",), ()))
+    first, second, third = object(), object(), object()
+    table.set(2, first)
+    held.set(second)
+    throw(third)
+    for number in range(10_000):
+        table.set(0, [number])
+    assert (table.get(0), table.get(1), table.get(2) is first, held.get() is second) == (
+        [9999],
+        None,
+        True,
+        True,
+    )
+    assert instance.external("thrown").callable(FuncType((), ("externref",)))() is third

@@ -21,7 +21,7 @@ CALLBACK = ctypes.CFUNCTYPE(c_void_p, c_void_p, c_void_p, c_void_p, c_size_t)
 
 FAILED_ENGINE, FAILED_LINK, FAILED_TRAP, FAILED_EXCEPTION, FAILED_RAISED = range(5)
 
-CAN_INTERRUPT, CAN_SHARE, CAN_THROW, CAN_SIMD, ONE_THREAD = (1 << bit for bit in range(5))
+CAN_INTERRUPT, CAN_SHARE, CAN_THROW, CAN_SIMD, FORKED = (1 << bit for bit in range(5))
 
 
 class FailureView(ctypes.Structure):

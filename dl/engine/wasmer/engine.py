@@ -101,7 +101,7 @@ class WasmerEngine(NativeEngine):
             (c.CAN_SHARE, shared_memory),
             (c.CAN_THROW, exceptions),
             (c.CAN_SIMD, simd),
-            (c.ONE_THREAD, _in_child),
+            (c.FORKED, _in_child),
         )
         bits = sum(bit for bit, wanted in able if wanted)
         self.pointer = made(c.engine_new, bits, self.max_stack)

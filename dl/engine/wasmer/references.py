@@ -48,6 +48,9 @@ class Objects:
         self._enough = _FEW
         self._passing = 0
 
+    def __len__(self) -> int:
+        return len(self._objects)
+
     def begin(self) -> None:
         """Begin to pass references: until `end`, each one is kept that `number` gives."""
         if len(self._objects) >= self._enough and not self._passing and not self._runs():

@@ -4,6 +4,7 @@ use std::num::NonZero;
 use std::sync::Arc;
 use std::thread::available_parallelism;
 
+use rayon::ThreadPoolBuilder;
 use wasmer::sys::vm::VMConfig;
 use wasmer::sys::{Cranelift, EngineBuilder, Features, NativeEngineExt};
 use wasmer::{Engine, Module};
@@ -22,7 +23,7 @@ const INTERRUPTS: u32 = 1;
 const THREADS: u32 = 2;
 const EXCEPTIONS: u32 = 4;
 const SIMD: u32 = 8;
-const ONE_THREAD: u32 = 16;
+const FORKED: u32 = 16;
 
 /// One engine.
 pub struct WdEngine {
@@ -30,9 +31,25 @@ pub struct WdEngine {
     pub interrupts: bool,
     pub stack_bytes: usize,
     pub stores: Stores,
+    /// Whether the compiler's own threads may be gone, since the process is a fork of one that had compiled.
+    forked: bool,
 }
 
 impl WdEngine {
+    /// Compiles a module.
+    ///
+    /// The compiler makes threads for functions each time, but hands trampolines to the process's pool, which a child does not
+    /// inherit: it would wait for ever. In a pool of this call's own it does all of it.
+    fn compiled(&self, wasm: &[u8]) -> Result<Module, Failure> {
+        let compile = || Module::new(&self.engine, wasm).map_err(Failure::engine);
+        if self.forked {
+            let pool = ThreadPoolBuilder::new().num_threads(1).build().map_err(Failure::engine)?;
+            pool.install(compile)
+        } else {
+            compile()
+        }
+    }
+
     /// Returns the same engine, as a store with limits of its own sees it.
     pub fn within(&self, limits: Arc<Limits>) -> Engine {
         let mut engine = self.engine.clone();
@@ -83,7 +100,8 @@ pub unsafe extern "C" fn wd_engine_new(can: u32, stack_bytes: usize, failure: *m
     // SAFETY: by this function's contract.
     unsafe {
         border::made(failure, || {
-            let threads = if can & ONE_THREAD != 0 { 1 } else { available_parallelism().map_or(1, NonZero::get) };
+            let forked = can & FORKED != 0;
+            let threads = if forked { 1 } else { available_parallelism().map_or(1, NonZero::get) };
             let mut config = Cranelift::new();
             config.num_threads(NonZero::new(threads.min(MOST_COMPILING)).expect("one thread at least"));
             let mut features = Features::new();
@@ -91,7 +109,7 @@ pub unsafe extern "C" fn wd_engine_new(can: u32, stack_bytes: usize, failure: *m
             features.exceptions(can & EXCEPTIONS != 0);
             features.simd(can & SIMD != 0).relaxed_simd(can & SIMD != 0);
             let engine = EngineBuilder::new(config).set_features(Some(features)).engine().into();
-            Ok(WdEngine { engine, interrupts: can & INTERRUPTS != 0, stack_bytes, stores: Stores::default() })
+            Ok(WdEngine { engine, interrupts: can & INTERRUPTS != 0, stack_bytes, stores: Stores::default(), forked })
         })
     }
 }
@@ -137,7 +155,7 @@ pub unsafe extern "C" fn wd_module_new(
                     return Err(Failure::engine(text));
                 }
             };
-            Module::new(&engine.engine, &changed).map_err(Failure::engine).and_then(WdModule::new)
+            engine.compiled(&changed).and_then(WdModule::new)
         })
     }
 }

@@ -1,7 +1,8 @@
 //! What is changed in a module before it is compiled.
 //!
 //! * **Its name** becomes the one that the adapter knows its code by. A module's own name section keeps the names of its
-//!   functions: Wasmer takes one name section, the last, and forgets all that an earlier one says.
+//!   functions: Wasmer takes one name section, the last, and forgets all that an earlier one says. Other custom sections are left
+//!   out, which the engine would copy and keep.
 //! * **Checks**, if asked for: guest code that may compute for long looks at a flag again and again, and calls a function
 //!   when it is set. Wasmer cannot interrupt guest code and have it go on.
 //! * **Tables whose size cannot change** get a maximum that the engine takes for another one, [`FIXED_TABLE`], if they are
@@ -159,8 +160,10 @@ fn outlined(wasm: &[u8]) -> Result<(Outline<'_>, Vec<Section<'_>>), Refusal> {
             }
             Payload::StartSection { func, .. } => outline.start = Some(*func),
             Payload::CodeSectionEntry(body) => outline.bodies.push(body.clone()),
-            Payload::CustomSection(reader) if matches!(reader.as_known(), KnownCustom::Name(_)) => {
-                outline.names = function_names(reader.data()).unwrap_or_default();
+            Payload::CustomSection(reader) => {
+                if let KnownCustom::Name(_) = reader.as_known() {
+                    outline.names = function_names(reader.data()).unwrap_or_default();
+                }
                 continue;
             }
             _ => (),
