@@ -9,12 +9,14 @@ if TYPE_CHECKING:
     from dl.api.blocks import GuestBlock
     from dl.api.callbacks import Callback
     from dl.api.executor import GuestExecutor
-    from dl.api.explain import BoundImport, Explanation, OtherDefinition
+    from dl.api.explain import Explanation
     from dl.api.guest import GuestData, GuestFunction, TypedFunction
     from dl.api.library import Library
     from dl.api.loaded import AddressInfo, LoadedModule, ModuleBinding, ModuleSymbol
     from dl.api.memory_map import MapRegion, MemoryMap
+    from dl.api.timeline import Timeline, TimelineEvent
     from dl.api.values import F32, F64, I32, I64, V128, CString, Pointer, host_function
+    from dl.description.spec import Spec
     from dl.dlfcn import (
         INVALID_HANDLE,
         MAIN_HANDLE,
@@ -33,6 +35,7 @@ if TYPE_CHECKING:
     )
     from dl.errors import (
         BuildError,
+        BundleError,
         DlError,
         DylinkError,
         EngineError,
@@ -55,11 +58,14 @@ if TYPE_CHECKING:
         MalformedModuleError,
         MissingSymbol,
         NotDynamicError,
+        PatchError,
         ProgramDeadlockedError,
         ProgramExited,
         ProgramForkedError,
+        RemoteError,
         ReplayFailedError,
         ResourceLimitError,
+        SpecError,
         StalePointerError,
         SymbolNotFoundError,
         ThreadExited,
@@ -69,6 +75,7 @@ if TYPE_CHECKING:
         UnresolvedSymbolsError,
         UnsupportedModuleError,
         ValueConversionError,
+        WorkerLostError,
     )
     from dl.group import InstanceGroup
     from dl.groups.host_threads import HostThread
@@ -76,8 +83,10 @@ if TYPE_CHECKING:
     from dl.instances.externals import External, Function, Global, Memory, Table, Tag
     from dl.instances.instance import ImportSource, Instance, Module
     from dl.limits import Limits
+    from dl.link.why import BoundImport, OtherDefinition
     from dl.linker import Linker
     from dl.options import HostFunction, MemoryType
+    from dl.pool.processes import ProcessPool
     from dl.program.events import Event, EventKind, EventQueue, Events, EventSubscription
     from dl.program.statistics import LinkerStatistics
     from dl.tasks import AsyncLinker, TrioLinker, open_linker
@@ -95,6 +104,7 @@ if TYPE_CHECKING:
 
 _NAMES = {
     "dl.api.callbacks": ("Callback",),
+    "dl.description.spec": ("Spec",),
     "dl.dlfcn": (
         "AddressKind",
         "INVALID_HANDLE",
@@ -113,6 +123,7 @@ _NAMES = {
     ),
     "dl.errors": (
         "BuildError",
+        "BundleError",
         "DlError",
         "DylinkError",
         "EngineError",
@@ -135,11 +146,14 @@ _NAMES = {
         "MalformedModuleError",
         "MissingSymbol",
         "NotDynamicError",
+        "PatchError",
         "ProgramDeadlockedError",
         "ProgramExited",
         "ProgramForkedError",
+        "RemoteError",
         "ReplayFailedError",
         "ResourceLimitError",
+        "SpecError",
         "StalePointerError",
         "SymbolNotFoundError",
         "ThreadExited",
@@ -149,6 +163,7 @@ _NAMES = {
         "UnresolvedSymbolsError",
         "UnsupportedModuleError",
         "ValueConversionError",
+        "WorkerLostError",
     ),
     "dl.api.blocks": ("GuestBlock",),
     "dl.api.executor": ("GuestExecutor",),
@@ -175,6 +190,7 @@ _NAMES = {
         "TypedFunction",
     ),
     "dl.include": ("get_include",),
+    "dl.api.timeline": ("Timeline", "TimelineEvent"),
     "dl.api.library": ("Library",),
     "dl.program.statistics": ("LinkerStatistics",),
     "dl.api.values": (
@@ -204,6 +220,7 @@ _NAMES = {
         "HostFunction",
         "MemoryType",
     ),
+    "dl.pool.processes": ("ProcessPool",),
     "dl.program.events": (
         "Event",
         "EventKind",
@@ -264,6 +281,7 @@ __all__ = [
     "AsyncLinker",
     "BoundImport",
     "BuildError",
+    "BundleError",
     "CString",
     "Callback",
     "DlError",
@@ -328,17 +346,24 @@ __all__ = [
     "NotDynamicError",
     "OtherDefinition",
     "OutOfBoundsError",
+    "PatchError",
     "Pointer",
+    "ProcessPool",
     "ProgramDeadlockedError",
     "ProgramExited",
     "ProgramForkedError",
+    "RemoteError",
     "ReplayFailedError",
     "ResourceLimitError",
+    "Spec",
+    "SpecError",
     "StalePointerError",
     "SymbolNotFoundError",
     "Table",
     "Tag",
     "ThreadExited",
+    "Timeline",
+    "TimelineEvent",
     "TrapError",
     "TrioLinker",
     "TypedFunction",
@@ -349,6 +374,7 @@ __all__ = [
     "ValueConversionError",
     "WamrMode",
     "WamrStatistics",
+    "WorkerLostError",
     "__version__",
     "get_include",
     "host_function",

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
@@ -57,6 +56,7 @@ from dl.program.main_module import RootNames, describe_main
 from dl.program.operations import DlOperation
 from dl.program.program import Program, ProgramOptions
 from dl.program.statistics import report_unused_imports
+from dl.records import dataclass, field
 from dl.wamr.mode import WamrMode
 from dl.wamr.program import WamrProgram
 from dl.wasix import system_interface

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
 from typing import Any
 
 from dl.errors import LinkerUsageError, ResourceLimitError
+from dl.records import dataclass, field, fields
 
 MOST_PAGES = 65_536
 

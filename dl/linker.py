@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import html
 import os
 import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from typing_extensions import Self
-
+from dl.api import notebook
 from dl.api.calling import Calling
-from dl.api.executor import Hosts
+from dl.api.hosts import Hosts
 from dl.api.instantiation import Instantiation
 from dl.api.introspection import Introspection
 from dl.api.linker_base import LinkerActions
@@ -38,6 +36,9 @@ from dl.options import (
 )
 from dl.wamr.mode import WamrMode
 
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
 
 class Linker(Introspection, Calling, Hosts, Instantiation):
     """A WebAssembly program that libraries can be linked into while it runs.
@@ -53,7 +54,8 @@ class Linker(Introspection, Calling, Hosts, Instantiation):
         env: its environment variables.
         preopens: directories it sees: guest path to host path.
         stdin: None for the host's own, bytes, or the path of a file.
-        stdout, stderr: None for the host's own, the path of a file, or a callable that gets chunks of bytes.
+        stdout: None for the host's own, the path of a file, or a callable that gets chunks of bytes.
+        stderr: likewise.
         memory: the memory to provide, without a main module, or with one that imports it (then only a larger minimum or a
             smaller maximum than its own).
         stack_size: bytes of the main thread's shadow stack, a multiple of 1024.
@@ -199,13 +201,7 @@ class Linker(Introspection, Calling, Hosts, Instantiation):
 
     def _repr_html_(self) -> str:
         """What Jupyter shows: the loaded modules, and where they are."""
-        rows = []
-        for module in [] if self._closed else self.modules:
-            numbers = (f"{module.memory_base:#x}", module.table_base, module.opens)
-            row = (int(module.handle), module.name, *numbers)
-            cells = "".join(f"<td>{html.escape(str(cell))}</td>" for cell in row)
-            rows.append(f"<tr>{cells}</tr>")
-        head = "".join(
-            f"<th>{text}</th>" for text in ("handle", "module", "memory base", "table base", "opens")
-        )
-        return f"<table><caption>{html.escape(repr(self))}</caption><tr>{head}</tr>{''.join(rows)}</table>"
+        modules = () if self._closed else self.modules
+        rows = ((int(m.handle), m.name, f"{m.memory_base:#x}", m.table_base, m.opens) for m in modules)
+        head = ("handle", "module", "memory base", "table base", "opens")
+        return notebook.table(repr(self), head, rows, len(modules))

@@ -5,11 +5,11 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, Literal, TypeVar, get_args
 
 from dl.dlfcn import ALL_FLAGS, DlFlags
 from dl.errors import LinkerUsageError
+from dl.records import dataclass
 from dl.wasm.types import NUMBER_TYPES, FuncType, Limits
 from dl.wasm.types import MemoryType as WasmMemoryType
 

@@ -13,10 +13,10 @@ share for synchronisation need the engine's or the futex layer's own means.
 from __future__ import annotations
 
 import ctypes
-import html
 import struct
 from functools import lru_cache
-from typing import Any, Protocol, TypeVar, runtime_checkable
+from operator import index
+from typing import Any, Protocol, SupportsIndex, TypeVar, runtime_checkable
 
 from memory.errors import (
     InvalidRequestError,
@@ -98,6 +98,8 @@ class LinearMemory:
     that moment, and `MemoryClosedError` after `close`; then nothing was read or written. Every write raises
     `InvalidRequestError` for a value its type cannot hold, and writes nothing.
 
+    An address is an unsigned int, or what has one (`__index__`: a pointer, a block, a symbol).
+
     Concurrency:
       with a stable address, any number of threads, while others grow the memory; not atomic. Otherwise
       only threads that cannot run while the memory grows. `close` must not race with an access.
@@ -135,6 +137,8 @@ class LinearMemory:
 
     def _repr_html_(self) -> str:
         """What Jupyter shows."""
+        import html  # noqa: PLC0415  only what a notebook shows
+
         return f"<code>{html.escape(repr(self))}</code>"
 
     def close(self) -> None:
@@ -155,27 +159,29 @@ class LinearMemory:
 
     # Bytes
 
-    def read(self, address: int, length: int) -> bytes:
+    def read(self, address: SupportsIndex, length: int) -> bytes:
         """A copy of `length` bytes."""
-        return self._reach(address, length)[address : address + length].tobytes()
+        view, start = self._reach(address, length)
+        return view[start : start + length].tobytes()
 
-    def write(self, address: int, data: bytes | bytearray | memoryview) -> None:
+    def write(self, address: SupportsIndex, data: bytes | bytearray | memoryview) -> None:
         """Copy all of `data`'s bytes into the memory."""
         octets = memoryview(data).cast("B")
         length = len(octets)
-        self._reach(address, length)[address : address + length] = octets
+        view, start = self._reach(address, length)
+        view[start : start + length] = octets
 
-    def fill(self, address: int, value: int, length: int) -> None:
+    def fill(self, address: SupportsIndex, value: int, length: int) -> None:
         """Set `length` bytes to `value`, 0 to 255."""
         if not 0 <= value <= 255:
             raise InvalidRequestError("value", value, "be a byte, 0 to 255")
-        self._reach(address, length)
+        _, start = self._reach(address, length)
         if length:
-            ctypes.memset(self._address + address, value, length)
+            ctypes.memset(self._address + start, value, length)
 
     # Without a copy
 
-    def view(self, address: int, length: int) -> memoryview:
+    def view(self, address: SupportsIndex, length: int) -> memoryview:
         """A view of `length` bytes, readable and writable, without a copy; `numpy.frombuffer` takes it.
 
         It is the same memory that the guest uses: what one writes the other reads, and nothing is atomic. It stays right
@@ -187,16 +193,16 @@ class LinearMemory:
           MemoryMovesError: the memory may move when it grows, so that no view could stay right.
           MemoryClosedError: the memory was given up.
         """
-        self._reach(address, length)
+        _, start = self._reach(address, length)
         source = self._source
         if not isinstance(source, PinnableSource):
             raise MemoryMovesError
         pin = source.pin()
-        octets = (ctypes.c_ubyte * length).from_address(source.data_address() + address)
+        octets = (ctypes.c_ubyte * length).from_address(source.data_address() + start)
         octets.pin = pin  # type: ignore[attr-defined]  # views refer to the array, and so keep the memory
         return memoryview(octets).cast("B")
 
-    def structure(self, kind: type[_Aggregate], address: int) -> _Aggregate:
+    def structure(self, kind: type[_Aggregate], address: SupportsIndex) -> _Aggregate:
         """A structure of ctypes that lies at an address: reading its fields reads the memory, setting them writes it.
 
         What `view` says about growth and closing holds for it.
@@ -218,11 +224,11 @@ class LinearMemory:
 
     # Strings
 
-    def read_cbytes(self, address: int, limit: int = 65536) -> bytes:
+    def read_cbytes(self, address: SupportsIndex, limit: int = 65536) -> bytes:
         """The bytes before the first zero byte; `address` and `limit` as for `read_cstring`."""
         return self._read_terminated(address, limit)
 
-    def read_string(self, address: int, length: int, *, errors: str = "strict") -> str:
+    def read_string(self, address: SupportsIndex, length: int, *, errors: str = "strict") -> str:
         """The UTF-8 string of exactly `length` bytes, zero bytes included.
 
         Args:
@@ -234,9 +240,9 @@ class LinearMemory:
           InvalidStringError: the bytes are not UTF-8 and `errors` is "strict".
           OutOfBoundsError: they are not all inside the memory.
         """
-        return _decode(self.read(address, length), address, errors)
+        return _decode(self.read(address, length), index(address), errors)
 
-    def read_cstring(self, address: int, limit: int = 65536, *, errors: str = "strict") -> str:
+    def read_cstring(self, address: SupportsIndex, limit: int = 65536, *, errors: str = "strict") -> str:
         """The UTF-8 string that ends before the first zero byte.
 
         Args:
@@ -249,12 +255,12 @@ class LinearMemory:
             `errors` is "strict".
           OutOfBoundsError: the memory ends before a zero byte and within `limit`.
         """
-        return _decode(self._read_terminated(address, limit), address, errors)
+        return _decode(self._read_terminated(address, limit), index(address), errors)
 
-    def _read_terminated(self, address: int, limit: int) -> bytes:
+    def _read_terminated(self, at: SupportsIndex, limit: int) -> bytes:
         if limit < 0:
             raise InvalidRequestError("limit", limit, "not be negative")
-        self._reach(address, 1)
+        _, address = self._reach(at, 1)
         inside = self.size - address  # bytes up to the memory's end
         most = limit + 1
         look = _CSTRING_FIRST_LOOK
@@ -272,7 +278,7 @@ class LinearMemory:
 
     # Structures
 
-    def read_struct(self, layout: str, address: int) -> tuple[Any, ...]:
+    def read_struct(self, layout: str, address: SupportsIndex) -> tuple[Any, ...]:
         """The values of a C-like structure, or of an array of numbers, in one go.
 
         Args:
@@ -281,116 +287,117 @@ class LinearMemory:
           address: its first byte.
         """
         codec = _little_endian(layout)
-        return codec.unpack_from(self._reach(address, codec.size), address)
+        return codec.unpack_from(*self._reach(address, codec.size))
 
-    def write_struct(self, layout: str, address: int, *values: Any) -> None:
+    def write_struct(self, layout: str, address: SupportsIndex, *values: Any) -> None:
         """Write a C-like structure in one go; `layout` as for `read_struct`; padding is zeroed."""
         self._store(address, _little_endian(layout), *values)
 
     # Numbers
 
-    def read_u8(self, address: int) -> int:
+    def read_u8(self, address: SupportsIndex) -> int:
         """The unsigned 8-bit integer at `address`."""
-        value: int = _U8.unpack_from(self._reach(address, 1), address)[0]
+        value: int = _U8.unpack_from(*self._reach(address, 1))[0]
         return value
 
-    def read_i8(self, address: int) -> int:
+    def read_i8(self, address: SupportsIndex) -> int:
         """The signed 8-bit integer at `address`."""
-        value: int = _I8.unpack_from(self._reach(address, 1), address)[0]
+        value: int = _I8.unpack_from(*self._reach(address, 1))[0]
         return value
 
-    def read_u16(self, address: int) -> int:
+    def read_u16(self, address: SupportsIndex) -> int:
         """The unsigned 16-bit integer at `address`."""
-        value: int = _U16.unpack_from(self._reach(address, 2), address)[0]
+        value: int = _U16.unpack_from(*self._reach(address, 2))[0]
         return value
 
-    def read_i16(self, address: int) -> int:
+    def read_i16(self, address: SupportsIndex) -> int:
         """The signed 16-bit integer at `address`."""
-        value: int = _I16.unpack_from(self._reach(address, 2), address)[0]
+        value: int = _I16.unpack_from(*self._reach(address, 2))[0]
         return value
 
-    def read_u32(self, address: int) -> int:
+    def read_u32(self, address: SupportsIndex) -> int:
         """The unsigned 32-bit integer at `address`: pointers, sizes, table indices."""
-        value: int = _U32.unpack_from(self._reach(address, 4), address)[0]
+        value: int = _U32.unpack_from(*self._reach(address, 4))[0]
         return value
 
-    def read_i32(self, address: int) -> int:
+    def read_i32(self, address: SupportsIndex) -> int:
         """The signed 32-bit integer at `address`."""
-        value: int = _I32.unpack_from(self._reach(address, 4), address)[0]
+        value: int = _I32.unpack_from(*self._reach(address, 4))[0]
         return value
 
-    def read_u64(self, address: int) -> int:
+    def read_u64(self, address: SupportsIndex) -> int:
         """The unsigned 64-bit integer at `address`."""
-        value: int = _U64.unpack_from(self._reach(address, 8), address)[0]
+        value: int = _U64.unpack_from(*self._reach(address, 8))[0]
         return value
 
-    def read_i64(self, address: int) -> int:
+    def read_i64(self, address: SupportsIndex) -> int:
         """The signed 64-bit integer at `address`."""
-        value: int = _I64.unpack_from(self._reach(address, 8), address)[0]
+        value: int = _I64.unpack_from(*self._reach(address, 8))[0]
         return value
 
-    def read_f32(self, address: int) -> float:
+    def read_f32(self, address: SupportsIndex) -> float:
         """The 32-bit float at `address`; a signalling NaN comes out quiet, so copy bits with `read_u32`."""
-        value: float = _F32.unpack_from(self._reach(address, 4), address)[0]
+        value: float = _F32.unpack_from(*self._reach(address, 4))[0]
         return value
 
-    def read_f64(self, address: int) -> float:
+    def read_f64(self, address: SupportsIndex) -> float:
         """The 64-bit float at `address`."""
-        value: float = _F64.unpack_from(self._reach(address, 8), address)[0]
+        value: float = _F64.unpack_from(*self._reach(address, 8))[0]
         return value
 
-    def write_u8(self, address: int, value: int) -> None:
+    def write_u8(self, address: SupportsIndex, value: int) -> None:
         """Write an unsigned 8-bit integer, 0 to 255."""
         self._store(address, _U8, value)
 
-    def write_i8(self, address: int, value: int) -> None:
+    def write_i8(self, address: SupportsIndex, value: int) -> None:
         """Write a signed 8-bit integer, -128 to 127."""
         self._store(address, _I8, value)
 
-    def write_u16(self, address: int, value: int) -> None:
+    def write_u16(self, address: SupportsIndex, value: int) -> None:
         """Write an unsigned 16-bit integer."""
         self._store(address, _U16, value)
 
-    def write_i16(self, address: int, value: int) -> None:
+    def write_i16(self, address: SupportsIndex, value: int) -> None:
         """Write a signed 16-bit integer."""
         self._store(address, _I16, value)
 
-    def write_u32(self, address: int, value: int) -> None:
+    def write_u32(self, address: SupportsIndex, value: int) -> None:
         """Write an unsigned 32-bit integer."""
         self._store(address, _U32, value)
 
-    def write_i32(self, address: int, value: int) -> None:
+    def write_i32(self, address: SupportsIndex, value: int) -> None:
         """Write a signed 32-bit integer."""
         self._store(address, _I32, value)
 
-    def write_u64(self, address: int, value: int) -> None:
+    def write_u64(self, address: SupportsIndex, value: int) -> None:
         """Write an unsigned 64-bit integer."""
         self._store(address, _U64, value)
 
-    def write_i64(self, address: int, value: int) -> None:
+    def write_i64(self, address: SupportsIndex, value: int) -> None:
         """Write a signed 64-bit integer."""
         self._store(address, _I64, value)
 
-    def write_f32(self, address: int, value: float) -> None:
+    def write_f32(self, address: SupportsIndex, value: float) -> None:
         """Write a float rounded to 32 bits; a finite one too large for them is refused."""
         self._store(address, _F32, value)
 
-    def write_f64(self, address: int, value: float) -> None:
+    def write_f64(self, address: SupportsIndex, value: float) -> None:
         """Write a 64-bit float."""
         self._store(address, _F64, value)
 
     # The window
 
-    def _reach(self, address: int, length: int) -> memoryview:
-        """A view from byte 0 that covers the access; the one place where bounds are checked."""
+    def _reach(self, address: SupportsIndex, length: int) -> tuple[memoryview, int]:
+        """A view from byte 0 that covers the access, and the address as a number; the one place where bounds are checked."""
+        start = index(address)
         if not self._stable and self._source.data_address() != self._address:
             self._renew()
         size, view = self._window
-        if address < 0 or length < 0 or address + length > size:
+        if start < 0 or length < 0 or start + length > size:
             size, view = self._renew()
-            if address < 0 or length < 0 or address + length > size:
-                raise OutOfBoundsError(address, length, size)
-        return view
+            if start < 0 or length < 0 or start + length > size:
+                raise OutOfBoundsError(start, length, size)
+        return view, start
 
     def _renew(self) -> tuple[int, memoryview]:
         """Make the window as large as the memory is now, and where it is now.
@@ -408,7 +415,7 @@ class LinearMemory:
             self._address = address
         return window
 
-    def _store(self, address: int, codec: struct.Struct, *values: Any) -> None:
+    def _store(self, address: SupportsIndex, codec: struct.Struct, *values: Any) -> None:
         # Packed apart from the memory: packing in place would leave half a value behind when it fails.
         try:
             data = codec.pack(*values)
@@ -417,7 +424,8 @@ class LinearMemory:
                 "value", values[0] if len(values) == 1 else values, str(error)
             ) from error
         length = len(data)
-        self._reach(address, length)[address : address + length] = data
+        view, start = self._reach(address, length)
+        view[start : start + length] = data
 
 
 @lru_cache(maxsize=512)

@@ -33,18 +33,20 @@ regions, and knows only 32-bit memories.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from typing import TYPE_CHECKING, NamedTuple
 
 from memory.address import ADDRESS_SPACE_BYTES, LOWEST_ADDRESS, MAX_ALIGN_LOG2, PAGE_BYTES, round_up
 from memory.errors import InvalidRegionError, InvalidRequestError, LayoutExhaustedError, MemoryLayoutError
 from memory.free_runs import FreeRuns
 
+if TYPE_CHECKING:
+    from memory.statistics import AllocatorStatistics
+
 # A region that ended at 2**32 would have a one-past-the-end pointer that is 0 in an i32: keep clear of it.
 _HIGHEST_END = ADDRESS_SPACE_BYTES - LOWEST_ADDRESS
 
 
-@dataclass(frozen=True)
-class Region:
+class Region(NamedTuple):
     """A run of linear memory in use.
 
     Attributes:
@@ -61,29 +63,6 @@ class Region:
     def end(self) -> int:
         """The first byte behind the region."""
         return self.address + self.size
-
-
-@dataclass(frozen=True)
-class AllocatorStatistics:
-    """A snapshot; pages_grown * page_size == bytes_in_use + bytes_free + bytes_reserved.
-
-    Attributes:
-      pages_grown: Wasm pages this allocator has got from the memory.
-      bytes_in_use: bytes in regions that are not freed.
-      bytes_free: bytes ready to be handed out again.
-      regions: how many regions are in use, empty ones not counted.
-      largest_free: bytes of the longest free run.
-      free_runs: how many free runs there are.
-      bytes_reserved: bytes never handed out: the first and last 16 of the address space, if they are ours.
-    """
-
-    pages_grown: int
-    bytes_in_use: int
-    bytes_free: int
-    regions: int
-    largest_free: int
-    free_runs: int
-    bytes_reserved: int
 
 
 class Allocator:
@@ -193,6 +172,8 @@ class Allocator:
 
     def statistics(self) -> AllocatorStatistics:
         """What is grown, used and free now; two equal snapshots around a failed load prove a rollback."""
+        from memory.statistics import AllocatorStatistics  # noqa: PLC0415  `dataclasses` is slow to import
+
         return AllocatorStatistics(
             pages_grown=self._pages_grown,
             bytes_in_use=self._bytes_in_use,

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 __all__ = ["Block"]
 
 
-@dataclass(frozen=True, eq=False)
 class Block:
     """A run of linear memory.
 
@@ -17,6 +14,12 @@ class Block:
         owner: what its allocator needs to take it back.
     """
 
-    address: int
-    size: int
-    owner: object
+    __slots__ = ("address", "owner", "size")
+
+    def __init__(self, address: int, size: int, owner: object) -> None:
+        self.address = address
+        self.size = size
+        self.owner = owner
+
+    def __repr__(self) -> str:
+        return f"Block(address={self.address:#x}, size={self.size})"

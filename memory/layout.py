@@ -10,7 +10,7 @@ overflows therefore runs into the data; a program that wants a guard page asks f
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from memory.address import ADDRESS_SPACE_BYTES, LOWEST_ADDRESS, MAX_ALIGN_LOG2, PAGE_BYTES, round_up
 from memory.errors import InvalidRequestError, LayoutExhaustedError
@@ -22,8 +22,7 @@ _FIRST_TABLE_INDEX = 1  # index 0 is C's null function pointer
 _LIMIT_PAGES = ADDRESS_SPACE_BYTES // PAGE_BYTES
 
 
-@dataclass(frozen=True)
-class MainLayout:
+class MainLayout(NamedTuple):
     """The main module's layout; addresses in bytes, the table's in elements.
 
     Attributes:

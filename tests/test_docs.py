@@ -1,4 +1,4 @@
-"""The code in README.md and in docs/ runs, has types, and names files that exist."""
+"""The code in README.md and in docs/ runs, has types, and names files that exist. Sessions: `tests/build/test_pages.py`."""
 
 from __future__ import annotations
 
@@ -7,54 +7,71 @@ import re
 import subprocess
 import sys
 from pathlib import Path
-from typing import NamedTuple
 
 import pytest
 
+from tests.support.pages import PAGES, Block, blocks
 from tests.support.paths import ROOT
 
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), *sorted(ROOT.glob("*/README.md"))]
-LANGUAGES = {"python", "sh", "console", "text", "c", "c++"}
+LANGUAGES = {"python", "sh", "console", "text", "toml", "c", "c++", "zig"}
 
 # To be removed: files that a page names and that are being made.
 COMING = {"tests/contracts/", "tests/threads/"}
 
-
-class Block(NamedTuple):
-    """A block of code in a page.
-
-    Attributes:
-        where: page and line.
-        language: the first word behind the fence.
-        sketch: whether it says of itself, by the word `sketch` behind its language, that it cannot run.
-        code: its lines.
-    """
-
-    where: str
-    language: str
-    sketch: bool
-    code: str
-
-
-def blocks() -> list[Block]:
-    """Return the blocks of all pages."""
-    found = []
-    for page in PAGES:
-        text = page.read_text(encoding="utf-8")
-        for match in re.finditer(r"^```([^\n]*)\n(.*?)^```$", text, re.MULTILINE | re.DOTALL):
-            words = match[1].split()
-            where = f"{page.relative_to(ROOT)}:{text.count(chr(10), 0, match.start()) + 1}"
-            found.append(Block(where, words[0] if words else "", "sketch" in words, match[2]))
-    return found
-
-
-PYTHON = [block for block in blocks() if block.language == "python" and not block.sketch]
+BLOCKS = blocks()
+PYTHON = [block for block in BLOCKS if block.language == "python" and not block.file and not block.is_sketch]
+SHELL = [block for block in BLOCKS if block.language == "sh"]
 
 
 def test_every_block_has_a_language() -> None:
     """Each block says what it is, so that none is left out because nothing knows how to try it."""
-    assert [(block.where, block.language) for block in blocks() if block.language not in LANGUAGES] == []
+    assert [(block.where, block.language) for block in BLOCKS if block.language not in LANGUAGES] == []
     assert len(PYTHON) >= 3
+
+
+def test_each_block_is_run_or_says_that_it_is_not() -> None:
+    """A block is run, a file of a session, a command of CI, an install, data that is read, or a sketch that says so."""
+    sessions = {block.page for block in BLOCKS if block.language == "console"}
+    by_ci = {line.strip() for line in (ROOT / ".ci/run").read_text().splitlines()}
+    left = []
+    for block in BLOCKS:
+        lines = [line for line in block.code.splitlines() if line.strip()]
+        if block.is_sketch or block.language == "console" or block in PYTHON:
+            continue
+        if block.file and block.page in sessions:
+            continue
+        if block.language == "sh" and all(line in by_ci or INSTALL.fullmatch(line) for line in lines):
+            continue
+        if block.language == "toml" or (
+            block.language == "text" and not any(COMMAND.match(line) for line in lines)
+        ):
+            continue
+        left.append(block.where)
+
+    assert left == []
+
+
+INSTALL = re.compile(r"pip install 'wasix-dl\[(\w+)\]'")
+COMMAND = re.compile(r"\$ |(sudo|pip|python|npm|cargo|rustup|clang|wasm-ld|emcc|\.?/?scripts/\w+) ")
+
+
+@pytest.mark.skipif(sys.version_info < (3, 11), reason="the standard library reads TOML since 3.11")
+def test_data_can_be_read() -> None:
+    """A block of TOML is TOML."""
+    tomllib = pytest.importorskip("tomllib")
+    for block in BLOCKS:
+        if block.language == "toml":
+            assert tomllib.loads(block.code), block.where
+
+
+def test_what_is_to_be_installed_exists() -> None:
+    """Each extra that a page tells to install is one of the distribution."""
+    project = (ROOT / "pyproject.toml").read_text()
+    listed = project.partition("[project.optional-dependencies]")[2].partition("\n[")[0]
+    extras = re.findall(r"^(\w+) = \[", listed, re.MULTILINE)
+    named = {name for page in PAGES for name in re.findall(r"wasix-dl\[(\w+)\]", page.read_text())}
+
+    assert named - set(extras) == set()
 
 
 @pytest.mark.parametrize("block", PYTHON, ids=lambda block: block.where)
@@ -74,7 +91,9 @@ def test_a_python_block_prints_what_its_comments_promise(block: Block) -> None:
 def test_python_blocks_pass_the_strict_type_checker(tmp_path: Path) -> None:
     """What a user copies from a page passes `mypy --strict`."""
     pytest.importorskip("mypy")
-    for number, block in enumerate(PYTHON):
+    for number, block in enumerate(
+        block for block in BLOCKS if block.language == "python" and not block.is_sketch
+    ):
         (tmp_path / f"block{number}.py").write_text(block.code)
     done = subprocess.run(
         [sys.executable, "-m", "mypy", "--strict", "--config-file=", f"--cache-dir={tmp_path}/cache", "."],
@@ -89,9 +108,7 @@ def test_python_blocks_pass_the_strict_type_checker(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stdout
 
 
-@pytest.mark.parametrize(
-    "block", [block for block in blocks() if block.language == "sh"], ids=lambda block: block.where
-)
+@pytest.mark.parametrize("block", SHELL, ids=lambda block: block.where)
 def test_a_shell_block_names_scripts_that_exist(block: Block) -> None:
     """Each block of shell commands is shell, and the files of the checkout that it starts are there."""
     subprocess.run(["bash", "-n", "-c", block.code], check=True, timeout=30)

@@ -67,30 +67,6 @@ def test_the_program_of_the_first_command_runs() -> None:
     assert "thread" in done.stdout
 
 
-def test_console_session_is_what_is_printed() -> None:
-    """Each `$ dlrun` command of the console session prints the lines below it; `…` stands for lines left out."""
-    sessions = [text for language, text in BLOCKS if language == "console"]
-    assert sessions
-    for session in sessions:
-        for command in re.split(r"^\$ ", session, flags=re.MULTILINE)[1:]:
-            words, *lines = command.rstrip().splitlines()
-            program, *arguments = words.split()
-            assert program == "dlrun"
-            done = subprocess.run(
-                [sys.executable, "-m", "dl", *arguments],
-                cwd=ROOT,
-                capture_output=True,
-                text=True,
-                timeout=60,
-                check=False,
-            )
-            printed = (done.stdout + done.stderr).splitlines()
-            shown = lines[: lines.index("…")] if "…" in lines else lines
-
-            assert printed[: len(shown)] == shown
-            assert "…" in lines or len(printed) == len(shown)
-
-
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_links_lead_to_files(page: Path) -> None:
     """Every relative link of the documentation leads to a file, and a fragment to a heading of it."""

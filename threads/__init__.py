@@ -6,6 +6,9 @@ here knows of WebAssembly: it gets callables. All public names are here, but for
 and `threads.testing`.
 """
 
+from typing import TYPE_CHECKING, Any
+
+from threads import recording
 from threads.errors import (
     BarrierTimeoutError,
     DeadlockError,
@@ -25,10 +28,22 @@ from threads.platform import SYSTEM, Platform
 from threads.process import CreatingProcess
 from threads.rendezvous import CLOSED, ENDED, Rendezvous
 from threads.replica import DETACHED, GUEST, HOST, STALE, Replica
-from threads.statistics import RendezvousStatistics
 from threads.uninterrupted import Guard, protect, uninterrupted, unwound_whole
 from threads.waiter import Waiter
 from threads.waits import Event, WaitQueue, WaitResult, Waits, unpark_all
+
+if TYPE_CHECKING:
+    from threads.statistics import RendezvousStatistics
+
+
+def __getattr__(name: str) -> Any:
+    """Import what only statistics need."""
+    if name != "RendezvousStatistics":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from threads.statistics import RendezvousStatistics  # noqa: PLC0415  `dataclasses` is slow to import
+
+    return RendezvousStatistics
+
 
 __all__ = [
     "CLOSED",
@@ -64,6 +79,7 @@ __all__ = [
     "Waiter",
     "Waits",
     "protect",
+    "recording",
     "uninterrupted",
     "unpark_all",
     "unwound_whole",

@@ -66,8 +66,9 @@ import sys
 from collections import deque
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
-from typing import Any, Final, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar
 
+from threads import recording
 from threads.errors import BarrierTimeoutError, FreeThreadedError, ProtocolError, ReplicaClosedError
 from threads.instigation import Instigation
 from threads.log import OperationLog
@@ -76,24 +77,19 @@ from threads.platform import SYSTEM, LockLike, Platform
 from threads.process import CreatingProcess
 from threads.replays import Replays
 from threads.replica import DETACHED, GUEST, HOST, STALE, Replica
-from threads.statistics import LATENCY_SAMPLES, RendezvousStatistics
 from threads.turn import Turn
 from threads.uninterrupted import unwound_whole
 from threads.waiter import Waiter
 
+if TYPE_CHECKING:
+    from threads.statistics import RendezvousStatistics
+
 Op = TypeVar("Op")
 
-__all__ = [
-    "CLOSED",
-    "DETACHED",
-    "ENDED",
-    "GUEST",
-    "HOST",
-    "STALE",
-    "Rendezvous",
-    "RendezvousStatistics",
-    "Replica",
-]
+__all__ = ["CLOSED", "DETACHED", "ENDED", "GUEST", "HOST", "STALE", "Rendezvous", "Replica"]
+
+LATENCY_SAMPLES: Final = 1024
+"""Barriers whose duration is kept: enough for percentiles, and bounded however long a program links."""
 
 # What `Rendezvous.version` holds instead of a number. Both negative, so that leaving guest code is one comparison,
 # and both unlike any replica's `applied`, so that entering it is one too.
@@ -175,8 +171,7 @@ class Rendezvous(Generic[Op]):
             if self._ended is not None:
                 raise self._ended.with_traceback(None)
             if replica.joined_before:
-                message = f"{replica.name!r} joins a second time"
-                raise ProtocolError(message)
+                raise ProtocolError(f"{replica.name!r} joins a second time")
             if not (applied == 0 or self.log.oldest_start <= applied <= self.log.committed):
                 # With less than `oldest_start` the group may have made something whose undoing is dropped.
                 message = (
@@ -282,7 +277,7 @@ class Rendezvous(Generic[Op]):
         try:
             if replica is not None and replica.state == GUEST:
                 replica.state = HOST
-            self._close_gate(waiter)
+            awaited = self._close_gate(waiter)
             self._gather(waiter, timeout)
             with self._lock:
                 if self._ended is not None:
@@ -292,6 +287,7 @@ class Rendezvous(Generic[Op]):
             self._open_gate(replica)
             # One step under the GIL, as is the copy that `statistics` takes; only instigators append.
             self._latency.append((self._platform.monotonic_ns() - started) / 1e9)
+            recording.barrier(started, before + 1, operation, awaited)
             return before + 1
         except BaseException as error:
             # Ctrl-C is held back in here, up to the end of the handler: see `Instigation`.
@@ -342,6 +338,8 @@ class Rendezvous(Generic[Op]):
 
     def statistics(self) -> RendezvousStatistics:
         """Return a snapshot. From any thread; raises ForkedProcessError in a forked child."""
+        from threads.statistics import RendezvousStatistics  # noqa: PLC0415  `dataclasses` is slow to import
+
         self.process.check()
         with self._lock:
             states = [replica.state for replica in self._replicas]
@@ -360,7 +358,7 @@ class Rendezvous(Generic[Op]):
 
     # The barrier, from the instigator's side.
 
-    def _close_gate(self, waiter: Waiter) -> None:
+    def _close_gate(self, waiter: Waiter) -> list[Replica[Op]]:
         with self._lock:
             if self._ended is not None:
                 raise self._ended.with_traceback(None)
@@ -372,6 +370,7 @@ class Rendezvous(Generic[Op]):
             # A call, not a comprehension: CPython 3.12 and 3.13 compile the loop of an inlined one so that a signal
             # handler's exception at its jump back skips the handlers around it, and would leave the lock held.
             self._awaited = dict.fromkeys(filter(_in_guest, self._replicas))
+            return list(self._awaited)
 
     def _gather(self, waiter: Waiter, timeout: float | None) -> None:
         clock = self._platform.monotonic_ns
@@ -428,6 +427,7 @@ class Rendezvous(Generic[Op]):
         # true at any time that this replica is not in guest code, because only its own thread could go there.
         if replica in self._awaited:
             del self._awaited[replica]
+            recording.moment("barrier", "arrives", name=replica.name, operation=self.log.committed + 1)
             if not self._awaited:
                 return self._instigator
         return None
@@ -442,7 +442,7 @@ class Rendezvous(Generic[Op]):
         if self._passes(replica, waits=False):
             return
         waiter = replica.waiter
-        with unwound_whole():
+        with unwound_whole(), recording.span("barrier", "held at the gate"):
             try:
                 while not self._passes(replica, waits=True):
                     waiter.park()

@@ -10,6 +10,7 @@ from collections import OrderedDict
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final, Generic, NoReturn, TypeVar, cast
 
+from threads import recording
 from threads.errors import ProtocolError, ReplayError, ReplicaClosedError
 from threads.platform import SYSTEM, Platform
 from threads.uninterrupted import unwound_whole
@@ -305,7 +306,8 @@ class Replica(Generic[Op]):
                 # Here, because from now on an interrupt finds `replaying` set and nudges; and nothing is half done yet.
                 self.waiter.raise_if_interrupted()
                 begun = True
-                self._apply(*following)
+                with recording.span("barrier", "replay", type(following[1]).__name__, operation=following[0]):
+                    self._apply(*following)
                 made = True
                 replays.end(self, made=True)
             except BaseException as error:

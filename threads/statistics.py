@@ -3,12 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Final
 
-__all__ = ["LATENCY_SAMPLES", "RendezvousStatistics"]
-
-LATENCY_SAMPLES: Final = 1024
-"""Barriers whose duration is kept: enough for percentiles, and bounded however long a program links."""
+__all__ = ["RendezvousStatistics"]
 
 
 @dataclass(frozen=True)

@@ -6,13 +6,13 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any, Literal
 
-from typing_extensions import Self
-
 from dl.dlfcn import RTLD_DEFAULT
 from dl.errors import LinkerUsageError, ResourceLimitError
 from memory import ADDRESS_SPACE_BYTES, Block, LinearMemory
 
 if TYPE_CHECKING:
+    from typing_extensions import Self
+
     from dl.api.linker_base import LinkerBase
     from dl.linker import Linker
 

@@ -10,9 +10,7 @@ import itertools
 import threading
 from collections.abc import Callable
 from functools import partial
-from typing import Any
-
-from typing_extensions import Self
+from typing import TYPE_CHECKING, Any
 
 from dl.api.values import checked_result
 from dl.errors import LinkerUsageError
@@ -24,6 +22,9 @@ from dl.program.host_symbols import check_numbers
 from dl.program.program import Program
 from dl.wasm.types import FuncType
 from threads import uninterrupted
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 
 class Callback:

@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import queue
 import threading
-import weakref
 from collections.abc import Callable
 from concurrent.futures import Executor, Future
-from typing import TYPE_CHECKING, Any, TypeVar
-
-from typing_extensions import ParamSpec
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 from dl.api.linker_base import LinkerBase
-from dl.errors import LinkerUsageError, ResourceLimitError
+from dl.errors import ResourceLimitError
 from dl.group import InstanceGroup
+from dl.groups.errors import check_process
 from dl.groups.host_threads import HostThread
 
 if TYPE_CHECKING:
@@ -30,12 +28,12 @@ class GuestExecutor(Executor):
 
     A task costs what handing it to a thread costs, where attaching a thread for it makes a new set of instances each time.
     Threads are started when there is work for them.
-
-    `_lock` guards the fields below it. `_idle` is how many threads wait for work, less the work that waits for threads.
-    `_alive` counts a thread from the decision to start it, and `_threads` has it once it is started: `_started_all` is notified
-    then, for `shutdown`, which waits for nothing else under the lock. Threads have names of their own, by which `_replace`
-    finds one.
     """
+
+    # `_lock` guards the fields below it. `_idle` is how many threads wait for work, less the work that waits for threads.
+    # `_alive` counts a thread from the decision to start it, and `_threads` has it once it is started: `_started_all` is
+    # notified then, for `shutdown`, which waits for nothing else under the lock. Threads have names of their own, by which
+    # `_replace` finds one.
 
     def __init__(self, linker: LinkerBase, workers: int, name: str) -> None:
         self._linker = linker
@@ -60,9 +58,11 @@ class GuestExecutor(Executor):
 
         Raises:
             RuntimeError: the executor was shut down.
+            ProgramForkedError: this process was forked from the program's, where the threads are.
             ResourceLimitError: no thread can be started, and there is none.
         """
         future: Future[R] = Future()
+        check_process(self._linker.program.rendezvous.process)
         with self._lock:
             if self._closed:
                 raise RuntimeError("the executor was shut down")
@@ -132,7 +132,11 @@ class GuestExecutor(Executor):
         Args:
             wait: whether to wait for them.
             cancel_futures: whether to cancel what no thread has begun with.
+
+        In a child made by `os.fork` this does nothing.
         """
+        if not self._linker.program.rendezvous.process.is_this_one():
+            return
         with self._lock:
             self._closed = True
         if cancel_futures:
@@ -155,35 +159,3 @@ class GuestExecutor(Executor):
     def __repr__(self) -> str:
         state = "shut down" if self._closed else f"{len(self._threads)} of {self._workers} threads"
         return f"<GuestExecutor of {self._linker!r}, {state}>"
-
-
-class Hosts(LinkerBase):
-    """The methods of `Linker` for hosts that have many threads."""
-
-    _executors: weakref.WeakSet[GuestExecutor]
-
-    def executor(self, workers: int, *, name: str = "worker") -> GuestExecutor:
-        """Make an executor of `concurrent.futures` whose threads keep their instance groups.
-
-        Args:
-            workers: the most threads, at least 1; they count as the program's.
-            name: what messages call them, with a number.
-
-        Raises:
-            LinkerUsageError: the program's memory is not shared; or there are to be no workers.
-        """
-        self._check_open()
-        if workers < 1:
-            raise LinkerUsageError(f"an executor needs at least one worker, not {workers}")
-        if not self.program.shares_memory:
-            raise LinkerUsageError(
-                "threads need a program whose memory is shared; this one has a memory of its own"
-            )
-        made = GuestExecutor(self, workers, name)
-        self._executors.add(made)
-        return made
-
-    def _stop_executors(self) -> None:
-        """Take no more work; the program is about to end, which ends what runs."""
-        for executor in list(self._executors):
-            executor.shutdown(wait=False, cancel_futures=True)

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import ctypes
-import inspect
 from collections.abc import Callable
 from operator import index
 from threading import get_ident
+from time import monotonic_ns
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from dl.api.blocks import lent_arguments
@@ -19,9 +19,11 @@ from dl.groups.errors import dl_error
 from dl.modules.symbols import FunctionSymbol
 from dl.program.state import LinkerState
 from dl.wasm.types import FuncType
-from threads import DETACHED, ThreadsError
+from threads import DETACHED, ThreadsError, recording
 
 if TYPE_CHECKING:
+    import inspect
+
     from dl.linker import Linker
 
 R = TypeVar("R")
@@ -84,6 +86,7 @@ class GuestFunction:
         if group.owner != get_ident():
             group.check_owner()
         replica = self._replica
+        began = monotonic_ns() if recording.recorders else 0
         try:
             previous = replica.enter_guest()
             try:
@@ -99,6 +102,8 @@ class GuestFunction:
                     raise
             finally:
                 replica.leave_guest(previous)
+                if began:
+                    recording.since(began, "guest", "call", self.name)
         except ThreadsError as error:
             raise dl_error(error) from error.__cause__
         except ValueConversionError as error:
@@ -160,6 +165,8 @@ class GuestFunction:
 
 def signature_of(kind: FuncType) -> inspect.Signature:
     """Return a signature of WebAssembly as Python shows signatures."""
+    import inspect  # noqa: PLC0415  slow, and seldom needed
+
     parameters = [
         inspect.Parameter(
             f"arg{number}", inspect.Parameter.POSITIONAL_ONLY, annotation=_PYTHON_TYPES.get(name, object)

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import difflib
-import html
 from collections.abc import Iterator
 from itertools import islice
 from typing import TYPE_CHECKING, Any, TypeVar, overload
 
-from typing_extensions import Self
-
+from dl.api import notebook
 from dl.api.guest import GuestData, GuestFunction, TypedFunction
 from dl.api.loaded import LoadedModule, ModuleSymbol
 from dl.dlfcn import MAIN_HANDLE, ModuleHandle
@@ -18,6 +15,8 @@ from dl.modules.linked_module import LinkedModule
 from dl.modules.symbols import DataSymbol, FunctionSymbol, TlsSymbol
 
 if TYPE_CHECKING:
+    from typing_extensions import Self
+
     from dl.group import InstanceGroup
 
 R = TypeVar("R")
@@ -69,6 +68,8 @@ class Library:
         return self._open
 
     def _find(self, name: str) -> GuestFunction | GuestData:
+        import difflib  # noqa: PLC0415  only for messages
+
         known = self._found.get(name)
         if known is not None:
             return known
@@ -198,17 +199,14 @@ class Library:
     def _repr_html_(self) -> str:
         """What Jupyter shows: a table of functions and data."""
         if not self._open:
-            return html.escape(repr(self))
+            return notebook.cut(repr(self))
         symbols = self._module().symbols
-        rows = []
-        for name in islice(self, _MOST_COMPARED):
+
+        def row(name: str) -> tuple[str, str, object]:
             symbol = symbols[name]
-            what = str(symbol.type) if isinstance(symbol, FunctionSymbol) else "data"
             where = getattr(symbol, "address", None)
-            place = (
-                "" if where is None else str(where) if isinstance(symbol, FunctionSymbol) else f"{where:#x}"
-            )
-            cells = "".join(f"<td><code>{html.escape(text)}</code></td>" for text in (name, what, place))
-            rows.append(f"<tr>{cells}</tr>")
-        head = "<tr><th>symbol</th><th>type</th><th>address</th></tr>"
-        return f"<table><caption>{html.escape(self.name)}</caption>{head}{''.join(rows)}</table>"
+            if isinstance(symbol, FunctionSymbol):
+                return name, str(symbol.type), "" if where is None else where
+            return name, "data", "" if where is None else f"{where:#x}"
+
+        return notebook.table(self.name, ("symbol", "type", "address"), map(row, self), len(self))

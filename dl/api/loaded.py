@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import html
 from collections.abc import Iterator
-from dataclasses import dataclass
 from operator import index
 from typing import TYPE_CHECKING, SupportsIndex
 
+from dl.api import notebook
 from dl.api.guest import GuestData, GuestFunction
 from dl.dlfcn import MAIN_HANDLE, AddressKind, DlFlags, ModuleHandle
 from dl.errors import LinkerUsageError
@@ -17,6 +16,7 @@ from dl.link.addresses import data_at, data_range, function_at, location_of
 from dl.link.sources import scope_of
 from dl.modules.linked_module import LinkedModule
 from dl.modules.symbols import DataSymbol, FunctionSymbol, GlobalSymbol, Symbol, TagSymbol
+from dl.records import dataclass
 
 if TYPE_CHECKING:
     from dl.program.program import Program
@@ -252,10 +252,13 @@ class LoadedModule:
     def __index__(self) -> int:
         return int(self._module.handle)
 
+    def _flag_names(self) -> str:
+        names = (name for name, flag in DlFlags.__members__.items() if flag and flag in self.flags)
+        return "|".join(names) or "LOCAL"
+
     def __repr__(self) -> str:
-        flags = "|".join(name for name, flag in DlFlags.__members__.items() if flag and flag in self.flags)
         return (
-            f"<LoadedModule {self.name}: handle {int(self.handle)}, {self.state}, {flags or 'LOCAL'}, opened {self.opens} "
+            f"<LoadedModule {self.name}: handle {int(self.handle)}, {self.state}, {self._flag_names()}, opened {self.opens} "
             f"times, memory {self.memory_base:#x} + {self.memory_size}, table {self.table_base} + {self.table_size}>"
         )
 
@@ -265,7 +268,7 @@ class LoadedModule:
             "handle": str(int(self.handle)),
             "path": self.path or "",
             "state": self.state,
-            "flags": str(self.flags),
+            "flags": self._flag_names(),
             "opened": f"{self.opens} times",
             "memory": f"{self.memory_base:#x} + {self.memory_size:,} bytes",
             "table": f"{self.table_base} + {self.table_size}",
@@ -274,8 +277,7 @@ class LoadedModule:
             "bound to": "; ".join(map(str, self.bound_to)),
             "bound by": "; ".join(map(str, self.bound_by)),
         }
-        cells = "".join(f"<tr><th>{k}</th><td>{html.escape(v)}</td></tr>" for k, v in rows.items())
-        return f"<table><caption>{html.escape(self.name)}</caption>{cells}</table>"
+        return notebook.table(self.name, (), rows.items(), len(rows))
 
 
 def _uses(module: LinkedModule) -> dict[ModuleHandle, dict[str, None]]:

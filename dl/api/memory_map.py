@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from dl.api.memory_page import page
 from dl.dlfcn import MAIN_HANDLE
 from dl.link.addresses import data_range
 from dl.program.table import RESERVED_TABLE_SLOTS
+from dl.records import dataclass
 
 if TYPE_CHECKING:
     from dl.groups.registry import Groups
@@ -71,10 +70,14 @@ class MemoryMap:
 
     def to_html(self) -> str:
         """Return a page that shows it, self-contained: to be saved, and looked at in a browser."""
+        from dl.api.memory_page import page  # noqa: PLC0415  seldom shown
+
         return page(self.program, self.memory, self.table, whole=True)
 
     def _repr_html_(self) -> str:
         """What Jupyter shows."""
+        from dl.api.memory_page import page  # noqa: PLC0415  seldom shown
+
         return page(self.program, self.memory, self.table, whole=False)
 
 

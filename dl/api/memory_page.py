@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import html
+import sys
 from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING
+
+from dl.api.notebook import MOST_ROWS, shortened
+from dl.records import replace
 
 if TYPE_CHECKING:
     from dl.api.memory_map import MapRegion
@@ -50,13 +54,19 @@ def page(program: str, memory: Sequence[MapRegion], table: Sequence[MapRegion], 
         table: regions of the table.
         whole: whether it is a page of its own, and not a part of one.
     """
+    if not whole:  # a notebook keeps what it shows
+        memory, table = [
+            [replace(region, owner=shortened(region.owner)) for region in regions]
+            for regions in (memory, table)
+        ]
+    most = sys.maxsize if whole else MOST_ROWS
     total = sum(region.size for region in memory)
     entries = sum(region.size for region in table)
     body = (
-        f'<div class="dl-map"><style>{_STYLE}</style><h1>{html.escape(program)}</h1>'
+        f'<div class="dl-map"><style>{_STYLE}</style><h1>{html.escape(shortened(program))}</h1>'
         f"<div>{total:,} bytes of linear memory ({total // 65536:,} pages), a table of {entries:,} entries</div>"
-        f"<h2>Linear memory</h2>{_section(memory, 'bytes', lambda number: f'{number:#010x}')}"
-        f"<h2>Table</h2>{_section(table, 'entries', str)}</div>"
+        f"<h2>Linear memory</h2>{_section(memory, 'bytes', lambda number: f'{number:#010x}', most)}"
+        f"<h2>Table</h2>{_section(table, 'entries', str, most)}</div>"
     )
     if not whole:
         return body
@@ -68,10 +78,15 @@ def page(program: str, memory: Sequence[MapRegion], table: Sequence[MapRegion], 
     )
 
 
-def _section(regions: Sequence[MapRegion], unit: str, shown: Callable[[int], str]) -> str:
+def _section(regions: Sequence[MapRegion], unit: str, shown: Callable[[int], str], most: int) -> str:
+    """Return one part of the page; of more regions than it may have, the largest, and how many are left out."""
     if not regions:
         return "<div>none</div>"
     total = sum(region.size for region in regions)
+    legend, left = _legend(regions, unit), len(regions) - most
+    if left > 0:
+        largest = sorted(regions, key=lambda region: region.size, reverse=True)[:most]
+        regions = sorted(largest, key=lambda region: region.start)
     strip = "".join(
         f'<div style="flex:{_width(region.size, total)};background:{_COLOURS[region.kind]}"'
         f' title="{_title(region, unit, shown)}"></div>'
@@ -84,7 +99,8 @@ def _section(regions: Sequence[MapRegion], unit: str, shown: Callable[[int], str
         for region in regions
     )
     head = f'<tr><th class="n">from</th><th class="n">to</th><th class="n">{unit}</th><th>what</th><th>whose</th></tr>'
-    return f'<div class="strip">{strip}</div>{_legend(regions, unit)}<table>{head}{rows}</table>'
+    more = f"<div>and {left:,} smaller ones more: <code>to_html()</code> has all</div>" if left > 0 else ""
+    return f'<div class="strip">{strip}</div>{legend}<table>{head}{rows}</table>{more}'
 
 
 def _width(size: int, total: int) -> str:

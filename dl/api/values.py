@@ -7,18 +7,18 @@ what the numbers mean.
 from __future__ import annotations
 
 import ctypes
-import inspect
 import typing
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Annotated, Any
-
-from typing_extensions import Self
+from typing import TYPE_CHECKING, Annotated, Any
 
 from dl.errors import LinkerUsageError, ValueConversionError
 from dl.options import HostFunction, HostImports
+from dl.records import dataclass
 from dl.wasm.types import FuncType
 from memory import LinearMemory
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 MemoryOf = Callable[[], LinearMemory]
 """Returns the program's memory; asked when a value needs it, since there may be none before."""
@@ -178,6 +178,8 @@ class AnnotatedFunction:
     """
 
     def __init__(self, function: Callable[..., Any]) -> None:
+        import inspect  # noqa: PLC0415  slow, and seldom needed
+
         self.function = function
         self.name = function_name(function)
         try:

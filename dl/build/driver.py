@@ -11,7 +11,6 @@ import shlex
 import subprocess
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 
 from dl.build import cxx, libc, sysroot
@@ -25,6 +24,7 @@ from dl.build.toolchain import (
     require_toolchain,
 )
 from dl.errors import BuildError
+from dl.records import dataclass, field
 
 _C = {".c", ".s", ".S", ".i"}
 _CPLUSPLUS = {".cc", ".cpp", ".cxx", ".C", ".c++", ".ii", ".cp"}

@@ -1,47 +1,15 @@
-"""The command `dlrun`: which subcommand is meant, and how it ends."""
+"""The command `dlrun`: how it begins, and how it ends."""
 
 from __future__ import annotations
 
 import os
 import sys
 from collections.abc import Sequence
-from importlib import import_module
-
-import click
-from click.shell_completion import CompletionItem, shell_complete
 
 from dl.cli.endings import report
-from dl.cli.modules import meant_command
-from dl.cli.run import run
 
-EXAMPLES = """\b
-Examples:
-  dlrun app.wasm one two            run a program with two arguments
-  dlrun -L lib --dir /data::. app.wasm --verbose
-                                    libraries in lib, the current directory as
-                                    /data, and --verbose for the program
-  dlrun --trace app.wasm            say what is linked where, and run
-  dlrun inspect libfoo.so           what a library says about itself
-  dlrun inspect --json libfoo.so    the same for programs
-  dlrun deps app.wasm               the tree of libraries, like ldd
-  dlrun deps -r -u app.wasm         what is undefined, and what is needed in vain
-  dlrun explain app.wasm malloc     who asks for a symbol, and who answers
-  dlrun compile app.wasm libfoo.so  compile both now, and run faster later
-  dlrun graph -o app.svg app.wasm   draw its libraries and what binds them
-  dlrun map -o map.html app.wasm    what lies where in memory and table
-  dlrun stress --threads 64         try the linker on this machine
-  dlrun cache info                  where compiled code is kept, and how much
-
-\b
-Exit codes: the program's own; 2 for a wrong command line, 127 if the program
-cannot be linked, 134 if it trapped, 130 for Ctrl-C.
-
-\b
-A program whose name is that of a command is reached by its path: ./inspect
-"""
-
-
-_COMMANDS = {
+COMMANDS = {
+    "bundle": ("dl.cli.bundling", "Put a program and all that it needs into a folder or archive."),
     "cache": ("dl.cli.cache", "Look at compiled code that is kept on disk, check it, or remove it."),
     "c++": ("dl.cli.build", "Compile and link C++."),
     "cc": ("dl.cli.build", "Compile and link C."),
@@ -51,6 +19,7 @@ _COMMANDS = {
     "graph": ("dl.cli.graph", "Draw libraries and bindings: Graphviz text, or SVG."),
     "inspect": ("dl.cli.inspection", "Show what a module or library says about itself."),
     "map": ("dl.cli.mapping", "Show what lies where in linear memory and in the table."),
+    "patch": ("dl.cli.patching", "Change needed libraries, run path, symbol names and sections of modules."),
     "new": ("dl.cli.build", "Write a small project that builds and runs."),
     "run": ("dl.cli.run", "Link a program and run it (the default)."),
     "stress": ("dl.cli.stress", "Try the linker with many threads, and compare them."),
@@ -60,85 +29,6 @@ _COMMANDS = {
 
 COMPLETE = "_DLRUN_COMPLETE"
 """Asks for completion: set by the script that `_DLRUN_COMPLETE=bash_source dlrun` prints, and the like for zsh and fish."""
-
-_ATTRIBUTES = {"c++": "cxx"}
-"""The names in Python of subcommands whose own are none."""
-
-
-class _RunByDefault(click.Group):
-    """A group whose first word is a subcommand, or else an option or argument of `run`."""
-
-    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002
-        return list(_COMMANDS)
-
-    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002
-        if cmd_name not in _COMMANDS:
-            return None
-        command: click.Command = getattr(
-            import_module(_COMMANDS[cmd_name][0]), _ATTRIBUTES.get(cmd_name, cmd_name)
-        )
-        return command
-
-    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002
-        with formatter.section("Commands"):
-            formatter.write_dl([(name, line) for name, (_, line) in _COMMANDS.items()])
-
-    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        own = {name for parameter in self.get_params(ctx) for name in parameter.opts}
-        if args and args[0] not in _COMMANDS and args[0] not in own:
-            meant = meant_command(args[0], list(_COMMANDS))
-            if meant is not None and not ctx.resilient_parsing:
-                raise click.UsageError(
-                    f"{args[0]!r} is neither a file nor a command; did you mean {meant!r}?", ctx
-                )
-            args = ["run", *args]
-        return super().parse_args(ctx, args)
-
-    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
-        """Return commands, and tell the shell to complete files: the first word may be either."""
-        return [*super().shell_complete(ctx, incomplete), CompletionItem(incomplete, type="file")]
-
-    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        with formatter.section("Options for running"):
-            formatter.write_dl(
-                [
-                    record
-                    for p in run.params
-                    if isinstance(p, click.Option) and (record := p.get_help_record(ctx))
-                ]
-            )
-        super().format_options(ctx, formatter)
-
-
-def _print_version(context: click.Context, _option: click.Parameter, wanted: bool) -> None:
-    if not wanted or context.resilient_parsing:
-        return
-    import platform  # noqa: PLC0415  as costly to import as click
-    from importlib.metadata import version  # noqa: PLC0415
-
-    from dl import __version__  # noqa: PLC0415
-
-    python = f"{platform.python_implementation()} {platform.python_version()}"
-    click.echo(f"dlrun {__version__} (wasmtime {version('wasmtime')}, {python})")
-    context.exit()
-
-
-@click.group(
-    cls=_RunByDefault,
-    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
-    subcommand_metavar="APP.WASM [ARGS]...\n       dlrun COMMAND ...",
-    epilog=EXAMPLES,
-)
-@click.option(
-    "--version",
-    is_flag=True,
-    expose_value=False,
-    is_eager=True,
-    callback=_print_version,
-    help="Show the version and exit.",
-)
-def dlrun() -> None:
-    """Run WebAssembly programs that are linked to shared libraries, and look into both."""
 
 
 def _is_open(descriptor: int) -> bool:
@@ -163,6 +53,15 @@ def _open_standard_streams() -> None:
         sys.stderr = open(os.devnull, "w")  # noqa: SIM115
 
 
+def is_plain(words: Sequence[str]) -> bool:
+    """Whether a command line has nothing but a program and its arguments, so that there is nothing to parse.
+
+    Importing click takes as long as a third of the linker.
+    """
+    first = words[0]
+    return not first.startswith("-") and first not in COMMANDS and os.path.isfile(first)
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; return the exit code.
 
@@ -173,15 +72,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     _open_standard_streams()
     try:
         if COMPLETE in os.environ:
-            return shell_complete(dlrun, {}, "dlrun", COMPLETE, os.environ[COMPLETE])
-        if not words:
-            words = ["--help"]
-        # Not `dlrun.main`, which has its own idea of a broken pipe and of exit codes.
-        with dlrun.make_context("dlrun", words) as context:
-            code = dlrun.invoke(context)
+            from dl.cli.commands import complete  # noqa: PLC0415  as below
+
+            return complete(os.environ[COMPLETE])
+        if words and is_plain(words):
+            from dl.cli.running import Running, run_program  # noqa: PLC0415  the help needs nothing of the linker
+
+            code = run_program(words[0], tuple(words[1:]), Running())
+        else:
+            from dl.cli.commands import command_line  # noqa: PLC0415  and this needs nothing of click
+
+            code = command_line(words or ["--help"])
         sys.stdout.flush()
-    except click.exceptions.Exit as ended:
-        return ended.exit_code
     except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001  every ending becomes one line and a code
         return report(error)
-    return int(code or 0)
+    return code

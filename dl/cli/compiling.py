@@ -9,9 +9,10 @@ import click
 from rich.text import Text
 
 from dl.cli.console import output, shown
+from dl.cli.modules import search_path
 from dl.cli.named import modules_by_name
 from dl.cli.params import engine_option
-from dl.cli.run import library_path_option, module_path_option, search_path
+from dl.cli.run import library_path_option, module_path_option
 from dl.engine.compiled_form import form_of, write_form
 from dl.engine.private_directory import NotPrivateError, PrivateDirectory
 from dl.errors import LinkerUsageError

@@ -15,9 +15,9 @@ from dl.cli.console import output, print_note, shown
 from dl.cli.demangling import Demangler, demangle_option, demangler
 from dl.cli.endings import NOT_FOUND, NOT_LINKED
 from dl.cli.links import GOOD, links_of
-from dl.cli.modules import image_of
+from dl.cli.modules import image_of, search_path
 from dl.cli.named import tree_by_name
-from dl.cli.run import library_path_option, module_path_option, search_path
+from dl.cli.run import library_path_option, module_path_option
 from dl.cli.tree import CYCLE, REPEATED, Node
 from dl.errors import DlError, LibraryNotFoundError
 from dl.link.rehearse import Link

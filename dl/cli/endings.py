@@ -20,9 +20,7 @@ from __future__ import annotations
 
 import os
 import sys
-import traceback
-
-import click
+from typing import TYPE_CHECKING
 
 from dl.cli.console import print_error, print_note
 from dl.errors import (
@@ -35,6 +33,10 @@ from dl.errors import (
     ProgramExited,
     TrapError,
 )
+from dl.text import runs
+
+if TYPE_CHECKING:
+    import click
 
 NOT_BUILT = 1
 TIMED_OUT = 124
@@ -78,9 +80,13 @@ def report(error: BaseException) -> int:
 
 def _report(error: BaseException) -> int:
     if os.environ.get("DLRUN_TRACEBACK") == "1":
+        import traceback  # noqa: PLC0415  seldom asked for
+
         traceback.print_exception(error)
     if isinstance(error, ProgramExited):
         return program_code(error.code)
+    import click  # noqa: PLC0415  slow, and most programs end by themselves
+
     if isinstance(error, click.ClickException):
         _report_usage(error)
         return USAGE
@@ -130,7 +136,7 @@ def _nobody_reads() -> int:
 def _report_usage(error: click.ClickException) -> None:
     message = error.format_message().strip()
     message = message[:1].lower() + message[1:].rstrip(".")
-    context = error.ctx if isinstance(error, click.UsageError) else None
+    context = getattr(error, "ctx", None)  # of a UsageError
     command = context.command_path.removesuffix(" run") if context else "dlrun"
     print_error(f"{message} (try '{command} --help')")
 
@@ -139,5 +145,5 @@ def _report_trap(error: BaseException, trap: TrapError) -> None:
     print_error(
         f"guest trapped: {trap.reason}" if error is trap else str(error).replace(str(trap), trap.reason)
     )
-    for frame in trap.frames:
+    for frame in runs(trap.frames):
         print_note(f"at {frame}", style="dim")

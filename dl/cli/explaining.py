@@ -9,17 +9,17 @@ from typing import Any
 import click
 from rich.text import Text
 
-from dl.api.explain import BoundImport
 from dl.api.explain import explain as explained
 from dl.cli.console import output, print_note, shown
 from dl.cli.demangling import Demangler, demangle_option, demangler, is_named
 from dl.cli.endings import NOT_FOUND, NOT_LINKED
 from dl.cli.links import GOOD, links_of
-from dl.cli.modules import image_of
-from dl.cli.run import library_path_option, search_path
+from dl.cli.modules import image_of, search_path
+from dl.cli.run import library_path_option
 from dl.link.plan import LinkPlan
 from dl.link.rehearse import Link
 from dl.link.sources import described
+from dl.link.why import BoundImport
 
 
 @click.command(short_help="Show who asks for a symbol, who answers, and who else could.")

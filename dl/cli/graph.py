@@ -12,8 +12,8 @@ import click
 
 from dl.cli.demangling import Demangler, demangle_option, demangler
 from dl.cli.links import links_of
-from dl.cli.modules import image_of
-from dl.cli.run import library_path_option, search_path
+from dl.cli.modules import image_of, search_path
+from dl.cli.run import library_path_option
 from dl.link.plan import LinkPlan
 from dl.link.rehearse import Link
 

@@ -16,9 +16,9 @@ from dl.cli.console import output, shown
 from dl.cli.demangling import Demangler, demangle_option, demangler
 from dl.cli.endings import NOT_FOUND, NOT_LINKED
 from dl.cli.links import GOOD, links_as_json, links_of
-from dl.cli.modules import image_of
+from dl.cli.modules import image_of, search_path
 from dl.cli.report import describe
-from dl.cli.run import library_path_option, module_path_option, search_path
+from dl.cli.run import library_path_option, module_path_option
 from dl.cli.selection import Wanted, print_symbols
 
 _KINDS = {

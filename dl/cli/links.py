@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,7 @@ def links_of(
     *,
     engine: str | None = None,
     visit: Callable[[LinkPlan], object] = lambda _plan: None,
+    instead: Mapping[str, ModuleImage] | None = None,
 ) -> list[Link]:
     """Return what a program or library, and all that it needs, would be linked to; nothing of it is compiled or run.
 
@@ -36,6 +37,7 @@ def links_of(
         module_path: where modules are looked for by import names, before the program's own directory.
         engine: the engine's name; None for the default one.
         visit: called with the plan of the load, before it is undone.
+        instead: modules to take in the place of the files that have their identity.
 
     Raises:
         DlError: a module is missing, or cannot be linked whatever its imports mean.
@@ -51,6 +53,9 @@ def links_of(
     locator = new_locator(list(library_path), None, Limits())
     options = Options(memory=memory, cache=False, default_files=False, engine=engine)
     parts = assemble(None if side else image, locator, options)
+    if instead:
+        loaded = locator.loaded
+        locator.loaded = lambda identity: loaded(identity) or instead.get(identity)
     try:
         return rehearse(parts.program, image, main=not side, visit=visit)
     finally:

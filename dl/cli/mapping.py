@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 import click
 
 from dl.cli.endings import program_code
-from dl.cli.modules import contents, parsed
-from dl.cli.run import library_path_option, search_path
+from dl.cli.modules import contents, parsed, search_path
+from dl.cli.run import library_path_option
 from dl.dlfcn import DlFlags
 from dl.modules.kind import ModuleKind, kind_of
 from dl.options import MemoryType

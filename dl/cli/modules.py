@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import os
 import re
 import stat
@@ -11,10 +10,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from click.shell_completion import CompletionItem
-
 if TYPE_CHECKING:
     import click
+    from click.shell_completion import CompletionItem
 
     from dl.modules.image import ModuleImage
 
@@ -84,10 +82,27 @@ def meant_command(word: str, commands: Sequence[str]) -> str | None:
     """Return the command that a word that is neither command nor file may have meant; None if there is nothing like it."""
     if os.sep in word or "." in word or word.startswith("-") or os.path.exists(word):
         return None
+    import difflib  # noqa: PLC0415  only for messages
+
     close = difflib.get_close_matches(word, commands, 1, 0.7)
     return close[0] if close else None
 
 
 def complete_file(_context: click.Context, _parameter: Any, incomplete: str) -> list[CompletionItem]:
     """Tell a shell to complete names of files."""
+    from click.shell_completion import CompletionItem  # noqa: PLC0415  running a program needs no click
+
     return [CompletionItem(incomplete, type="file")]
+
+
+def search_path(given: tuple[list[Path], ...], program: str) -> list[Path]:
+    """Return where bare library names are looked for: what the user gave, then the program's own directory."""
+    from dl.modules.locate import split_path  # noqa: PLC0415  the help needs nothing of the linker
+
+    from_environment = split_path(os.environ.get("DLRUN_LIBRARY_PATH", ""))
+    return [*(directory for group in given for directory in group), *from_environment, Path(program).parent]
+
+
+def module_directories(given: Sequence[Sequence[Path]], program: str) -> list[Path]:
+    """Return where modules are looked for by name: what the user gave, then the program's own directory."""
+    return [*(directory for group in given for directory in group), Path(program).parent]

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dl.cli.run import module_directories
+from dl.cli.modules import module_directories
 from dl.cli.tree import CYCLE, REPEATED, Node
 from dl.errors import DlError, LinkError
 from dl.link.rehearse import Link

@@ -5,10 +5,12 @@ from __future__ import annotations
 import sys
 import threading
 from types import TracebackType
-
-from typing_extensions import Self
+from typing import TYPE_CHECKING
 
 from dl.cli.console import print_note
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 _SECONDS = 1.0
 """What nobody takes for a hang."""

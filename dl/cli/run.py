@@ -2,19 +2,13 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
-from dl.cli.endings import program_code
-from dl.cli.interrupt import ending_on_interrupt
-from dl.cli.live_map import held_back, live_map
-from dl.cli.modules import complete_file, contents, parsed
+from dl.cli.modules import complete_file
 from dl.cli.params import (
-    PAGE_BYTES,
     directories,
     engine_option,
     limits_of_program,
@@ -23,22 +17,8 @@ from dl.cli.params import (
     taken_limits,
     variable,
 )
-from dl.cli.tracing import tracing
-from dl.options import DEFAULT_STACK_BYTES, MemoryType
-
-if TYPE_CHECKING:
-    from dl.linker import Linker
-
-_STACK_STEP = 1024
-
-
-def search_path(given: tuple[list[Path], ...], program: str) -> list[Path]:
-    """Return where bare library names are looked for: what the user gave, then the program's own directory."""
-    from dl.modules.locate import split_path  # noqa: PLC0415  the help needs nothing of the linker
-
-    from_environment = split_path(os.environ.get("DLRUN_LIBRARY_PATH", ""))
-    return [*(directory for group in given for directory in group), *from_environment, Path(program).parent]
-
+from dl.cli.trace_options import OptionalTrace, trace_options
+from dl.options import DEFAULT_STACK_BYTES
 
 library_path_option = click.option(
     "-L",
@@ -60,12 +40,8 @@ module_path_option = click.option(
 )
 
 
-def module_directories(given: Sequence[Sequence[Path]], program: str) -> list[Path]:
-    """Return where modules are looked for by name: what the user gave, then the program's own directory."""
-    return [*(directory for group in given for directory in group), Path(program).parent]
-
-
 @click.command(
+    cls=OptionalTrace,
     context_settings={"allow_interspersed_args": False, "help_option_names": ["-h", "--help"]},
     options_metavar="[OPTIONS]",
     short_help="Link a program and run it (the default).",
@@ -170,12 +146,23 @@ def module_directories(given: Sequence[Sequence[Path]], program: str) -> list[Pa
     is_flag=True,
     help="Neither use compiled code that is kept on disk nor keep it; see dlrun cache.",
 )
-@click.option("--trace", is_flag=True, help="Write every link step to standard error.")
+@trace_options
+@click.option(
+    "--timeline",
+    "timeline_file",
+    metavar="FILE",
+    help="Write what threads, loads and barriers took as a Chrome trace, for a trace viewer; %p in its name is the process.",
+)
 @click.option(
     "--map",
     "map_file",
     metavar="FILE",
     help="Write a page that shows memory and table when the program is linked, at each SIGUSR1, and at its end.",
+)
+@click.option(
+    "--trust-compiled",
+    is_flag=True,
+    help="Use compiled code in an archive of dlrun bundle. It is run as it is: only of archives that you trust.",
 )
 @click.argument("program", metavar="APP.WASM", shell_complete=complete_file)
 @click.argument(
@@ -203,136 +190,46 @@ def run(
     function: str | None,
     engine: str | None,
     no_cache: bool,
-    trace: bool,
+    trace: frozenset[str] | None,
+    trace_format: str,
+    trace_output: str | None,
+    timeline_file: str | None,
     map_file: str | None,
+    trust_compiled: bool,
     **limits: int | None,
 ) -> int:
     """Link a program and run it.
 
-    Everything after APP.WASM belongs to the program, also what looks like an option.
+    Everything after APP.WASM belongs to the program, also what looks like an option. APP.WASM may be what dlrun bundle made.
     """
-    from dl.api.deadlines import bounded  # noqa: PLC0415  the help needs nothing of the linker
-    from dl.cli.progress import SlowNotice  # noqa: PLC0415  the help prints in no colours
-    from dl.linker import Linker  # noqa: PLC0415
+    from dl.cli.running import Running, run_program  # noqa: PLC0415  the help needs nothing of the linker
 
-    if timeout is not None and interrupts is False:
-        raise click.UsageError(
-            "--timeout needs a program that can be interrupted, which --no-interrupts forbids"
-        )
-    for text in (program, *arguments, *(part for pair in variables for part in pair)):
-        _check_text(text)
-    given = contents(program)
-    source = program if given is None else given
-    named = bool(module_path) and wamr_mode is None
-    by_name = named and _is_ordinary(source, program)
-    memory = None if by_name else _memory(source, program, memory_min, memory_max)
-    if by_name and (memory_min or memory_max or preload):
-        raise click.UsageError(
-            "--memory-min, --memory-max and --preload are for programs that are not linked by name"
-        )
-    libraries = search_path((*library_path, *module_path), program)
-    with (
-        held_back(map_file is not None),
-        tracing(trace),
-        ending_on_interrupt() as ctrl_c,
-        SlowNotice(program, kept=not no_cache) as notice,
-        Linker(
-            None if by_name else source,
-            name=None if by_name else program,
-            library_path=libraries,
-            module_path=module_directories(module_path, program) if named else (),
-            args=(program,) if function else (program, *arguments),
-            env={**(os.environ if inherit_env else {}), **dict(variables)},
-            preopens=dict(preopens),
-            stack_size=stack_size + -stack_size % _STACK_STEP,
-            side_memory=side_memory,
-            interrupts=True if timeout is not None else interrupts,
-            engine=engine,
-            cache=not no_cache,
-            memory=memory,
-            default_files=not no_default_files,
-            bind="now" if bind_now else "lazy",
-            preload=preload,
-            guest_dlfcn=guest_dlfcn,
-            limits=taken_limits(limits),
-            wamr=wamr_mode,
-        ) as linker,
-        ctrl_c.to(linker.parts.process),
-        live_map(linker, map_file),
-        bounded(linker, linker.main_group.own, program, timeout, None),
-    ):
-        notice.stop()
-        if by_name:
-            return run_by_name(linker, source, program, function, arguments)
-        if function is not None:
-            from dl.cli.invoke import function_of, invoke  # noqa: PLC0415  running needs nothing of it
-
-            return invoke(lambda: function_of(linker, function), function, arguments)
-        return program_code(linker.main_group.run())
-
-
-def _is_ordinary(source: str | bytes, program: str) -> bool:
-    """Whether a program is an ordinary module with a memory of its own, and not a main module that libraries are linked to.
-
-    Raises:
-        DlError: it cannot be read.
-    """
-    from dl.engine.preview1 import WASIX  # noqa: PLC0415  the help needs nothing of the linker
-
-    wasm = parsed(source, program).wasm
-    needs_program = any(e.module == WASIX or (e.module, e.kind) == ("env", "memory") for e in wasm.imports)
-    return wasm.dylink is None and not needs_program
-
-
-def run_by_name(
-    linker: Linker, source: str | bytes, program: str, function: str | None, arguments: Sequence[str]
-) -> int:
-    """Link a program by import names, and run it or call one of its functions, or `$module$function`; return the exit code.
-
-    Raises:
-        DlError: it cannot be linked, or ended by an error.
-    """
-    instance = linker.instantiate(source, name=program)
-    if function is None:
-        return program_code(instance.run())
-    from dl.cli.invoke import invoke  # noqa: PLC0415  running needs nothing of it
-
-    found = instance.lookup(function)
-    return invoke(lambda: (found, found.type), function, arguments)
-
-
-def _check_text(text: str) -> None:
-    """Check that the program can get a text: WASI passes UTF-8.
-
-    Raises:
-        click.UsageError: it cannot.
-    """
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        raise click.UsageError(f"{os.fsencode(text)!r} is not UTF-8, which programs take") from None
-
-
-def _memory(source: str | bytes, program: str, least: int | None, most: int | None) -> MemoryType | None:
-    """Return the memory to provide, from the type of the one that the program imports.
-
-    Raises:
-        click.UsageError: the program defines its own, or the sizes contradict each other.
-        DlError: the program cannot be read.
-    """
-    if least is None and most is None:
-        return None
-    from dl.wasm.types import MemoryType as WasmMemoryType  # noqa: PLC0415
-
-    imported = next(
-        (e.type for e in parsed(source, program).wasm.imports if isinstance(e.type, WasmMemoryType)),
-        None,
+    said = Running(
+        library_path=library_path,
+        preopens=preopens,
+        variables=variables,
+        inherit_env=inherit_env,
+        timeout=timeout,
+        stack_size=stack_size,
+        memory_min=memory_min,
+        memory_max=memory_max,
+        side_memory=side_memory,
+        interrupts=interrupts,
+        bind_now=bind_now,
+        preload=preload,
+        guest_dlfcn=guest_dlfcn,
+        no_default_files=no_default_files,
+        wamr_mode=wamr_mode,
+        module_path=module_path,
+        function=function,
+        engine=engine,
+        no_cache=no_cache,
+        trace=trace,
+        trace_format=trace_format,
+        trace_output=trace_output,
+        timeline_file=timeline_file,
+        map_file=map_file,
+        trust_compiled=trust_compiled,
+        limits=taken_limits(limits),
     )
-    if imported is None:
-        raise click.UsageError(
-            f"{program} defines its own memory: --memory-min and --memory-max have no effect"
-        )
-    pages = [None if value is None else -(-value // PAGE_BYTES) for value in (least, most)]
-    if pages[0] is not None and pages[1] is not None and pages[0] > pages[1]:
-        raise click.UsageError("--memory-min is more than --memory-max")
-    return MemoryType(pages[0] or 0, pages[1], imported.limits.shared)
+    return run_program(program, arguments, said)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 from rich.console import Console
@@ -12,6 +11,7 @@ from dl.cli.columns import print_columns
 from dl.cli.console import shown
 from dl.cli.demangling import Demangler, is_named
 from dl.modules.symbols import INTERNAL_EXPORTS
+from dl.records import dataclass
 
 _LINKED = ("env", "GOT.mem", "GOT.func")
 """Import modules of the dynamic linking convention; others are the host's."""

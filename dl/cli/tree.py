@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from typing import Any
+
+from dl.records import dataclass, field
 
 CYCLE, REPEATED = "cycle", "repeated"
 

@@ -29,7 +29,7 @@ MAGIC = b"dl-form\n"
 MOST_ENTRIES = 16
 """Ways of one module that a file holds; of more, the first ones are dropped."""
 
-_VERSION = 1
+_VERSION = 2
 _MOST_BYTES = 1 << 30
 _HEADER = struct.Struct("<8sII32s32s")
 """Magic, version, number of entries, digest of the module's bytes, digest of the engine's fingerprint."""

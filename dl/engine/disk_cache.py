@@ -1,10 +1,14 @@
 """Compiled code on disk, by content: a second process compiles nothing.
 
 A file holds the code of one module for one engine. Its name is the digest of the module's bytes and that of the engine's
-fingerprint (version, settings, machine). A header repeats both, with the length and the SHA-256 digest of the code, and all of
+fingerprint (version, settings, machine). A trailer repeats both, with the length and the SHA-256 digest of the code, and all of
 it is checked before the engine sees a byte: a file that is damaged, cut off, older, or of another engine counts as absent. The
 digest guards against accidents. Against people, only files that the user alone can have written are read; see
 `dl.engine.private_directory`.
+
+A file begins with the code, so that the engine can map it: processes that run the same program have its pages in common. What
+is checked is the open file, and what is mapped is that file. Nobody but the user could change it in between, or later, and
+nothing here ever writes to a file that has its name.
 
 Nothing here fails a link. What cannot be read is compiled, what cannot be written is compiled again next time, and a directory
 that is not private is not used; the log says why.
@@ -17,25 +21,32 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import mmap
 import os
 import struct
+import sys
 import threading
 import time
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import NamedTuple
+from typing import BinaryIO, NamedTuple
 
 from dl.engine.private_directory import TEMPORARY, NotPrivateError, PrivateDirectory, read_content
 from dl.engine.protocol import CompiledModule, Engine
 from dl.errors import EngineError
 from dl.forks import in_forked_child, renew
+from dl.records import dataclass
 
 log = logging.getLogger("dl.cache")
 
 VARIABLE = "DLRUN_CACHE"
 """Environment variable: the cache's directory, or `off`."""
+
+NAME = "wasix-dl"
+"""Name of the directory below the user's cache directory."""
+_CHANGE_THE_PLACE = frozenset({"XDG_CACHE_HOME", "ANDROID_DATA", "ANDROID_ROOT"})
+"""Environment variables on which it depends on Linux where the user's cache directory is, beside HOME."""
 
 MOST_BYTES = 1 << 30
 """Bytes that the directory may hold: some hundred programs with their C library."""
@@ -43,13 +54,16 @@ MOST_BYTES = 1 << 30
 _MOST_FILE_BYTES = 1 << 30
 _MOST_KNOWN = 1 << 16
 _TOUCH_SECONDS = 3600
+_MAPPED_BYTES = 64 << 10
+"""Size from which on code is mapped. Smaller code is copied: a mapping takes whole pages, and one map more of the process's."""
+
 _STALE_SECONDS = 3600
 """Age at which a file that was being written is taken for the remains of a process that died."""
 
 _SUFFIX = ".code"
 _MAGIC = b"dl-code\n"
-_VERSION = 1
-_HEADER = struct.Struct("<8sI32s32sQ32s")
+_VERSION = 2
+_TRAILER = struct.Struct("<8sI32s32sQ32s")
 """Magic, version, digest of the module, digest of the fingerprint, bytes of code, digest of the code."""
 
 
@@ -113,12 +127,11 @@ class DiskCache:
             return None
         try:
             with open(fd, "rb") as file:
-                code = _read(read_content(file, _MOST_FILE_BYTES), digest, fingerprint)
-                if code is None:
+                module = _loaded(engine, file, digest, fingerprint)
+                if module is None:
                     log.info("cache: %s not used: damaged or of another version", name)
                     return None
                 self._touch(file.fileno())
-            module = engine.deserialize(code)
         except (OSError, EngineError) as error:
             log.info("cache: %s not used: %s", name, error)
             return None
@@ -133,11 +146,11 @@ class DiskCache:
         name = _name(digest, fingerprint)
         try:
             code = engine.serialize(module)
-            header = _HEADER.pack(
+            trailer = _TRAILER.pack(
                 _MAGIC, _VERSION, digest, fingerprint, len(code), hashlib.sha256(code).digest()
             )
-            self._directory.write(name, (header, code))
-            self._grown(len(header) + len(code))
+            self._directory.write(name, (code, trailer))
+            self._grown(len(code) + len(trailer))
         except (OSError, NotPrivateError, EngineError) as error:
             log.info("cache: %s not kept: %s", name, error)
         self._note(engine, digest)  # also if it failed: this process does not try again
@@ -231,24 +244,45 @@ def _name(digest: bytes, fingerprint: bytes) -> str:
     return f"{digest.hex()}-{fingerprint[:8].hex()}{_SUFFIX}"
 
 
-def _read(data: bytes, digest: bytes, fingerprint: bytes) -> bytes | None:
-    """Return the code in a file's contents; None if they are not whole, or for something else."""
-    if len(data) < _HEADER.size:
+def _loaded(engine: Engine, file: BinaryIO, digest: bytes, fingerprint: bytes) -> CompiledModule | None:
+    """Return the code in a file; None if it is not whole, or for something else.
+
+    Raises:
+        EngineError: the engine refuses it.
+        OSError: it cannot be read.
+    """
+    size = os.fstat(file.fileno()).st_size
+    if _MAPPED_BYTES <= size <= _MOST_FILE_BYTES:
+        with mmap.mmap(file.fileno(), size, access=mmap.ACCESS_READ) as data:
+            length = _length(data, digest, fingerprint)
+        if length is None:
+            return None
+        module = engine.map_code(file.fileno(), length)
+        if module is not None:
+            return module
+    content = read_content(file, _MOST_FILE_BYTES)
+    length = _length(content, digest, fingerprint)
+    return None if length is None else engine.deserialize(content[:length])
+
+
+def _length(data: bytes | mmap.mmap, digest: bytes, fingerprint: bytes) -> int | None:
+    """Return the length of the code in a file's contents; None if they are not whole, or for something else."""
+    at = len(data) - _TRAILER.size
+    if at < 0:
         return None
-    magic, version, of_module, of_engine, length, of_code = _HEADER.unpack_from(data)
-    if (magic, version, of_module, of_engine) != (_MAGIC, _VERSION, digest, fingerprint):
+    magic, version, of_module, of_engine, length, of_code = _TRAILER.unpack_from(data, at)
+    if (magic, version, of_module, of_engine, length) != (_MAGIC, _VERSION, digest, fingerprint, at):
         return None
-    code = data[_HEADER.size :]
-    if len(code) != length or hashlib.sha256(code).digest() != of_code:
-        return None
-    return code
+    with memoryview(data) as view, view[:at] as code:
+        return at if hashlib.sha256(code).digest() == of_code else None
 
 
 def _matches_name(name: str, data: bytes) -> bool:
-    if len(data) < _HEADER.size:
+    at = len(data) - _TRAILER.size
+    if at < 0:
         return False
-    _, _, digest, fingerprint, _, _ = _HEADER.unpack_from(data)
-    return _name(digest, fingerprint) == name and _read(data, digest, fingerprint) is not None
+    _, _, digest, fingerprint, _, _ = _TRAILER.unpack_from(data, at)
+    return _name(digest, fingerprint) == name and _length(data, digest, fingerprint) is not None
 
 
 _lock = threading.Lock()
@@ -277,11 +311,19 @@ def cache_path(choice: bool | str | os.PathLike[str] = True) -> Path | None:
         if said == "off":
             return None
         if not said:
-            from platformdirs import user_cache_path  # noqa: PLC0415  not needed with a path, nor without a cache
-
-            return user_cache_path("wasix-dl", appauthor=False)
+            return _users_cache_path()
         choice = said
     return Path(os.path.abspath(os.path.expanduser(choice)))
+
+
+def _users_cache_path() -> Path:
+    """Return the user's cache directory, as `platformdirs` says it."""
+    home = os.environ.get("HOME", "")
+    if sys.platform == "linux" and os.path.isabs(home) and not _CHANGE_THE_PLACE & os.environ.keys():
+        return Path(home, ".cache", NAME)  # what it says then, without the 20 files that it imports
+    from platformdirs import user_cache_path  # noqa: PLC0415  not needed with a path, nor without a cache
+
+    return user_cache_path(NAME, appauthor=False)
 
 
 def open_cache(

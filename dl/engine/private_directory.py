@@ -23,7 +23,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import secrets
 import stat
 from pathlib import Path
 from typing import BinaryIO
@@ -132,7 +131,7 @@ class PrivateDirectory:
             OSError: it cannot be written.
         """
         self._check_own(os.fstat(self._fd), str(self.path))
-        aside = f".{secrets.token_hex(8)}{TEMPORARY}"
+        aside = f".{os.urandom(8).hex()}{TEMPORARY}"
         fd = os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_EXCL | _FILE, 0o600, dir_fd=self._fd)
         try:
             with open(fd, "wb") as file:

@@ -13,9 +13,9 @@ What must hold for every adapter is tested in `tests/contracts/`.
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Sequence
-from dataclasses import dataclass
 from typing import Any, Protocol
 
+from dl.records import dataclass
 from dl.wasm.types import FuncType, GlobalType, MemoryType, ValType
 
 
@@ -65,6 +65,8 @@ class Capabilities:
             a list of them.
         references: values of reference types cross into Python, see `Reference`; needs `externals`.
         stack_inspection: `Store.runs` can say no.
+        guest_wasi: WASI is called without Python: `HostFunctions.offer_wasi`, `Store.instantiate_with_wasi` and
+            `Store.provide_wasi`.
     """
 
     shared_memory: bool
@@ -78,6 +80,7 @@ class Capabilities:
     references: bool = False
     stack_inspection: bool = False
     memory64: bool = False
+    guest_wasi: bool = False
 
 
 @dataclass(frozen=True)
@@ -253,6 +256,16 @@ class HostFunctions(Protocol):
     def define_raw(self, namespace: str, name: str, kind: FuncType, function: RawFunction) -> None:
         """Define a function that works on its slots in place; it may block."""
 
+    def offer_wasi(self, namespace: str, memory: EngineMemory) -> None:
+        """Make preview 1, and a shared memory of the engine's, importable by what `Store.instantiate_with_wasi` instantiates.
+
+        Once, and only for engines with `guest_wasi`.
+
+        Args:
+            namespace: from where the memory is imported, as `memory`, by one instance of each store.
+            memory: the memory.
+        """
+
 
 class Store(Protocol):
     """One thread's instances. Used by one thread at a time; nothing in it is locked."""
@@ -352,6 +365,18 @@ class Store(Protocol):
     def enable_wasi(self, wasi: WasiOptions) -> None:
         """Own a WASI context: preview 1 functions become importable, under their own namespace."""
 
+    def instantiate_with_wasi(self, module: CompiledModule, name: str) -> EngineInstance:
+        """Instantiate a module that imports what `HostFunctions.offer_wasi` offers, host functions, and memories of this store.
+
+        It has no start function. Functions of WASI may be called once there is a context: see `provide_wasi`.
+
+        Raises:
+            InstantiationError: see `instantiate`.
+        """
+
+    def provide_wasi(self) -> None:
+        """Own a WASI context with nothing of the host's: no arguments, files or streams. For `instantiate_with_wasi`."""
+
     def on_interrupt(self, handler: Callable[[], None]) -> None:
         """Set what runs, on the store's thread and inside guest code, after `Engine.interrupt`.
 
@@ -421,6 +446,20 @@ class Engine(Protocol):
 
         Raises:
             EngineError: the engine notices that the bytes are not such code, or has no serialization.
+        """
+
+    def map_code(self, file: int, length: int) -> CompiledModule | None:
+        """Load code that `serialize` returned and that a file begins with, without a copy where engine and system can.
+
+        Processes that map the same file have its pages in common. The file must not be changed afterwards; it may be removed.
+        What `deserialize` says of the bytes holds here too.
+
+        Args:
+            file: an open descriptor, which may be closed afterwards.
+            length: bytes of the code; more may follow.
+
+        Returns:
+            None if code cannot be mapped here: read the file, and use `deserialize`.
         """
 
     def slots(self, count: int) -> Slots:

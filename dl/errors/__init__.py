@@ -28,15 +28,20 @@
     ├── ThreadExited                   the guest ended the calling thread
     ├── GuestThreadError               a thread of the guest ended abnormally, and the program with it
     ├── ProgramDeadlockedError         all threads of the program wait for each other
+    ├── WorkerLostError                the process that ran a function died
     ├── GroupEndedError                the instance group can run no more guest code
     │   └── ReplayFailedError          it could not make a link operation that all others have made
     ├── ValueConversionError           a Python value does not fit a WebAssembly signature
     ├── BuildError                     a tool that builds programs failed, or is missing
+    │   └── PatchError                 a module cannot be changed as was asked
+    ├── BundleError                    a bundle cannot be made, or is damaged or hostile
     ├── EngineError                    the engine failed, or refuses a configuration or a module
     ├── EngineNotFoundError            no engine of this name is installed
     ├── InternalError                  a fault of the linker itself, to be reported
+    ├── RemoteError                    an exception of another process that cannot be made again here
     └── LinkerUsageError               the API was used in a way it cannot serve
         ├── LinkerClosedError          the linker or group was closed
+        ├── SpecError                  a description of a program holds what no linker takes
         └── ProgramForkedError         the linker belongs to the parent of this process
 """
 
@@ -45,6 +50,8 @@ from __future__ import annotations
 from dl.errors.base import (
     DlError,
     InternalError,
+    RemoteError,
+    sendable,
 )
 from dl.errors.linking import (
     FinalizationError,
@@ -81,19 +88,24 @@ from dl.errors.running import (
     ThreadExited,
     TrapError,
     UncaughtExceptionError,
+    WorkerLostError,
 )
 from dl.errors.usage import (
     BuildError,
+    BundleError,
     EngineError,
     EngineNotFoundError,
     LinkerClosedError,
     LinkerUsageError,
+    PatchError,
     ProgramForkedError,
+    SpecError,
     ValueConversionError,
 )
 
 __all__ = [
     "BuildError",
+    "BundleError",
     "DlError",
     "DylinkError",
     "EngineError",
@@ -116,11 +128,14 @@ __all__ = [
     "MalformedModuleError",
     "MissingSymbol",
     "NotDynamicError",
+    "PatchError",
     "ProgramDeadlockedError",
     "ProgramExited",
     "ProgramForkedError",
+    "RemoteError",
     "ReplayFailedError",
     "ResourceLimitError",
+    "SpecError",
     "StalePointerError",
     "SymbolNotFoundError",
     "ThreadExited",
@@ -130,4 +145,6 @@ __all__ = [
     "UnresolvedSymbolsError",
     "UnsupportedModuleError",
     "ValueConversionError",
+    "WorkerLostError",
+    "sendable",
 ]

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from dl.errors.base import DlError
+from dl.records import dataclass
 from dl.text import MOST_LISTED, first_of, shown
 
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Sequence
 
 from dl.errors.base import DlError
-from dl.text import shown
+from dl.text import runs, shown
 
 
 class TrapError(DlError):
@@ -24,7 +25,7 @@ class TrapError(DlError):
         self.frames = tuple(frames)
 
     def __str__(self) -> str:
-        at = f" (in {' < '.join(self.frames[:8])})" if self.frames else ""
+        at = f" (in {' < '.join(runs(self.frames)[:8])})" if self.frames else ""
         return f"guest trapped: {self.reason}{at}"
 
 
@@ -174,3 +175,35 @@ class GuestTimeoutError(DlError, TimeoutError):
 
     def __str__(self) -> str:
         return f"{shown(self.function)} was stopped: it took longer than {self.limit:g} {self.unit}"
+
+
+class WorkerLostError(DlError):
+    """The process that ran a function died, or was killed with its pool; nobody knows how far the function came.
+
+    Attributes:
+        task: name of the function.
+        process: number of the process; 0 if none was there any more.
+        exit_code: its exit code; negative for the signal that ended it; None if that is not known.
+    """
+
+    def __init__(self, task: str, process: int, exit_code: int | None) -> None:
+        super().__init__(task, process, exit_code)
+        self.task = task
+        self.process = process
+        self.exit_code = exit_code
+
+    def __str__(self) -> str:
+        if self.exit_code is None:
+            how = "was ended"
+        elif self.exit_code < 0:
+            how = f"was ended by {_signal_name(-self.exit_code)}"
+        else:
+            how = f"ended with code {self.exit_code}"
+        return f"process {self.process} {how} while it ran {shown(self.task)}"
+
+
+def _signal_name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"

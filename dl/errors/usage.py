@@ -55,6 +55,23 @@ class LinkerUsageError(DlError):
     """The API was used in a way it cannot serve; the message says what to do instead."""
 
 
+class SpecError(LinkerUsageError):
+    """A description of a program holds what no linker takes, or names what is not there.
+
+    Attributes:
+        field: which field, and where in it, such as `imports['env']['log']`; empty for the whole.
+        reason: what is wrong with it.
+    """
+
+    def __init__(self, field: str, reason: str) -> None:
+        super().__init__(field, reason)
+        self.field = field
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return f"dl.Spec: {self.field}: {self.reason}" if self.field else f"dl.Spec: {self.reason}"
+
+
 class ProgramForkedError(LinkerUsageError):
     """A linker was used in a child made by `os.fork`; its threads, and whoever held its locks, stayed in the parent."""
 
@@ -65,3 +82,37 @@ class LinkerClosedError(LinkerUsageError):
 
 class BuildError(DlError):
     """A program or library cannot be built; the message is the tool's own, or says what is missing."""
+
+
+class PatchError(BuildError):
+    """A module cannot be changed as was asked; its file is as before.
+
+    Attributes:
+        module: name of the module.
+        reason: why, lower case, without the module's name.
+    """
+
+    def __init__(self, module: str, reason: str) -> None:
+        super().__init__(module, reason)
+        self.module = module
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return f"cannot patch {shown(self.module)}: {self.reason}"
+
+
+class BundleError(DlError):
+    """A bundle cannot be made, or is damaged, or asks for what no bundle may.
+
+    Attributes:
+        bundle: its path.
+        reason: why, lower case, without the bundle's name.
+    """
+
+    def __init__(self, bundle: str, reason: str) -> None:
+        super().__init__(bundle, reason)
+        self.bundle = bundle
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return f"bundle {shown(self.bundle)}: {self.reason}"

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from dl.glue.resolution import FromNamespace
+from dl.records import dataclass
 from dl.wasm.types import FuncType, GlobalType, Limits, TableType, TagType
 
 BASE_NAMESPACE = "base"

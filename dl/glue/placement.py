@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
 
 from dl.dlfcn import RTLD_DEFAULT, ModuleHandle
 from dl.glue.imports import ONWARD_TABLE, address, import_bases, with_index
@@ -18,6 +17,7 @@ from dl.glue.names import (
     module_namespace,
 )
 from dl.glue.resolution import Place
+from dl.records import dataclass, field
 from dl.wasm.encode import (
     ModuleBuilder,
     call,

@@ -5,10 +5,10 @@ A binding says how an import is satisfied in *any* group, so it names namespaces
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Final, TypeAlias
 
 from dl.dlfcn import ModuleHandle
+from dl.records import dataclass
 
 LINKER: Final = ModuleHandle(0)
 """Provider of what the linker itself defines: memory, table, stack pointer, bases, tags."""

@@ -9,10 +9,10 @@ then an instance.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from dl.engine.protocol import CompiledModule
 from dl.glue.names import ADDRESS_TO_NOTHING, ANY_TABLE, HOST_NAMESPACE, TableAndStack
+from dl.records import dataclass
 from dl.wasm.encode import (
     ModuleBuilder,
     call,

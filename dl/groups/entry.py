@@ -116,6 +116,11 @@ class Group:
         """Whether its thread may compute without having noticed a signal; takes no lock, since signal handlers ask."""
         return self.must_notice and (self.replica.state == GUEST or bool(self.replica.replaying))
 
+    def set_attention(self, *, wanted: bool) -> None:
+        """Say whether its thread's next call of the system interface must come to the host; from any thread."""
+        if self.instances.wasi is not None:
+            self.instances.wasi.set_attention(wanted=wanted)
+
     # safe points
 
     def _interrupted(self) -> None:

@@ -15,7 +15,7 @@ from dl.groups.entry import Group
 from dl.groups.errors import check_process, raises_dl_errors
 from dl.groups.libc_threads import LibcThreads
 from dl.groups.registry import Groups
-from threads import Event
+from threads import Event, recording
 
 
 class HostThread:
@@ -74,6 +74,12 @@ class HostThread:
             raise self._error
         return self._result
 
+    def __repr__(self) -> str:
+        state = "running" if self.is_alive() else "ended"
+        return (
+            f"<HostThread {self.name}, {state}{f' by {type(self._error).__name__}' if self._error else ''}>"
+        )
+
     def is_alive(self) -> bool:
         """Whether it still runs."""
         return not self.thread_done.is_set()
@@ -118,7 +124,8 @@ class HostThread:
                     if self._cancelled is not None:
                         group.replica.withdraw(self._cancelled)
                     self.raise_if_cancelled()
-                    self._result = function(group, *arguments)
+                    with recording.span("guest", "host thread", self.name):
+                        self._result = function(group, *arguments)
                 finally:
                     self.runs_in(None)
                     # While this thread still counts: a thread that waits for it must not be taken for deadlocked.

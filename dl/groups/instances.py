@@ -50,6 +50,7 @@ from dl.groups.slot_functions import SlotFunctions
 from dl.groups.thread_locals import ThreadLocals
 from dl.modules.linked_module import LinkedModule
 from dl.modules.symbols import DataSymbol, FunctionSymbol, Symbol, TlsSymbol, exported_tags
+from dl.program.guest_wasi import StoreWasi
 from dl.program.limbo import Subject, Visitor
 from dl.program.operations import (
     HoldIndices,
@@ -81,6 +82,7 @@ class Instances:
         first: whether an operation is applied as its instigator does, before any other group.
         stack_top: upper end of the thread's shadow stack, bytes; None while it has none.
         externals: its instances and externals that are objects of the user's.
+        wasi: what the thread answers of WASI by itself; None for nothing.
     """
 
     def __init__(
@@ -105,7 +107,10 @@ class Instances:
         self._slots = SlotFunctions(self._store)
         self.externals = GroupExternals(self._store)
         self._closed_functions = ClosedFunctions(self._store)
+        self.wasi: StoreWasi | None = None
         try:
+            if program.guest_wasi is not None:
+                self.wasi = program.guest_wasi.in_store(self._store)
             if program.main.makes_table:
                 self._define_base()
         except BaseException:
@@ -125,6 +130,8 @@ class Instances:
         self._by_handle.clear()
         self._base = None
         self.externals = GroupExternals(self._store)
+        if self.wasi is not None:
+            self.wasi.close()
         self._store.close()
         self._thread_locals.free_all()
 

@@ -20,7 +20,6 @@ import logging
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
 from threading import get_ident
 
 from dl.errors import DlError, ResourceLimitError, ThreadExited
@@ -29,6 +28,7 @@ from dl.groups.endings import PATIENCE_SECONDS
 from dl.groups.entry import Group
 from dl.groups.registry import Groups
 from dl.modules.linked_module import LinkedModule
+from dl.records import dataclass
 from dl.wasm.types import FuncType
 
 log = logging.getLogger("dl.threads")

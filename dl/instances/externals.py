@@ -8,7 +8,6 @@ what its own instances see (see docs/instances.md, "Threads").
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from threading import get_ident
 from typing import TYPE_CHECKING, Any, ClassVar, cast
 
@@ -16,6 +15,7 @@ from dl.engine.protocol import EngineMemory
 from dl.errors import LinkerUsageError, ResourceLimitError, ValueConversionError
 from dl.instances.reach import Reach
 from dl.program.operations import ExternalSource
+from dl.records import replace
 from dl.wasm.matching import LinkType
 from dl.wasm.types import ExternType, FuncType, GlobalType, MemoryType, TableType, TagType
 from memory import LinearMemory

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from dl.errors import ImportTypeError, LinkerUsageError, MissingSymbol, ProgramExited, SymbolNotFoundError
@@ -12,6 +11,7 @@ from dl.instances.rules import Initialize
 from dl.modules.image import ModuleImage
 from dl.options import parse_signature
 from dl.program.main_module import START
+from dl.records import dataclass
 from dl.wasm.records import Export, Import
 from dl.wasm.types import FuncType
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
 
 from dl.engine.protocol import CompiledModule
 from dl.engine.requirements import check_capabilities
@@ -47,6 +46,7 @@ from dl.link.host_libraries import module_image
 from dl.modules.construction import Construction
 from dl.options import ModuleSource
 from dl.program.operations import Instantiate, instance_namespace
+from dl.records import dataclass, field
 from dl.wasix.system import System
 from dl.wasm.matching import LinkType, export_type
 from dl.wasm.module import WasmModule

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 from dl.dlfcn import MAIN_HANDLE, AddressKind
 from dl.errors import SymbolNotFoundError
@@ -28,6 +27,7 @@ from dl.modules.symbols import (
     functions_without_index,
 )
 from dl.program.state import LinkerState
+from dl.records import dataclass
 from dl.wasm.dylink import SymbolFlags
 from dl.wasm.module import WasmModule
 

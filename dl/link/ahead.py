@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 
 from dl.engine import chosen_engine
 from dl.engine.code_cache import Compiler, content_digest
@@ -16,6 +15,7 @@ from dl.modules.kind import ModuleKind, check_side_module, kind_of
 from dl.modules.locate import Locator, requester_of
 from dl.options import DEFAULT_STACK_BYTES, MemoryType
 from dl.program.main_module import MainModule, describe_main
+from dl.records import dataclass
 from dl.wasm.types import MemoryType as WasmMemoryType
 from dl.wasm.wait_table import with_wait_table
 

@@ -16,7 +16,6 @@ import logging
 import threading
 import weakref
 from collections.abc import Callable
-from dataclasses import dataclass
 
 from dl.dlfcn import MAIN_HANDLE, ModuleHandle
 from dl.errors import DlError, FinalizationError, SymbolNotFoundError, TrapError, UnresolvedCallError
@@ -26,6 +25,7 @@ from dl.link.sources import find_symbol
 from dl.modules.linked_module import LinkedModule
 from dl.modules.symbols import FunctionSymbol
 from dl.program.host_symbols import FINALIZERS, SystemFunction
+from dl.records import dataclass
 from dl.wasm.types import FuncType
 
 log = logging.getLogger("dl.link")

@@ -6,7 +6,6 @@ import contextlib
 import itertools
 import logging
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
 
 from dl.engine.code_cache import Compiler
 from dl.engine.compiled_form import leave_form, load_form
@@ -25,6 +24,7 @@ from dl.modules.kind import check_side_module
 from dl.modules.linked_module import LinkedModule
 from dl.modules.locate import requester_of
 from dl.program.program import Program
+from dl.records import dataclass, field
 from dl.wasm.rewrite import numbered_copy, rename_imports, uses_legacy_exceptions
 from memory import Block
 from threads import uninterrupted

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
+from typing import TypeVar
 
 from dl.dlfcn import MAIN_HANDLE, RTLD_DEFAULT, RTLD_NEXT, ModuleHandle
 from dl.errors import InvalidHandleError, LinkerUsageError, SymbolNotFoundError
 from dl.link.sources import find_symbol, scope_of
+from dl.link.why import symbols_log
 from dl.modules.linked_module import LinkedModule, breadth_first
 from dl.modules.symbols import Symbol
 from dl.program.state import LinkerState
+
+_HANDLES: dict[int, str] = {RTLD_DEFAULT: "RTLD_DEFAULT", RTLD_NEXT: "RTLD_NEXT"}
 
 
 def look_up(
@@ -39,19 +44,59 @@ def look_up(
         asking = module_of_handle(state, caller)
         known = None if asking.deep_bind else state.global_symbols.get(name)
         if known is not None:
-            return known
+            return _told(state, handle, name, known, ())
         scope = list(dict.fromkeys((*scope_of(asking, state.global_scope), *state.trees_with(asking))))
     elif handle == RTLD_DEFAULT or (handle == MAIN_HANDLE and tree):
         known = state.global_symbols.get(name)
         if known is not None:
-            return known
+            return _told(state, handle, name, known, ())
         scope = state.global_scope.copy()  # which other threads lengthen
     else:
         module = module_of_handle(state, handle)
         scope = breadth_first([module]) if tree else [module]
-    symbol = find_symbol(name, scope)
+    symbol = _told(state, handle, name, find_symbol(name, scope), scope)
     if symbol is None:
         raise SymbolNotFoundError(name, [module.name for module in scope])
+    return symbol
+
+
+Found = TypeVar("Found", bound=Symbol | None)
+
+
+def _told(
+    state: LinkerState, handle: int, name: str, symbol: Found, searched: Sequence[LinkedModule]
+) -> Found:
+    """Tell the logger of a look-up; return what it has found.
+
+    Args:
+        state: the program's.
+        handle: where it was looked for.
+        name: the symbol.
+        symbol: what was found.
+        searched: the modules of the scope; empty for the global scope, whose symbols are in one table.
+    """
+    if symbols_log.isEnabledFor(logging.DEBUG):
+        found = None if symbol is None else state.modules.get(symbol.module)
+        names = []
+        for module in searched or state.global_scope.copy():
+            names.append(module.name)
+            if module is found:
+                break
+        symbols_log.debug(
+            "dlsym(%s, %s): looked for in %s: %s",
+            _HANDLES.get(handle, handle),
+            name,
+            ", ".join(names),
+            "not found" if symbol is None else f"found in {found.name if found else 'what is gone'}",
+            extra={
+                "fields": {
+                    "symbol": name,
+                    "handle": int(handle),
+                    "searched": names,
+                    "found": symbol is not None,
+                }
+            },
+        )
     return symbol
 
 

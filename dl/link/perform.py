@@ -17,14 +17,16 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Mapping
 from types import TracebackType
-
-from typing_extensions import Self
+from typing import TYPE_CHECKING
 
 from dl.groups.entry import Group
 from dl.program.operations import DlOperation
 from dl.program.program import Program
 from dl.program.state import Undo
 from threads import protect, unwound_whole
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 
 class Change:

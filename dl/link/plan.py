@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 
 from dl.dlfcn import DlFlags
 from dl.glue.placement import PlacedFunction
@@ -11,6 +10,7 @@ from dl.link.perform import Change
 from dl.modules.linked_module import LinkedModule
 from dl.modules.locate import SearchPolicy
 from dl.program.program import Program
+from dl.records import dataclass, field
 
 
 @dataclass(frozen=True)

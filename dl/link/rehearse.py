@@ -6,7 +6,6 @@ So the answer is the resolver's own. The load is undone afterwards.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 
 from dl.dlfcn import DlFlags
 from dl.errors import DlError
@@ -20,6 +19,7 @@ from dl.link.resolve import Resolver, define_reexports, is_weak
 from dl.modules.image import ModuleImage
 from dl.modules.locate import SearchPolicy
 from dl.program.program import Program
+from dl.records import dataclass
 from dl.wasm.records import Import
 
 

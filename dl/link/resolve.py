@@ -19,7 +19,6 @@ together.
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable
 from functools import partial
 from typing import TypeAlias
@@ -62,6 +61,7 @@ from dl.link.sources import (
     UserImports,
     scope_of,
 )
+from dl.link.why import trace_bindings, trace_stub
 from dl.modules.linked_module import LinkedModule, StubTarget
 from dl.modules.symbols import FunctionSymbol, element_positions, exported_imports
 from dl.program.events import EventKind
@@ -70,8 +70,6 @@ from dl.program.state import LazyAddress
 from dl.wasm.encode import is_encodable
 from dl.wasm.records import Import
 from dl.wasm.types import FuncType, GlobalType, MemoryType, TableType, TagType
-
-log = logging.getLogger("dl.link")
 
 _LAZY = "dl.lazy"
 """Stands for a namespace where a function's address is one that nothing defines yet; no module can import from it."""
@@ -125,11 +123,7 @@ class Resolver:
             ImportTypeError: a definition has another type than the import.
             UnsupportedModuleError: an import of a kind or type that cannot be served.
         """
-        bindings = tuple(self.bind_import(module, entry) for entry in module.wasm.imports)
-        if log.isEnabledFor(logging.DEBUG):
-            for entry, binding in zip(module.wasm.imports, bindings, strict=True):
-                log.debug("%s: %s is %s", module.name, label(entry), self.described(binding))
-        return bindings
+        return tuple(self.bind_import(module, entry) for entry in module.wasm.imports)
 
     def bind_import(self, module: LinkedModule, entry: Import) -> Binding:
         """Return what one import means; see `bind`."""
@@ -377,6 +371,7 @@ def resolve_imports(plan: LinkPlan) -> None:
         searched = [module.name for module in scope_of(plan.opened, global_scope)]
         raise UnresolvedSymbolsError(plan.opened.name, resolver.missing, searched)
     plan.table_length = state.table.reach()
+    trace_bindings(plan.program, plan.new, plan)
 
 
 def define_reexports(plan: LinkPlan, resolver: Resolver) -> None:
@@ -463,7 +458,7 @@ def _stub_target(
         late = StubTarget(place(module, entry, elsewhere), HOST)
         target = state.bind_stub(module, position, lambda: late)
     if fresh and target is not None:
-        log.info("%s: %s bound at its first call to table index %d", module.name, entry.name, target.address)
+        trace_stub(program, module, position)
         events = program.events
         if events.listening:
             provider = state.module(target.provider)

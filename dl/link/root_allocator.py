@@ -8,11 +8,11 @@ An object's size is in the four bytes before it.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 
 from dl.groups.entry import Group
 from dl.modules.linked_module import LinkedModule
 from dl.program.main_module import RootNames
+from dl.records import dataclass
 from dl.wasm.module import WasmModule
 from dl.wasm.types import FuncType
 from memory import LinearMemory

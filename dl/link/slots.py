@@ -9,8 +9,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from types import TracebackType
-
-from typing_extensions import Self
+from typing import TYPE_CHECKING
 
 from dl.engine.protocol import CompiledModule
 from dl.groups.entry import Group
@@ -19,6 +18,9 @@ from dl.link.perform import Change
 from dl.program.closure_slots import SLOTS_PER_GROWTH, ClosureSlots
 from dl.program.operations import DlOperation, GrowTable, SetSlot
 from threads import Replica, protect, uninterrupted, unwound_whole
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 log = logging.getLogger("dl.link")
 

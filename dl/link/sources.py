@@ -7,7 +7,6 @@ error and not a miss: an import means the first definition of its name.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import replace
 
 from dl.dlfcn import MAIN_HANDLE, ModuleHandle
 from dl.errors import ImportTypeError, SymbolNotFoundError, UnsupportedModuleError
@@ -27,6 +26,7 @@ from dl.modules.linked_module import LinkedModule
 from dl.modules.symbols import DataSymbol, FunctionSymbol, GlobalSymbol, Symbol, TagSymbol, TlsSymbol
 from dl.program.host_symbols import ATOMICS, FINALIZERS, HostSymbols
 from dl.program.main_module import MainModule
+from dl.records import replace
 from dl.wasm.matching import export_type, host_fits, import_type, limits_fit
 from dl.wasm.records import Import
 from dl.wasm.types import FuncType, GlobalType, Limits, MemoryType, TableType, TagType

@@ -19,7 +19,8 @@ import errno
 import os
 import stat
 from collections.abc import Iterator
-from dataclasses import dataclass
+
+from dl.records import dataclass
 
 MAX_PATH_BYTES = 4095
 """Longest path, in bytes without a terminator: Linux's `PATH_MAX` less one."""

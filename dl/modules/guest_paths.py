@@ -11,11 +11,11 @@ import os
 import posixpath
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 
 from dl.errors import ResourceLimitError
 from dl.modules.beneath import Identity, Place, absolute, identity_of, too_long
+from dl.records import dataclass, field
 
 MAX_SEARCH_BYTES = 32768
 """Longest search path that a guest may give, in bytes."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Container, Iterable
-from dataclasses import dataclass, field
 
 from dl.dlfcn import RTLD_DEFAULT, ModuleHandle
 from dl.engine.protocol import CompiledModule
@@ -12,6 +11,7 @@ from dl.glue.resolution import Binding
 from dl.modules.construction import Construction
 from dl.modules.image import ModuleImage
 from dl.modules.symbols import NO_SYMBOLS, ModuleSymbols, functions_without_index
+from dl.records import dataclass, field
 from dl.wasm.dylink import DylinkInfo
 from dl.wasm.module import WasmModule
 from memory import Block, Region

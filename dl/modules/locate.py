@@ -17,7 +17,6 @@ import posixpath
 import re
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 
 from dl.errors import LibraryNotFoundError, LinkError, LinkerUsageError
@@ -34,6 +33,7 @@ from dl.modules.beneath import (
 from dl.modules.guest_paths import LIBRARY_PATH, MAX_SEARCH_DIRECTORIES, GuestPaths
 from dl.modules.image import ModuleImage, image_from_bytes, image_from_opened
 from dl.modules.reading import ReadBudget
+from dl.records import dataclass, field
 
 log = logging.getLogger("dl.link")
 
@@ -93,6 +93,9 @@ class SearchPolicy:
         return cls(guest.directories(search, name), guest, by_guest=True)
 
 
+THE_HOST, ANYWHERE = Requester(), SearchPolicy()
+
+
 def requester_of(image: ModuleImage) -> Requester:
     """Return a module as the one that looks for the libraries it needs."""
     origin = image.path.parent if image.path else None
@@ -145,8 +148,8 @@ class Locator:
     def find(
         self,
         name: str,
-        requester: Requester = Requester(),
-        policy: SearchPolicy = SearchPolicy(),
+        requester: Requester = THE_HOST,
+        policy: SearchPolicy = ANYWHERE,
         known: Callable[[str], ModuleImage | None] = lambda _name: None,
     ) -> ModuleImage:
         """Find a library; read and parse it, unless it is loaded.

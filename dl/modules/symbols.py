@@ -9,10 +9,10 @@ the offset from its TLS base).
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 from dl.dlfcn import RTLD_DEFAULT, ModuleHandle
+from dl.records import dataclass
 from dl.wasm.const_expr import evaluate
 from dl.wasm.dylink import SymbolFlags
 from dl.wasm.module import WasmModule, parse_module

@@ -8,7 +8,6 @@ from __future__ import annotations
 import threading
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
 
 from dl.engine.code_cache import Compiler
 from dl.engine.protocol import CompiledModule
@@ -19,6 +18,7 @@ from dl.glue.trampolines import (
 )
 from dl.program.main_module import MainModule
 from dl.program.operations import SetSlot
+from dl.records import dataclass
 from dl.wasm.types import FuncType
 
 SLOTS_PER_GROWTH = 100

@@ -7,10 +7,8 @@ one engine function.
 
 from __future__ import annotations
 
-import difflib
 import threading
 from collections.abc import Callable, Container, Mapping
-from dataclasses import dataclass
 from typing import Any
 
 from dl.engine.protocol import HostFunctions, RawFunction
@@ -19,6 +17,7 @@ from dl.glue.imports import taking_caller
 from dl.glue.names import HOST_NAMESPACE
 from dl.glue.resolution import HOST, FromNamespace
 from dl.options import HostFunction, HostImports
+from dl.records import dataclass
 from dl.wasm.matching import host_fits
 from dl.wasm.types import FuncType
 
@@ -107,6 +106,8 @@ class HostSymbols:
 
     def similar(self, namespace: str, name: str) -> str:
         """Return what a user gave under much the same names, as text; empty if there is nothing like it."""
+        import difflib  # noqa: PLC0415  only for messages
+
         wanted = f"{ENV if namespace.startswith('GOT.') else namespace}.{name}"
         given = [f"{ns}.{field}" for ns, names in self._given.items() for field in names]
         close = difflib.get_close_matches(wanted[:_MOST_COMPARED], given, 1, 0.8)

@@ -11,8 +11,9 @@ from __future__ import annotations
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 from typing import Protocol, TypeAlias
+
+from dl.records import dataclass
 
 Subject: TypeAlias = tuple[int, ...]
 """What is taken out together: handles of modules."""

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Container, Mapping
-from dataclasses import dataclass, field, replace
 from typing import ClassVar
 
 from dl.dlfcn import MAIN_HANDLE
@@ -29,6 +28,7 @@ from dl.limits import Limits as ProgramLimits
 from dl.modules.kind import check_address_width
 from dl.options import MAX_PAGES, MemoryType
 from dl.program.table import RESERVED_TABLE_SLOTS
+from dl.records import dataclass, field, replace
 from dl.wasm.module import WasmModule
 from dl.wasm.records import Export
 from dl.wasm.types import Limits, TableType
@@ -59,6 +59,8 @@ class RootNames:
     realloc: tuple[str, ...] = ("realloc",)
     assemblyscript: bool = False
 
+
+C_NAMES = RootNames()
 
 ASSEMBLYSCRIPT_NAMES = RootNames(
     "__user_stack_pointer",
@@ -197,7 +199,7 @@ def describe_main(
     memory: MemoryType | None,
     stack_size: int,
     limits: ProgramLimits | None = None,
-    names: RootNames = RootNames(),
+    names: RootNames = C_NAMES,
 ) -> MainModule:
     """Decide what a main module is and where everything goes.
 
@@ -356,7 +358,7 @@ def _wait_slots(memory_type: WasmMemoryType | None, first: int) -> dict[str, int
 
 
 def _static(
-    module: WasmModule, memory: MemoryType | None, stack_size: int, names: RootNames = RootNames()
+    module: WasmModule, memory: MemoryType | None, stack_size: int, names: RootNames = C_NAMES
 ) -> Static:
     refusals: list[str] = []
     memory_type, exported = _static_memory(module, memory, refusals)

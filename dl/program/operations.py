@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Any, Protocol, TypeAlias
 
 from dl.dlfcn import ModuleHandle
@@ -20,6 +19,7 @@ from dl.glue.trap_functions import TrapFunctions
 from dl.modules.linked_module import LinkedModule
 from dl.program.limbo import Subject
 from dl.program.resting import Rest, RestingIndices
+from dl.records import dataclass
 from dl.wasm.types import GlobalType
 
 

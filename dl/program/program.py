@@ -9,8 +9,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
 
 from dl.dlfcn import MAIN_HANDLE
 from dl.engine.code_cache import CodeStore, Compiler
@@ -27,6 +26,7 @@ from dl.errors import EngineError, LinkerClosedError, LinkerUsageError, NotDynam
 from dl.glue.base import base_module
 from dl.glue.names import BASE_NAMESPACE
 from dl.glue.placement import PlacedFunction, placement_module
+from dl.glue.resolution import FromNamespace
 from dl.limits import Limits
 from dl.modules.guest_paths import GuestPaths
 from dl.modules.linked_module import LinkedModule
@@ -34,6 +34,7 @@ from dl.modules.locate import Locator
 from dl.options import MAX_PAGES, SideMemorySource
 from dl.program.compiling import Compiling
 from dl.program.events import Events
+from dl.program.guest_wasi import GuestWasi
 from dl.program.host_symbols import ATOMICS, HostSymbols
 from dl.program.import_names import ImportNames
 from dl.program.limbo import Limbo
@@ -44,6 +45,7 @@ from dl.program.side_memory import GrownMemory, GuestAllocator, SideMemory
 from dl.program.state import LinkerState
 from dl.program.table import TableSpace
 from dl.program.wasi import SharedWasi, WasiCalls, add_forwarder, direct_wasi, forwarded_wasi
+from dl.records import dataclass, field
 from memory import LinearMemory
 from threads import DeadlockError, FutexTable, Rendezvous, Waits
 
@@ -132,6 +134,7 @@ class Program:
         waits: every wait of the program.
         futexes: waits at addresses of the shared memory.
         state: modules, names, table indices: what linking changes.
+        guest_wasi: the WASI that its threads answer without leaving WebAssembly; None for none.
         wasi: its WASI, for host code; None until a main module that defines the memory is there.
         side_memory: hands out linear memory; None when the program's memory cannot be reached.
         reserve: thread-local blocks for replays; None while side memory needs no guest code.
@@ -172,6 +175,7 @@ class Program:
             linker_addresses=dict(main.addresses),
         )
         locator.loaded = self.state.image
+        self.guest_wasi: GuestWasi | None = None
         self.wasi: WasiCalls | None = None
         self.side_memory: SideMemory | None = None
         self.reserve: ThreadLocalReserve | None = None
@@ -270,6 +274,27 @@ class Program:
             store.close()
             raise
         return store
+
+    def answer_in_guest(self, host: Mapping[str, FromNamespace], resolutions: tuple[int, ...]) -> bool:
+        """Have threads answer what they can of WASI by themselves, if the engine lets them; return whether it does.
+
+        Args:
+            host: what answers the rest; see `dl.glue.guest_wasi`.
+            resolutions: those of the four clocks, nanoseconds.
+        """
+        kind = self.main.memory_type
+        if not (self.main.shares_memory and self.engine.capabilities.guest_wasi):
+            return False
+        assert kind is not None
+        self.guest_wasi = GuestWasi(
+            self.compiler, self.functions, kind, host, self.options.wasi, resolutions, self.clock_began
+        )
+        return True
+
+    def monotonic_ns(self) -> int:
+        """Return the guest's monotonic clock, nanoseconds."""
+        now = time.monotonic_ns() if self.guest_wasi is None else self.guest_wasi.monotonic_ns()
+        return now - self.clock_began
 
     def _share_memory(self) -> None:
         kind = self.main.memory_type

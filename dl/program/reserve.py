@@ -11,11 +11,11 @@ included that are just being made. A load commits, and a group is counted, under
 from __future__ import annotations
 
 import threading
-from dataclasses import dataclass, field
 
 from dl.dlfcn import ModuleHandle
 from dl.glue.placement import ThreadLocalModule
 from dl.program.side_memory import SideMemory
+from dl.records import dataclass, field
 from memory import Block
 
 _PURPOSE = "thread-local storage"

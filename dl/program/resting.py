@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import TypeAlias
 
 from dl.dlfcn import ModuleHandle
@@ -19,6 +18,7 @@ from dl.glue.placement import in_a_row
 from dl.glue.trap_functions import MOST_LIBRARIES, TrapFunctions, can_trap, libraries_served
 from dl.modules.linked_module import LinkedModule
 from dl.modules.symbols import element_runs, functions_without_index
+from dl.records import dataclass, field
 from dl.wasm.types import FuncType
 from memory import Region
 

@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import Protocol
 
 from dl.errors import ResourceLimitError
+from dl.records import dataclass
 from memory import Allocator, Block, LayoutExhaustedError, LinearMemory, Region, round_up
 
 _ADDRESS_SPACE = 1 << 32

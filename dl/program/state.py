@@ -6,7 +6,6 @@ import itertools
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
 
 from dl.dlfcn import INVALID_HANDLE, MAIN_HANDLE, ModuleHandle
 from dl.errors import ResourceLimitError
@@ -19,6 +18,7 @@ from dl.program.operations import LoadModules
 from dl.program.resting import Rest, RestingIndices
 from dl.program.seats import Seats
 from dl.program.table import TableSpace
+from dl.records import dataclass, field
 from dl.wasm.types import FuncType, GlobalType
 
 

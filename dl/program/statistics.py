@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from dl.glue.resolution import LazyStub
 from dl.program.program import Program
-from threads import RendezvousStatistics
+from dl.records import dataclass
+
+if TYPE_CHECKING:
+    from threads import RendezvousStatistics
 
 log = logging.getLogger("dl.link")
 

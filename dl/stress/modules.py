@@ -7,8 +7,7 @@ and any thread can check in any of them that it reached the right function of th
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
+from dl.records import dataclass
 from dl.wasm.encode import (
     ModuleBuilder,
     call,

@@ -21,12 +21,12 @@ import time
 import traceback
 from collections import Counter, deque
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
 from threading import get_ident
 
 from dl.dlfcn import ModuleHandle
 from dl.group import InstanceGroup
 from dl.linker import Linker
+from dl.records import dataclass, field, replace
 from dl.stress.modules import STACK_BYTES, STACKS, WORDS_BYTES, library_module, program_module
 from dl.stress.worker import KINDS, TRAPS, UNDEFINED, WAKE_ALL, Cancelled, Shared, Slot, Worker, function
 

@@ -7,7 +7,6 @@ import threading
 import traceback
 from collections import Counter, deque
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from threading import get_ident
 from typing import TYPE_CHECKING
 
@@ -23,6 +22,7 @@ from dl.errors import (
 )
 from dl.group import InstanceGroup
 from dl.groups.host_threads import HostThread
+from dl.records import dataclass, field
 from dl.stress.modules import LibraryKind
 
 if TYPE_CHECKING:

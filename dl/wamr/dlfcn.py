@@ -9,7 +9,6 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 from dl.dlfcn import MAIN_HANDLE, RTLD_DEFAULT, DlFlags
@@ -22,6 +21,7 @@ from dl.modules.beneath import MAX_PATH_BYTES
 from dl.modules.locate import Requester, SearchPolicy
 from dl.modules.symbols import Symbol
 from dl.recent import Recent
+from dl.records import dataclass
 from dl.wasix.linking import ENDINGS
 from memory import Block, InvalidStringError, OutOfBoundsError
 

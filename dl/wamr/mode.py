@@ -6,12 +6,13 @@ something that can be observed, or a program that it does not fit is refused.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Final, Literal, get_args
-
-from typing_extensions import Self
+from typing import TYPE_CHECKING, Final, Literal, get_args
 
 from dl.errors import LinkerUsageError
+from dl.records import dataclass
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 LAZY_BINDING: Final = 1 << 0
 MEMORY_FROM_ROOT: Final = 1 << 1

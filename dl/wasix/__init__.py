@@ -8,6 +8,7 @@ from dl.engine.preview1 import WASIX
 from dl.wasix.abi import DL_EXT
 from dl.wasix.absent import absent_functions
 from dl.wasix.adapter import Adapter
+from dl.wasix.answers import answer_in_guest
 from dl.wasix.closures import closure_functions
 from dl.wasix.dl_ext import extension_functions
 from dl.wasix.dynamic_calls import dynamic_call_functions
@@ -40,4 +41,5 @@ def system_interface(system: System, host: HostSymbols) -> Process:
     ):
         for namespace, functions in table.items():
             host.system[namespace] = host.system.get(namespace, {}) | functions
+    answer_in_guest(system, host)
     return process

@@ -19,11 +19,11 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from dl.engine.protocol import RawFunction, Slots
 from dl.program.host_symbols import SystemFunction
+from dl.records import replace
 from dl.wasix.abi import SIGNATURES, Errno, ErrnoError
 from dl.wasm.types import FuncType
 from memory import InvalidStringError, OutOfBoundsError

@@ -42,7 +42,7 @@ class Clocks:
         self._used = time.process_time_ns()
         self._now: dict[int, Callable[[], int]] = {
             REALTIME: time.time_ns,
-            MONOTONIC: lambda: time.monotonic_ns() - system.clock_began,
+            MONOTONIC: system.monotonic_ns,
             PROCESS_CPU_TIME: lambda: time.process_time_ns() - self._used,
             THREAD_CPU_TIME: time.thread_time_ns,
         }
@@ -64,12 +64,16 @@ class Clocks:
         self._write(out, now)
         return Errno.SUCCESS
 
+    @staticmethod
+    def resolutions() -> tuple[int, ...]:
+        """Return the resolutions of the clocks, nanoseconds, by their numbers; each at least 1."""
+        return tuple(max(1, round(seconds * 1e9)) for seconds in _RESOLUTIONS_SECONDS.values())
+
     def clock_res_get(self, clock: int, out: int) -> int:
-        """`clock_res_get`; at least 1 ns."""
-        seconds = _RESOLUTIONS_SECONDS.get(clock)
-        if seconds is None:
+        """`clock_res_get`."""
+        if clock not in _RESOLUTIONS_SECONDS:
             return Errno.INVAL
-        self._write(out, max(1, round(seconds * 1e9)))
+        self._write(out, self.resolutions()[clock])
         return Errno.SUCCESS
 
     def _write(self, out: int, value: int) -> None:

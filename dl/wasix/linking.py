@@ -41,6 +41,7 @@ _NOBODY = 0
 """The caller, where WASIX does not say who calls."""
 
 log = logging.getLogger("dl.link")
+symbols_log = logging.getLogger("dl.link.symbols")
 
 
 def linking_functions(system: System, adapter: Adapter) -> Functions:
@@ -136,7 +137,7 @@ class _Linking:
         except DlError as failure:
             text = system.text_for_guest(failure)
             return self._fail(f"failed to resolve symbol: {text}", error, error_size)
-        log.debug("guest: dlsym(%d, %r) = %#x", handle, symbol, address)
+        symbols_log.debug("guest: dlsym(%d, %r) = %#x", handle, symbol, address)
         system.memory.write_u32(out, address)
         return Errno.SUCCESS
 

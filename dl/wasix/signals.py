@@ -149,7 +149,9 @@ class Signals:
         return any(group.replica.state == GUEST or group.replica.replaying for group in self._unaware)
 
     def _note_unaware(self) -> None:
-        """Note for `_unheard`, which takes no lock, which threads have signals to handle; under the lock."""
+        """Note which threads have signals to handle, for `_unheard`, which takes no lock, and for them; under the lock."""
+        for group, queue in self._pending.items():
+            group.set_attention(wanted=bool(queue))
         self._unaware = tuple(group for group, queue in self._pending.items() if queue)
 
     # handling

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from dl.dlfcn import AddressKind, DlFlags, ModuleHandle
@@ -24,12 +23,14 @@ from dl.modules.linked_module import LinkedModule
 from dl.modules.locate import Requester, SearchPolicy, requester_of
 from dl.modules.symbols import Symbol
 from dl.program.wasi import WasiCalls
+from dl.records import replace
 from memory import LinearMemory, round_up
 from threads import FutexTable, Nudger, Waits
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping
 
+    from dl.glue.resolution import FromNamespace
     from dl.wasix.process import Process
 
 FIRST_THREAD = MAIN_THREAD_ID
@@ -117,10 +118,31 @@ class System:
 
     # WASI
 
+    def monotonic_ns(self) -> int:
+        """Return the guest's monotonic clock, nanoseconds."""
+        return self._program.monotonic_ns()
+
+    def answer_in_guest(self, host: Mapping[str, FromNamespace], resolutions: tuple[int, ...]) -> bool:
+        """Have threads answer what they can of WASI by themselves; see `Program.answer_in_guest`."""
+        return self._program.answer_in_guest(host, resolutions)
+
     @property
-    def clock_began(self) -> int:
-        """When the guest's monotonic clock began, on the host's, nanoseconds."""
-        return self._program.clock_began
+    def answers_in_guest(self) -> bool:
+        """Whether threads of this program can answer calls of WASI by themselves."""
+        return self._program.shares_memory and self._program.engine.capabilities.guest_wasi
+
+    def provide_wasi(self, *, clock: bool) -> None:
+        """Have the calling thread answer by itself from now on, if it can.
+
+        Args:
+            clock: the clocks, too.
+        """
+        group = self._groups.find()
+        if group is not None and group.instances.wasi is not None:
+            if clock:
+                group.instances.wasi.provide_clock()
+            else:
+                group.instances.wasi.provide()
 
     @property
     def wasi(self) -> WasiCalls | None:

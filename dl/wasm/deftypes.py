@@ -9,9 +9,9 @@ module of any size costs is linear in its type section, and a comparison is one 
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from dl.records import dataclass, field
 from dl.wasm.reader import Reader
 from dl.wasm.records import SECTION_TYPE
 from dl.wasm.types import FuncType, ValType

@@ -11,10 +11,10 @@ list of flags of imports that is longer than the number in front of it (auditwhe
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from enum import IntFlag
 
 from dl.errors import DylinkError
+from dl.records import dataclass, field
 from dl.wasm.reader import MAX_ITEMS, Reader
 
 SECTION_NAME = "dylink.0"

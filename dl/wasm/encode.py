@@ -7,10 +7,10 @@ Binary format: WebAssembly core specification, chapter 5.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
 from functools import lru_cache
 
-from dl.wasm.opcodes import END, REF_FUNC, TABLE_GET, TABLE_INIT, TABLE_SET
+from dl.records import dataclass, field
+from dl.wasm.opcodes import END, MEMORY_COPY, REF_FUNC, TABLE_GET, TABLE_INIT, TABLE_SET
 from dl.wasm.types import ExternType, FuncType, GlobalType, Limits, MemoryType, TableType, TagType
 
 _VALUE_TYPES = {
@@ -37,6 +37,15 @@ def unsigned(value: int) -> bytes:
         value >>= 7
     out.append(value)
     return bytes(out)
+
+
+def padded(value: int, width: int) -> bytes:
+    """Encode an unsigned LEB128 number in at least this many bytes, as linkers leave room for sizes."""
+    least = unsigned(value)
+    if len(least) >= width:
+        return least
+    filled = bytes([*(byte | 128 for byte in least), *([128] * (width - len(least)))])
+    return filled[:-1] + bytes([filled[-1] & 127])
 
 
 def signed(value: int) -> bytes:
@@ -149,6 +158,16 @@ def memory_access(opcode: bytes, align_log2: int, offset: int = 0, memory: int =
     """
     place = bytes([align_log2 | 0x40]) + unsigned(memory) if memory else bytes([align_log2])
     return opcode + place + unsigned(offset)
+
+
+def memory_size(memory: int = 0) -> bytes:
+    """Encode ``memory.size``."""
+    return b"\x3f" + unsigned(memory)
+
+
+def memory_copy(to: int, of: int) -> bytes:
+    """Encode ``memory.copy`` from one memory to another."""
+    return MEMORY_COPY + unsigned(to) + unsigned(of)
 
 
 def function_type(kind: FuncType) -> bytes:

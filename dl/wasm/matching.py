@@ -11,9 +11,9 @@ that are linked by import name, lists of externals.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TypeAlias
 
+from dl.records import dataclass
 from dl.wasm.deftypes import DefinedType, defined_types, function_type_of_host, type_index
 from dl.wasm.module import WasmModule
 from dl.wasm.reader import Reader

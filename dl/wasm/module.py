@@ -7,10 +7,10 @@ section's place in them. Core specification 3.0, section 5.5 (modules).
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
 from dl.errors import DylinkError, MalformedModuleError
+from dl.records import dataclass, field
 from dl.wasm import sections as read
 from dl.wasm.const_expr import ConstExpr, evaluate
 from dl.wasm.dylink import LEGACY_SECTION_NAME, SECTION_NAME, DylinkInfo, parse_dylink

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
+from dl.records import dataclass
 from dl.wasm.const_expr import ConstExpr
 from dl.wasm.types import ExternType, GlobalType
 

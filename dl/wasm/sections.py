@@ -79,7 +79,7 @@ def _field_type(reader: Reader) -> None:
 
 
 class ImportEntry(NamedTuple):
-    """One import, with where its type stands in the data (from the kind byte on)."""
+    """One import, with where its type (from the kind byte on) and its name (from the length on) stand in the data."""
 
     module: str
     name: str
@@ -87,6 +87,8 @@ class ImportEntry(NamedTuple):
     type: ExternType
     type_start: int
     type_end: int
+    name_start: int
+    name_end: int
 
 
 def walk_imports(reader: Reader, types: Sequence[FuncType | None]) -> Iterator[ImportEntry]:
@@ -106,6 +108,7 @@ def walk_imports(reader: Reader, types: Sequence[FuncType | None]) -> Iterator[I
         else:
             module = known
             reader.skip(len(key), "an import's module name")
+        name_start = reader.pos
         name = reader.name("an import's name")
         form = data[reader.pos] if not name and reader.pos < reader.end else 0
         if form in (_COMPACT_TYPED, _COMPACT_ONE_TYPE):
@@ -117,7 +120,7 @@ def walk_imports(reader: Reader, types: Sequence[FuncType | None]) -> Iterator[I
             total += 1
             type_start = reader.pos
             kind, found = _extern_type(reader, types)
-            yield ImportEntry(module, name, kind, found, type_start, reader.pos)
+            yield ImportEntry(module, name, kind, found, type_start, reader.pos, name_start, type_start)
         if total > MAX_ITEMS:
             raise reader.malformed(f"more than {MAX_ITEMS} imports", start)
 
@@ -131,13 +134,16 @@ def _compact_imports(
         kind, found = _extern_type(reader, types)
         type_end = reader.pos
         for _ in range(reader.count("imports of one type")):
-            yield ImportEntry(module, reader.name("an import's name"), kind, found, type_start, type_end)
+            name_start = reader.pos
+            name = reader.name("an import's name")
+            yield ImportEntry(module, name, kind, found, type_start, type_end, name_start, reader.pos)
         return
     for _ in range(reader.count("imports of one module", item_bytes=3)):
+        name_start = reader.pos
         name = reader.name("an import's name")
         type_start = reader.pos
         kind, found = _extern_type(reader, types)
-        yield ImportEntry(module, name, kind, found, type_start, reader.pos)
+        yield ImportEntry(module, name, kind, found, type_start, reader.pos, name_start, type_start)
 
 
 def _extern_type(reader: Reader, types: Sequence[FuncType | None]) -> tuple[int, ExternType]:

@@ -8,8 +8,9 @@ texts of two modules compare only for types without one.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TypeAlias
+
+from dl.records import dataclass
 
 ValType: TypeAlias = str
 

@@ -7,8 +7,7 @@ start function is exported instead, and called then.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
+from dl.records import dataclass
 from dl.wasm import encode
 from dl.wasm import opcodes as op
 from dl.wasm.instructions import ATOMIC_NOTIFY, ATOMIC_WAIT64

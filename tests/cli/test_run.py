@@ -167,7 +167,7 @@ def test_trace_tells_every_step_on_standard_error(dlrun: DlRun) -> None:
     assert traced.stdout == plain.stdout
     assert plain.stderr == ""
     lines = traced.stderr.splitlines()
-    assert all(line.startswith("dlrun: link: ") for line in lines)
+    assert all(line.startswith("dlrun: ") for line in lines)
     assert any("libgreet.so" in line and "loaded" in line for line in lines)
     assert any("__wasm_call_ctors" in line for line in lines)
 

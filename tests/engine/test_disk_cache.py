@@ -15,13 +15,14 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import platformdirs
 import pytest
 import wasmtime
 
 import dl
 from dl.engine import default_engine
 from dl.engine.code_cache import CodeCache, Compiler, content_digest
-from dl.engine.disk_cache import DiskCache, cache_path, open_cache
+from dl.engine.disk_cache import VARIABLE, DiskCache, cache_path, open_cache
 from dl.engine.private_directory import NotPrivateError, PrivateDirectory
 from dl.engine.protocol import CompiledModule
 from dl.engine.wasmtime.engine import WasmtimeEngine, WasmtimeModule
@@ -155,7 +156,7 @@ def test_a_file_cut_off_at_any_byte_is_a_miss(cache: DiskCache, place: Path, eng
     whole = file.read_bytes()
     digest = content_digest(module(1))
     # At every byte where the checks change, and at enough of the others.
-    for size in [*range(200), *range(200, len(whole), 41), *range(len(whole) - 100, len(whole))]:
+    for size in [*range(100), *range(100, len(whole), 41), *range(len(whole) - 200, len(whole))]:
         file.write_bytes(whole[:size])
         assert cache.load(engine, digest) is None
     assert engine.loaded == []
@@ -164,12 +165,12 @@ def test_a_file_cut_off_at_any_byte_is_a_miss(cache: DiskCache, place: Path, eng
 
 
 def test_a_flipped_bit_anywhere_is_a_miss(cache: DiskCache, place: Path, engine: CountingEngine) -> None:
-    """With any bit of the header, and many of the code, flipped, a file is not loaded; nor with bytes added."""
+    """With any bit of the trailer, and many of the code, flipped, a file is not loaded; nor with bytes added."""
     compiled(engine, cache, module(1))
     [file] = code_files(place)
     whole = file.read_bytes()
     digest = content_digest(module(1))
-    bits = [*range(8 * 130), *range(8 * 130, 8 * len(whole), 811)]
+    bits = [*range(8 * (len(whole) - 130), 8 * len(whole)), *range(0, 8 * (len(whole) - 130), 811)]
     for bit in bits:
         damaged = bytearray(whole)
         damaged[bit // 8] ^= 1 << bit % 8
@@ -219,6 +220,63 @@ def test_code_that_the_engine_refuses_is_a_miss(cache: DiskCache, place: Path) -
         compiled(engine, DiskCache(place), module(1))
 
     assert engine.compiled == 2
+
+
+# mapped code
+
+
+@pytest.fixture(name="big", scope="module")
+def _big() -> bytes:
+    """A module whose code is large enough to be mapped."""
+    functions = "".join(f'(func (export "f{n}") (result i32) i32.const {n})' for n in range(1500))
+    return bytes(wasmtime.wat2wasm(f"(module {functions})"))
+
+
+on_linux = pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="no /proc on this system")
+
+
+@on_linux
+def test_large_code_is_mapped_from_the_file_that_was_checked(
+    cache: DiskCache, place: Path, engine: CountingEngine, big: bytes
+) -> None:
+    """Code from a large file is mapped and not copied, and stays when the file goes; small code is copied."""
+    compiled(engine, cache, big)
+    [file] = code_files(place)
+    loaded = cache.load(engine, content_digest(big))
+
+    assert isinstance(loaded, WasmtimeModule)
+    assert engine.loaded == []
+    assert str(file) in Path("/proc/self/maps").read_text()
+    file.unlink()
+    again = engine.deserialize(engine.serialize(loaded))
+    assert (again.name, again.code_bytes) == (loaded.name, loaded.code_bytes)
+
+
+@on_linux
+def test_large_code_that_is_damaged_is_a_miss(
+    cache: DiskCache, place: Path, engine: CountingEngine, big: bytes
+) -> None:
+    """A large file is checked before it is mapped: with a bit flipped or cut off it is not loaded."""
+    compiled(engine, cache, big)
+    [file] = code_files(place)
+    whole = file.read_bytes()
+    middle = len(whole) // 2
+    for damaged in (whole[:-1], whole[:middle] + bytes([whole[middle] ^ 1]) + whole[middle + 1 :]):
+        file.write_bytes(damaged)
+        assert cache.load(engine, content_digest(big)) is None
+        assert str(file) not in Path("/proc/self/maps").read_text()
+    assert engine.loaded == []
+
+
+def test_where_nothing_can_be_mapped_code_is_copied(
+    cache: DiskCache, engine: CountingEngine, big: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An engine or a system that cannot map code gets the bytes."""
+    compiled(engine, cache, big)
+    monkeypatch.setattr(engine, "map_code", lambda file, length: None)
+
+    assert cache.load(engine, content_digest(big)) is not None
+    assert len(engine.loaded) == 1
 
 
 # other people
@@ -528,6 +586,31 @@ def test_where_the_cache_is(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> 
     monkeypatch.delenv("DLRUN_CACHE")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "home"))
     assert cache_path() == tmp_path / "home" / "wasix-dl"
+
+
+@pytest.mark.parametrize(
+    "environment",
+    [
+        {"HOME": "/home/somebody"},
+        {"HOME": "/home/somebody/"},
+        {"HOME": "/home/somebody", "XDG_CACHE_HOME": "/elsewhere"},
+        {"HOME": "/home/somebody", "XDG_CACHE_HOME": "relative"},
+        {"HOME": "/home/somebody", "XDG_CACHE_HOME": ""},
+        {"HOME": ""},
+        {},
+    ],
+    ids=str,
+)
+def test_the_users_cache_is_where_platformdirs_says(
+    monkeypatch: pytest.MonkeyPatch, environment: dict[str, str]
+) -> None:
+    """The usual place is known without importing it; the two agree wherever the environment puts it."""
+    for name in ("HOME", "XDG_CACHE_HOME", VARIABLE):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+
+    assert cache_path() == platformdirs.user_cache_path("wasix-dl", appauthor=False)
 
 
 def test_a_cache_that_is_off_says_why_once(place: Path, caplog: pytest.LogCaptureFixture) -> None:

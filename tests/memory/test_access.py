@@ -480,3 +480,26 @@ def test_memory_runs_in_a_real_engine() -> None:
     for region in regions:
         allocator.free(region)
     assert allocator.statistics().bytes_free == allocator.statistics().pages_grown * 65536
+
+
+class _Place:
+    """Something that lies in a memory, as a pointer or a block does."""
+
+    def __index__(self) -> int:
+        return 16
+
+
+def test_what_has_an_address_stands_for_it(linear: memory.LinearMemory) -> None:
+    """Every accessor takes an object that has `__index__`, and an address that is no whole number is refused."""
+    place = _Place()
+    linear.write(place, b"abc\0")
+    assert linear.read(place, 3) == b"abc"
+    assert linear.read_cstring(place) == linear.read_string(place, 3) == "abc"
+    linear.write_u32(place, 7)
+    assert linear.read_u32(place) == linear.read_struct("I", place)[0] == 7
+    linear.write_struct("BB", place, 1, 2)
+    linear.fill(place, 9, 1)
+    assert linear.read(16, 2) == b"\x09\x02"
+    not_whole: Any = 16.0
+    with pytest.raises(TypeError, match="float"):
+        linear.read_u8(not_whole)

@@ -8,6 +8,8 @@ ORDER = (
     ("__main__",),
     ("cli", "stress"),
     ("__init__",),  # the public names
+    ("pool",),
+    ("shipping", "description"),
     ("tasks",),
     ("assembly", "linker", "group", "api"),  # see FACADE
     ("wamr",),
@@ -21,7 +23,7 @@ ORDER = (
     ("engine",),
     ("options",),
     ("wasm", "build"),
-    ("memory", "threads", "errors", "dlfcn", "include", "limits", "recent", "forks", "text"),
+    ("memory", "threads", "errors", "dlfcn", "include", "limits", "recent", "forks", "text", "records"),
 )
 """The floors of the house, from the top: what is on one imports what is on floors below it, or beside it."""
 

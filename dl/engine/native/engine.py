@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from abc import ABC, abstractmethod
 from functools import cached_property
 
 from dl.engine.machine import machine_fingerprint
 from dl.engine.native import stacks
 from dl.engine.native.slots import new_slots
-from dl.engine.protocol import Capabilities, Slots
+from dl.engine.protocol import Capabilities, CompiledModule, Slots
 from dl.errors import EngineError
 
 _NAME_BYTES = 16
@@ -53,12 +54,19 @@ class NativeEngine(ABC):
         return new_slots(count)
 
     def _named_code(self, name: str, native: bytes) -> bytes:
-        """Return the serialized form of code: its name, and what the engine's library makes of it."""
-        return bytes.fromhex(name) + native
+        """Return the serialized form of code: what the engine's library makes of it, which may be mapped, and its name."""
+        return native + bytes.fromhex(name)
 
     def _split_code(self, code: bytes) -> tuple[str, bytes]:
         """Return the two parts of a serialized form."""
-        return code[:_NAME_BYTES].hex(), code[_NAME_BYTES:]
+        return code[-_NAME_BYTES:].hex(), code[:-_NAME_BYTES]
+
+    def map_code(self, file: int, length: int) -> CompiledModule | None:  # noqa: ARG002  engines that can have their own
+        return None
+
+    def _mapped_name(self, file: int, length: int) -> str:
+        """Return the name of code that stands at the beginning of a file."""
+        return os.pread(file, _NAME_BYTES, length - _NAME_BYTES).hex()
 
     def _check_serialization(self) -> None:
         if not self.capabilities.serialization:

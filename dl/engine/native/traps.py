@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Generic, TypeVar
+
+from dl.records import dataclass, field
 
 Tag = TypeVar("Tag")
 """An engine's native exception tag."""

@@ -12,11 +12,11 @@ from dl.engine.native.callbacks import Callback, raw_callback, typed_callback
 from dl.engine.native.entry import entry
 from dl.engine.native.pending import interrupt_guest
 from dl.engine.native.values import NUMBERS, has_references, returned_values
-from dl.engine.protocol import Boundary, RawFunction
+from dl.engine.protocol import Boundary, EngineMemory, RawFunction
 from dl.engine.wasmer import c
 from dl.engine.wasmer.errors import check
 from dl.engine.wasmer.references import area_at, read_value, write_values
-from dl.errors import ValueConversionError
+from dl.errors import EngineError, ValueConversionError
 from dl.wasm.types import FuncType
 
 if TYPE_CHECKING:
@@ -89,6 +89,9 @@ def native_callback(callback: Callback) -> tuple[Any, int]:
     return native, ctypes.cast(native, ctypes.c_void_p).value or 0
 
 
+NO_GUEST_WASI = "this engine calls WASI through the host"
+
+
 class WasmerHostFunctions:
     """Host functions of one program. Each store makes those that its modules import.
 
@@ -106,6 +109,11 @@ class WasmerHostFunctions:
         self._boundary = boundary
         self._callbacks: list[Any] = []
         self.pointer: int = c.host_new()
+
+    def offer_wasi(self, namespace: str, memory: EngineMemory) -> None:
+        raise EngineError(
+            f"cannot offer WASI and {namespace}.memory of {memory.data_size()} bytes: {NO_GUEST_WASI}"
+        )
 
     def define(
         self,

@@ -17,6 +17,7 @@ from dl.engine.wasmer import c
 from dl.engine.wasmer.errors import Handle, check, error_of, made
 from dl.engine.wasmer.externals import WasmerFunction, WasmerGlobal, external_of, new_global
 from dl.engine.wasmer.host import (
+    NO_GUEST_WASI,
     STORES,
     WasmerHostFunctions,
     native_callback,
@@ -215,6 +216,12 @@ class WasmerStore(NativeStore):
         self.context()
         self._wasi = StoreWasi(self, wasi)
         self._kept.append(self._wasi.callbacks)
+
+    def instantiate_with_wasi(self, module: Any, name: str) -> WasmerInstance:
+        raise EngineError(f"cannot instantiate {name} ({module.name}) with WASI: {NO_GUEST_WASI}")
+
+    def provide_wasi(self) -> None:
+        raise EngineError(f"cannot give a store WASI of its own: {NO_GUEST_WASI}")
 
     def on_interrupt(self, handler: Callable[[], None]) -> None:
         self.context()

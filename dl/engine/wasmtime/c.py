@@ -2,7 +2,7 @@
 
 The binding's own classes cost tens of microseconds a call and keep process-wide state, so the
 adapter calls the same shared library through prototypes of its own, in which every pointer is an integer. The library is
-the one that the ``wasmtime`` package ships and loads; its own prototypes stay untouched.
+the one that the ``wasmtime`` package ships, without that package's classes: see ``dl.engine.wasmtime.library``.
 
 Source of the declarations: ``wasmtime.h`` and ``wasm.h`` of the wasmtime C API, version 50.
 """
@@ -13,7 +13,9 @@ import ctypes
 from ctypes import c_bool, c_char_p, c_int64, c_size_t, c_uint8, c_uint32, c_uint64, c_void_p
 from typing import Any
 
-from wasmtime._ffi import dll
+from dl.engine.wasmtime.library import native_library
+
+dll = native_library()
 
 HOST_CALLBACK = ctypes.CFUNCTYPE(c_void_p, c_void_p, c_void_p, c_void_p, c_size_t)
 CHECKED_CALLBACK = ctypes.CFUNCTYPE(c_void_p, c_void_p, c_void_p, c_void_p, c_size_t, c_void_p, c_size_t)
@@ -109,7 +111,7 @@ class Val(ctypes.Structure):
 def _prototype(name: str, result: Any, *arguments: Any) -> Any:
     """Return a function of the library with a prototype of its own.
 
-    ``dll[name]`` makes a new function object each time, unlike ``dll.name``, whose prototype the binding has set.
+    ``dll[name]`` makes a new function object each time, unlike ``dll.name``, whose prototype the binding may have set.
     """
     function = dll[name]
     function.restype = result
@@ -156,6 +158,7 @@ module_new = _prototype("wasmtime_module_new", _P, _P, c_char_p, _N, _P)
 module_delete = _prototype("wasmtime_module_delete", None, _P)
 module_serialize = _prototype("wasmtime_module_serialize", _P, _P, _P)
 module_deserialize = _prototype("wasmtime_module_deserialize", _P, _P, c_char_p, _N, _P)
+module_deserialize_file = _prototype("wasmtime_module_deserialize_file", _P, _P, c_char_p, _P)
 module_image_range = _prototype("wasmtime_module_image_range", None, _P, _P, _P)
 
 valtype_new = _prototype("wasm_valtype_new", _P, c_uint8)

@@ -16,7 +16,8 @@ A call into the library releases the GIL, so guest code of several threads runs 
 from __future__ import annotations
 
 import ctypes
-from importlib.metadata import version
+import logging
+import os
 from typing import Any
 
 from dl.engine.native.engine import NativeEngine, code_name
@@ -24,12 +25,15 @@ from dl.engine.protocol import Boundary, Capabilities
 from dl.engine.wasmtime import c
 from dl.engine.wasmtime.errors import check, error_text, take_bytes
 from dl.engine.wasmtime.host import WasmtimeHostFunctions
+from dl.engine.wasmtime.library import library_version
 from dl.engine.wasmtime.memory import WasmtimeSharedMemory, new_shared_memory, probe_module
 from dl.engine.wasmtime.store import WasmtimeStore
 from dl.errors import EngineError
 from dl.forks import in_forked_child
 from dl.wasm.encode import name_bytes, section, unsigned
 from dl.wasm.types import MemoryType
+
+log = logging.getLogger("dl.cache")
 
 
 class WasmtimeModule:
@@ -70,7 +74,7 @@ class WasmtimeEngine(NativeEngine):
     Args:
         interrupts: check for interruption at each loop and function entry (about 11 % on tight loops).
         shared_memory, exceptions, tail_calls, table_reflection, serialization, simd, externals, references, stack_inspection,
-            memory64: False switches the capability off; the engine can do all of them. See `Capabilities`.
+            memory64, guest_wasi: False switches the capability off; the engine can do all of them. See `Capabilities`.
         max_stack: bytes of native stack that guest code may use in a thread, counted from its outermost call into the guest;
             None for 1 MiB, or what the stacks of new threads have room for if that is less.
 
@@ -94,6 +98,7 @@ class WasmtimeEngine(NativeEngine):
         references: bool = True,
         stack_inspection: bool = True,
         memory64: bool = True,
+        guest_wasi: bool = True,
         max_stack: int | None = None,
     ) -> None:
         capabilities = Capabilities(
@@ -108,6 +113,7 @@ class WasmtimeEngine(NativeEngine):
             references=references,
             stack_inspection=stack_inspection,
             memory64=memory64,
+            guest_wasi=guest_wasi,
         )
         super().__init__(capabilities, max_stack)
         config = c.config_new()
@@ -126,7 +132,7 @@ class WasmtimeEngine(NativeEngine):
         self._probes: dict[bool, WasmtimeModule] = {}
 
     def _version(self) -> str:
-        return f"wasmtime {version('wasmtime')}"
+        return f"wasmtime {library_version()}"
 
     def compile(self, wasm: bytes) -> WasmtimeModule:
         pointer = ctypes.c_void_p()
@@ -157,6 +163,19 @@ class WasmtimeEngine(NativeEngine):
         check(c.module_deserialize(self.pointer, native, len(native), ctypes.addressof(pointer)))
         assert pointer.value
         return WasmtimeModule(pointer.value, name)
+
+    def map_code(self, file: int, length: int) -> WasmtimeModule | None:
+        # The library takes a name only. This one means the file that is open, whatever has become of its own name.
+        path = f"/proc/self/fd/{file}"
+        if not self.capabilities.serialization or not os.path.exists(path):
+            return None
+        pointer = ctypes.c_void_p()
+        error = c.module_deserialize_file(self.pointer, path.encode(), ctypes.addressof(pointer))
+        if error:  # a file system without executable mappings, for one
+            log.info("code is not mapped but copied: %s", error_text(error))
+            return None
+        assert pointer.value
+        return WasmtimeModule(pointer.value, self._mapped_name(file, length))
 
     def shared_memory(self, kind: MemoryType) -> WasmtimeSharedMemory:
         is64 = kind.limits.is64

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -30,7 +30,7 @@ Definition: TypeAlias = "tuple[bytes, bytes, int, int, bool]"
 class WasmtimeHostFunctions:
     """Host functions of one program, kept in a native linker that each new store clones.
 
-    `_lock` guards the native linker and the list of definitions. A store made earlier catches up by index when it next
+    `_lock` guards the native linkers and the list of definitions. A store made earlier catches up by index when it next
     instantiates (`definitions` only grows).
 
     Args:
@@ -47,6 +47,8 @@ class WasmtimeHostFunctions:
         self._func_types: list[int] = []
         self._linker: int = c.linker_new(engine.pointer)
         c.linker_allow_shadowing(self._linker, True)
+        self._wasi_linker = 0  # made by `offer_wasi`
+        self._kept: list[Any] = []
 
     def define(
         self,
@@ -126,7 +128,43 @@ class WasmtimeHostFunctions:
             self._callbacks.append(native)
             self._func_types.append(definition[2])
             define_function(self._linker, definition)
+            if self._wasi_linker:
+                define_function(self._wasi_linker, definition)
             self.definitions.append(definition)
+
+    def offer_wasi(self, namespace: str, memory: Any) -> None:
+        with self._lock:
+            assert not self._wasi_linker
+            self._kept.append(memory)
+            self._wasi_linker = c.linker_new(self._engine.pointer)
+            c.linker_allow_shadowing(self._wasi_linker, True)
+            check(c.linker_define_wasi(self._wasi_linker))
+            for definition in self.definitions:
+                define_function(self._wasi_linker, definition)
+            # What is defined must belong to some store, though a shared memory belongs to none.
+            store = c.store_new(self._engine.pointer, None, None)
+            try:
+                define_extern(self._wasi_linker, c.store_context(store), namespace, "memory", memory.extern())
+            finally:
+                c.store_delete(store)
+
+    def instantiate_with_wasi(
+        self, context: int, memories: Iterable[tuple[str, str, c.Extern]], instantiate: Callable[[int], Any]
+    ) -> Any:
+        """Instantiate a module that imports WASI; see `Store.instantiate_with_wasi`.
+
+        All stores of the program share one native linker: to copy WASI's 50 functions into that of each would take longer than
+        making the instance. So each store puts its memories there in turn.
+
+        Args:
+            context: the store's context.
+            memories: namespace, name and native form of the store's memories.
+            instantiate: instantiates it with a native linker, and runs nothing of the program.
+        """
+        with self._lock:
+            for namespace, name, extern in memories:
+                define_extern(self._wasi_linker, context, namespace, name, extern)
+            return instantiate(self._wasi_linker)
 
     def clone(self) -> tuple[int, int]:
         """Return a native linker with all definitions, and how many they are."""
@@ -138,6 +176,8 @@ class WasmtimeHostFunctions:
         # The defaults are there for the interpreter's end, when modules have lost their names.
         if "_linker" in self.__dict__:
             _delete_linker(self._linker)
+            if self._wasi_linker:
+                _delete_linker(self._wasi_linker)
             for kind in self._func_types:
                 _delete_type(kind)
 
@@ -145,6 +185,22 @@ class WasmtimeHostFunctions:
 def _trap_maker(namespace: str, name: str) -> Callable[[], int]:
     message = f"{namespace}.{name} raised".encode()
     return partial(c.trap_new, message, len(message))
+
+
+def define_extern(linker: int, context: int, namespace: str, name: str, extern: c.Extern) -> None:
+    """Add an external of a store to a native linker."""
+    raw_namespace, raw_name = namespace.encode(), name.encode()
+    check(
+        c.linker_define(
+            linker,
+            context,
+            raw_namespace,
+            len(raw_namespace),
+            raw_name,
+            len(raw_name),
+            ctypes.addressof(extern),
+        )
+    )
 
 
 def define_function(linker: int, definition: Definition) -> None:

@@ -8,7 +8,6 @@ the other. It takes 30 µs, and 0.1 µs more for each function of the modules (1
 from __future__ import annotations
 
 import ctypes
-import json
 from collections.abc import Sequence
 
 from dl.engine.wasmtime import c
@@ -29,6 +28,8 @@ def is_on_stack(engine: int, store: int, modules: Sequence[int]) -> bool:
     Raises:
         EngineError: the engine cannot write its sample down.
     """
+    import json  # noqa: PLC0415  seldom needed
+
     name = ctypes.addressof(_NAME_VEC)
     profiled = (c.ProfiledModule * len(modules))(*(c.ProfiledModule(name, module) for module in modules))
     profiler = c.profiler_new(engine, name, 1, ctypes.addressof(profiled), len(modules))

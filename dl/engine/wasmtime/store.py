@@ -22,7 +22,12 @@ from dl.engine.wasmtime.errors import (
     raise_instantiation_ending,
 )
 from dl.engine.wasmtime.externals import WasmtimeGlobal, external_of, new_global
-from dl.engine.wasmtime.host import WasmtimeHostFunctions, define_function, described_type
+from dl.engine.wasmtime.host import (
+    WasmtimeHostFunctions,
+    define_extern,
+    define_function,
+    described_type,
+)
 from dl.engine.wasmtime.instance import WasmtimeInstance
 from dl.engine.wasmtime.memory import (
     PROBE_NAMESPACE,
@@ -95,6 +100,7 @@ class WasmtimeStore(NativeStore):
         self.limit(memory_bytes=_UNLIMITED, table_elements=_UNLIMITED)
         self._names: Names[c.Extern] = Names()
         self._interrupt_callback: Any = None
+        self._memories: dict[tuple[str, str], c.Extern] = {}
         self._kept = self._native.kept
         # The native store keeps instances, and so their code, to its end; who counts code must see it.
         self._code: set[Any] = set()
@@ -136,21 +142,11 @@ class WasmtimeStore(NativeStore):
             extern = owned_memory(
                 self.context(), self.instantiate(memory.probe, PROBE_NAMESPACE).table("table"), memory
             )
+        self._memories[namespace, name] = extern
         self._define(namespace, name, extern)
 
     def _define(self, namespace: str, name: str, extern: c.Extern) -> None:
-        raw_namespace, raw_name = namespace.encode(), name.encode()
-        check(
-            c.linker_define(
-                self._linker,
-                self.context(),
-                raw_namespace,
-                len(raw_namespace),
-                raw_name,
-                len(raw_name),
-                ctypes.addressof(extern),
-            )
-        )
+        define_extern(self._linker, self.context(), namespace, name, extern)
 
     def define_number(self, namespace: str, name: str, value: int) -> None:
         content, extern = c.Val(c.VALUE_KINDS["i32"]), c.Extern(c.EXTERN_GLOBAL)
@@ -215,25 +211,50 @@ class WasmtimeStore(NativeStore):
             None if imports is None else (c.Extern * max(len(imports), 1))(*(one.extern() for one in imports))
         )
         raw = c.Instance()
-        need_room()
-        self._code.add(module)
-        if get_ident() != self.thread:
-            self.enter_thread()
-        self.running += 1
-        try:
+        out = ctypes.addressof(raw)
+
+        def make() -> int | None:
+            error: int | None
             if given is None:
-                error = c.linker_instantiate(
-                    self._linker, context, module.pointer, ctypes.addressof(raw), self.trap_address
-                )
+                error = c.linker_instantiate(self._linker, context, module.pointer, out, self.trap_address)
             else:
                 error = c.instance_new(
                     context,
                     module.pointer,
                     ctypes.addressof(given),
                     len(imports or ()),
-                    ctypes.addressof(raw),
+                    out,
                     self.trap_address,
                 )
+            return error
+
+        self._make(module, name, make)
+        return WasmtimeInstance(self, raw)
+
+    def instantiate_with_wasi(self, module: Any, name: str) -> WasmtimeInstance:
+        context = self.context()
+        self._names.modules[module.name] = frame_name(name)
+        raw = c.Instance()
+
+        def native(linker: int) -> int | None:
+            error: int | None = c.linker_instantiate(
+                linker, context, module.pointer, ctypes.addressof(raw), self.trap_address
+            )
+            return error
+
+        memories = [(*key, extern) for key, extern in self._memories.items()]
+        self._make(module, name, lambda: self._host.instantiate_with_wasi(context, memories, native))
+        return WasmtimeInstance(self, raw)
+
+    def _make(self, module: Any, name: str, make: Callable[[], int | None]) -> None:
+        """Have an instance of a module made by a native call, which may run its start function."""
+        need_room()
+        self._code.add(module)
+        if get_ident() != self.thread:
+            self.enter_thread()
+        self.running += 1
+        try:
+            error = make()
         except BaseException as interruption:
             self.discard_ending(interruption)
             raise
@@ -242,8 +263,7 @@ class WasmtimeStore(NativeStore):
         if error is not None or self.trap.value is not None:
             trap = self.take_trap(error)
             if error or trap:
-                raise_instantiation_ending(name, context, error, trap, self._names)
-        return WasmtimeInstance(self, raw)
+                raise_instantiation_ending(name, self._context, error, trap, self._names)
 
     def raise_ending(self, error: int | None) -> None:
         trap = self.take_trap(error)
@@ -301,6 +321,9 @@ class WasmtimeStore(NativeStore):
         self._kept.extend(kept)
         check(c.context_set_wasi(context, config))
         check(c.linker_define_wasi(self._linker))
+
+    def provide_wasi(self) -> None:
+        check(c.context_set_wasi(self.context(), c.wasi_new()))
 
     def on_interrupt(self, handler: Callable[[], None]) -> None:
         context, deferred = self.context(), self.deferred

@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import logging
 import os
-import shutil
-import tempfile
 import weakref
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -58,9 +56,11 @@ class DefaultFiles:
         taken = {guest_root(name) for name in preopens}
         missing = [name for name in _DIRECTORIES if not taken & {"/", name}]
         if wanted and missing and main is not None and is_wasix(main):
+            import tempfile  # noqa: PLC0415  needed by programs of WASIX alone
+
             root = Path(tempfile.mkdtemp(prefix="wasix-dl-"))
             # Also for a program that could not be linked, and when the host ends without closing it.
-            self._remove: Callable[[], object] = weakref.finalize(self, _remove, root)
+            self._remove: Callable[[], object] = weakref.finalize(self, _remove, root, os.getpid())
             for name in _INSIDE:
                 (root / name).mkdir()
             self.preopens |= {name: str(root / _DIRECTORIES[name]) for name in missing}
@@ -72,7 +72,11 @@ class DefaultFiles:
         self._remove()
 
 
-def _remove(root: Path) -> None:
+def _remove(root: Path, creator: int) -> None:
+    if os.getpid() != creator:
+        return  # a child made by `os.fork`, which ends before its parent's program does
+    import shutil  # noqa: PLC0415  as tempfile, which has imported it
+
     shutil.rmtree(root, ignore_errors=True)
     if root.exists():
         log.warning("%s, the program's temporary directory, cannot be removed", root)

@@ -8,8 +8,8 @@ position, and it is closed with the last of them.
 from __future__ import annotations
 
 import heapq
-from dataclasses import dataclass, field
 
+from dl.records import dataclass, field
 from dl.wasix.abi import Errno, ErrnoError
 from dl.wasix.files.streams import Stream
 

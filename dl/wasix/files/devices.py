@@ -9,9 +9,8 @@ import contextlib
 import os
 from collections.abc import Callable
 
-from typing_extensions import override
-
 from dl.wasix.abi import Errno
+from dl.wasix.files.overriding import override
 from dl.wasix.files.streams import Changes, Stream
 
 CHARACTER_DEVICE = 2
@@ -37,7 +36,7 @@ class Null(Device):
     name = "/dev/null"
 
     @override
-    def read(self, size: int) -> bytes | Errno:
+    def read(self, size: int) -> bytes | Errno:  # noqa: ARG002  the base class has it
         return b""
 
 

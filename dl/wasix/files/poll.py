@@ -8,8 +8,8 @@ input when the host's descriptor is.
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
 
+from dl.records import dataclass
 from dl.wasix.abi import Errno, ErrnoError
 from dl.wasix.clocks import MONOTONIC, REALTIME
 from dl.wasix.files.descriptors import OpenFile

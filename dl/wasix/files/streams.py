@@ -12,9 +12,8 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterator
 
-from typing_extensions import override
-
 from dl.wasix.abi import Errno, ErrnoError
+from dl.wasix.files.overriding import override
 from dl.wasix.limits import Budget
 from threads import WaitQueue, Waits, unpark_all
 

@@ -1,0 +1,46 @@
+"""Executors, as methods of the linker."""
+
+from __future__ import annotations
+
+import weakref
+from typing import TYPE_CHECKING
+
+from dl.api.linker_base import LinkerBase
+from dl.errors import LinkerUsageError
+
+if TYPE_CHECKING:
+    from dl.api.executor import GuestExecutor
+
+
+class Hosts(LinkerBase):
+    """The methods of `Linker` for hosts that have many threads."""
+
+    _executors: weakref.WeakSet[GuestExecutor]
+
+    def executor(self, workers: int, *, name: str = "worker") -> GuestExecutor:
+        """Make an executor of `concurrent.futures` whose threads keep their instance groups.
+
+        Args:
+            workers: the most threads, at least 1; they count as the program's.
+            name: what messages call them, with a number.
+
+        Raises:
+            LinkerUsageError: the program's memory is not shared; or there are to be no workers.
+        """
+        self._check_open()
+        if workers < 1:
+            raise LinkerUsageError(f"an executor needs at least one worker, not {workers}")
+        if not self.program.shares_memory:
+            raise LinkerUsageError(
+                "threads need a program whose memory is shared; this one has a memory of its own"
+            )
+        from dl.api.executor import GuestExecutor  # noqa: PLC0415  `concurrent.futures` is slow to import
+
+        made = GuestExecutor(self, workers, name)
+        self._executors.add(made)
+        return made
+
+    def _stop_executors(self) -> None:
+        """Take no more work; the program is about to end, which ends what runs."""
+        for executor in list(self._executors):
+            executor.shutdown(wait=False, cancel_futures=True)

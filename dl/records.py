@@ -1,0 +1,276 @@
+"""Data classes whose methods are made when they are first needed.
+
+The standard decorator compiles up to seven methods for each class as it is defined, and imports `inspect` for it. A program
+that runs once uses half of the classes that it imports, and of most only `__init__`; so that was a third of what importing the
+linker took. Here a class costs what its definition does. `__init__` is compiled with the first instance, the other methods are
+closures.
+
+To type checkers these *are* the names of `dataclasses`. At run time `dataclasses.fields`, `asdict`, `replace` and the like
+work with these classes as with others; asking for it is what imports `dataclasses`. Not there, because nothing here needs it:
+`order`, `kw_only`, `InitVar`, and annotations that are not strings (each file has `from __future__ import annotations`).
+"""
+
+from __future__ import annotations
+
+from operator import attrgetter
+from reprlib import recursive_repr
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from dataclasses import dataclass, field, fields, replace
+else:
+
+    class _Absent:
+        """What is given for a field that is given nothing; as the standard one shows it in signatures."""
+
+        def __repr__(self):
+            return "<factory>"
+
+    _ABSENT = _Absent()
+
+    class _Field:
+        """What a class says about one of its fields, beside the annotation."""
+
+        __slots__ = (
+            "annotation",
+            "compare",
+            "default",
+            "default_factory",
+            "init",
+            "metadata",
+            "name",
+            "repr",
+        )
+
+        def __init__(self, default, default_factory, *, init, repr, compare, metadata):  # noqa: A002
+            self.name, self.annotation = "", ""
+            self.default, self.default_factory = default, default_factory
+            self.init, self.repr, self.compare, self.metadata = init, repr, compare, metadata
+
+        def standard(self):
+            """Return the field as the arguments of `dataclasses.make_dataclass` have it."""
+            import dataclasses  # noqa: PLC0415  what this file is there to avoid
+
+            default = {} if self.default is _ABSENT else {"default": self.default}
+            if self.default_factory is not _ABSENT:
+                default = {"default_factory": self.default_factory}
+            of = {"init": self.init, "repr": self.repr, "compare": self.compare, "metadata": self.metadata}
+            return self.name, self.annotation, dataclasses.field(**default, **of)
+
+    def field(
+        *,
+        default=_ABSENT,
+        default_factory=_ABSENT,
+        init=True,
+        repr=True,  # noqa: A002
+        compare=True,
+        metadata=None,
+    ):
+        """As `dataclasses.field`."""
+        return _Field(default, default_factory, init=init, repr=repr, compare=compare, metadata=metadata)
+
+    def dataclass(cls=None, /, *, frozen=False, eq=True, repr=True, slots=False):  # noqa: A002
+        """As `dataclasses.dataclass`."""
+
+        def decorate(cls):
+            return _made(cls, frozen=frozen, eq=eq, with_repr=repr, slots=slots)
+
+        return decorate if cls is None else decorate(cls)
+
+    def fields(record):
+        """As `dataclasses.fields`, of classes that were made here: fields with a `name`, a `default` and `metadata`."""
+        return tuple(record.__record_fields__.values())
+
+    def replace(record, /, **changes):
+        """As `dataclasses.replace`."""
+        for name, each in record.__record_fields__.items():
+            if not each.init:
+                if name in changes:
+                    raise ValueError(f"field {name} is declared with init=False, it cannot be replaced")
+            elif name not in changes:
+                changes[name] = getattr(record, name)
+        return record.__class__(**changes)
+
+    def _made(cls, *, frozen, eq, with_repr, slots):
+        own = _own_fields(cls)
+        inherited = {}
+        for base in cls.__mro__[-1:0:-1]:
+            inherited.update(base.__dict__.get("__record_fields__", {}))
+        every = {**inherited, **own}
+        if slots:
+            cls = _with_slots(cls, own, inherited)
+        cls.__record_fields__ = every
+        cls.__dataclass_fields__ = _Standard("__dataclass_fields__", cls, frozen=frozen, eq=eq)
+        cls.__dataclass_params__ = _Standard("__dataclass_params__", cls, frozen=frozen, eq=eq)
+        cls.__signature__ = _Signature(cls)
+        cls.__match_args__ = tuple(name for name, each in every.items() if each.init)
+        if "__init__" not in cls.__dict__:
+            cls.__init__ = _first_init(cls, frozen=frozen)
+        if with_repr and "__repr__" not in cls.__dict__:
+            cls.__repr__ = _repr_of([name for name, each in every.items() if each.repr])
+        if eq:
+            _compare(cls, [name for name, each in every.items() if each.compare], frozen=frozen)
+        if frozen:
+            _freeze(cls, frozenset(every))
+        return cls
+
+    def _own_fields(cls):
+        own = {}
+        for name, annotation in cls.__annotations__.items():
+            if not isinstance(annotation, str):
+                raise TypeError(
+                    f"{cls.__qualname__}.{name}: its file lacks `from __future__ import annotations`"
+                )
+            if annotation.startswith(("ClassVar", "typing.ClassVar")):
+                continue
+            default = cls.__dict__.get(name, _ABSENT)
+            if not isinstance(default, _Field):
+                default = field(default=default)
+            elif default.default is _ABSENT:
+                delattr(cls, name)
+            else:
+                setattr(cls, name, default.default)
+            if isinstance(default.default, (list, dict, set)):
+                raise ValueError(f"{cls.__qualname__}.{name}: mutable default: use default_factory")
+            default.name, default.annotation = name, annotation
+            own[name] = default
+        return own
+
+    def _with_slots(cls, own, inherited):
+        """Return a class with slots, which must be there when a class is made."""
+        body = dict(cls.__dict__)
+        for name in (*own, "__dict__", "__weakref__"):
+            body.pop(name, None)
+        body["__slots__"] = tuple(name for name in own if name not in inherited)
+        made = type(cls)(cls.__name__, cls.__bases__, body)
+        made.__qualname__ = cls.__qualname__
+        names = tuple({**inherited, **own})
+
+        def state_of(self):
+            return [getattr(self, name) for name in names]
+
+        def set_state(self, state):
+            for name, value in zip(names, state, strict=True):
+                object.__setattr__(self, name, value)
+
+        made.__getstate__, made.__setstate__ = state_of, set_state
+        return made
+
+    def _first_init(cls, *, frozen):
+        """Return the `__init__` of the first instance, which compiles that of all others."""
+
+        def init(self, *values, **named):
+            _compiled_init(cls, frozen=frozen)(self, *values, **named)
+
+        init.makes_init = frozen
+        return init
+
+    def _compiled_init(cls, *, frozen):
+        """Give a class its `__init__`. Any number of threads may do this at once; they make the same."""
+        names = {"_absent": _ABSENT, "_set": object.__setattr__}
+        parameters, lines, optional = ["self"], [], ""
+        for name, each in cls.__record_fields__.items():
+            factory = each.default_factory is not _ABSENT
+            value = name
+            if factory:
+                names[f"_make_{name}"] = each.default_factory
+                value = f"_make_{name}() if {name} is _absent else {name}" if each.init else f"_make_{name}()"
+            elif not each.init:
+                if each.default is _ABSENT or "__slots__" not in cls.__dict__:
+                    continue  # set by __post_init__, or found in the class
+                value = f"_default_{name}"
+            if each.init:
+                if not factory and each.default is _ABSENT:
+                    if optional:
+                        raise TypeError(f"field {name} without a default follows {optional}, which has one")
+                    parameters.append(name)
+                else:
+                    optional = name
+                    names[f"_default_{name}"] = _ABSENT if factory else each.default
+                    parameters.append(f"{name}=_default_{name}")
+            elif not factory:
+                names[f"_default_{name}"] = each.default
+            lines.append(f"_set(self, {name!r}, {value})" if frozen else f"self.{name} = {value}")
+        if hasattr(cls, "__post_init__"):
+            lines.append("self.__post_init__()")
+        body = "\n    ".join(lines or ["pass"])
+        exec(f"def __init__({', '.join(parameters)}):\n    {body}", names)  # noqa: S102  made of the names of fields
+        init = names["__init__"]
+        init.__qualname__, init.__module__ = f"{cls.__qualname__}.__init__", cls.__module__
+        init.__annotations__ = {n: each.annotation for n, each in cls.__record_fields__.items() if each.init}
+        init.__annotations__["return"] = None
+        cls.__init__ = init
+        return init
+
+    def _repr_of(names):
+        @recursive_repr()
+        def text_of(self):
+            shown = ", ".join(f"{name}={getattr(self, name)!r}" for name in names)
+            return f"{self.__class__.__qualname__}({shown})"
+
+        return text_of
+
+    def _compare(cls, names, *, frozen):
+        get = attrgetter(*names) if names else lambda _record: ()
+        if "__eq__" not in cls.__dict__:
+
+            def is_equal(self, other):
+                return get(self) == get(other) if other.__class__ is self.__class__ else NotImplemented
+
+            cls.__eq__ = is_equal
+        # A class with an `__eq__` of its own has `__hash__ = None` from the language.
+        if cls.__dict__.get("__hash__") is None:
+            cls.__hash__ = (lambda self: hash(get(self))) if frozen else None
+
+    def _freeze(cls, names):
+        def refuse_to_set(self, name, value):
+            if type(self) is cls or name in names:
+                raise _frozen(f"cannot assign to field {name!r}")
+            super(cls, self).__setattr__(name, value)
+
+        def refuse_to_delete(self, name):
+            if type(self) is cls or name in names:
+                raise _frozen(f"cannot delete field {name!r}")
+            super(cls, self).__delattr__(name)
+
+        cls.__setattr__, cls.__delattr__ = refuse_to_set, refuse_to_delete
+
+    def _frozen(text):
+        from dataclasses import FrozenInstanceError  # noqa: PLC0415  seldom raised
+
+        return FrozenInstanceError(text)
+
+    class _Standard:
+        """An attribute by which `dataclasses` knows its classes; it is made when it is asked for."""
+
+        def __init__(self, name, cls, *, frozen, eq):
+            self._name, self._cls, self._frozen, self._eq = name, cls, frozen, eq
+
+        def __get__(self, _instance, _owner=None) -> Any:
+            import dataclasses  # noqa: PLC0415
+
+            every = [each.standard() for each in self._cls.__record_fields__.values()]
+            twin = dataclasses.make_dataclass(self._cls.__name__, every, frozen=self._frozen, eq=self._eq)
+            for name in ("__dataclass_fields__", "__dataclass_params__"):
+                setattr(self._cls, name, getattr(twin, name))
+            return getattr(twin, self._name)
+
+    class _Signature:
+        """What `inspect.signature` shows, also before the first instance."""
+
+        def __init__(self, cls):
+            self._cls = cls
+
+        def __get__(self, _instance, owner=None) -> Any:
+            import inspect  # noqa: PLC0415
+
+            init = self._cls.__init__
+            if owner is not self._cls:
+                raise AttributeError("__signature__")  # a subclass has its own
+            if hasattr(init, "makes_init"):
+                init = _compiled_init(self._cls, frozen=init.makes_init)
+            found = inspect.signature(init)
+            return found.replace(parameters=list(found.parameters.values())[1:])
+
+
+__all__ = ["dataclass", "field", "fields", "replace"]
