@@ -59,6 +59,7 @@ if TYPE_CHECKING:
         MissingSymbol,
         NotDynamicError,
         PatchError,
+        PoolFullError,
         ProgramDeadlockedError,
         ProgramExited,
         ProgramForkedError,
@@ -87,6 +88,7 @@ if TYPE_CHECKING:
     from dl.linker import Linker
     from dl.options import HostFunction, MemoryType
     from dl.pool.processes import ProcessPool
+    from dl.pool.programs import ProgramOutcome, ProgramPool
     from dl.program.events import Event, EventKind, EventQueue, Events, EventSubscription
     from dl.program.statistics import LinkerStatistics
     from dl.tasks import AsyncLinker, TrioLinker, open_linker
@@ -147,6 +149,7 @@ _NAMES = {
         "MissingSymbol",
         "NotDynamicError",
         "PatchError",
+        "PoolFullError",
         "ProgramDeadlockedError",
         "ProgramExited",
         "ProgramForkedError",
@@ -221,6 +224,7 @@ _NAMES = {
         "MemoryType",
     ),
     "dl.pool.processes": ("ProcessPool",),
+    "dl.pool.programs": ("ProgramOutcome", "ProgramPool"),
     "dl.program.events": (
         "Event",
         "EventKind",
@@ -348,10 +352,13 @@ __all__ = [
     "OutOfBoundsError",
     "PatchError",
     "Pointer",
+    "PoolFullError",
     "ProcessPool",
     "ProgramDeadlockedError",
     "ProgramExited",
     "ProgramForkedError",
+    "ProgramOutcome",
+    "ProgramPool",
     "RemoteError",
     "ReplayFailedError",
     "ResourceLimitError",

@@ -365,6 +365,14 @@ class Store(Protocol):
     def enable_wasi(self, wasi: WasiOptions) -> None:
         """Own a WASI context: preview 1 functions become importable, under their own namespace."""
 
+    def renew_wasi(self, wasi: WasiOptions) -> None:
+        """Begin the WASI context anew, for the instances that there are, too; what the former one had open is closed.
+
+        Raises:
+            EngineError: an option cannot be passed to the program, or a file or directory cannot be opened; the context is as
+                it was.
+        """
+
     def instantiate_with_wasi(self, module: CompiledModule, name: str) -> EngineInstance:
         """Instantiate a module that imports what `HostFunctions.offer_wasi` offers, host functions, and memories of this store.
 

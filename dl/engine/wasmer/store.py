@@ -217,6 +217,11 @@ class WasmerStore(NativeStore):
         self._wasi = StoreWasi(self, wasi)
         self._kept.append(self._wasi.callbacks)
 
+    def renew_wasi(self, wasi: WasiOptions) -> None:
+        self.context()
+        assert self._wasi is not None
+        self._wasi.renew(wasi)
+
     def instantiate_with_wasi(self, module: Any, name: str) -> WasmerInstance:
         raise EngineError(f"cannot instantiate {name} ({module.name}) with WASI: {NO_GUEST_WASI}")
 

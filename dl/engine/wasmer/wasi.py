@@ -32,11 +32,11 @@ class StoreWasi:
     """
 
     def __init__(self, store: WasmerStore, options: WasiOptions) -> None:
-        self._lent = lent = LentWasi(options)
+        self._lent = [LentWasi(options)]
         self._memories = _Memories(store)
         self.callbacks: list[Any] = []
         for name, kind in FUNCTIONS.items():
-            native, address = native_callback(_callback(self._memories, lent, name))
+            native, address = native_callback(_callback(self._memories, self._lent, name))
             self.callbacks.append(native)
             raw, text = name.encode(), signature_text(kind)
             check(
@@ -45,10 +45,19 @@ class StoreWasi:
                 )
             )
 
+    def renew(self, options: WasiOptions) -> None:
+        """Begin the context anew.
+
+        Raises:
+            EngineError: as at the beginning; the context is as it was.
+        """
+        former, self._lent[0] = self._lent[0], LentWasi(options)
+        former.close()
+
     def close(self) -> None:
         """Free the context; open files are closed."""
         self._memories.clear()
-        self._lent.close()
+        self._lent[0].close()
 
 
 _NAMESPACE = PREVIEW1.encode()
@@ -72,13 +81,13 @@ class _Memories(dict[int, EngineMemory]):
         return known
 
 
-def _callback(memories: _Memories, lent: LentWasi, name: str) -> Callback:
+def _callback(memories: _Memories, lent: list[LentWasi], name: str) -> Callback:
     @entry
     def called(memory: int, _store: int, arguments: int, count: int) -> int | None:
         try:
             if not memory:
                 raise EngineError(f"a module calls {name}, and exports no memory as `memory`")
-            lent.call(name, memories[memory], arguments, count)
+            lent[0].call(name, memories[memory], arguments, count)
         except BaseException as error:  # noqa: BLE001  carried to the caller whose guest call it interrupts
             return interrupt_guest(error, raised)
         return None
