@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from dl.api.library import Library
     from dl.api.loaded import AddressInfo, LoadedModule, ModuleBinding, ModuleSymbol
     from dl.api.memory_map import MapRegion, MemoryMap
+    from dl.api.timeline import Timeline, TimelineEvent
     from dl.api.values import F32, F64, I32, I64, V128, CString, Pointer, host_function
     from dl.description.spec import Spec
     from dl.dlfcn import (
@@ -58,6 +59,7 @@ if TYPE_CHECKING:
         MissingSymbol,
         NotDynamicError,
         PatchError,
+        PoolFullError,
         ProgramDeadlockedError,
         ProgramExited,
         ProgramForkedError,
@@ -86,6 +88,7 @@ if TYPE_CHECKING:
     from dl.linker import Linker
     from dl.options import HostFunction, MemoryType
     from dl.pool.processes import ProcessPool
+    from dl.pool.programs import ProgramOutcome, ProgramPool
     from dl.program.events import Event, EventKind, EventQueue, Events, EventSubscription
     from dl.program.statistics import LinkerStatistics
     from dl.tasks import AsyncLinker, TrioLinker, open_linker
@@ -146,6 +149,7 @@ _NAMES = {
         "MissingSymbol",
         "NotDynamicError",
         "PatchError",
+        "PoolFullError",
         "ProgramDeadlockedError",
         "ProgramExited",
         "ProgramForkedError",
@@ -189,6 +193,7 @@ _NAMES = {
         "TypedFunction",
     ),
     "dl.include": ("get_include",),
+    "dl.api.timeline": ("Timeline", "TimelineEvent"),
     "dl.api.library": ("Library",),
     "dl.program.statistics": ("LinkerStatistics",),
     "dl.api.values": (
@@ -219,6 +224,7 @@ _NAMES = {
         "MemoryType",
     ),
     "dl.pool.processes": ("ProcessPool",),
+    "dl.pool.programs": ("ProgramOutcome", "ProgramPool"),
     "dl.program.events": (
         "Event",
         "EventKind",
@@ -355,10 +361,13 @@ __all__ = [
     "OutOfBoundsError",
     "PatchError",
     "Pointer",
+    "PoolFullError",
     "ProcessPool",
     "ProgramDeadlockedError",
     "ProgramExited",
     "ProgramForkedError",
+    "ProgramOutcome",
+    "ProgramPool",
     "RemoteError",
     "ReplayFailedError",
     "ResourceLimitError",
@@ -369,6 +378,8 @@ __all__ = [
     "Table",
     "Tag",
     "ThreadExited",
+    "Timeline",
+    "TimelineEvent",
     "TrapError",
     "TrioLinker",
     "TypedFunction",

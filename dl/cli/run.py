@@ -148,6 +148,12 @@ module_path_option = click.option(
 )
 @trace_options
 @click.option(
+    "--timeline",
+    "timeline_file",
+    metavar="FILE",
+    help="Write what threads, loads and barriers took as a Chrome trace, for a trace viewer; %p in its name is the process.",
+)
+@click.option(
     "--map",
     "map_file",
     metavar="FILE",
@@ -187,6 +193,7 @@ def run(
     trace: frozenset[str] | None,
     trace_format: str,
     trace_output: str | None,
+    timeline_file: str | None,
     map_file: str | None,
     trust_compiled: bool,
     **limits: int | None,
@@ -220,6 +227,7 @@ def run(
         trace=trace,
         trace_format=trace_format,
         trace_output=trace_output,
+        timeline_file=timeline_file,
         map_file=map_file,
         trust_compiled=trust_compiled,
         limits=taken_limits(limits),

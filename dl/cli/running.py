@@ -13,6 +13,7 @@ from dl.cli.interrupt import ending_on_interrupt
 from dl.cli.live_map import held_back, live_map
 from dl.cli.modules import contents, module_directories, parsed, search_path
 from dl.cli.progress import SlowNotice
+from dl.cli.timelines import timeline
 from dl.cli.tracing import statistics_at_end, tracing
 from dl.limits import Limits
 from dl.linker import Linker
@@ -53,6 +54,7 @@ class Running:
     trace: frozenset[str] | None = None
     trace_format: str = "text"
     trace_output: str | None = None
+    timeline_file: str | None = None
     map_file: str | None = None
     trust_compiled: bool = False
     limits: Limits = field(default_factory=Limits)
@@ -92,7 +94,8 @@ def run_program(program: str, arguments: tuple[str, ...], options: Running, call
     libraries = search_path((*options.library_path, *options.module_path), program)
     with (
         held_back(options.map_file is not None),
-        tracing(options.trace, options.trace_format, options.trace_output),
+        tracing(options.trace, options.trace_format, options.trace_output) as recorded,
+        timeline(options.timeline_file, program),
         ending_on_interrupt() as ctrl_c,
         SlowNotice(called, kept=not options.no_cache) as notice,
         Linker(
@@ -117,7 +120,7 @@ def run_program(program: str, arguments: tuple[str, ...], options: Running, call
             wamr=options.wamr_mode,
         ) as linker,
         ctrl_c.to(linker.parts.process),
-        statistics_at_end(linker),
+        statistics_at_end(linker, recorded),
         live_map(linker, options.map_file),
         bounded(linker, linker.main_group.own, called, options.timeout, None),
     ):
