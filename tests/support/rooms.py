@@ -34,7 +34,8 @@ ORDER = (
         "forks",
         "text",
         "records",
-        ("logs", "conflicts"),
+        "logs",
+        "conflicts",
     ),
 )
 """The floors of the house, from the top: what is on one imports what is on floors below it, or beside it."""
