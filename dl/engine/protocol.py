@@ -60,6 +60,7 @@ class Capabilities:
         table_reflection: `Store.table_entry` and `Store.function_type`.
         serialization: `Engine.serialize` and `Engine.deserialize`.
         simd: vector instructions and values of type v128.
+        memory64: memories and tables with 64-bit addresses.
         externals: externals as objects: `EngineInstance.external`, `Store.external`, `Store.new_global`, and instantiation with
             a list of them.
         references: values of reference types cross into Python, see `Reference`; needs `externals`.
@@ -78,6 +79,7 @@ class Capabilities:
     externals: bool = False
     references: bool = False
     stack_inspection: bool = False
+    memory64: bool = False
     guest_wasi: bool = False
 
 

@@ -22,7 +22,6 @@ that has not set up default actions calls a null pointer there), and `proc_exit(
 
 from __future__ import annotations
 
-import logging
 import threading
 import weakref
 from collections import deque
@@ -30,6 +29,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, NoReturn, TypeVar
 
 from dl.errors import ProgramExited, TrapError
+from dl.logs import logger
 from dl.modules.linked_module import LinkedModule
 from dl.wasix.abi import Errno
 from dl.wasix.adapter import running_guest
@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     from dl.groups.entry import Group
     from dl.wasix.system import System
 
-log = logging.getLogger("dl.wasix")
+log = logger("dl.wasix")
 
 HANDLER_TYPE = FuncType(("i32",), ())
 SIGINT, SIGABRT, SIGKILL, SIGPIPE = 2, 6, 9, 13
