@@ -15,6 +15,7 @@ from __future__ import annotations
 from collections.abc import Callable, Hashable, Sequence
 from typing import Any, Protocol
 
+from dl.errors.frames import SourcePlace
 from dl.records import dataclass
 from dl.wasm.types import FuncType, GlobalType, MemoryType, ValType
 
@@ -335,6 +336,16 @@ class Store(Protocol):
         Raises:
             InstantiationError: an import is missing or of another type, or a limit was reached.
             TrapError: the start function or an active segment trapped.
+        """
+
+    def find_lines(self, module: CompiledModule, find: Callable[[int, int], SourcePlace | None]) -> None:
+        """Set what finds the source lines of a module's code, for the frames of traps in this store.
+
+        An engine whose stacks do not say where in a function they are has no use for it.
+
+        Args:
+            module: the module's code.
+            find: returns the source line of a function's index, and of an instruction's place from the beginning of its body.
         """
 
     def new_memory(self, kind: MemoryType) -> EngineMemory:
