@@ -60,6 +60,7 @@ if TYPE_CHECKING:
         MissingSymbol,
         NotDynamicError,
         PatchError,
+        PoolFullError,
         ProgramDeadlockedError,
         ProgramExited,
         ProgramForkedError,
@@ -88,6 +89,7 @@ if TYPE_CHECKING:
     from dl.linker import Linker
     from dl.options import HostFunction, MemoryType
     from dl.pool.processes import ProcessPool
+    from dl.pool.programs import ProgramOutcome, ProgramPool
     from dl.program.events import Event, EventKind, EventQueue, Events, EventSubscription
     from dl.program.statistics import LinkerStatistics
     from dl.tasks import AsyncLinker, TrioLinker, open_linker
@@ -149,6 +151,7 @@ _NAMES = {
         "MissingSymbol",
         "NotDynamicError",
         "PatchError",
+        "PoolFullError",
         "ProgramDeadlockedError",
         "ProgramExited",
         "ProgramForkedError",
@@ -223,6 +226,7 @@ _NAMES = {
         "MemoryType",
     ),
     "dl.pool.processes": ("ProcessPool",),
+    "dl.pool.programs": ("ProgramOutcome", "ProgramPool"),
     "dl.program.events": (
         "Event",
         "EventKind",
@@ -252,7 +256,16 @@ def __getattr__(name: str) -> Any:
     file = _FILES.get(name)
     if file is None:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = globals()[name] = getattr(import_module(file), name)
+    try:
+        module = import_module(file)
+    except ImportError as error:
+        from dl.conflicts import explained  # noqa: PLC0415  only where something is wrong
+
+        reason = explained(error)
+        if reason is error:
+            raise
+        raise reason from error
+    value = globals()[name] = getattr(module, name)
     return value
 
 
@@ -351,10 +364,13 @@ __all__ = [
     "OutOfBoundsError",
     "PatchError",
     "Pointer",
+    "PoolFullError",
     "ProcessPool",
     "ProgramDeadlockedError",
     "ProgramExited",
     "ProgramForkedError",
+    "ProgramOutcome",
+    "ProgramPool",
     "RemoteError",
     "ReplayFailedError",
     "ResourceLimitError",

@@ -29,6 +29,7 @@
     ├── GuestThreadError               a thread of the guest ended abnormally, and the program with it
     ├── ProgramDeadlockedError         all threads of the program wait for each other
     ├── WorkerLostError                the process that ran a function died
+    ├── PoolFullError                  a pool of programs takes no request
     ├── GroupEndedError                the instance group can run no more guest code
     │   └── ReplayFailedError          it could not make a link operation that all others have made
     ├── ValueConversionError           a Python value does not fit a WebAssembly signature
@@ -82,6 +83,7 @@ from dl.errors.running import (
     GroupEndedError,
     GuestThreadError,
     GuestTimeoutError,
+    PoolFullError,
     ProgramDeadlockedError,
     ProgramExited,
     ReplayFailedError,
@@ -131,6 +133,7 @@ __all__ = [
     "MissingSymbol",
     "NotDynamicError",
     "PatchError",
+    "PoolFullError",
     "ProgramDeadlockedError",
     "ProgramExited",
     "ProgramForkedError",

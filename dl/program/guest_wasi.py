@@ -138,6 +138,9 @@ class GuestWasi:
 
     Raises:
         EngineError: the engine cannot make the scratch memory.
+
+    Attributes:
+        is_asked: whether a thread has what it answers.
     """
 
     def __init__(
@@ -159,9 +162,18 @@ class GuestWasi:
             NAMESPACE,
             lambda: guest_wasi_module(_SCRATCH_TYPE, entry, host),
         )
-        variables = [f"{name}={value}" for name, value in options.env]
-        sizes = (len(options.args), _bytes_of(options.args), len(variables), _bytes_of(variables))
-        self.numbers = _Numbers(sizes, resolutions, clock_began)
+        self.numbers = _Numbers(_sizes(options), resolutions, clock_began)
+        self.is_asked = False
+
+    def renew(self, options: WasiOptions) -> bool:
+        """Answer for other arguments and another environment, unless a thread has been answered; return whether that is so.
+
+        No thread of the program runs meanwhile.
+        """
+        if self.is_asked:
+            return False
+        self.numbers = _Numbers(_sizes(options), self.numbers.resolutions, self.numbers.clock_began)
+        return True
 
     def monotonic_ns(self) -> int:
         """Return the host's monotonic clock, but nothing earlier than what a thread of the guest was told."""
@@ -172,6 +184,11 @@ class GuestWasi:
         instance = store.instantiate_with_wasi(self._code, NAMESPACE)
         store.define_instance(NAMESPACE, instance)
         return StoreWasi(self, store, instance)
+
+
+def _sizes(options: WasiOptions) -> tuple[int, ...]:
+    variables = [f"{name}={value}" for name, value in options.env]
+    return len(options.args), _bytes_of(options.args), len(variables), _bytes_of(variables)
 
 
 def _bytes_of(texts: tuple[str, ...] | list[str]) -> int:
@@ -193,14 +210,15 @@ class StoreWasi:
         self._instance = instance
         self._part: int | None = None
         self._has_clock = False
+        self._lock = threading.Lock()  # guards `_wanted`, and what the part says of it
         self._wanted = False
 
     def set_attention(self, *, wanted: bool) -> None:
         """Say whether the thread's next call has to go to the host; from any thread."""
-        self._wanted = wanted
-        part = self._part
-        if part is not None:
-            self._program.scratch.set_attention(part, wanted=wanted)
+        with self._lock:
+            self._wanted = wanted
+            if self._part is not None:
+                self._program.scratch.set_attention(self._part, wanted=wanted)
 
     def provide(self) -> bool:
         """Have the store answer, from its next call on; return whether it can."""
@@ -210,8 +228,10 @@ class StoreWasi:
         if part is None:
             return False
         numbers = self._program.numbers
-        self._part = part  # then what is wanted: `set_attention` does it the other way round
-        self._program.scratch.set_attention(part, wanted=self._wanted)
+        self._program.is_asked = True
+        with self._lock:
+            self._part = part
+            self._program.scratch.set_attention(part, wanted=self._wanted)
         try:
             self._store.provide_wasi()
             self._instance.function(PROVIDE, PROVIDE_TYPE)(
@@ -250,6 +270,7 @@ class StoreWasi:
 
     def close(self) -> None:
         """Give back the store's part, before the store is closed; idempotent."""
-        part, self._part = self._part, None
+        with self._lock:
+            part, self._part = self._part, None
         if part is not None:
             self._program.scratch.give_back(part)

@@ -6,7 +6,6 @@ less.
 
 from __future__ import annotations
 
-import logging
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -28,6 +27,7 @@ from dl.glue.names import BASE_NAMESPACE
 from dl.glue.placement import PlacedFunction, placement_module
 from dl.glue.resolution import FromNamespace
 from dl.limits import Limits
+from dl.logs import logger
 from dl.modules.guest_paths import GuestPaths
 from dl.modules.linked_module import LinkedModule
 from dl.modules.locate import Locator
@@ -49,7 +49,7 @@ from dl.records import dataclass, field
 from memory import LinearMemory
 from threads import DeadlockError, FutexTable, Rendezvous, Waits
 
-log = logging.getLogger("dl.link")
+log = logger("dl.link")
 
 _PAGE = 65536
 _STACK_ALIGN_LOG2 = 10
@@ -189,6 +189,7 @@ class Program:
         self._memory: EngineMemory | None = None
         self._only_store = False  # whether the one store that a program with its own memory may have is made
         self._shared_wasi: SharedWasi | None = None
+        self._wasi_store: Store | None = None
         self._base_code: CompiledModule | None = None
         self._waits_code: CompiledModule | None = None
         if main.shares_memory:
@@ -262,6 +263,7 @@ class Program:
                 store.define_memory(BASE_NAMESPACE, "memory", self._memory)
                 return store
             store.enable_wasi(self.options.wasi)
+            self._wasi_store = store
             self.clock_began = time.monotonic_ns()
             if self.main.makes_memory:
                 kind = self.main.memory_type
@@ -274,6 +276,26 @@ class Program:
             store.close()
             raise
         return store
+
+    def renew_wasi(self, options: WasiOptions) -> bool:
+        """Let WASI show the program something else, as if it had been linked so; for one that has not run yet.
+
+        Args:
+            options: the same directories as before, and the host's own streams where they were.
+
+        Returns:
+            False, and nothing is changed, if a thread of the program has asked WASI already, and keeps the answer.
+
+        Raises:
+            EngineError: an option cannot be passed to the program, or a file cannot be opened.
+        """
+        if self.guest_wasi is not None and not self.guest_wasi.renew(options):
+            return False
+        if self._shared_wasi is not None:
+            self._shared_wasi.renew(options)
+        elif self._wasi_store is not None:
+            self._wasi_store.renew_wasi(options)
+        return True
 
     def answer_in_guest(self, host: Mapping[str, FromNamespace], resolutions: tuple[int, ...]) -> bool:
         """Have threads answer what they can of WASI by themselves, if the engine lets them; return whether it does.
@@ -432,8 +454,8 @@ class Program:
             self.side_memory.close(self.linear)
         if self._shared_wasi is not None:
             self._shared_wasi.close()
-        self._memory = None
+        self._memory = self._wasi_store = None
 
 
 def _report_deadlock(error: DeadlockError) -> None:
-    logging.getLogger("dl.threads").info("%s", error)  # every thread raises it
+    logger("dl.threads").info("%s", error)  # every thread raises it
