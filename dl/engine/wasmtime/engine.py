@@ -19,8 +19,9 @@ import ctypes
 import os
 from typing import Any
 
+from dl.engine.capabilities import Capabilities
 from dl.engine.native.engine import NativeEngine, code_name
-from dl.engine.protocol import Boundary, Capabilities
+from dl.engine.protocol import Boundary
 from dl.engine.wasmtime import c
 from dl.engine.wasmtime.errors import check, error_text, take_bytes
 from dl.engine.wasmtime.host import WasmtimeHostFunctions
