@@ -41,6 +41,7 @@ if TYPE_CHECKING:
         EngineError,
         EngineNotFoundError,
         FinalizationError,
+        Frame,
         GroupEndedError,
         GuestThreadError,
         GuestTimeoutError,
@@ -131,6 +132,7 @@ _NAMES = {
         "EngineError",
         "EngineNotFoundError",
         "FinalizationError",
+        "Frame",
         "GroupEndedError",
         "GuestThreadError",
         "GuestTimeoutError",
@@ -254,7 +256,16 @@ def __getattr__(name: str) -> Any:
     file = _FILES.get(name)
     if file is None:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = globals()[name] = getattr(import_module(file), name)
+    try:
+        module = import_module(file)
+    except ImportError as error:
+        from dl.conflicts import explained  # noqa: PLC0415  only where something is wrong
+
+        reason = explained(error)
+        if reason is error:
+            raise
+        raise reason from error
+    value = globals()[name] = getattr(module, name)
     return value
 
 
@@ -301,6 +312,7 @@ __all__ = [
     "Explanation",
     "External",
     "FinalizationError",
+    "Frame",
     "FuncType",
     "Function",
     "Global",

@@ -233,6 +233,7 @@ class Waits:
             self._begin_locked(wait)
         # First the bell, then the look at what is pending: an interrupt posts first and rings then.
         waiter.bell = wake
+        waiter.fence.light()
         try:
             waiter.raise_if_interrupted()
             with recording.span("wait", "wait for", what):

@@ -142,6 +142,7 @@ class Groups:
         group = self._by_thread.get(threading.main_thread().ident or 0)
         if group is not None:
             group.must_notice = True
+            group.replica.fence.heavy()  # before its state is read; see `Nudger.nudge`
             group.replica.waiter.unpark()
         self.program.rendezvous.nudger.nudge()
 

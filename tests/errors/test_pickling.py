@@ -78,7 +78,6 @@ def examples() -> Iterator[BaseException]:
     yield threads.errors.Interrupted("why")
     yield threads.errors.DeadlockError((("a", "b"),))
     yield threads.errors.ForkedProcessError(1, 2)
-    yield threads.errors.FreeThreadedError()
     yield threads.errors.ProtocolError("text")
 
 

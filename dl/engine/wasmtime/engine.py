@@ -16,12 +16,12 @@ A call into the library releases the GIL, so guest code of several threads runs 
 from __future__ import annotations
 
 import ctypes
-import logging
 import os
 from typing import Any
 
+from dl.engine.capabilities import Capabilities
 from dl.engine.native.engine import NativeEngine, code_name
-from dl.engine.protocol import Boundary, Capabilities
+from dl.engine.protocol import Boundary
 from dl.engine.wasmtime import c
 from dl.engine.wasmtime.errors import check, error_text, take_bytes
 from dl.engine.wasmtime.host import WasmtimeHostFunctions
@@ -30,10 +30,11 @@ from dl.engine.wasmtime.memory import WasmtimeSharedMemory, new_shared_memory, p
 from dl.engine.wasmtime.store import WasmtimeStore
 from dl.errors import EngineError
 from dl.forks import in_forked_child
+from dl.logs import logger
 from dl.wasm.encode import name_bytes, section, unsigned
 from dl.wasm.types import MemoryType
 
-log = logging.getLogger("dl.cache")
+log = logger("dl.cache")
 
 
 class WasmtimeModule:
@@ -74,7 +75,7 @@ class WasmtimeEngine(NativeEngine):
     Args:
         interrupts: check for interruption at each loop and function entry (about 11 % on tight loops).
         shared_memory, exceptions, tail_calls, table_reflection, serialization, simd, externals, references, stack_inspection,
-            guest_wasi: False switches the capability off; the engine can do all of them. See `Capabilities`.
+            memory64, guest_wasi: False switches the capability off; the engine can do all of them. See `Capabilities`.
         max_stack: bytes of native stack that guest code may use in a thread, counted from its outermost call into the guest;
             None for 1 MiB, or what the stacks of new threads have room for if that is less.
 
@@ -97,6 +98,7 @@ class WasmtimeEngine(NativeEngine):
         externals: bool = True,
         references: bool = True,
         stack_inspection: bool = True,
+        memory64: bool = True,
         guest_wasi: bool = True,
         max_stack: int | None = None,
     ) -> None:
@@ -111,6 +113,7 @@ class WasmtimeEngine(NativeEngine):
             externals=externals,
             references=references,
             stack_inspection=stack_inspection,
+            memory64=memory64,
             guest_wasi=guest_wasi,
         )
         super().__init__(capabilities, max_stack)
@@ -122,6 +125,7 @@ class WasmtimeEngine(NativeEngine):
         c.config_tail_calls(config, tail_calls)
         c.config_simd(config, simd)
         c.config_relaxed_simd(config, simd)
+        c.config_memory64(config, memory64)
         c.config_max_stack(config, self.max_stack)
         # The library's threads that compile in parallel stay in the parent, and a child would wait for them for ever.
         c.config_parallel(config, not _in_child)
