@@ -3,13 +3,15 @@
     python benchmarks/engines.py
 
 All engines take their turn in one process, and what is measured is the CPU time of the process, the fastest of all rounds: so
-the numbers say something on a busy machine too.
+the numbers say something on a busy machine too. Only interrupts and the loads beside 64 groups, of which half spin, are
+wall-clock time.
 """
 
 from __future__ import annotations
 
 import gc
 import itertools
+import statistics
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -17,11 +19,14 @@ from typing import Any
 
 import click
 import wasmtime
+from closures import make_ways
 from common import BINARY, UNARY, NoBoundary, exporter, report
+from loads_under_threads import loads, program
 from rich.table import Table
 
 import dl
 from dl.engine import engine_named, known_engines
+from dl.stress.modules import LibraryKind, library_module
 from dl.wasm.types import FuncType
 
 CALLS = 20_000
@@ -33,6 +38,7 @@ SUBJECT = """
     (loop $again (drop (call $host (local.get 0)))
       (br_if $again (local.tee 0 (i32.sub (local.get 0) (i32.const 1))))) (local.get 0)))
 """
+HEARING = '(module (import "env" "ask" (func $ask)) (func (export "hear") (call $ask) (loop)))'
 KERNELS = """
 (module (memory 1)
   (func (export "multiply") (param i32) (result i32) (local $x i32) (local.set $x (i32.const 1))
@@ -82,6 +88,28 @@ def calls(name: str) -> dict[str, Callable[[], float]]:
             store.instantiate(code, "subject")
             store.close()
 
+    asked: list[float] = []
+    heard: list[float] = []
+
+    def ask() -> None:
+        engine.interrupt()
+        asked.append(time.perf_counter())
+
+    asking = engine.host_functions(NoBoundary())
+    asking.define("env", "ask", FuncType((), ()), ask, blocking=False)
+    asked_store = engine.new_store(asking)
+    asked_store.on_interrupt(lambda: heard.append(time.perf_counter()))
+    hearing = asked_store.instantiate(engine.compile(bytes(wasmtime.wat2wasm(HEARING))), "hearing").function(
+        "hear", FuncType((), ())
+    )
+
+    def latency() -> float:
+        asked.clear()
+        heard.clear()
+        for _ in range(200):
+            hearing()
+        return 1e6 * statistics.median(after - before for before, after in zip(asked, heard, strict=True))
+
     def opening(count: int, *, warm: bool) -> float:
         wasm = exporter(count, nonce=b"" if warm else str(next(_nonces)).encode())
         with dl.Linker(None, memory=dl.MemoryType(32, 256), engine=engine, cache=False) as linker:
@@ -97,6 +125,7 @@ def calls(name: str) -> dict[str, Callable[[], float]]:
     return {
         "host → guest, µs": lambda: cpu(many) / CALLS * 1e6,
         "guest → host, µs": lambda: cpu(lambda: repeat(CALLS)) / CALLS * 1e6,
+        "interrupt, from the request to the handler, µs": latency,
         "a store with one instance, µs": lambda: cpu(stores) / 200 * 1e6,
         "compile 1 function, ms": lambda: (
             cpu(lambda: engine.compile(exporter(1, nonce=str(next(_nonces)).encode()))) * 1e3
@@ -109,6 +138,59 @@ def calls(name: str) -> dict[str, Callable[[], float]]:
         "dlopen, cold, 1,000 exports, ms": lambda: opening(1000, warm=False),
         "dlopen, warm, 1,000 exports, ms": lambda: opening(1000, warm=True),
     }
+
+
+GROUPS, LOADS = 64, 10
+THROWER = """
+(module (tag $t (param i32))
+  (func (export "throw") (param i32) (result i32)
+    (loop $again
+      (block $caught (result i32) (try_table (catch $t $caught) (throw $t (local.get 0))) (i32.const 0)) (drop)
+      (br_if $again (local.tee 0 (i32.sub (local.get 0) (i32.const 1))))) (local.get 0)))
+"""
+
+
+def pointers(name: str) -> dict[str, Callable[[], float]]:
+    """Ways to measure an engine's calls from guest to guest through what the linker makes, in nanoseconds a call."""
+    linker = dl.Linker(
+        None, memory=dl.MemoryType(2, 1000, shared=True), engine=engine_named(name), cache=False
+    )
+    calls = 1_000_000
+
+    def way(function: dl.GuestFunction, pointer: int, count: int) -> Callable[[], float]:
+        return lambda: cpu(lambda: function(count, pointer)) / count * 1e9
+
+    found: dict[str, Callable[[], float]] = {}
+    for what, (function, pointer, fewer) in make_ways(linker).items():
+        unit = "call_indirect to another module" if what == "call_indirect" else what
+        found[f"{unit}, ns"] = way(function, pointer, calls // fewer)
+    engine: Any = engine_named(name)
+    store = engine.new_store(engine.host_functions(NoBoundary()))
+    throw = store.instantiate(engine.compile(bytes(wasmtime.wat2wasm(THROWER))), "thrower").function(
+        "throw", UNARY
+    )
+    found["throw and catch, ns"] = lambda: cpu(lambda: throw(2000)) / 2000 * 1e9
+    return found
+
+
+def threads(name: str) -> dict[str, Callable[[], float]]:
+    """Ways to measure what threads take: new ones, in microseconds, and loads beside many, in milliseconds."""
+    engine = engine_named(name)
+    found: dict[str, Callable[[], float]] = {}
+    for libraries in (0, 100):
+        linker = program(engine)
+        for number in range(libraries):
+            linker.main_group.dlopen(library_module(LibraryKind(number % 8)), name=f"l{number}.so")
+
+        def spawn(linker: dl.Linker = linker) -> None:
+            for _ in range(20):
+                linker.spawn(lambda _group: None).join()
+
+        found[f"a new thread, {libraries} libraries, µs"] = lambda spawn=spawn: cpu(spawn) / 20 * 1e6  # type: ignore[misc]
+    found[f"a load beside {GROUPS} groups, median, ms"] = lambda: statistics.median(
+        loads(GROUPS, LOADS, engine=engine)[0]
+    )
+    return found
 
 
 def kernels(name: str, *, interrupts: bool) -> dict[str, Callable[[], float]]:
@@ -139,7 +221,9 @@ def fastest(ways: dict[tuple[str, str], Callable[[], float]], rounds: int) -> di
 def main(rounds: int, json_file: Path | None) -> None:
     """Print what the engines need for the same work."""
     names = known_engines()
-    costs = fastest({(what, name): way for name in names for what, way in calls(name).items()}, rounds)
+    costs: dict[str, dict[str, float]] = {}
+    for ways in (calls, pointers, threads):
+        costs |= fastest({(what, name): way for name in names for what, way in ways(name).items()}, rounds)
     plain = fastest(
         {(what, name): way for name in names for what, way in kernels(name, interrupts=False).items()}, rounds
     )
@@ -152,8 +236,11 @@ def main(rounds: int, json_file: Path | None) -> None:
         one.add_column("what")
         for name in names:
             one.add_column(name, justify="right")
+    for name in names[1:]:
+        table.add_column(f"{name} / {names[0]}", justify="right")
     for what, row in costs.items():
-        table.add_row(what, *(f"{row[name]:.2f}" for name in names))
+        ratios = (f"{row[name] / row[names[0]]:.1f}" for name in names[1:])
+        table.add_row(what, *(f"{row[name]:.2f}" for name in names), *ratios)
     for what, row in plain.items():
         checks.add_row(
             what, *(f"{row[name]:.0f} {checked[what][name] / row[name] - 1:+.0%}" for name in names)

@@ -18,6 +18,7 @@ from common import ROOT, UNARY, engine_option, library, report, spread, take_tur
 from rich.table import Table
 
 import dl
+from dl.engine import Engine
 from dl.stress.modules import LibraryKind, library_module, program_module
 from dl.wasm.encode import ModuleBuilder, i32_const, local_get, local_set
 
@@ -32,9 +33,10 @@ BUSY_GROUPS = (4, 16, 64)
 LIBC_PROGRAM = ROOT / "fixtures" / "plugins" / "shared" / "main.wasm"
 
 
-def program() -> dl.Linker:
+def program(engine: Engine | None = None) -> dl.Linker:
     return dl.Linker(
         program_module(),
+        engine=engine,
         imports={"env": {"on_thread": lambda _number, _record: None, "on_construct": lambda _addend: None}},
     )
 
@@ -102,16 +104,19 @@ def busy_python() -> Iterator[None]:
         thread.join()
 
 
-def loads(groups: int, rounds: int, *, busy: bool = False) -> tuple[list[float], list[float]]:
+def loads(
+    groups: int, rounds: int, *, busy: bool = False, engine: Engine | None = None
+) -> tuple[list[float], list[float]]:
     """Milliseconds of loads and of their barriers with so many other groups, half of them spinning, half waiting.
 
     Args:
         groups: how many.
         rounds: how many loads.
         busy: whether a thread of Python computes meanwhile.
+        engine: what runs them; None for the default.
     """
     wasm = library_module(LibraryKind(1))
-    with busy_python() if busy else contextlib.nullcontext(), program() as linker:
+    with busy_python() if busy else contextlib.nullcontext(), program(engine) as linker:
         group = linker.main_group
         words = group.dlsym(dl.MAIN_HANDLE, "words").address + 64
         group.dlopen(wasm, name="warm.so")

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from dl.api.library import Library
     from dl.api.loaded import AddressInfo, LoadedModule, ModuleBinding, ModuleSymbol
     from dl.api.memory_map import MapRegion, MemoryMap
+    from dl.api.timeline import Timeline, TimelineEvent
     from dl.api.values import F32, F64, I32, I64, V128, CString, Pointer, host_function
     from dl.description.spec import Spec
     from dl.dlfcn import (
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
     )
     from dl.errors import (
         BuildError,
+        BundleError,
         DlError,
         DylinkError,
         EngineError,
@@ -57,6 +59,7 @@ if TYPE_CHECKING:
         MissingSymbol,
         NotDynamicError,
         PatchError,
+        PoolFullError,
         ProgramDeadlockedError,
         ProgramExited,
         ProgramForkedError,
@@ -85,6 +88,7 @@ if TYPE_CHECKING:
     from dl.linker import Linker
     from dl.options import HostFunction, MemoryType
     from dl.pool.processes import ProcessPool
+    from dl.pool.programs import ProgramOutcome, ProgramPool
     from dl.program.events import Event, EventKind, EventQueue, Events, EventSubscription
     from dl.program.statistics import LinkerStatistics
     from dl.tasks import AsyncLinker, TrioLinker, open_linker
@@ -121,6 +125,7 @@ _NAMES = {
     ),
     "dl.errors": (
         "BuildError",
+        "BundleError",
         "DlError",
         "DylinkError",
         "EngineError",
@@ -144,6 +149,7 @@ _NAMES = {
         "MissingSymbol",
         "NotDynamicError",
         "PatchError",
+        "PoolFullError",
         "ProgramDeadlockedError",
         "ProgramExited",
         "ProgramForkedError",
@@ -187,6 +193,7 @@ _NAMES = {
         "TypedFunction",
     ),
     "dl.include": ("get_include",),
+    "dl.api.timeline": ("Timeline", "TimelineEvent"),
     "dl.api.library": ("Library",),
     "dl.program.statistics": ("LinkerStatistics",),
     "dl.api.values": (
@@ -217,6 +224,7 @@ _NAMES = {
         "MemoryType",
     ),
     "dl.pool.processes": ("ProcessPool",),
+    "dl.pool.programs": ("ProgramOutcome", "ProgramPool"),
     "dl.program.events": (
         "Event",
         "EventKind",
@@ -246,7 +254,16 @@ def __getattr__(name: str) -> Any:
     file = _FILES.get(name)
     if file is None:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = globals()[name] = getattr(import_module(file), name)
+    try:
+        module = import_module(file)
+    except ImportError as error:
+        from dl.conflicts import explained  # noqa: PLC0415  only where something is wrong
+
+        reason = explained(error)
+        if reason is error:
+            raise
+        raise reason from error
+    value = globals()[name] = getattr(module, name)
     return value
 
 
@@ -277,6 +294,7 @@ __all__ = [
     "AsyncLinker",
     "BoundImport",
     "BuildError",
+    "BundleError",
     "CString",
     "Callback",
     "DlError",
@@ -343,10 +361,13 @@ __all__ = [
     "OutOfBoundsError",
     "PatchError",
     "Pointer",
+    "PoolFullError",
     "ProcessPool",
     "ProgramDeadlockedError",
     "ProgramExited",
     "ProgramForkedError",
+    "ProgramOutcome",
+    "ProgramPool",
     "RemoteError",
     "ReplayFailedError",
     "ResourceLimitError",
@@ -357,6 +378,8 @@ __all__ = [
     "Table",
     "Tag",
     "ThreadExited",
+    "Timeline",
+    "TimelineEvent",
     "TrapError",
     "TrioLinker",
     "TypedFunction",

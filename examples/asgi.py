@@ -1,8 +1,9 @@
 """A web application that runs a fresh WebAssembly program for each request, within limits: `uvicorn examples.asgi:app`.
 
 The words of the path are the program's arguments, the body of a request its standard input, its standard output the answer.
-Nothing of one request is left for the next: each has a memory, a table and globals of its own. Code is compiled once. A
-program that takes too long is stopped.
+Nothing of one request is left for the next: each has a memory, a table and globals of its own. Programs are linked before
+requests come, code is compiled once, and a program that takes too long is stopped. A client that goes away stops its program
+where the server cancels its task.
 """
 
 from __future__ import annotations
@@ -11,61 +12,73 @@ import os
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-import anyio
-
 import dl
 
-PROGRAM = os.environ.get("ASGI_PROGRAM", "fixtures/wasi/unshared/main.wasm")
+SPEC = dl.Spec(
+    main=os.environ.get("ASGI_PROGRAM", "fixtures/wasi/unshared/main.wasm"),
+    limits=dl.Limits(memory_pages=1024, threads=4),
+)
 SECONDS = float(os.environ.get("ASGI_SECONDS", "2"))
-LIMITS = dl.Limits(memory_pages=1024, threads=4)
-AT_ONCE = 4
-"""Programs that run at a time; other requests wait for their turn."""
-
-_turns = anyio.Semaphore(AT_ONCE)
+MOST_BODY = 1 << 20
+AT_ONCE = int(os.environ.get("ASGI_AT_ONCE", "4"))
+"""Programs that run at a time. Other requests wait for their turn, up to `MOST_WAITING` of them."""
+MOST_WAITING = 1000
+READY = int(os.environ.get("ASGI_READY", "4"))
+"""Programs that wait for requests."""
 
 Receive = Callable[[], Awaitable[dict[str, Any]]]
 Send = Callable[[dict[str, Any]], Awaitable[None]]
 
 
-async def run(body: bytes, path: str) -> tuple[int, bytes]:
-    """Run the program on a body; return the status and the answer."""
-    answer: list[bytes] = []
+class Application:
+    """The application: a pool that lives as long as the server."""
 
-    def make() -> dl.Linker:
-        return dl.Linker(
-            PROGRAM,
-            args=("program", *path.strip("/").split("/")),
-            stdin=body,
-            stdout=answer.append,
-            stderr=lambda _text: None,
-            interrupts=True,
-            limits=LIMITS,
-        )
+    def __init__(self) -> None:
+        self._pool: dl.ProgramPool | None = None
 
-    try:
-        async with dl.open_linker(make) as linker:
-            with anyio.fail_after(SECONDS):
-                code = await linker.run()
-    except TimeoutError:
-        return 504, b"the program took too long\n"
-    except dl.DlError as error:
-        return 500, f"{error}\n".encode()
-    return (200 if code == 0 else 500), b"".join(answer)
+    async def __call__(self, scope: dict[str, Any], receive: Receive, send: Send) -> None:
+        """Serve a request, or the server's start and end; see the ASGI specification."""
+        if scope["type"] == "lifespan":
+            await self._live(receive, send)
+        elif scope["type"] == "http":
+            status, answer = await self._answer(scope["path"], receive)
+            head = {
+                "type": "http.response.start",
+                "status": status,
+                "headers": [(b"content-type", b"text/plain")],
+            }
+            await send(head)
+            await send({"type": "http.response.body", "body": answer})
+
+    async def _live(self, receive: Receive, send: Send) -> None:
+        assert (await receive())["type"] == "lifespan.startup"
+        with dl.ProgramPool(
+            SPEC, at_once=AT_ONCE, waiting=MOST_WAITING, ready=READY, timeout=SECONDS
+        ) as pool:
+            self._pool = pool
+            await send({"type": "lifespan.startup.complete"})
+            assert (await receive())["type"] == "lifespan.shutdown"
+        await send({"type": "lifespan.shutdown.complete"})
+
+    async def _answer(self, path: str, receive: Receive) -> tuple[int, bytes]:
+        """Run the program on a body; return the status and the answer."""
+        assert self._pool is not None
+        body, more = b"", True
+        while more:
+            message = await receive()
+            body += message.get("body", b"")
+            more = message.get("more_body", False)
+            if len(body) > MOST_BODY:
+                return 413, b"the body is too long\n"
+        try:
+            outcome = await self._pool.run_async(args=("program", *path.strip("/").split("/")), stdin=body)
+        except dl.GuestTimeoutError:
+            return 504, b"the program took too long\n"
+        except dl.PoolFullError:
+            return 503, b"too many requests\n"
+        except dl.DlError as error:
+            return 500, f"{error}\n".encode()
+        return (200 if outcome.code == 0 else 500), outcome.stdout
 
 
-async def app(scope: dict[str, Any], receive: Receive, send: Send) -> None:
-    """Serve a request; see the ASGI specification."""
-    if scope["type"] != "http":
-        return
-    body = b""
-    while True:
-        message = await receive()
-        body += message.get("body", b"")
-        if not message.get("more_body"):
-            break
-    async with _turns:
-        status, answer = await run(body, scope["path"])
-    await send(
-        {"type": "http.response.start", "status": status, "headers": [(b"content-type", b"text/plain")]}
-    )
-    await send({"type": "http.response.body", "body": answer})
+app = Application()

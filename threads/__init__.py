@@ -8,11 +8,11 @@ and `threads.testing`.
 
 from typing import TYPE_CHECKING, Any
 
+from threads import recording
 from threads.errors import (
     BarrierTimeoutError,
     DeadlockError,
     ForkedProcessError,
-    FreeThreadedError,
     Interrupted,
     ProtocolError,
     ReplayError,
@@ -57,7 +57,6 @@ __all__ = [
     "DeadlockError",
     "Event",
     "ForkedProcessError",
-    "FreeThreadedError",
     "FutexTable",
     "Guard",
     "Instigation",
@@ -78,6 +77,7 @@ __all__ = [
     "Waiter",
     "Waits",
     "protect",
+    "recording",
     "uninterrupted",
     "unpark_all",
     "unwound_whole",

@@ -7,7 +7,6 @@ ThreadsError
  +-- Interrupted           what to interrupt a thread with when there is nothing more exact to say
  +-- DeadlockError         every thread waits, and nothing is left to wake one
  +-- ForkedProcessError    the program was started in another process, whose threads did not come along
- +-- FreeThreadedError     this interpreter runs without a GIL
  +-- ProtocolError         the caller broke a rule of this package: file a bug
 """
 
@@ -17,7 +16,6 @@ __all__ = [
     "BarrierTimeoutError",
     "DeadlockError",
     "ForkedProcessError",
-    "FreeThreadedError",
     "Interrupted",
     "ProtocolError",
     "ReplayError",
@@ -129,16 +127,6 @@ class ForkedProcessError(ThreadsError):
         return (
             f"the program belongs to process {self.creator} and cannot be used in process {self.process}, which was forked "
             "from it: link it anew there, or start processes with the method 'spawn' or 'forkserver'"
-        )
-
-
-class FreeThreadedError(ThreadsError):
-    """The interpreter runs without a GIL, on which this package relies for the order of memory accesses."""
-
-    def __str__(self) -> str:
-        return (
-            "this interpreter runs without a GIL, and linking across threads relies on it for the order of memory accesses: "
-            "run with PYTHON_GIL=1 or -X gil=1, or use a build of Python that is not free-threaded"
         )
 
 

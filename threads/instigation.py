@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import time
 from types import TracebackType
 from typing import TYPE_CHECKING, Generic, TypeVar
 
+from threads import recording
 from threads.errors import ProtocolError
 from threads.replica import GUEST, Replica
 from threads.uninterrupted import protect, unwound_whole
@@ -24,12 +26,13 @@ class Instigation(Generic[Op]):
     Meanwhile Ctrl-C in the main thread is held back while an exception is being handled: undoing is not cut short.
     """
 
-    __slots__ = ("_guard", "_rendezvous", "_replica", "_waiter")
+    __slots__ = ("_began", "_guard", "_rendezvous", "_replica", "_waiter")
 
     def __init__(self, rendezvous: Rendezvous[Op], replica: Replica[Op] | None) -> None:
         self._rendezvous = rendezvous
         self._replica = replica
         self._guard = unwound_whole()
+        self._began = 0  # when it was taken, for who records it
         platform = rendezvous._platform  # noqa: SLF001 - one class in two parts
         self._waiter = Waiter("host thread", platform) if replica is None else replica.waiter
 
@@ -50,7 +53,9 @@ class Instigation(Generic[Op]):
             raise ProtocolError(message)
         try:
             self._guard.__enter__()
-            turn.acquire(self._waiter)
+            with recording.span("barrier", "wait for the link lock"):
+                turn.acquire(self._waiter)
+            self._began = time.monotonic_ns() if recording.recorders else 0
             if replica is not None:
                 replica.synchronize()
             return self
@@ -67,6 +72,8 @@ class Instigation(Generic[Op]):
     ) -> None:
         try:
             self._rendezvous._turn.release(self._waiter)  # noqa: SLF001
+            if self._began:
+                recording.since(self._began, "barrier", "hold the link lock", "")
         finally:
             self._guard.__exit__(kind, value, traceback)
         if self._replica is None and kind is None:

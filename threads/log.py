@@ -83,7 +83,7 @@ class OperationLog(Generic[Op]):
 
     Concurrency:
       all methods are called under the rendezvous' lock, except `committed`, `len`, `log[n]` and `since`, which any
-      thread may use at any time: each reads a copy taken in one step under the GIL.
+      thread may use at any time: each reads one entry, or a copy. Both are atomic, without a GIL too.
     """
 
     __slots__ = ("_committed", "_numbers", "_operations", "_owed", "_unfinished", "oldest_start")
@@ -129,7 +129,7 @@ class OperationLog(Generic[Op]):
     def since(self, sequence: int) -> Iterator[tuple[int, Op]]:
         """Yield number and operation of the shared entries after `sequence`: what a group at that number replays."""
         committed = self._committed
-        for number, operation in list(self._operations.items()):
+        for number, operation in self._operations.copy().items():
             if sequence < number <= committed:
                 yield number, operation
 

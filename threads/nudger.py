@@ -51,6 +51,7 @@ class Nudger:
     ) -> None:
         self._platform = platform
         self._interrupt = interrupt
+        self._fence = platform.fence()
         self._predicates: list[Callable[[], bool]] = [] if unheard is None else [unheard]
         # Held = a thread repeats. Only ever tried, never waited for: a thread that fails to take it knows that the thread
         # holding it asks the predicates once more after releasing it.
@@ -69,12 +70,18 @@ class Nudger:
             self._predicates.remove(predicate)
 
     def _unheard(self) -> bool:
-        # A call, not a generator: see `Rendezvous._close_gate`. The copy is taken in one step.
-        return any(map(_ask, tuple(self._predicates)))
+        # A call, not a generator: see `Rendezvous._close_gate`. The copy is atomic, without a GIL too.
+        return any(map(_ask, self._predicates.copy()))
 
     def nudge(self) -> None:
-        """Interrupt the engine. Whatever makes a predicate true must have been written before."""
+        """Interrupt the engine.
+
+        Whatever makes a predicate true must have been written before, and the heavy side of the fence passed of each
+        thread that has to notice it.
+        """
         self._interrupt()
+        # A thread that repeats releases `_repeating` and asks then; this one has written what it will be asked for.
+        self._fence.heavy()
         if self._unheard() and self._repeating.acquire(blocking=False):
             try:
                 self._platform.start_daemon(self._repeat, "rendezvous nudger")
@@ -103,6 +110,7 @@ class Nudger:
                 self._repeat_until_heard(math.inf)
             finally:
                 self._repeating.release()
+            self._fence.light()
             if not (self._unheard() and self._repeating.acquire(blocking=False)):
                 return
 

@@ -1,4 +1,4 @@
-"""The few things this package needs of the machine: a lock, a clock, a thread.
+"""The few things this package needs of the machine: a lock, a fence, a clock, a thread.
 
 Named in one place so that `threads.testing` can put others there, which let a test decide at every step
 which thread runs next. Everything else in the package is built from these.
@@ -12,9 +12,10 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import Protocol
 
+from threads.fences import Fence, Fences, fences_of_this_interpreter
 from threads.switching import SWITCH_INTERVAL
 
-__all__ = ["SYSTEM", "LockLike", "Platform"]
+__all__ = ["SYSTEM", "LockLike", "Platform", "System"]
 
 
 class LockLike(Protocol):
@@ -44,10 +45,20 @@ class LockLike(Protocol):
 
 
 class Platform(Protocol):
-    """Where locks, threads and the time come from."""
+    """Where locks, fences, threads and the time come from.
+
+    Attributes:
+      light_is_free: see `threads.fences.Fences`.
+    """
+
+    light_is_free: bool
 
     def lock(self) -> LockLike:
         """Return a new lock that nobody holds."""
+        ...
+
+    def fence(self) -> Fence:
+        """Return what orders stores before later loads; see `threads.fences`."""
         ...
 
     def get_ident(self) -> int:
@@ -74,24 +85,32 @@ class Platform(Protocol):
         ...
 
 
-class _System:
-    def __init__(self) -> None:
+class System:
+    """The machine, with the fences that it is given."""
+
+    def __init__(self, fences: Fences) -> None:
+        self.fence = fences.fence
+        self.light_is_free = fences.light_is_free
         self.hurry = SWITCH_INTERVAL.hurry
         self.relax = SWITCH_INTERVAL.relax
 
     def lock(self) -> LockLike:
+        """Return a new lock that nobody holds."""
         return _thread.allocate_lock()
 
     def get_ident(self) -> int:
+        """Return the calling thread's number."""
         return _thread.get_ident()
 
     def monotonic_ns(self) -> int:
+        """Return nanoseconds of a clock that never goes back."""
         return time.monotonic_ns()
 
     def start_daemon(self, run: Callable[[], None], name: str) -> None:  # noqa: ARG002
+        """Run `run` on a new thread that does not keep the process alive."""
         # Not `threading.Thread`: its start takes a lock that a signal handler may have interrupted the holder of. Nor is
         # it named: before CPython 3.13, naming such a thread leaves an entry in `threading` behind.
         _thread.start_new_thread(run, ())
 
 
-SYSTEM: Platform = _System()
+SYSTEM: Platform = System(fences_of_this_interpreter())

@@ -37,7 +37,7 @@
 #    given its next operation, and marked as replaying it, in one step under the lock: a commit that replaces the
 #    operation comes before (the replica never sees it) or after (the replica counts as having made it).
 #
-# Why the common path needs no lock, and why it would not be sound without a GIL: see `Replica`.
+# Why the common path needs no lock, and what it needs without a GIL: see `Replica` and `fences.py`.
 #
 # What we do not do, and why
 # ==========================
@@ -62,13 +62,14 @@
 
 from __future__ import annotations
 
-import sys
 from collections import deque
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar
 
-from threads.errors import BarrierTimeoutError, FreeThreadedError, ProtocolError, ReplicaClosedError
+from threads import recording
+from threads.errors import BarrierTimeoutError, ProtocolError, ReplicaClosedError
+from threads.fences import pass_heavy
 from threads.instigation import Instigation
 from threads.log import OperationLog
 from threads.nudger import FIRST_REPEAT_NS, LAST_REPEAT_NS, Nudger
@@ -111,9 +112,6 @@ class Rendezvous(Generic[Op]):
       log: the operations.
       replays, process: for Replica and Instigation.
       nudger: interrupts the engine until whoever has to notice something has; others may register what else there is.
-
-    Raises:
-      FreeThreadedError: this interpreter runs without a GIL.
     """
 
     __slots__ = (
@@ -122,8 +120,6 @@ class Rendezvous(Generic[Op]):
     )  # fmt: skip
 
     def __init__(self, interrupt: Callable[[], None], *, platform: Platform = SYSTEM) -> None:
-        if not getattr(sys, "_is_gil_enabled", lambda: True)():
-            raise FreeThreadedError
         self.log: OperationLog[Op] = OperationLog()
         self.version: int = 0
         self._interrupt = interrupt
@@ -141,7 +137,8 @@ class Rendezvous(Generic[Op]):
         self._barriers = 0
         self.replays: Replays[Op] = Replays(self, self._lock)
         self._latency: deque[float] = deque(maxlen=LATENCY_SAMPLES)
-        self._interrupts = 0  # not guarded: a count for reading, written by whoever interrupts
+        # Not guarded, since signal handlers interrupt: of two threads that do so in one moment, one may go uncounted.
+        self._interrupts = 0
         # The link lock, outermost. A thread that waits for it is HOST or DETACHED, so no barrier ever waits for that thread.
         self._turn = Turn(platform)
         self.nudger = Nudger(platform, self._call_interrupt, self._unheard)
@@ -170,8 +167,7 @@ class Rendezvous(Generic[Op]):
             if self._ended is not None:
                 raise self._ended.with_traceback(None)
             if replica.joined_before:
-                message = f"{replica.name!r} joins a second time"
-                raise ProtocolError(message)
+                raise ProtocolError(f"{replica.name!r} joins a second time")
             if not (applied == 0 or self.log.oldest_start <= applied <= self.log.committed):
                 # With less than `oldest_start` the group may have made something whose undoing is dropped.
                 message = (
@@ -277,7 +273,7 @@ class Rendezvous(Generic[Op]):
         try:
             if replica is not None and replica.state == GUEST:
                 replica.state = HOST
-            self._close_gate(waiter)
+            awaited = self._close_gate(waiter)
             self._gather(waiter, timeout)
             with self._lock:
                 if self._ended is not None:
@@ -285,8 +281,9 @@ class Rendezvous(Generic[Op]):
                 owed_to = None if only_after is None else self._begun_locked(only_after, replica)
                 self.log.append(operation, replaces=replaces, owed_to=owed_to, leaves=leaves)
             self._open_gate(replica)
-            # One step under the GIL, as is the copy that `statistics` takes; only instigators append.
-            self._latency.append((self._platform.monotonic_ns() - started) / 1e9)
+            with self._lock:
+                self._latency.append((self._platform.monotonic_ns() - started) / 1e9)
+            recording.barrier(started, before + 1, operation, awaited)
             return before + 1
         except BaseException as error:
             # Ctrl-C is held back in here, up to the end of the handler: see `Instigation`.
@@ -357,7 +354,7 @@ class Rendezvous(Generic[Op]):
 
     # The barrier, from the instigator's side.
 
-    def _close_gate(self, waiter: Waiter) -> None:
+    def _close_gate(self, waiter: Waiter) -> list[Replica[Op]]:
         with self._lock:
             if self._ended is not None:
                 raise self._ended.with_traceback(None)
@@ -366,9 +363,11 @@ class Rendezvous(Generic[Op]):
             # First the gate, then the states: see `Replica`. A thread seen as GUEST either will come to a safe
             # point, or is just finding the gate closed; both end in `_arrived_locked`.
             self.version = CLOSED
+            pass_heavy(self._replicas)
             # A call, not a comprehension: CPython 3.12 and 3.13 compile the loop of an inlined one so that a signal
             # handler's exception at its jump back skips the handlers around it, and would leave the lock held.
             self._awaited = dict.fromkeys(filter(_in_guest, self._replicas))
+            return list(self._awaited)
 
     def _gather(self, waiter: Waiter, timeout: float | None) -> None:
         clock = self._platform.monotonic_ns
@@ -425,6 +424,7 @@ class Rendezvous(Generic[Op]):
         # true at any time that this replica is not in guest code, because only its own thread could go there.
         if replica in self._awaited:
             del self._awaited[replica]
+            recording.moment("barrier", "arrives", name=replica.name, operation=self.log.committed + 1)
             if not self._awaited:
                 return self._instigator
         return None
@@ -439,7 +439,7 @@ class Rendezvous(Generic[Op]):
         if self._passes(replica, waits=False):
             return
         waiter = replica.waiter
-        with unwound_whole():
+        with unwound_whole(), recording.span("barrier", "held at the gate"):
             try:
                 while not self._passes(replica, waits=True):
                     waiter.park()
@@ -482,9 +482,9 @@ class Rendezvous(Generic[Op]):
         self._interrupt()
 
     def _unheard(self) -> bool:
-        # No lock: signal handlers come here. A copy is taken in one step; a state read too early is read again later.
+        # No lock: signal handlers come here. The copy is atomic; a state read too early is read again later.
         version = self.version
-        for replica in list(self._replicas):
+        for replica in self._replicas.copy():
             if replica.state == GUEST and replica.applied != version:
                 return True
             # It is HOST, so that no barrier waits for it, but may be in the guest code of an operation.

@@ -10,6 +10,7 @@ from collections import OrderedDict
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final, Generic, NoReturn, TypeVar, cast
 
+from threads import recording
 from threads.errors import ProtocolError, ReplayError, ReplicaClosedError
 from threads.platform import SYSTEM, Platform
 from threads.uninterrupted import unwound_whole
@@ -59,6 +60,7 @@ class Replica(Generic[Op]):
       replaying: number of the operation that its thread is inside `apply` for, 0 if none. Written under the lock.
       owed: see `log.Debtor`. Guarded by the lock.
       waiter: what the replica's thread must use for every wait, so that it can be interrupted.
+      fence: the waiter's: between what this thread writes and reads, and what others do.
 
     The common paths may be written out at the call site; these are the exact forms, and their order matters:
 
@@ -74,10 +76,10 @@ class Replica(Generic[Op]):
     writes `version = CLOSED`, then reads every `state`. If all four happen in one order that all threads agree on,
     at least one of the two reads sees the other's write: either the thread sees the closed gate and goes the slow
     way, or the instigator sees GUEST and waits for it. Leaving is the same argument with the roles of "see GUEST"
-    and "wake the instigator". CPython's GIL gives that one order: every bytecode that loads or stores an attribute
-    runs with the GIL held, and handing over the GIL orders memory. A free-threaded build makes such loads and
-    stores acquire and release only, and even x86 lets a later load overtake an earlier store: it would need a full
-    fence between the two (or a membarrier by the instigator), so `Rendezvous` refuses to start on one.
+    and "wake the instigator". The one order is `fence`'s: its light side belongs between the thread's store and its
+    load, and whoever stores what these paths read (`version`, `applied`) passes the heavy side before it reads a
+    state. The light side is left out above because it does nothing, but on platforms whose `light_is_free` is
+    false: there a `Replica` is a `FencedReplica`, whose `state` passes it with each store.
 
     Concurrency:
       all methods are for the replica's thread, except where they say otherwise. The thread may change while
@@ -91,6 +93,7 @@ class Replica(Generic[Op]):
         "_patient_until",
         "_rendezvous",
         "applied",
+        "fence",
         "name",
         "owed",
         "replaying",
@@ -99,14 +102,21 @@ class Replica(Generic[Op]):
         "waiter",
     )
 
+    def __new__(
+        cls, _name: str, _apply: Callable[[int, Op], None], *, platform: Platform = SYSTEM
+    ) -> Replica[Op]:
+        """Return a new one, of the class that the platform's fences need."""
+        return object.__new__(cls if platform.light_is_free or cls is not Replica else FencedReplica)
+
     def __init__(self, name: str, apply: Callable[[int, Op], None], *, platform: Platform = SYSTEM) -> None:
         self.name = name
+        self.waiter = Waiter(name, platform)
+        self.fence = self.waiter.fence
         self.state: int = DETACHED
         self.applied: int = STALE
         self.sequence = 0
         self.replaying = 0
         self.owed: OrderedDict[int, None] = OrderedDict()
-        self.waiter = Waiter(name, platform)
         self.waiter.alarm = self._alarm
         self._apply = apply
         # Of the replay under way: what was raised inside it, and until when it holds an interrupt back.
@@ -223,11 +233,12 @@ class Replica(Generic[Op]):
         return self.waiter.withdraw(exception)
 
     def _alarm(self) -> None:
-        # Runs in the interrupting thread, after the exception was posted. No lock: it may be a signal handler's.
-        # `settle` writes the number first and looks for posted exceptions afterwards, so one of the two always ends
-        # with STALE; and the thread writes GUEST before it reads `applied`, so one of the two sees the other.
+        # Runs in the interrupting thread, after the exception was posted and the fence passed. No lock: it may be a signal
+        # handler's. `settle` writes the number first and looks for posted exceptions afterwards, so one of the two always
+        # ends with STALE; and the thread writes GUEST before it reads `applied`, so one of the two sees the other.
         # A replay is the same: the thread writes `replaying` first and looks for posted exceptions afterwards.
         self.applied = STALE
+        self.fence.heavy()
         if self.state == GUEST or self.replaying:
             self._rendezvous.nudge()
 
@@ -261,6 +272,7 @@ class Replica(Generic[Op]):
     def settle(self) -> None:
         """Make `applied` true again; the order of the two steps matters, see `_alarm`."""
         self.applied = self.sequence
+        self.fence.light()
         if self._closed is not None or self.waiter.interrupted:
             self.applied = STALE
 
@@ -303,9 +315,11 @@ class Replica(Generic[Op]):
                     return
                 first = False
                 # Here, because from now on an interrupt finds `replaying` set and nudges; and nothing is half done yet.
+                self.fence.light()
                 self.waiter.raise_if_interrupted()
                 begun = True
-                self._apply(*following)
+                with recording.span("barrier", "replay", type(following[1]).__name__, operation=following[0]):
+                    self._apply(*following)
                 made = True
                 replays.end(self, made=True)
             except BaseException as error:
@@ -342,7 +356,25 @@ class Replica(Generic[Op]):
         The order matters, see `settle`.
         """
         self._closed = reason
+        self.fence.heavy()
         self.applied = STALE
+
+
+class FencedReplica(Replica[Op]):
+    """A replica for platforms where the light side of a fence is not free: each store to `state` passes it."""
+
+    __slots__ = ()
+
+    @property
+    def state(self) -> int:
+        """DETACHED, HOST or GUEST."""
+        state: int = vars(Replica)["state"].__get__(self)
+        return state
+
+    @state.setter
+    def state(self, to: int) -> None:
+        vars(Replica)["state"].__set__(self, to)
+        self.fence.light()
 
 
 class _Nowhere:

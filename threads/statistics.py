@@ -18,7 +18,7 @@ class RendezvousStatistics:
       barriers: commits attempted; those that gave up count too.
       catch_ups: times a replica replayed one or more operations.
       replay_failures: replicas that ended because a replay failed.
-      interrupts: times the engine was interrupted.
+      interrupts: times the engine was interrupted; without a GIL, of two threads that do so in one moment one may be missed.
       barrier_seconds: gate closed to gate open, of the last 1,024 commits, oldest first.
     """
 

@@ -28,6 +28,7 @@ class Waiter:
       name: the thread's name in reports.
       alarm: called, with no lock held, in the thread that interrupts this one, after the exception is posted;
         a thread that runs guest code sets it, so that the interrupt also reaches it while it does not wait.
+      fence: between the variables that this thread writes and reads, and those of whoever interrupts it.
       bell: called, with no lock held, by `unpark`; set only while the thread waits in something foreign (poll).
 
     Concurrency:
@@ -35,18 +36,19 @@ class Waiter:
       handler: no lock is taken here.
     """
 
-    __slots__ = ("_ended", "_pending", "_shields", "_signal", "alarm", "bell", "name", "platform")
+    __slots__ = ("_ended", "_pending", "_shields", "_signal", "alarm", "bell", "fence", "name", "platform")
 
     def __init__(self, name: str, platform: Platform = SYSTEM) -> None:
         self.name = name
         self.platform = platform
+        self.fence = platform.fence()
         self.alarm: Callable[[], None] | None = None
         self.bell: Callable[[], None] | None = None
         # Locked = no wake is stored. A lock, because releasing one is a single step that cannot be torn by an
         # exception: a flag beside a condition could be left saying "woken" with nobody woken.
         self._signal = platform.lock()
         self._signal.acquire()
-        # Only ever appended to and popped from, both single steps under the GIL.
+        # Only ever appended to and popped from, both atomic (`collections.deque` is documented to be thread-safe there).
         self._pending: deque[BaseException] = deque()
         self._ended: BaseException | None = None  # set once, never cleared
         self._shields = 0  # written by the owning thread alone
@@ -76,6 +78,8 @@ class Waiter:
             yield
         finally:
             self._shields -= 1
+            # An interrupter posts first and looks then whether interrupts are held back.
+            self.fence.light()
             if self._pending and not self._shields and self.alarm is not None:
                 self.alarm()
 
@@ -85,6 +89,8 @@ class Waiter:
         Several are raised one after the other, in the order they came: none is lost.
         """
         self._pending.append(exception)
+        # First posted, then everything that tells whether the thread needs to be told: `bell`, and what `alarm` reads.
+        self.fence.heavy()
         if self.alarm is not None:
             self.alarm()
         self.unpark()
@@ -104,6 +110,7 @@ class Waiter:
         """Make the thread raise `exception` at every wait and safe point from now on; the first call counts."""
         if self._ended is None:
             self._ended = exception
+        self.fence.heavy()  # as in `interrupt`
         self.unpark()
 
     def take(self) -> BaseException | None:
@@ -141,6 +148,8 @@ class Waiter:
         if timeout_ns is None or timeout_ns > _LONGEST_PARK_NS:
             timeout_ns = _LONGEST_PARK_NS
         self._signal.acquire(timeout=max(timeout_ns, 0) / 1e9)
+        # A wake that comes before this is stored no second time, so what it was for must be seen from here on.
+        self.fence.light()
 
     def unpark(self) -> None:
         """Wake the thread, or make its next `park` return immediately."""

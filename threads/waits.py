@@ -19,6 +19,7 @@ import contextlib
 import enum
 from collections.abc import Callable, Iterator
 
+from threads import recording
 from threads.errors import DeadlockError, ProtocolError
 from threads.platform import SYSTEM, LockLike, Platform
 from threads.uninterrupted import unwound_whole
@@ -149,8 +150,11 @@ class Waits:
         deadline = None if timeout_ns is None else self._platform.monotonic_ns() + timeout_ns
         waiter.raise_if_interrupted()
         wait = Wait(waiter, what, stuck=deadline is None)
-        with unwound_whole():
-            return self._wait(wait, admit, deadline)
+        with unwound_whole(), recording.span("wait", "wait for", what) as about:
+            result = self._wait(wait, admit, deadline)
+            if about is not None:
+                about["result"] = result.name.lower()
+            return result
 
     def _wait(self, wait: Wait, admit: Callable[[], WaitQueue | None], deadline: int | None) -> WaitResult:
         clock = self._platform.monotonic_ns
@@ -229,9 +233,11 @@ class Waits:
             self._begin_locked(wait)
         # First the bell, then the look at what is pending: an interrupt posts first and rings then.
         waiter.bell = wake
+        waiter.fence.light()
         try:
             waiter.raise_if_interrupted()
-            yield
+            with recording.span("wait", "wait for", what):
+                yield
         finally:
             waiter.bell = None
             with self.lock:

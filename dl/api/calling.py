@@ -8,7 +8,7 @@ from typing import Any, overload
 from dl.api.blocks import BlockSource, GuestBlock, allocated
 from dl.api.callbacks import Callback
 from dl.api.linker_base import LinkerBase
-from dl.api.values import AnnotatedFunction
+from dl.api.values import AnnotatedFunction, AnnotatedHostFunction
 from dl.errors import LinkerUsageError
 from dl.wasm.types import FuncType
 
@@ -65,7 +65,8 @@ class Calling(LinkerBase):
         if function is None:
             if isinstance(signature, (str, FuncType)) or not callable(signature):
                 raise LinkerUsageError(f"a callback needs a function, beside the signature {signature!r}")
-            annotated = AnnotatedFunction(signature)
+            read = isinstance(signature, AnnotatedHostFunction) and signature.annotated
+            annotated = read or AnnotatedFunction(signature)
             return self.parts.callbacks.make(annotated.type, annotated.bound(lambda: self.memory), signature)
         if not isinstance(signature, (str, FuncType)):
             raise LinkerUsageError(

@@ -6,6 +6,7 @@ import ctypes
 from collections.abc import Callable
 from operator import index
 from threading import get_ident
+from time import monotonic_ns
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from dl.api.blocks import lent_arguments
@@ -18,7 +19,7 @@ from dl.groups.errors import dl_error
 from dl.modules.symbols import FunctionSymbol
 from dl.program.state import LinkerState
 from dl.wasm.types import FuncType
-from threads import DETACHED, ThreadsError
+from threads import DETACHED, ThreadsError, recording
 
 if TYPE_CHECKING:
     import inspect
@@ -85,6 +86,7 @@ class GuestFunction:
         if group.owner != get_ident():
             group.check_owner()
         replica = self._replica
+        began = monotonic_ns() if recording.recorders else 0
         try:
             previous = replica.enter_guest()
             try:
@@ -100,6 +102,8 @@ class GuestFunction:
                     raise
             finally:
                 replica.leave_guest(previous)
+                if began:
+                    recording.since(began, "guest", "call", self.name)
         except ThreadsError as error:
             raise dl_error(error) from error.__cause__
         except ValueConversionError as error:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import typing
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Annotated, Any
 
 from dl.errors import LinkerUsageError, ValueConversionError
@@ -341,7 +341,17 @@ def host_function(function: Callable[..., Any]) -> AnnotatedHostFunction:
 
 
 def bound_imports(imports: HostImports, memory: MemoryOf) -> HostImports:
-    """Return imports whose annotated functions read the memory of a program."""
+    """Return imports whose annotated functions read the memory of a program.
+
+    Raises:
+        LinkerUsageError: they are not named twice, by module name and name.
+    """
+    for space, names in imports.items():
+        if not isinstance(names, Mapping):
+            raise LinkerUsageError(
+                f"imports are named twice, by module name and name: {{'env': {{{space!r}: ...}}}}; {space!r} is "
+                f"{type(names).__name__}, not a mapping of names"
+            )
 
     def bound(value: Any) -> Any:
         if isinstance(value, AnnotatedHostFunction):

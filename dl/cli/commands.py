@@ -24,6 +24,8 @@ Examples:
   dlrun deps app.wasm               the tree of libraries, like ldd
   dlrun deps -r -u app.wasm         what is undefined, and what is needed in vain
   dlrun explain app.wasm malloc     who asks for a symbol, and who answers
+  dlrun bundle app.wasm             app and its libraries as app.zip
+  dlrun app.zip                     run that, anywhere
   dlrun patch --set-rpath '$ORIGIN/lib' app.wasm
                                     say where it finds its libraries
   dlrun compile app.wasm libfoo.so  compile both now, and run faster later

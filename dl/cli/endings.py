@@ -120,6 +120,13 @@ def _report(error: BaseException) -> int:
         where = f" {os.fsdecode(error.filename)}" if named else ""
         print_error(f"cannot write or read{where}: {error.strerror or error}")
         return INPUT_OUTPUT
+    if isinstance(error, ImportError):
+        from dl.conflicts import ImportNameError, explained  # noqa: PLC0415  only where something is wrong
+
+        error = explained(error)
+        if isinstance(error, ImportNameError):
+            print_error(error)
+            return FAILED
     print_error(f"{type(error).__name__}: {error}")
     print_note("not an error of the program; DLRUN_TRACEBACK=1 shows where it came from")
     return FAILED

@@ -148,10 +148,21 @@ module_path_option = click.option(
 )
 @trace_options
 @click.option(
+    "--timeline",
+    "timeline_file",
+    metavar="FILE",
+    help="Write what threads, loads and barriers took as a Chrome trace, for a trace viewer; %p in its name is the process.",
+)
+@click.option(
     "--map",
     "map_file",
     metavar="FILE",
     help="Write a page that shows memory and table when the program is linked, at each SIGUSR1, and at its end.",
+)
+@click.option(
+    "--trust-compiled",
+    is_flag=True,
+    help="Use compiled code in an archive of dlrun bundle. It is run as it is: only of archives that you trust.",
 )
 @click.argument("program", metavar="APP.WASM", shell_complete=complete_file)
 @click.argument(
@@ -182,12 +193,14 @@ def run(
     trace: frozenset[str] | None,
     trace_format: str,
     trace_output: str | None,
+    timeline_file: str | None,
     map_file: str | None,
+    trust_compiled: bool,
     **limits: int | None,
 ) -> int:
     """Link a program and run it.
 
-    Everything after APP.WASM belongs to the program, also what looks like an option.
+    Everything after APP.WASM belongs to the program, also what looks like an option. APP.WASM may be what dlrun bundle made.
     """
     from dl.cli.running import Running, run_program  # noqa: PLC0415  the help needs nothing of the linker
 
@@ -214,7 +227,9 @@ def run(
         trace=trace,
         trace_format=trace_format,
         trace_output=trace_output,
+        timeline_file=timeline_file,
         map_file=map_file,
+        trust_compiled=trust_compiled,
         limits=taken_limits(limits),
     )
     return run_program(program, arguments, said)

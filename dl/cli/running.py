@@ -13,11 +13,13 @@ from dl.cli.interrupt import ending_on_interrupt
 from dl.cli.live_map import held_back, live_map
 from dl.cli.modules import contents, module_directories, parsed, search_path
 from dl.cli.progress import SlowNotice
+from dl.cli.timelines import timeline
 from dl.cli.tracing import statistics_at_end, tracing
 from dl.limits import Limits
 from dl.linker import Linker
 from dl.options import DEFAULT_STACK_BYTES, GuestDlfcn, MemoryType, SideMemorySource
 from dl.records import dataclass, field
+from dl.shipping.names import is_bundle
 
 if TYPE_CHECKING:
     import click
@@ -52,17 +54,20 @@ class Running:
     trace: frozenset[str] | None = None
     trace_format: str = "text"
     trace_output: str | None = None
+    timeline_file: str | None = None
     map_file: str | None = None
+    trust_compiled: bool = False
     limits: Limits = field(default_factory=Limits)
 
 
-def run_program(program: str, arguments: tuple[str, ...], options: Running) -> int:
+def run_program(program: str, arguments: tuple[str, ...], options: Running, called: str | None = None) -> int:
     """Link a program and run it; return the exit code.
 
     Args:
-        program: as the command line names it.
+        program: as the command line names it: a module, or a bundle.
         arguments: the program's, without its name.
         options: all else.
+        called: what messages and the program itself call it; None for `program`, which may be a bundle only then.
 
     Raises:
         click.UsageError: the options contradict each other, or the program.
@@ -72,6 +77,11 @@ def run_program(program: str, arguments: tuple[str, ...], options: Running) -> i
         raise usage_error("--timeout needs a program that can be interrupted, which --no-interrupts forbids")
     for text in (program, *arguments, *(part for pair in options.variables for part in pair)):
         _check_text(text)
+    if called is None and is_bundle(program):
+        from dl.cli.bundled import run_bundle  # noqa: PLC0415  running a module needs nothing of it
+
+        return run_bundle(program, arguments, options)
+    called = called or program
     given = contents(program)
     source = program if given is None else given
     named = bool(options.module_path) and options.wamr_mode is None
@@ -84,15 +94,16 @@ def run_program(program: str, arguments: tuple[str, ...], options: Running) -> i
     libraries = search_path((*options.library_path, *options.module_path), program)
     with (
         held_back(options.map_file is not None),
-        tracing(options.trace, options.trace_format, options.trace_output),
+        tracing(options.trace, options.trace_format, options.trace_output) as recorded,
+        timeline(options.timeline_file, program),
         ending_on_interrupt() as ctrl_c,
-        SlowNotice(program, kept=not options.no_cache) as notice,
+        SlowNotice(called, kept=not options.no_cache) as notice,
         Linker(
             None if by_name else source,
-            name=None if by_name else program,
+            name=None if by_name else called,
             library_path=libraries,
             module_path=module_directories(options.module_path, program) if named else (),
-            args=(program,) if options.function else (program, *arguments),
+            args=(called,) if options.function else (called, *arguments),
             env={**(os.environ if options.inherit_env else {}), **dict(options.variables)},
             preopens=dict(options.preopens),
             stack_size=options.stack_size + -options.stack_size % _STACK_STEP,
@@ -109,13 +120,13 @@ def run_program(program: str, arguments: tuple[str, ...], options: Running) -> i
             wamr=options.wamr_mode,
         ) as linker,
         ctrl_c.to(linker.parts.process),
-        statistics_at_end(linker),
+        statistics_at_end(linker, recorded),
         live_map(linker, options.map_file),
-        bounded(linker, linker.main_group.own, program, options.timeout, None),
+        bounded(linker, linker.main_group.own, called, options.timeout, None),
     ):
         notice.stop()
         if by_name:
-            return run_by_name(linker, source, program, options.function, arguments)
+            return run_by_name(linker, source, called, options.function, arguments)
         function = options.function
         if function is not None:
             from dl.cli.invoke import function_of, invoke  # noqa: PLC0415  running needs nothing of it

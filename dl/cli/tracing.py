@@ -8,20 +8,21 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from dl.cli.console import messages, shown
 
 if TYPE_CHECKING:
+    from dl.api.timeline import Timeline
     from dl.linker import Linker
 
 CATEGORIES = {
     "files": "modules: where each is looked for, found, placed, constructed and unloaded; compiled code on disk",
     "symbols": "where each symbol is looked for, for imports and for dlsym",
     "bindings": "what each import is bound to, by which rule, and why not to other definitions",
-    "threads": "threads of the guest that start and end, deadlocks",
+    "threads": "threads that start and end, barriers with those that were waited for, waits, deadlocks",
     "system": "signals, and functions of the system interface that the program calls and that are not there",
-    "statistics": "at the end: what is loaded, and how the link operations went",
+    "statistics": "at the end: what is loaded, how the link operations went, time by phase",
 }
 """What can be asked for, and what each shows."""
 
@@ -37,6 +38,10 @@ _LOGGERS = {
 """The category of each logger. What others say, such as `dl.events` of a listener that fails, is always shown."""
 
 _STATISTICS = logging.getLogger("dl.statistics")
+_THREADS = logging.getLogger("dl.threads")
+
+_NOISE_MS = 0.02
+"""A lock that is free is taken in a microsecond."""
 
 FORMATS = ("text", "json")
 
@@ -99,13 +104,69 @@ def _category(record: logging.LogRecord) -> str:
 
 
 @contextmanager
-def statistics_at_end(linker: Linker) -> Iterator[None]:
-    """Tell the logger of statistics at the end of the block what a program has taken, and how its link operations went."""
+def statistics_at_end(linker: Linker, recorded: Timeline | None) -> Iterator[None]:
+    """Tell the logger of statistics at the end of the block what a program has taken, and how long its link operations took.
+
+    Args:
+        linker: the program.
+        recorded: what `tracing` has given.
+    """
     try:
         yield
     finally:
-        if _STATISTICS.isEnabledFor(logging.INFO):
+        if recorded is not None:
             _trace_statistics(linker)
+            _trace_times(recorded)
+
+
+def _trace_times(recorded: Timeline) -> None:
+    totals = sorted(recorded.totals().items(), key=lambda item: (item[0][0], -item[1][1]))
+    for (kind, phase), (count, seconds) in totals:
+        _STATISTICS.info(
+            "%s: %s: %d times, %.3f ms",
+            kind,
+            phase,
+            count,
+            1e3 * seconds,
+            extra={"fields": {"kind": kind, "phase": phase, "count": count, "seconds": round(seconds, 6)}},
+        )
+    if recorded.lost:
+        _STATISTICS.info("of the times, the first %d were not kept", recorded.lost)
+
+
+class _ThreadTrace:
+    """Tells the logger of threads how long they waited, and for whom; see `threads.recording.Recorder`."""
+
+    def span(
+        self, kind: str, phase: str, subject: str, begin_ns: int, end_ns: int, about: dict[str, Any]
+    ) -> None:
+        """Tell of something that took time, if it is between threads."""
+        milliseconds = (end_ns - begin_ns) / 1e6
+        if kind not in ("barrier", "wait") or (
+            phase == "wait for the link lock" and milliseconds < _NOISE_MS
+        ):
+            return
+        more = ""
+        if phase == "barrier":
+            more = f" of operation {about['operation']}, waited for {', '.join(about['awaited']) or 'nobody'}"
+        elif "result" in about or "error" in about:
+            more = f": {about.get('result') or about['error']}"
+        fields = {"phase": phase, "subject": subject, "milliseconds": round(milliseconds, 3)} | about
+        _THREADS.debug(
+            "%s%s%s: %.3f ms",
+            phase,
+            f" {subject}" if subject else "",
+            more,
+            milliseconds,
+            extra={"fields": fields},
+        )
+
+    def moment(self, kind: str, what: str, about: dict[str, Any]) -> None:
+        """Tell nothing: it comes with locks held, and who is waited for is told with the barrier."""
+
+    def named(self, name: str) -> None:
+        """Tell that a thread has its instances."""
+        _THREADS.debug("has the instances of %s", name)
 
 
 def _trace_statistics(linker: Linker) -> None:
@@ -148,8 +209,8 @@ def _trace_statistics(linker: Linker) -> None:
 @contextmanager
 def tracing(
     categories: frozenset[str] | None, form: str = "text", output: str | None = None
-) -> Iterator[None]:
-    """Write what the loggers of some categories are told while the block runs.
+) -> Iterator[Timeline | None]:
+    """Write what the loggers of some categories are told while the block runs; give what `statistics_at_end` takes.
 
     Args:
         categories: some of `CATEGORIES`; None for none, unless a file is given: then all.
@@ -161,14 +222,21 @@ def tracing(
     """
     if categories is None:
         if output is None:
-            yield
+            yield None
             return
         categories = frozenset(CATEGORIES)
     with ExitStack() as undo:
         handler = _handler(form, output)
         undo.callback(handler.close)
         _listen(handler, [name for name, category in _LOGGERS.items() if category in categories], undo)
-        yield
+        from dl.api.timeline import Timeline  # noqa: PLC0415  running needs nothing of it
+        from threads import recording  # noqa: PLC0415
+
+        if "threads" in categories:
+            between = _ThreadTrace()
+            recording.add(between)
+            undo.callback(recording.remove, between)
+        yield undo.enter_context(Timeline()) if "statistics" in categories else None
 
 
 def _handler(form: str, output: str | None) -> logging.Handler:

@@ -22,6 +22,7 @@ from dl.engine.protocol import CompiledModule, Engine
 from dl.errors import EngineError, InvalidModuleError
 from dl.forks import in_forked_child, renew
 from dl.limits import Limits
+from threads import recording
 
 _LEAST_WEIGHT = 16 << 10
 """Bytes that a module counts for at least: small ones cost memory maps, two each, of which a process has 65,530."""
@@ -236,12 +237,16 @@ class Compiler:
 
         def make() -> CompiledModule:
             nonlocal elsewhere
-            found = None if made_before is None else made_before(digest)
-            if found is not None:
-                elsewhere = True
-                return found
-            stored = None if self._store is None else self._store.load(self.engine, digest)
-            return stored if stored is not None else self.engine.compile(wasm)
+            with recording.span("load", "take compiled code", name):
+                found = None if made_before is None else made_before(digest)
+                if found is not None:
+                    elsewhere = True
+                    return found
+                stored = None if self._store is None else self._store.load(self.engine, digest)
+            if stored is not None:
+                return stored
+            with recording.span("load", "compile", name, bytes=len(wasm)):
+                return self.engine.compile(wasm)
 
         try:
             module = self._memory.get(digest, make)
@@ -249,7 +254,8 @@ class Compiler:
             raise InvalidModuleError(name, str(error)) from error
         self._counted[digest] = module
         if self._store is not None and not elsewhere:
-            self._store.save(self.engine, digest, module)
+            with recording.span("load", "keep compiled code", name):
+                self._store.save(self.engine, digest, module)
         return module
 
     def find(self, digest: bytes) -> CompiledModule | None:

@@ -60,6 +60,7 @@ class Capabilities:
         table_reflection: `Store.table_entry` and `Store.function_type`.
         serialization: `Engine.serialize` and `Engine.deserialize`.
         simd: vector instructions and values of type v128.
+        memory64: memories and tables with 64-bit addresses.
         externals: externals as objects: `EngineInstance.external`, `Store.external`, `Store.new_global`, and instantiation with
             a list of them.
         references: values of reference types cross into Python, see `Reference`; needs `externals`.
@@ -78,6 +79,7 @@ class Capabilities:
     externals: bool = False
     references: bool = False
     stack_inspection: bool = False
+    memory64: bool = False
     guest_wasi: bool = False
 
 
@@ -362,6 +364,14 @@ class Store(Protocol):
 
     def enable_wasi(self, wasi: WasiOptions) -> None:
         """Own a WASI context: preview 1 functions become importable, under their own namespace."""
+
+    def renew_wasi(self, wasi: WasiOptions) -> None:
+        """Begin the WASI context anew, for the instances that there are, too; what the former one had open is closed.
+
+        Raises:
+            EngineError: an option cannot be passed to the program, or a file or directory cannot be opened; the context is as
+                it was.
+        """
 
     def instantiate_with_wasi(self, module: CompiledModule, name: str) -> EngineInstance:
         """Instantiate a module that imports what `HostFunctions.offer_wasi` offers, host functions, and memories of this store.

@@ -19,11 +19,13 @@ def check_capabilities(engine: Engine, wasm: WasmModule) -> None:
         UnsupportedModuleError: it lacks something; names the module, the engine, and what is missing.
     """
     can = engine.capabilities
-    if can.shared_memory and can.exceptions and can.simd:
+    if can.shared_memory and can.exceptions and can.simd and can.memory64:
         return
     missing = []
     if not can.shared_memory and any(memory.limits.shared for memory in wasm.memories):
         missing.append("shared memory")
+    if not can.memory64 and _uses_wide_addresses(wasm):
+        missing.append("64-bit addresses")
     if not can.exceptions and _uses_exceptions(wasm):
         missing.append("exception handling")
     if not can.simd and _uses_vectors(wasm):
@@ -38,6 +40,11 @@ def _types(wasm: WasmModule) -> set[str]:
     """Return the value types that stand in a module's signatures and globals."""
     kinds = {kind for one in wasm.types if one is not None for kind in (*one.params, *one.results)}
     return kinds | {one.type.value for one in wasm.globals}
+
+
+def _uses_wide_addresses(wasm: WasmModule) -> bool:
+    limits = [memory.limits for memory in wasm.memories] + [table.limits for table in wasm.tables]
+    return any(one.is64 for one in limits)
 
 
 def _uses_exceptions(wasm: WasmModule) -> bool:

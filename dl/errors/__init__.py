@@ -29,11 +29,13 @@
     ├── GuestThreadError               a thread of the guest ended abnormally, and the program with it
     ├── ProgramDeadlockedError         all threads of the program wait for each other
     ├── WorkerLostError                the process that ran a function died
+    ├── PoolFullError                  a pool of programs takes no request
     ├── GroupEndedError                the instance group can run no more guest code
     │   └── ReplayFailedError          it could not make a link operation that all others have made
     ├── ValueConversionError           a Python value does not fit a WebAssembly signature
     ├── BuildError                     a tool that builds programs failed, or is missing
     │   └── PatchError                 a module cannot be changed as was asked
+    ├── BundleError                    a bundle cannot be made, or is damaged or hostile
     ├── EngineError                    the engine failed, or refuses a configuration or a module
     ├── EngineNotFoundError            no engine of this name is installed
     ├── InternalError                  a fault of the linker itself, to be reported
@@ -80,6 +82,7 @@ from dl.errors.running import (
     GroupEndedError,
     GuestThreadError,
     GuestTimeoutError,
+    PoolFullError,
     ProgramDeadlockedError,
     ProgramExited,
     ReplayFailedError,
@@ -91,6 +94,7 @@ from dl.errors.running import (
 )
 from dl.errors.usage import (
     BuildError,
+    BundleError,
     EngineError,
     EngineNotFoundError,
     LinkerClosedError,
@@ -103,6 +107,7 @@ from dl.errors.usage import (
 
 __all__ = [
     "BuildError",
+    "BundleError",
     "DlError",
     "DylinkError",
     "EngineError",
@@ -126,6 +131,7 @@ __all__ = [
     "MissingSymbol",
     "NotDynamicError",
     "PatchError",
+    "PoolFullError",
     "ProgramDeadlockedError",
     "ProgramExited",
     "ProgramForkedError",

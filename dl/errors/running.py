@@ -202,6 +202,23 @@ class WorkerLostError(DlError):
         return f"process {self.process} {how} while it ran {shown(self.task)}"
 
 
+class PoolFullError(DlError):
+    """A pool of programs takes no request: as many run as may, and as many wait.
+
+    Attributes:
+        running: how many run.
+        waiting: how many wait.
+    """
+
+    def __init__(self, running: int, waiting: int) -> None:
+        super().__init__(running, waiting)
+        self.running = running
+        self.waiting = waiting
+
+    def __str__(self) -> str:
+        return f"the pool takes no request: {self.running} run, and {self.waiting} wait"
+
+
 def _signal_name(number: int) -> str:
     try:
         return signal.Signals(number).name

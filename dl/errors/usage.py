@@ -99,3 +99,20 @@ class PatchError(BuildError):
 
     def __str__(self) -> str:
         return f"cannot patch {shown(self.module)}: {self.reason}"
+
+
+class BundleError(DlError):
+    """A bundle cannot be made, or is damaged, or asks for what no bundle may.
+
+    Attributes:
+        bundle: its path.
+        reason: why, lower case, without the bundle's name.
+    """
+
+    def __init__(self, bundle: str, reason: str) -> None:
+        super().__init__(bundle, reason)
+        self.bundle = bundle
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return f"bundle {shown(self.bundle)}: {self.reason}"

@@ -9,7 +9,6 @@ from typing import ParamSpec, TypeVar
 from dl.errors import (
     GroupEndedError,
     InternalError,
-    LinkerUsageError,
     ProgramDeadlockedError,
     ProgramForkedError,
     ReplayFailedError,
@@ -18,7 +17,6 @@ from threads import (
     CreatingProcess,
     DeadlockError,
     ForkedProcessError,
-    FreeThreadedError,
     ProtocolError,
     ReplayError,
     ReplicaClosedError,
@@ -43,8 +41,6 @@ def dl_error(error: ThreadsError) -> Exception:
                 f"the linker belongs to process {error.creator} and cannot be used in process {error.process}, which was "
                 "forked from it: make another one there, or start processes with the method 'spawn' or 'forkserver'"
             )
-        case FreeThreadedError():
-            return LinkerUsageError(str(error))
         case ProtocolError():
             return InternalError(str(error))
         case _:

@@ -18,7 +18,7 @@ from dl.groups.endings import await_end
 from dl.groups.entry import Group
 from dl.groups.libc_threads import THREAD_START, THREAD_START_TYPE, LibcThreads
 from dl.groups.registry import Groups
-from threads import Event, Waits
+from threads import Event, Waits, recording
 
 log = logging.getLogger("dl.threads")
 
@@ -169,7 +169,8 @@ class GuestThreads:
             main = self._program.main_module
             assert main is not None
             log.debug("%s starts", thread.name)
-            group.call_export(main, THREAD_START, THREAD_START_TYPE, thread.id, start)
+            with recording.span("guest", "thread", thread.name):
+                group.call_export(main, THREAD_START, THREAD_START_TYPE, thread.id, start)
         except ThreadExited:
             log.debug("%s exits", thread.name)
         except BaseException as error:  # noqa: BLE001  it ends the program, which reports it to the thread that runs it

@@ -15,7 +15,7 @@ from dl.groups.entry import Group
 from dl.groups.errors import check_process, raises_dl_errors
 from dl.groups.libc_threads import LibcThreads
 from dl.groups.registry import Groups
-from threads import Event
+from threads import Event, recording
 
 
 class HostThread:
@@ -124,7 +124,8 @@ class HostThread:
                     if self._cancelled is not None:
                         group.replica.withdraw(self._cancelled)
                     self.raise_if_cancelled()
-                    self._result = function(group, *arguments)
+                    with recording.span("guest", "host thread", self.name):
+                        self._result = function(group, *arguments)
                 finally:
                     self.runs_in(None)
                     # While this thread still counts: a thread that waits for it must not be taken for deadlocked.

@@ -27,7 +27,7 @@ from dl.groups.errors import raises_dl_errors
 from dl.limits import Limits
 from dl.program.program import Program
 from dl.program.reserve import ThreadLocalReserve
-from threads import DETACHED
+from threads import DETACHED, recording
 
 MAIN_THREAD_ID = 1
 _STACK_ALIGN_LOG2 = 10
@@ -142,6 +142,7 @@ class Groups:
         group = self._by_thread.get(threading.main_thread().ident or 0)
         if group is not None:
             group.must_notice = True
+            group.replica.fence.heavy()  # before its state is read; see `Nudger.nudge`
             group.replica.waiter.unpark()
         self.program.rendezvous.nudger.nudge()
 
@@ -211,6 +212,7 @@ class Groups:
             self._boundary.replicas[me] = group.replica
             if number is not None:
                 self._ids[me] = number
+        recording.named(group.name)
 
     def _detach(self, group: Group) -> None:
         with self._lock:

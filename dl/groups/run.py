@@ -8,6 +8,7 @@ from dl.groups.guest_threads import GuestThreads
 from dl.program.main_module import START
 from dl.program.program import Program
 from dl.wasm.types import FuncType
+from threads import recording
 
 
 def run_program(program: Program, guest_threads: GuestThreads, group: Group) -> int:
@@ -25,7 +26,8 @@ def run_program(program: Program, guest_threads: GuestThreads, group: Group) -> 
     code = 0
     try:
         try:
-            group.call_export(main, START, FuncType((), ()))
+            with recording.span("guest", "run", main.name):
+                group.call_export(main, START, FuncType((), ()))
         except ThreadExited:
             # The program continues without its first thread until its last has ended.
             guest_threads.wait_for_all()

@@ -39,7 +39,8 @@ def spectest_imports(
     for kind, value in _NUMBERS.items():
         exports[f"global_{kind}"] = made.global_(GlobalType(kind, mutable=False), value)
     exports["table"] = made.table(TableType("funcref", Limits(10, 20, shared=False, is64=False)), None)
-    exports["table64"] = made.table(TableType("funcref", Limits(10, 20, shared=False, is64=True)), None)
+    if capabilities.memory64:
+        exports["table64"] = made.table(TableType("funcref", Limits(10, 20, shared=False, is64=True)), None)
     exports["memory"] = made.memory(MemoryType(Limits(1, 2, shared=False, is64=False)))
     if capabilities.shared_memory:
         exports["shared_memory"] = made.memory(MemoryType(Limits(1, 2, shared=True, is64=False)))

@@ -59,6 +59,7 @@ class HostMade:
         """Make a memory; see `Linker.new_memory`."""
         limits, reach = kind.limits, self.reach
         reach.check_engine()
+        self._check_addresses(limits)
         most = MOST_PAGES_64 if limits.is64 else MOST_PAGES
         _check_limits("a memory", limits, most)
         bound = reach.program.options.limits
@@ -79,6 +80,11 @@ class HostMade:
             raise
         reach.budget.follow(made, size)
         return made
+
+    def _check_addresses(self, limits: Limits) -> None:
+        engine = self.reach.program.engine
+        if limits.is64 and not engine.capabilities.memory64:
+            raise LinkerUsageError(f"engine {engine.name} lacks 64-bit addresses")
 
     def _shared_memory(self, kind: MemoryType) -> Memory:
         engine = self.reach.program.engine
@@ -114,6 +120,7 @@ class HostMade:
     def table(self, kind: TableType, initial: Any) -> Table:
         """Make a table; see `Linker.new_table`."""
         self._check_one_thread("a table")
+        self._check_addresses(kind.limits)
         if kind.element not in ("funcref", "externref"):
             raise LinkerUsageError(
                 f"a table of the host's has elements funcref or externref, not {kind.element}"

@@ -30,7 +30,7 @@ from dl.link.unload import remove_modules
 from dl.modules.linked_module import LinkedModule
 from dl.program.events import EventKind
 from dl.program.state import LinkerState
-from threads import uninterrupted, unwound_whole
+from threads import recording, uninterrupted, unwound_whole
 
 log = logging.getLogger("dl.link")
 
@@ -62,7 +62,7 @@ def close_library(
         _open_module(program.state, handle, by_guest=by_guest).take_back_open(by_guest=by_guest)
 
     failures: list[BaseException] = []
-    with unwound_whole():
+    with unwound_whole(), recording.span("load", "dlclose", str(int(handle))):
         while _unload_unreachable(groups, finalizers, group, take_back, failures):
             # What they kept while their destructors ran may have been closed meanwhile, by them or by another thread.
             take_back = _nothing
@@ -106,7 +106,8 @@ def _unload_unreachable(
         program.events.deliver()
         for module in users_first(gone, program.state.modules):
             log.debug("%s: its destructors", module.name)
-            failures += finalizers.run(group, module)
+            with recording.span("load", "finalize", module.name):
+                failures += finalizers.run(group, module)
         with uninterrupted():
             _remove(groups, group, gone)
     except BaseException:

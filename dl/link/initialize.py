@@ -27,6 +27,7 @@ from dl.modules.linked_module import LinkedModule, breadth_first
 from dl.program.events import EventKind
 from dl.program.main_module import CONSTRUCTORS, INITIALIZE, START
 from dl.wasm.types import FuncType
+from threads import recording
 
 log = logging.getLogger("dl.link")
 
@@ -154,7 +155,8 @@ def _run(group: Group, module: LinkedModule, function: str) -> None:
         raise InitializationError(module.name, function, SymbolNotFoundError(function, (), reason))
     log.debug("%s: %s", module.name, function)
     try:
-        group.call_export(module, function, _NOTHING)
+        with recording.span("load", "initialize", module.name, function=function):
+            group.call_export(module, function, _NOTHING)
     except (TrapError, SymbolNotFoundError, UnresolvedCallError) as error:
         raise InitializationError(module.name, function, error) from error
 

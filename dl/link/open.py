@@ -43,7 +43,7 @@ from dl.modules.locate import Requester, SearchPolicy
 from dl.program.events import EventKind
 from dl.program.operations import LoadModules
 from dl.records import replace
-from threads import uninterrupted, unwound_whole
+from threads import recording, uninterrupted, unwound_whole
 
 log = logging.getLogger("dl.link")
 
@@ -74,7 +74,8 @@ def open_library(groups: Groups, group: Group, image: ModuleImage, request: Load
             if request.flags & DlFlags.NOLOAD:
                 return _find_loaded(groups, group, image, request)
             program.checkpoint("tree", None)
-            tree = find_tree(program, image, request)
+            with recording.span("load", "find", image.name):
+                tree = find_tree(program, image, request)
             return _load(groups, group, [tree], request, ignored)
         except ModuleArrivingError as other:
             if not other.module.construction.wait(program.waits, group.replica.waiter, other.module.name):
@@ -106,6 +107,11 @@ def load_main(groups: Groups, group: Group, image: ModuleImage) -> None:
     Raises:
         DlError: it cannot be linked or initialized.
     """
+    with recording.span("load", "load", image.name):
+        _load_main(groups, group, image)
+
+
+def _load_main(groups: Groups, group: Group, image: ModuleImage) -> None:
     program = groups.program
     info = image.wasm.dylink
     if program.main.no_libraries and (program.options.preload or (info is not None and info.needed)):
@@ -120,7 +126,8 @@ def load_main(groups: Groups, group: Group, image: ModuleImage) -> None:
         policy=policy,
         load_needed=program.options.load_needed,
     )
-    tree = find_main(program, image, request)
+    with recording.span("load", "find", image.name):
+        tree = find_main(program, image, request)
     if program.main.makes_memory or len(tree.new) == 1:
         _load(groups, group, [tree], request)
         return
@@ -201,30 +208,36 @@ def _link(group: Group, tree: FoundTree, plan: LinkPlan) -> None:
                     is_library=partial(names_a_library, program, found.image),
                 )
         compile_modules(program, tree)
-        reserve_memory(program, tree)
+        with recording.span("load", "reserve memory"):
+            reserve_memory(program, tree)
         with change:
             # Ctrl-C waits for the end of the planning: between taking something and noting it must come nothing.
             with lock(group.replica), uninterrupted():
-                number_modules(plan, tree)
+                with recording.span("load", "number", tree.root.image.name):
+                    number_modules(plan, tree)
                 # No module joins the load from here on.
                 checkpoint("place", None)
-                place_modules(plan)
+                with recording.span("load", "place", plan.opened.name):
+                    place_modules(plan)
                 # Addresses are final: a symbol's address is a look-up from here on.
                 checkpoint("define", None)
                 define_symbols(plan)
                 enter_scopes(plan)
                 checkpoint("resolve", None)
-                resolve_imports(plan)
+                with recording.span("load", "resolve", plan.opened.name):
+                    resolve_imports(plan)
                 if not plan.new:
                     _publish(plan, None, 0)
                     return
             # The plan is complete, and belongs to this thread alone.
             checkpoint("generate", None)
             grow_memory(plan)
-            operation = generate_glue(plan)
+            with recording.span("load", "generate", plan.opened.name):
+                operation = generate_glue(plan)
             checkpoint("instantiate", None)
             stock_up(plan, operation)
-            change.apply(operation, lambda own: own.take_back(operation))
+            with recording.span("load", "instantiate", plan.opened.name, modules=[m.name for m in plan.new]):
+                change.apply(operation, lambda own: own.take_back(operation))
             # Everything that can fail has happened, unless a thread has come for which there are no blocks yet.
             while not change.committed:
                 with lock(group.replica):

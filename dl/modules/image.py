@@ -21,6 +21,7 @@ from dl.recent import Recent
 from dl.records import dataclass, replace
 from dl.wasm.module import WasmModule, parse_module
 from dl.wasm.rewrite import contains_wait_instructions, import_tags, rewrite_waits
+from threads import recording
 
 _PARSED: Recent[WasmModule] = Recent(64 << 20)
 in_forked_child(_PARSED.forked)
@@ -63,8 +64,9 @@ def image_from_bytes(data: bytes, name: str, identity: str, path: Path | None = 
         UnsupportedModuleError: it needs what this linker does not handle.
     """
     data = bytes(data)
-    digest = hashlib.sha256(data).digest()
-    wasm = _PARSED.get((digest, name), lambda: parse_module(data, name), len(data))
+    with recording.span("load", "parse", name, bytes=len(data)):
+        digest = hashlib.sha256(data).digest()
+        wasm = _PARSED.get((digest, name), lambda: parse_module(data, name), len(data))
     return ModuleImage(name, identity, path, digest, wasm, source=digest)
 
 

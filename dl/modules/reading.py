@@ -15,6 +15,7 @@ from weakref import WeakValueDictionary
 
 from dl.errors import LinkError, ResourceLimitError
 from dl.modules.beneath import OpenedFile
+from threads import recording
 
 MAX_MODULE_BYTES = 1 << 30
 """Largest module that is read unless the host says otherwise, 1 GiB: the limit that engines and toolchains set on a binary."""
@@ -90,7 +91,8 @@ class ReadBudget:
         held = [self._join(file)]
         try:
             if held[0].data is None:
-                held[0].data = _read(file, file.size, name)
+                with recording.span("load", "read", name, bytes=file.size):
+                    held[0].data = _read(file, file.size, name)
                 with self._lock:
                     self._lock.notify_all()
             yield held[0].data

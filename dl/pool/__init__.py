@@ -3,5 +3,6 @@
 from __future__ import annotations
 
 from dl.pool.processes import ProcessPool
+from dl.pool.programs import ProgramOutcome, ProgramPool
 
-__all__ = ["ProcessPool"]
+__all__ = ["ProcessPool", "ProgramOutcome", "ProgramPool"]

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from weakref import WeakValueDictionary
+
+from threads import recording
 
 
 class _Content:
@@ -38,5 +41,7 @@ class Compiling:
             content = self._contents.get(digest)
             if content is None:
                 content = self._contents[digest] = _Content()
+        began = time.monotonic_ns()
         with content.lock:
+            recording.since(began, "load", "wait for a compilation", "")
             yield

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 
 from dl.errors import LinkerUsageError
 from dl.records import dataclass
+from threads import recording
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -299,13 +300,14 @@ class Events:
 
     @contextmanager
     def telling_failure(self, library: str) -> Iterator[None]:
-        """Tell of a dlopen that fails in a `with`.
+        """Tell of a dlopen, in a `with`: how long it takes to who records it, and that it fails to who listens.
 
         Args:
             library: what is opened.
         """
         try:
-            yield
+            with recording.span("load", "dlopen", library):
+                yield
         except BaseException as error:
             if self.listening:
                 self.record(EventKind.FAILED, library, error=error)

@@ -139,6 +139,9 @@ class GuestWasi:
 
     Raises:
         EngineError: the engine cannot make the scratch memory.
+
+    Attributes:
+        is_asked: whether a thread has what it answers.
     """
 
     def __init__(
@@ -160,9 +163,18 @@ class GuestWasi:
             NAMESPACE,
             lambda: guest_wasi_module(_SCRATCH_TYPE, entry, host),
         )
-        variables = [f"{name}={value}" for name, value in options.env]
-        sizes = (len(options.args), _bytes_of(options.args), len(variables), _bytes_of(variables))
-        self.numbers = _Numbers(sizes, resolutions, clock_began)
+        self.numbers = _Numbers(_sizes(options), resolutions, clock_began)
+        self.is_asked = False
+
+    def renew(self, options: WasiOptions) -> bool:
+        """Answer for other arguments and another environment, unless a thread has been answered; return whether that is so.
+
+        No thread of the program runs meanwhile.
+        """
+        if self.is_asked:
+            return False
+        self.numbers = _Numbers(_sizes(options), self.numbers.resolutions, self.numbers.clock_began)
+        return True
 
     def monotonic_ns(self) -> int:
         """Return the host's monotonic clock, but nothing earlier than what a thread of the guest was told."""
@@ -173,6 +185,11 @@ class GuestWasi:
         instance = store.instantiate_with_wasi(self._code, NAMESPACE)
         store.define_instance(NAMESPACE, instance)
         return StoreWasi(self, store, instance)
+
+
+def _sizes(options: WasiOptions) -> tuple[int, ...]:
+    variables = [f"{name}={value}" for name, value in options.env]
+    return len(options.args), _bytes_of(options.args), len(variables), _bytes_of(variables)
 
 
 def _bytes_of(texts: tuple[str, ...] | list[str]) -> int:
@@ -212,6 +229,7 @@ class StoreWasi:
         part = scratch.take()
         if part is None:
             return False
+        self._program.is_asked = True
         with scratch.lock:
             self._part = part
             scratch.set_attention(part, wanted=self._wanted)

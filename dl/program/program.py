@@ -189,6 +189,7 @@ class Program:
         self._memory: EngineMemory | None = None
         self._only_store = False  # whether the one store that a program with its own memory may have is made
         self._shared_wasi: SharedWasi | None = None
+        self._wasi_store: Store | None = None
         self._base_code: CompiledModule | None = None
         self._waits_code: CompiledModule | None = None
         if main.shares_memory:
@@ -262,6 +263,7 @@ class Program:
                 store.define_memory(BASE_NAMESPACE, "memory", self._memory)
                 return store
             store.enable_wasi(self.options.wasi)
+            self._wasi_store = store
             self.clock_began = time.monotonic_ns()
             if self.main.makes_memory:
                 kind = self.main.memory_type
@@ -274,6 +276,26 @@ class Program:
             store.close()
             raise
         return store
+
+    def renew_wasi(self, options: WasiOptions) -> bool:
+        """Let WASI show the program something else, as if it had been linked so; for one that has not run yet.
+
+        Args:
+            options: the same directories as before, and the host's own streams where they were.
+
+        Returns:
+            False, and nothing is changed, if a thread of the program has asked WASI already, and keeps the answer.
+
+        Raises:
+            EngineError: an option cannot be passed to the program, or a file cannot be opened.
+        """
+        if self.guest_wasi is not None and not self.guest_wasi.renew(options):
+            return False
+        if self._shared_wasi is not None:
+            self._shared_wasi.renew(options)
+        elif self._wasi_store is not None:
+            self._wasi_store.renew_wasi(options)
+        return True
 
     def answer_in_guest(self, host: Mapping[str, FromNamespace], resolutions: tuple[int, ...]) -> bool:
         """Have threads answer what they can of WASI by themselves, if the engine lets them; return whether it does.
@@ -432,7 +454,7 @@ class Program:
             self.side_memory.close(self.linear)
         if self._shared_wasi is not None:
             self._shared_wasi.close()
-        self._memory = None
+        self._memory = self._wasi_store = None
 
 
 def _report_deadlock(error: DeadlockError) -> None:

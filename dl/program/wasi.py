@@ -233,6 +233,11 @@ class SharedWasi:
 
         return call
 
+    def renew(self, options: WasiOptions) -> None:
+        """Begin the context anew; see `Store.renew_wasi`."""
+        with self.calls.lock:
+            self._store.renew_wasi(options)
+
     def close(self) -> None:
         """Free the context; open files are closed.
 

@@ -128,7 +128,7 @@ def _check_links(
         PatchError: the module could be linked, and cannot be any longer; or an import of it or of what it needs could.
     """
     try:
-        old = _open(before())
+        old = open_imports(before())
     except DlError as error:
         try:
             after()
@@ -136,7 +136,7 @@ def _check_links(
             return [f"not checked by linking it, which was not possible before either: {now}"]
         return [f"could not be linked before: {error}"]
     try:
-        new = _open(after())
+        new = open_imports(after())
     except DlError as error:
         raise PatchError(module.name, f"could not be linked any longer: {error}") from error
     renamed = {**changes.rename, **changes.rename_imports}
@@ -151,6 +151,6 @@ def _check_links(
     return [f"nothing defines {first_of(late, len(late))}, looked for when called"] if late else []
 
 
-def _open(links: Iterable[Link]) -> list[tuple[str, str, str]]:
+def open_imports(links: Iterable[Link]) -> list[tuple[str, str, str]]:
     """Return the imports that are linked to nothing: importer, symbol, state."""
     return [(link.importer, link.entry.name, link.state) for link in links if link.state in _UNLINKED]

@@ -383,6 +383,16 @@ class TestAnnotations:
         assert "measure" in repr(measure)
         measure.close()
 
+    def test_a_function_for_imports_is_a_callback_too(self, linker: dl.Linker, lib: dl.Library) -> None:
+        """What `dl.host_function` has read already is not read again."""
+
+        @dl.host_function
+        def length(text: dl.CString) -> int:
+            return len(text)
+
+        with linker.callback(length) as callback:
+            assert lib.apply(callback, lib.data("word").address) == 4
+
     def test_structures_and_pointers_are_parameters_too(self, linker: dl.Linker, lib: dl.Library) -> None:
         """A structure is a view of the guest's memory."""
 
@@ -452,6 +462,13 @@ class TestAnnotations:
         other = pie('(import "env" "say" (func $say (param i64)))', '(func (export "_start"))')
         with pytest.raises(dl.ImportTypeError, match=r"env\.say"):
             dl.Linker(other, imports={"env": {"say": say}}, memory=dl.MemoryType(2))
+
+    def test_imports_without_a_module_name_are_refused(self) -> None:
+        """The error says how imports are named."""
+        with pytest.raises(
+            dl.LinkerUsageError, match=r"named twice.*\{'env': \{'say': ...\}\}; 'say' is function"
+        ):
+            dl.Linker(None, imports={"say": lambda: None})  # type: ignore[dict-item]
 
     def test_an_import_that_returns_the_wrong_kind_is_named(self) -> None:
         """A plain function, too, by the name under which it is imported."""

@@ -48,7 +48,7 @@ def _address() -> Iterator[str]:
     server = subprocess.Popen(
         [sys.executable, "-X", "dev", *words],
         cwd=ROOT,
-        env={**os.environ, "PYTHONPATH": str(ROOT), "ASGI_SECONDS": "1"},
+        env={**os.environ, "PYTHONPATH": str(ROOT), "ASGI_SECONDS": "3"},
         stderr=subprocess.PIPE,
         text=True,
     )

@@ -38,15 +38,15 @@ def dlrun(tmp_path: Path) -> DlRun:
 
 @pytest.fixture
 def dlrun_here(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsysbinary: pytest.CaptureFixture[bytes]
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfdbinary: pytest.CaptureFixture[bytes]
 ) -> DlRun:
     """Runs the command in this process, which takes a tenth of the time: for what runs no program, or a small one."""
     monkeypatch.chdir(tmp_path)
 
     def run(*words: str) -> subprocess.CompletedProcess[str]:
-        capsysbinary.readouterr()
+        capfdbinary.readouterr()
         code = main(words)
-        out, err = capsysbinary.readouterr()
+        out, err = capfdbinary.readouterr()
         return subprocess.CompletedProcess(words, code, out.decode(), err.decode())
 
     return run

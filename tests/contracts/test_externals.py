@@ -126,13 +126,18 @@ TABLES = """(module
   (func (export "call") (param i32) (result i32) (call_indirect (result i32) (local.get 0)))
   (func (export "pass") (param externref funcref i32) (result i32 funcref externref)
     (local.get 2) (local.get 1) (local.get 0))
-  (func $f (export "f") (result i32) (i32.const 3)) (elem (i32.const 0) $f)
-  (type $s (struct)) (func (export "struct") (result anyref) (struct.new $s))
-  (func (export "none") (result anyref) (ref.null any)))"""
+  (func $f (export "f") (result i32) (i32.const 3)) (elem (i32.const 0) $f))"""
+OPAQUE = {
+    "exnref": """(module (tag $t) (func (export "none") (result exnref) (ref.null exn))
+      (func (export "some") (result exnref)
+        (block $caught (result exnref) (try_table (catch_all_ref $caught) (throw $t)) unreachable)))""",
+    "anyref": """(module (type $s (struct)) (func (export "some") (result anyref) (struct.new $s))
+      (func (export "none") (result anyref) (ref.null any)))""",
+}
 
 
 def test_references_cross_into_python_and_back(referring: Engine, store: Any) -> None:
-    """Functions, objects and null pass tables and calls unchanged; what Python cannot hold is seen not to be null."""
+    """Functions, objects and null pass tables and calls unchanged."""
     instance = store.instantiate(compiled(referring, TABLES), "tables")
     functions, objects = instance.external("functions"), instance.external("objects")
     thing = object()
@@ -159,8 +164,18 @@ def test_references_cross_into_python_and_back(referring: Engine, store: Any) ->
         functions.set(0, thing)
     with pytest.raises(IndexError):
         functions.set(99, None)
-    assert instance.external("struct").callable(FuncType((), ("anyref",)))() == Reference("anyref")
-    assert instance.external("none").callable(FuncType((), ("anyref",)))() is None
+
+
+@pytest.mark.parametrize("kind", OPAQUE)
+def test_what_python_cannot_hold_is_seen_not_to_be_null(referring: Engine, store: Any, kind: str) -> None:
+    """A reference to an exception or a struct comes out as the top of its hierarchy, and null as None."""
+    try:
+        code = compiled(referring, OPAQUE[kind])
+    except EngineError as refusal:
+        pytest.skip(f"the engine has no {kind}: {refusal}")
+    instance = store.instantiate(code, "opaque")
+    assert instance.external("some").callable(FuncType((), (kind,)))() == Reference(kind)
+    assert instance.external("none").callable(FuncType((), (kind,)))() is None
 
 
 def test_host_functions_take_and_return_references(referring: Engine) -> None:
@@ -255,3 +270,53 @@ def test_a_function_of_another_store_is_refused(referring: Engine, store: Any) -
     mine, foreign = store.instantiate(code, "mine"), other.instantiate(code, "foreign")
     with pytest.raises(ValueConversionError):
         mine.external("functions").set(0, foreign.external("f"))
+
+
+def test_a_host_function_is_called_through_a_table(engine: Engine) -> None:
+    """A function of the host that no module imports is called by guest code that finds it in a table, and is itself."""
+    if not engine.capabilities.externals:
+        pytest.skip("the engine has no externals")
+    host = engine.host_functions(NoBoundary())
+    kind = FuncType(("i64", "f32", "i32"), ("f64", "i32"))
+    host.define("host", "mix", kind, lambda a, b, c: (a + b, c + 1))
+    store: Any = engine.new_store(host)
+    text = """(module (table (export "t") 2 2 funcref) (type $mix (func (param i64 f32 i32) (result f64 i32)))
+      (func (export "call") (param i32) (result f64 i32)
+        (call_indirect (type $mix) (i64.const 4) (f32.const 0.5) (i32.const 6) (local.get 0))))"""
+    instance = store.instantiate(compiled(engine, text), "caller")
+    mix, table = store.external("host", "mix"), instance.external("t")
+    table.set(1, mix)
+    assert instance.function("call", FuncType(("i32",), ("f64", "i32")))(1) == (4.5, 7)
+    assert table.get(1).key == mix.key
+    assert table.get(1).callable(kind)(1, 2, 3) == (3.0, 4)
+    passed_on = """(module (import "host" "mix" (func $f (param i64 f32 i32) (result f64 i32))) (export "f" (func $f)))"""
+    again = store.instantiate(compiled(engine, passed_on), "again").external("f")
+    assert (again.key, again.type()) == (mix.key, kind)
+
+
+def test_objects_stay_as_long_as_something_refers_to_them(referring: Engine, store: Any) -> None:
+    """Of ten thousand objects, those in a table, a global and an exception are found again."""
+    text = """(module (table (export "t") 3 externref) (global (export "g") (mut externref) (ref.null extern))
+      (tag $e (param externref)) (global $kept (mut exnref) (ref.null exn))
+      (func (export "throw") (param externref)
+        (block $caught (result externref exnref)
+          (try_table (catch_ref $e $caught) (throw $e (local.get 0))) unreachable)
+        (global.set $kept) drop)
+      (func (export "thrown") (result externref)
+        (block $caught (result externref) (try_table (catch $e $caught) (throw_ref (global.get $kept))) unreachable)))"""
+    instance = store.instantiate(compiled(referring, text), "keeper")
+    table, held = instance.external("t"), instance.external("g")
+    throw = instance.external("throw").callable(FuncType(("externref",), ()))
+    first, second, third = object(), object(), object()
+    table.set(2, first)
+    held.set(second)
+    throw(third)
+    for number in range(10_000):
+        table.set(0, [number])
+    assert (table.get(0), table.get(1), table.get(2) is first, held.get() is second) == (
+        [9999],
+        None,
+        True,
+        True,
+    )
+    assert instance.external("thrown").callable(FuncType((), ("externref",)))() is third

@@ -82,6 +82,7 @@ def test_a_closed_store_answers_with_an_error(world: World) -> None:
         lambda: store.table_entry(instance, "table", 1),
         lambda: store.function_type(instance, "table", 1),
         lambda: store.enable_wasi(WasiOptions()),
+        lambda: store.renew_wasi(WasiOptions()),
         lambda: store.on_interrupt(lambda: None),
     ):
         with pytest.raises(EngineError, match="the store is closed"):

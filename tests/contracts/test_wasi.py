@@ -146,6 +146,25 @@ def test_bad_options_are_refused(engine: Engine, options: WasiOptions, text: str
     )
 
 
+def test_a_context_begins_anew(engine: Engine) -> None:
+    """Instances that there are see other arguments, input and output from then on; a bad option leaves all as it was."""
+    first: list[bytes] = []
+    then: list[bytes] = []
+    store = engine.new_store(engine.host_functions(NoBoundary()))
+    store.enable_wasi(WasiOptions(args=("one",), stdin=b"1", stdout=first.append))
+    instance = store.instantiate(compiled(engine, PROGRAM), "wasi")
+    write, read = instance.function("write", UNARY), instance.function("read", NUMBER)
+    assert (write(1), read()) == (0, 1)
+    with pytest.raises(EngineError, match="cannot read standard input"):
+        store.renew_wasi(WasiOptions(stdin="/does/not/exist"))
+    assert write(1) == 0
+    for count in range(1, 4):
+        store.renew_wasi(WasiOptions(args=("other", "two"), stdin=b"22", stdout=then.append))
+        assert (write(1), read()) == (0, 2)
+        assert instance.function("arguments", NUMBER)() == len("other\0two\0")
+        assert (b"".join(first), b"".join(then)) == (b"hellohello", b"hello" * count)
+
+
 @pytest.mark.parametrize("code", [0, 1, 42, 125])
 def test_exit_ends_the_call(engine: Engine, code: int) -> None:
     """`proc_exit` unwinds the guest and tells the code; it is not a trap."""

@@ -124,6 +124,28 @@ def test_an_interrupt_that_came_before_an_instance_reaches_it(engine: Any) -> No
     assert heard == [0, 1]
 
 
+@pytest.mark.parametrize("kind", ["(param i32)", "(result i32)"])
+def test_a_start_function_has_no_values(engine: Any, kind: str) -> None:
+    """A start function with parameters or results is refused, although the library makes an export of it."""
+    body = "(i32.const 1)" if "result" in kind else ""
+    with pytest.raises(EngineError, match="start function has parameters or results"):
+        compiled(engine, f"(module (func $f {kind} {body}) (start $f))")
+
+
+def test_objects_are_let_go(engine: Any) -> None:
+    """A store keeps few of the objects that passed through its tables, in calls as well."""
+    store = engine.new_store(engine.host_functions(NoBoundary()))
+    text = '(module (table (export "t") 1 externref) (func (export "f") (param externref) (result externref) (local.get 0)))'
+    instance = store.instantiate(compiled(engine, text), "m")
+    passed, seen = instance.external("f").callable(FuncType(("externref",), ("externref",))), 0
+    for number in range(5000):
+        thing = [number]
+        instance.external("t").set(0, thing)
+        assert passed(thing) is thing
+        seen = max(seen, len(store.objects))
+    assert 900 < seen <= 1000
+
+
 def test_names_of_the_library_are_reserved(engine: Any) -> None:
     """A module that exports a name which the library uses for itself is refused."""
     with pytest.raises(EngineError, match="which is reserved"):

@@ -54,6 +54,7 @@ def examples() -> Iterator[BaseException]:
     yield dl.GroupEndedError("thread 1", "why")
     yield dl.ReplayFailedError("thread 1", CAUSE)
     yield dl.WorkerLostError("f", 123, -9)
+    yield dl.PoolFullError(4, 2)
     yield dl.ValueConversionError(FuncType(("i32",), ()), "too large", "f")
     yield dl.BuildError("text")
     yield dl.EngineError("text")
@@ -77,7 +78,6 @@ def examples() -> Iterator[BaseException]:
     yield threads.errors.Interrupted("why")
     yield threads.errors.DeadlockError((("a", "b"),))
     yield threads.errors.ForkedProcessError(1, 2)
-    yield threads.errors.FreeThreadedError()
     yield threads.errors.ProtocolError("text")
 
 

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 import pytest
 
 import dl
+from tests.support.engines import need
 from tests.support.modules import SHARED_MEMORY, library, module, returns
 
 WAITS = (
@@ -200,6 +201,7 @@ def test_a_start_function_waits_as_others(linker: dl.Linker) -> None:
 
 def test_memories_of_64_bits_and_of_its_own() -> None:
     """In a program of one thread: a module's own shared memory, one with 64-bit addresses, and each by its index."""
+    need("memory64")
     with dl.Linker(None, cache=False) as linker:
         far = linker.new_memory(1, 4, shared=True, is64=True)
         far.data.write_u32(16, 5)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import sys
 from typing import Any
 
 import pytest
@@ -203,11 +202,3 @@ class TestNumbersAndNames:
                 dl.UnresolvedSymbolsError, match=r"env\.read_sensr .*imports has env\.read_sensor"
             ):
                 program.main_group.dlopen(library(imports("read_sensr"), calls("g", "read_sensr")))
-
-    def test_without_a_gil_the_refusal_is_an_error_of_the_linker(
-        self, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        """An interpreter that runs without a GIL is refused with a `DlError` that says how to run it with one."""
-        monkeypatch.setattr(sys, "_is_gil_enabled", lambda: False, raising=False)
-        with pytest.raises(dl.LinkerUsageError, match="PYTHON_GIL=1"):
-            dl.Linker(None)

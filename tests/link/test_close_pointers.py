@@ -51,7 +51,8 @@ class TestPointers:
                 with pytest.raises(dl.StalePointerError, match=r"a\.so, which was closed") as caught:
                     call(pointer)
                 assert (caught.value.library, caught.value.handle) == ("a.so", handle)
-                assert "caller.so!" in str(caught.value)
+                # Wasmer tells no frames of a trap that a function of the host raises.
+                assert ("caller.so!" in str(caught.value)) == (linker.engine.name != "wasmer")
                 group.dlclose(group.dlopen("b.so"))
 
     def test_a_stale_pointer_is_named_in_every_group(self) -> None:

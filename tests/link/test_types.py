@@ -7,6 +7,7 @@ from collections.abc import Callable
 import pytest
 
 import dl
+from tests.support.engines import need_code
 from tests.support.modules import (
     MEMORY,
     MEMORY_BASE,
@@ -282,6 +283,10 @@ class TestBases:
                 program.main_group.dlopen("lib.so")
 
 
+TYPED = "(module (func (param (ref func))))"
+"""What an engine without typed references refuses."""
+
+
 class TestReferences:
     MAKER = library(
         "(type $a (func (param i32)))",
@@ -293,6 +298,7 @@ class TestReferences:
 
     def test_a_constant_may_be_of_a_subtype(self) -> None:
         """A constant reference to one function fits an import of any function; a variable must be of the same type."""
+        need_code(TYPED)
         fits = library(
             '(import "env" "one" (global (ref null func)))',
             '(import "env" "takes" (func (param funcref)))',
@@ -306,6 +312,7 @@ class TestReferences:
 
     def test_what_refers_to_types_of_a_library(self) -> None:
         """An import whose type refers to a type of its module by number is refused by name."""
+        need_code(TYPED)
         typed = library(
             "(type $a (func (param i32)))",
             '(import "env" "one" (global (ref null $a)))',
@@ -320,6 +327,7 @@ class TestReferences:
 
 def test_a_constant_of_a_subtype_serves_an_import() -> None:
     """Libraries' globals are matched by the specification's rules too: a reference that is not null serves one that may be."""
+    need_code(TYPED)
     modules = {
         "a.so": library(MEMORY, '(func $f (export "f"))', '(global (export "g") (ref func) (ref.func $f))'),
     }

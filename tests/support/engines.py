@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import pytest
 import wasmtime
 
+from dl.engine import default_engine
 from dl.engine.protocol import CompiledModule, Engine, EngineInstance, HostFunctions
+from dl.errors import EngineError
 
 
 class NoBoundary:
@@ -29,3 +32,19 @@ def instantiated(
     return engine.new_store(host or engine.host_functions(NoBoundary())).instantiate(
         compiled(engine, text), name
     )
+
+
+def need(capability: str) -> None:
+    """Skip the test unless the engine of this run has a capability, by its name in `Capabilities`."""
+    engine = default_engine()
+    if not getattr(engine.capabilities, capability):
+        pytest.skip(f"engine {engine.name} lacks {capability}")
+
+
+def need_code(text: str) -> None:
+    """Skip the test unless the engine of this run takes a module."""
+    engine = default_engine()
+    try:
+        compiled(engine, text)
+    except EngineError as refusal:
+        pytest.skip(f"engine {engine.name} refuses {text}: {refusal}")

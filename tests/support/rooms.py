@@ -23,7 +23,19 @@ ORDER = (
     ("engine",),
     ("options",),
     ("wasm", "build"),
-    ("memory", "threads", "errors", "dlfcn", "include", "limits", "recent", "forks", "text", "records"),
+    (
+        "memory",
+        "threads",
+        "errors",
+        "dlfcn",
+        "include",
+        "limits",
+        "recent",
+        "forks",
+        "text",
+        "records",
+        "conflicts",
+    ),
 )
 """The floors of the house, from the top: what is on one imports what is on floors below it, or beside it."""
 

@@ -611,12 +611,13 @@ class SettlesInTheWrongOrder(Replica[str]):
 class LooksBeforeItCloses(Rendezvous[str]):
     """Reads who is GUEST, then closes the gate."""
 
-    def _close_gate(self, waiter: threads.Waiter) -> None:
+    def _close_gate(self, waiter: threads.Waiter) -> list[Replica[str]]:
         with self._lock:
             self._instigator = waiter
             self._awaited = {other: None for other in self._replicas if other.state == GUEST}
             self._platform.point("mutant")  # type: ignore[attr-defined]
             self.version = CLOSED
+            return list(self._awaited)
 
 
 class DoesNotWait(Rendezvous[str]):

@@ -23,7 +23,6 @@ from threads import (
     HOST,
     STALE,
     BarrierTimeoutError,
-    FreeThreadedError,
     FutexTable,
     Interrupted,
     ProtocolError,
@@ -617,12 +616,6 @@ class TestRules:
             with pytest.raises(ReplicaClosedError):
                 rendezvous.commit(group.replica, "a")
         assert program.operations == []
-
-    def test_rendezvous_without_a_gil_is_refused(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        """An interpreter whose threads do not agree on the order of memory accesses is told so, not corrupted."""
-        monkeypatch.setattr(sys, "_is_gil_enabled", lambda: False, raising=False)
-        with pytest.raises(FreeThreadedError, match="run with PYTHON_GIL=1"):
-            Program()
 
 
 class TestStatistics:

@@ -15,20 +15,24 @@ Time is virtual. It passes only when nobody can run (or, with `early_timeouts`, 
 time-out of an hour costs nothing and a thread that waits for ever is found immediately: nobody can run, and nothing is
 left to happen.
 
-What it does not find: effects of memory ordering below the GIL, and races within a single bytecode.
+With `memory=WeakMemory()`, threads see each other's stores late, as without a GIL: see `store_buffers`. A `WeakMemory` can
+leave fences out, so that a test can show that each is needed.
+
+What it does not find: effects of memory ordering other than late stores, and races within a single bytecode.
 """
 
 from __future__ import annotations
 
+import contextlib
 import random
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from threads.testing import tracing
-from threads.testing.scheduler import Decision, ScheduleError, Scheduler
+from threads.testing import store_buffers, tracing
+from threads.testing.scheduler import Decision, ScheduleError, Scheduler, WeakMemory
 
-__all__ = ["Exploration", "Program", "ScheduleError", "Scheduler", "explore", "replay", "walk"]
+__all__ = ["Exploration", "Program", "ScheduleError", "Scheduler", "WeakMemory", "explore", "replay", "walk"]
 
 Program = Callable[[Scheduler], "Callable[[], None] | None"]
 """Sets up one run and spawns its threads; may return a check to be made after all of them have returned."""
@@ -50,11 +54,16 @@ class Exploration:
 
 
 def _run(
-    program: Program, choose: Callable[[int, int, bool], int], *, early_timeouts: bool
+    program: Program,
+    choose: Callable[[int, int, bool], int],
+    *,
+    early_timeouts: bool,
+    memory: WeakMemory | None,
 ) -> list[Decision]:
-    scheduler = Scheduler(choose, early_timeouts=early_timeouts)
-    check = program(scheduler)
-    scheduler.run()
+    scheduler = Scheduler(choose, early_timeouts=early_timeouts, memory=memory)
+    with contextlib.nullcontext() if memory is None else store_buffers.in_place():
+        check = program(scheduler)
+        scheduler.run()
     if check is not None:
         try:
             check()
@@ -64,7 +73,13 @@ def _run(
 
 
 @tracing.all_threads()
-def replay(program: Program, schedule: tuple[int, ...], *, early_timeouts: bool = False) -> None:
+def replay(
+    program: Program,
+    schedule: tuple[int, ...],
+    *,
+    early_timeouts: bool = False,
+    memory: WeakMemory | None = None,
+) -> None:
     """Make one run again; after the schedule's end, without preemptions.
 
     Raises:
@@ -74,12 +89,18 @@ def replay(program: Program, schedule: tuple[int, ...], *, early_timeouts: bool 
         program,
         lambda i, count, _: min(schedule[i], count - 1) if i < len(schedule) else 0,
         early_timeouts=early_timeouts,
+        memory=memory,
     )
 
 
 @tracing.all_threads()
 def explore(
-    program: Program, *, preemptions: int = 2, limit: int = 2_000, early_timeouts: bool = False
+    program: Program,
+    *,
+    preemptions: int = 2,
+    limit: int = 2_000,
+    early_timeouts: bool = False,
+    memory: WeakMemory | None = None,
 ) -> Exploration:
     """Run a program under every schedule with at most `preemptions` preemptions, fewest first.
 
@@ -88,6 +109,7 @@ def explore(
       preemptions: bound.
       limit: runs after which to give up; see `Exploration.complete`.
       early_timeouts: whether time limits may pass while others can run.
+      memory: how late threads see each other's stores; None: at once.
 
     Raises:
       ScheduleError: one failed; its message has the schedule.
@@ -113,7 +135,7 @@ def explore(
                     return choices[i]
                 return 0
 
-            decisions = _run(program, choose, early_timeouts=early_timeouts)
+            decisions = _run(program, choose, early_timeouts=early_timeouts, memory=memory)
             made = tuple(decision.chosen for decision in decisions)
             for i in range(len(prefix), len(decisions)):
                 cost = bound + decisions[i].preempts
@@ -124,7 +146,13 @@ def explore(
 
 @tracing.all_threads()
 def walk(
-    program: Program, *, seed: int, walks: int, preempt: float = 0.1, early_timeouts: bool = False
+    program: Program,
+    *,
+    seed: int,
+    walks: int,
+    preempt: float = 0.1,
+    early_timeouts: bool = False,
+    memory: WeakMemory | None = None,
 ) -> Exploration:
     """Run a program under random schedules.
 
@@ -134,6 +162,7 @@ def walk(
       walks: number of runs.
       preempt: probability of taking the processor from a thread that could continue.
       early_timeouts: as in `explore`.
+      memory: as in `explore`.
 
     Raises:
       ScheduleError: one failed; `replay` its schedule.
@@ -146,5 +175,5 @@ def walk(
                 return generator.randrange(1, count) if generator.random() < preempt else 0
             return generator.randrange(count)
 
-        _run(program, choose, early_timeouts=early_timeouts)
+        _run(program, choose, early_timeouts=early_timeouts, memory=memory)
     return Exploration(walks, complete=False, preemptions=-1)

@@ -12,10 +12,11 @@ from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Final
 
+from threads.fences import Fence, GilFences, LockFence
 from threads.platform import LockLike
-from threads.testing import tracing
+from threads.testing import store_buffers, tracing
 
-__all__ = ["Decision", "ScheduleError", "Scheduler"]
+__all__ = ["Decision", "ScheduleError", "Scheduler", "WeakMemory"]
 
 _FOR_EVER: Final = 600.0  # seconds of virtual time; a longer wait counts as one without a limit
 _MAX_STEPS: Final = 6_000
@@ -46,6 +47,19 @@ class _Abort(BaseException):
     """Unwinds the threads of a run that is over."""
 
 
+@dataclass(frozen=True)
+class WeakMemory:
+    """That threads see each other's stores late; see `store_buffers`.
+
+    Attributes:
+      locks: whether fences are locks that both sides pass, as where there is no `membarrier`.
+      without: fences to leave out, as "file.function side": "replica.settle light".
+    """
+
+    locks: bool = False
+    without: frozenset[str] = frozenset()
+
+
 @dataclass(eq=False)
 class _Task:
     name: str
@@ -57,6 +71,7 @@ class _Task:
     deadline: int | None = None  # nanoseconds, of a wait with a time limit
     timed_out: bool = False
     done: bool = False
+    buffer: store_buffers.StoreBuffer = field(default_factory=store_buffers.StoreBuffer)
 
 
 @dataclass
@@ -82,6 +97,8 @@ class _Lock:
         deadline = None
         if 0 <= timeout < _FOR_EVER:
             deadline = scheduler.monotonic_ns() + int(timeout * 1e9)
+        if task is not None and task.buffer.take_back(self, "released"):
+            return True  # nobody has seen it released: nothing becomes visible by taking it again
         while self._held:
             if not blocking:
                 return False
@@ -94,11 +111,19 @@ class _Lock:
         return True
 
     def release(self) -> None:
-        if not self._held:
-            if self._scheduler.aborting:
+        scheduler = self._scheduler
+        buffer = scheduler.buffer()
+        if not self._held or (buffer is not None and buffer.has(self, "released")):
+            if scheduler.aborting:
                 return  # its acquire was cut off
             message = "release unlocked lock"
             raise RuntimeError(message)
+        if buffer is None:
+            self._held = False
+        else:
+            buffer.put(self, "released", True, self._let_go)
+
+    def _let_go(self) -> None:
         self._held = False
 
     @property
@@ -118,17 +143,60 @@ class _Lock:
         self.release()
 
 
+class _ModelFence:
+    """A fence of a run with a weak memory, which may leave out the places that the test names."""
+
+    def __init__(self, scheduler: Scheduler, memory: WeakMemory) -> None:
+        self._scheduler = scheduler
+        self._without = memory.without
+        self._lock = LockFence() if memory.locks else None
+        if self._lock is not None:
+            self._lock.lock = scheduler.lock()
+
+    def light(self) -> None:
+        if self._lock is not None and _caller("light") not in self._without:
+            self._lock.light()
+
+    def heavy(self) -> None:
+        if _caller("heavy") in self._without:
+            return
+        if self._lock is not None:
+            self._lock.heavy()
+        else:
+            self._scheduler.point("membarrier")
+            self._scheduler.drain_all()
+
+
+def _caller(side: str) -> str:
+    frame = sys._getframe(2)  # noqa: SLF001 - who has called the fence
+    if frame.f_code.co_name == "pass_heavy" and frame.f_back is not None:
+        frame = frame.f_back
+    return f"{pathlib.Path(frame.f_code.co_filename).stem}.{frame.f_code.co_name} {side}"
+
+
 class Scheduler:
     """One run: a platform for the code under test, and the choice of the thread that runs.
 
     Args:
       choose: given the decision's number and how many choices there are, returns one; 0 is to continue as before.
       early_timeouts: whether a wait's time limit may pass while others can run.
+      memory: how late threads see each other's stores; None: at once, as with a GIL.
+
+    Attributes:
+      light_is_free: as of a platform.
     """
 
-    def __init__(self, choose: Callable[[int, int, bool], int], *, early_timeouts: bool = False) -> None:
+    def __init__(
+        self,
+        choose: Callable[[int, int, bool], int],
+        *,
+        early_timeouts: bool = False,
+        memory: WeakMemory | None = None,
+    ) -> None:
         self._choose = choose
         self._early_timeouts = early_timeouts
+        self._memory = memory
+        self.light_is_free = memory is None or not memory.locks
         self._tasks: list[_Task] = []
         self._local = threading.local()
         self._now = 0
@@ -147,6 +215,10 @@ class Scheduler:
     def lock(self) -> LockLike:
         """Return a lock under this scheduler."""
         return _Lock(self)
+
+    def fence(self) -> Fence:
+        """Return a new fence."""
+        return GilFences().fence() if self._memory is None else _ModelFence(self, self._memory)
 
     def get_ident(self) -> int:
         """Return the task's number, or -1 outside."""
@@ -189,6 +261,7 @@ class Scheduler:
         task = self.current()
         if task is not None:
             self._trail.append((task.name, "pause"))
+            task.buffer.drain()
             self._switch(task, yields=True)
 
     # Internals. Only the running thread touches any of this, so it needs no lock.
@@ -198,11 +271,22 @@ class Scheduler:
         task: _Task | None = getattr(self._local, "task", None)
         return task
 
+    def buffer(self) -> store_buffers.StoreBuffer | None:
+        """Return the running thread's late stores; None if stores are done at once."""
+        task = self.current()
+        return None if self._memory is None or task is None else task.buffer
+
+    def drain_all(self) -> None:
+        """Have every thread's stores done."""
+        for task in self._tasks:
+            task.buffer.drain()
+
     def block(self, task: _Task, lock: _Lock, deadline: int | None) -> bool:
         """Wait until the lock is free; False if the deadline came first."""
         task.waits_for = lock
         task.deadline = deadline
         task.timed_out = False
+        task.buffer.drain()
         try:
             self._switch(task)
         finally:
@@ -233,6 +317,9 @@ class Scheduler:
         return ScheduleError(kind, detail, schedule, tuple(f"{name}: {place}" for name, place in self._trail))
 
     def _add(self, run: Callable[[], object], name: str, *, daemon: bool) -> None:
+        starter = self.buffer()
+        if starter is not None:
+            starter.drain()
         task = _Task(name, len(self._tasks), run, daemon)
         task.go.acquire()
         self._tasks.append(task)
@@ -245,7 +332,10 @@ class Scheduler:
         self._local.task = task
         try:
             if not self.aborting:
-                with tracing.this_thread(self.point):
+                with contextlib.ExitStack() as stack:
+                    if self._memory is not None:
+                        stack.enter_context(store_buffers.this_thread(task.buffer))
+                    stack.enter_context(tracing.this_thread(self.point))
                     task.run()
         except _Abort:
             pass
@@ -290,6 +380,10 @@ class Scheduler:
             if self.aborting:
                 raise _Abort
 
+    def _releasing(self, lock: _Lock) -> list[_Task]:
+        """Return the threads that have released a lock, which others do not see yet."""
+        return [task for task in self._tasks if task.buffer.has(lock, "released")]
+
     def _next(self, task: _Task | None, *, yields: bool) -> _Task | None:
         """Choose the thread that runs next; None if the run has failed."""
         self._steps += 1
@@ -299,7 +393,8 @@ class Scheduler:
         runnable = [
             other
             for other in self._tasks
-            if not other.done and (other.waits_for is None or not other.waits_for.held)
+            if not other.done
+            and (other.waits_for is None or not other.waits_for.held or self._releasing(other.waits_for))
         ]
         sleeping = sorted(
             (
@@ -318,21 +413,29 @@ class Scheduler:
             if not runnable and not sleeping:
                 runnable = [task]
         choices = runnable if runnable and not self._early_timeouts else runnable + sleeping[:1]
+        # To do a waiting store is a choice like another, after which to choose again.
+        late = [other for other in self._tasks if other.buffer] if goes_on else []
         if not choices:
             waiting = ", ".join(other.name for other in self._tasks if not other.done)
             self._fail("deadlock", f"nobody can go on; waiting: {waiting}")
             return None
         chosen = 0
-        if len(choices) > 1:
+        count = len(choices) + len(late)
+        if count > 1:
             # A time-out that comes early is a preemption too: it is what a slow machine does.
             preempts = goes_on or bool(runnable and len(choices) > len(runnable))
             try:
-                chosen = self._choose(len(self.decisions), len(choices), preempts)
+                chosen = self._choose(len(self.decisions), count, preempts)
             except Exception as error:  # noqa: BLE001 - reported by run()
                 self._fail("error", str(error), error)
                 return None
-            self.decisions.append(Decision(chosen, len(choices), preempts))
+            self.decisions.append(Decision(chosen, count, preempts))
+        if chosen >= len(choices):
+            late[chosen - len(choices)].buffer.drain_one()
+            return self._next(task, yields=False)
         following = choices[chosen]
+        if following in runnable and following.waits_for is not None and following.waits_for.held:
+            self._releasing(following.waits_for)[0].buffer.drain_until_done(following.waits_for, "released")
         if following in sleeping:
             following.timed_out = True
             self._now = max(self._now, following.deadline or 0)

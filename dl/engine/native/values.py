@@ -131,3 +131,35 @@ def result_reader(kind: FuncType) -> Callable[[Any], Any]:
     if count == 1:
         return lambda area: unpack(area)[0]
     return unpack
+
+
+def has_references(kind: FuncType) -> bool:
+    """Whether a signature has values that are neither numbers nor vectors."""
+    return any(text not in NUMBERS for text in (*kind.params, *kind.results))
+
+
+def check_count(kinds: tuple[str, ...], values: tuple[Any, ...], where: FuncType, what: str) -> None:
+    """Check that there are as many values as types.
+
+    Raises:
+        ValueConversionError: there are not; the message says `what` they are.
+    """
+    if len(kinds) != len(values):
+        raise ValueConversionError(where, f"has {len(kinds)} {what}, got {len(values)}")
+
+
+def returned_values(kind: FuncType, value: Any) -> tuple[Any, ...]:
+    """Return what a Python function returned, as a tuple of results.
+
+    Raises:
+        ValueConversionError: it is not as many as the signature has.
+    """
+    if not kind.results:
+        if value is not None:
+            raise ValueConversionError(kind, f"has no result, but the host function returned {value!r}")
+        return ()
+    if len(kind.results) == 1:
+        return (value,)
+    if not isinstance(value, (tuple, list)):
+        raise ValueConversionError(kind, f"has {len(kind.results)} results, got {value!r}")
+    return tuple(value)

@@ -7,21 +7,21 @@ Source of the declarations: `engines/wasmer/src`. Texts go as bytes and their nu
 from __future__ import annotations
 
 import ctypes
-from ctypes import c_bool, c_char_p, c_int32, c_int64, c_size_t, c_uint32, c_uint64, c_void_p
+from ctypes import c_bool, c_char_p, c_int32, c_int64, c_size_t, c_uint8, c_uint32, c_uint64, c_void_p
 from typing import Any
 
 from wasix_dl_wasmer import LIBRARY
 
 from dl.errors import EngineError
 
-INTERFACE = 1
+INTERFACE = 2
 """What the library must call its interface."""
 
 CALLBACK = ctypes.CFUNCTYPE(c_void_p, c_void_p, c_void_p, c_void_p, c_size_t)
 
 FAILED_ENGINE, FAILED_LINK, FAILED_TRAP, FAILED_EXCEPTION, FAILED_RAISED = range(5)
 
-CAN_INTERRUPT, CAN_SHARE, CAN_THROW, CAN_SIMD, ONE_THREAD = (1 << bit for bit in range(5))
+CAN_INTERRUPT, CAN_SHARE, CAN_THROW, CAN_SIMD, FORKED = (1 << bit for bit in range(5))
 
 
 class FailureView(ctypes.Structure):
@@ -93,15 +93,38 @@ store_define_instance = _prototype("wd_store_define_instance", _P, _P, *_TEXT, _
 store_define_memory = _prototype("wd_store_define_memory", _P, _P, *_TEXT, *_TEXT, _P)
 store_define_shared = _prototype("wd_store_define_shared", _P, _P, *_TEXT, *_TEXT, _P)
 
-instance_new = _prototype("wd_instance_new", _P, _P, _P, _P)
+instance_new = _prototype("wd_instance_new", _P, _P, _P, _P, _N, _P)
 instance_delete = _prototype("wd_instance_delete", None, _P)
-instance_function = _prototype("wd_instance_function", _P, _P, *_TEXT)
+instance_function = _prototype("wd_instance_function", _P, _P, _P, *_TEXT)
+instance_external = _prototype("wd_instance_external", _P, _P, *_TEXT)
 instance_memory = _prototype("wd_instance_memory", _P, _P, *_TEXT)
 instance_tag = _prototype("wd_instance_tag", _P, _P, *_TEXT)
 instance_global = _prototype("wd_instance_global", c_bool, _P, _P, *_TEXT, _P)
 function_delete = _prototype("wd_function_delete", None, _P)
 tag_delete = _prototype("wd_tag_delete", None, _P)
 call = _prototype("wd_call", _P, _P, _P, _P, _N, _P)
+
+EXTERNAL_FUNCTION, EXTERNAL_GLOBAL, EXTERNAL_TABLE, EXTERNAL_MEMORY, EXTERNAL_TAG = range(5)
+
+store_external = _prototype("wd_store_external", _P, _P, *_TEXT, *_TEXT)
+store_objects = _prototype("wd_store_objects", _P, _P, _P)
+external_delete = _prototype("wd_external_delete", None, _P)
+external_kind = _prototype("wd_external_kind", c_uint32, _P)
+external_key = _prototype("wd_external_key", None, _P, _P, _P)
+external_function = _prototype("wd_external_function", _P, _P, _P)
+external_signature = _prototype("wd_external_signature", _P, _P, _P)
+external_memory = _prototype("wd_external_memory", _P, _P)
+memory_external = _prototype("wd_memory_external", _P, _P)
+function_reference = _prototype("wd_function_reference", _N, _P, _P, _P)
+reference_function = _prototype("wd_reference_function", _P, _P, _N)
+global_new = _prototype("wd_global_new", _P, _P, c_uint8, c_bool, _P, _P)
+global_read = _prototype("wd_global_read", c_uint32, _P, _P, _P, _P)
+global_write = _prototype("wd_global_write", None, _P, _P, _P)
+table_type = _prototype("wd_table_type", c_uint32, _P, _P)
+table_size = _prototype("wd_table_size", c_uint32, _P, _P)
+table_read = _prototype("wd_table_read", c_bool, _P, _P, c_uint32, _P)
+table_write = _prototype("wd_table_write", c_bool, _P, _P, c_uint32, _P)
+table_grow = _prototype("wd_table_grow", c_int64, _P, _P, c_uint32, _P)
 
 memory_new = _prototype("wd_memory_new", _P, _P, c_uint32, c_int64, _P)
 memory_delete = _prototype("wd_memory_delete", None, _P)

@@ -11,9 +11,9 @@ from dl.engine.native.engine import NativeEngine, code_name
 from dl.engine.protocol import Boundary, Capabilities
 from dl.engine.wasmer import c
 from dl.engine.wasmer.errors import made
-from dl.engine.wasmer.host import WasmerHostFunctions
+from dl.engine.wasmer.host import WasmerHostFunctions, take_text
 from dl.engine.wasmer.memory import WasmerSharedMemory, new_shared_memory
-from dl.engine.wasmer.store import WasmerStore, take_text
+from dl.engine.wasmer.store import WasmerStore
 from dl.errors import EngineError
 from dl.forks import in_forked_child
 from dl.wasm.types import MemoryType
@@ -59,8 +59,8 @@ class WasmerEngine(NativeEngine):
 
     Args:
         interrupts: have code that may compute for long look for interrupts.
-        shared_memory, exceptions, table_reflection, serialization, simd: False switches the capability off; the engine can do
-            all of them. See `Capabilities`.
+        shared_memory, exceptions, table_reflection, serialization, simd, externals, references: False switches the
+            capability off; the engine can do all of them. See `Capabilities`.
         max_stack: bytes of stack that one call into the guest may use, and bytes of native stack that a thread's calls into
             the guest and out of it may use together; None for 1 MiB, or what the stacks of new threads have room for if that
             is less.
@@ -80,6 +80,8 @@ class WasmerEngine(NativeEngine):
         table_reflection: bool = True,
         serialization: bool = True,
         simd: bool = True,
+        externals: bool = True,
+        references: bool = True,
         max_stack: int | None = None,
     ) -> None:
         capabilities = Capabilities(
@@ -90,6 +92,8 @@ class WasmerEngine(NativeEngine):
             table_reflection=table_reflection,
             serialization=serialization,
             simd=simd,
+            externals=externals,
+            references=references and externals,
         )
         super().__init__(capabilities, max_stack)
         able = (
@@ -97,7 +101,7 @@ class WasmerEngine(NativeEngine):
             (c.CAN_SHARE, shared_memory),
             (c.CAN_THROW, exceptions),
             (c.CAN_SIMD, simd),
-            (c.ONE_THREAD, _in_child),
+            (c.FORKED, _in_child),
         )
         bits = sum(bit for bit, wanted in able if wanted)
         self.pointer = made(c.engine_new, bits, self.max_stack)

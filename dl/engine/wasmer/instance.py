@@ -10,16 +10,12 @@ from dl.engine.native.calls import callable_function, raw_callable
 from dl.engine.protocol import RawFunction
 from dl.engine.wasmer import c
 from dl.engine.wasmer.errors import Handle, error_of
+from dl.engine.wasmer.externals import external_of
 from dl.engine.wasmer.memory import WasmerMemory, WasmerSharedMemory
-from dl.errors import EngineError
 from dl.wasm.types import FuncType
 
 if TYPE_CHECKING:
     from dl.engine.wasmer.store import WasmerStore
-
-
-NO_EXTERNALS = "this engine has no externals"
-"""What is said where externals are asked for, see `dl.engine.protocol.Capabilities`."""
 
 
 class WasmerInstance:
@@ -45,7 +41,11 @@ class WasmerInstance:
         return found
 
     def _function(self, name: str) -> Handle:
-        return Handle(self._export(c.instance_function, name), c.function_delete)
+        raw = name.encode()
+        found = c.instance_function(self.store.context(), self.pointer, raw, len(raw))
+        if found is None:
+            raise KeyError(name)
+        return Handle(found, c.function_delete)
 
     def function(self, name: str, kind: FuncType) -> Callable[..., Any]:
         function = self._function(name)
@@ -72,7 +72,7 @@ class WasmerInstance:
         return Handle(self._export(c.instance_tag, name), c.tag_delete)
 
     def external(self, name: str) -> Any:
-        raise EngineError(f"cannot give {name} as an object: {NO_EXTERNALS}")
+        return external_of(self.store, self._export(c.instance_external, name))
 
     def global_value(self, name: str) -> int:
         value, raw = ctypes.c_uint64(), name.encode()

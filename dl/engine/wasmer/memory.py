@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import ctypes
+from collections.abc import Hashable
 from typing import TYPE_CHECKING, Any
 
 from dl.engine.wasmer import c
-from dl.engine.wasmer.errors import check, made
+from dl.engine.wasmer.errors import Handle, check, made
 from dl.errors import EngineError
 from dl.wasm.types import MemoryType
 from memory import ADDRESS_SPACE_BYTES, PAGE_BYTES
@@ -50,11 +52,19 @@ class WasmerSharedMemory:
 
 
 class WasmerMemory:
-    """A memory of one store."""
+    """A memory in one store, which other stores may share."""
 
     def __init__(self, store: WasmerStore, pointer: int) -> None:
         self._store = store
         self._pointer = pointer
+
+    @property
+    def key(self) -> Hashable:
+        return external_key(self._store, self.external())
+
+    def external(self) -> Handle:
+        """Return it as an import."""
+        return Handle(c.memory_external(self._pointer), c.external_delete)
 
     def data_address(self) -> int:
         address: int = c.memory_data(self._store.context(), self._pointer)
@@ -77,6 +87,13 @@ class WasmerMemory:
 
     def __del__(self, _delete: Any = c.memory_delete) -> None:
         _delete(self._pointer)
+
+
+def external_key(store: WasmerStore, external: Handle) -> Hashable:
+    """Return what identifies an external in its store."""
+    numbers = (ctypes.c_uint64 * 2)()
+    c.external_key(store.context(), external.pointer, ctypes.addressof(numbers))
+    return c.external_kind(external.pointer), *numbers
 
 
 def _former_size(pages: int) -> int | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import struct
 from collections.abc import Callable, Sequence
 from threading import get_ident
 from typing import TYPE_CHECKING, Any
@@ -14,9 +15,19 @@ from dl.engine.native.traps import Names, frame_name
 from dl.engine.protocol import WasiOptions
 from dl.engine.wasmer import c
 from dl.engine.wasmer.errors import Handle, check, error_of, made
-from dl.engine.wasmer.host import NO_GUEST_WASI, WasmerHostFunctions, native_callback, raised, signature_of
-from dl.engine.wasmer.instance import NO_EXTERNALS, WasmerInstance
+from dl.engine.wasmer.externals import WasmerFunction, WasmerGlobal, external_of, new_global
+from dl.engine.wasmer.host import (
+    NO_GUEST_WASI,
+    STORES,
+    WasmerHostFunctions,
+    native_callback,
+    raised,
+    signature_of,
+    take_text,
+)
+from dl.engine.wasmer.instance import WasmerInstance
 from dl.engine.wasmer.memory import WasmerMemory, new_memory
+from dl.engine.wasmer.references import Objects
 from dl.engine.wasmer.wasi import StoreWasi
 from dl.errors import EngineError
 from dl.wasm.types import FuncType, GlobalType, MemoryType
@@ -53,8 +64,7 @@ class WasmerStore(NativeStore):
         EngineError: the calling thread's stack is too small for guest code.
 
     Attributes:
-        memory: the memory that WASI works on, alone in a list: what was defined last, or the first one that an instance exports
-            as `memory`.
+        objects: the Python objects that guest code of the store can refer to.
     """
 
     def __init__(self, engine: WasmerEngine, host: WasmerHostFunctions) -> None:
@@ -63,7 +73,7 @@ class WasmerStore(NativeStore):
         self._host = host
         self._names: Names[Handle] = Names()
         self._wasi: StoreWasi | None = None
-        self.memory: list[Any] = []
+        self.objects = Objects(self._objects_in_use, lambda: self.running)
         self._handler: list[Callable[[], None]] = [lambda: None]
         # The native store keeps instances, and so their code, to its end; who counts code must see it.
         self._code: set[Any] = set()
@@ -74,6 +84,7 @@ class WasmerStore(NativeStore):
         self._kept: list[Any] = [host, reached]
         self._store: int = made(c.store_new, engine.pointer, host.pointer, address)
         self._native: _OwnedStore | None = _OwnedStore(self._store, self._kept)
+        STORES[self._store] = self
 
     def limit(self, *, memory_bytes: int, table_elements: int) -> None:
         c.store_limit(self.context(), memory_bytes, table_elements)
@@ -94,17 +105,29 @@ class WasmerStore(NativeStore):
 
     def define_memory(self, namespace: str, name: str, memory: Any) -> None:
         memory.define(self.context(), namespace.encode(), name.encode())
-        self.memory[:] = [memory]
 
     def define_number(self, namespace: str, name: str, value: int) -> None:
         raw, raw_name = namespace.encode(), name.encode()
         check(c.store_define_number(self.context(), raw, len(raw), raw_name, len(raw_name), value))
 
     def external(self, namespace: str, name: str) -> Any:
-        raise EngineError(f"cannot give {namespace}.{name} as an object: {NO_EXTERNALS}")
+        raw, raw_name = namespace.encode(), name.encode()
+        found = c.store_external(self.context(), raw, len(raw), raw_name, len(raw_name))
+        if found is None:
+            raise KeyError(f"{namespace}.{name}")
+        return external_of(self, found)
 
-    def new_global(self, kind: GlobalType, value: Any) -> Any:
-        raise EngineError(f"cannot make a global of type {kind.value} with value {value!r}: {NO_EXTERNALS}")
+    def referred_function(self, reference: int) -> WasmerFunction:
+        """Return the function that a reference of this store stands for."""
+        return WasmerFunction(self, c.reference_function(self.context(), reference))
+
+    def _objects_in_use(self) -> set[int]:
+        """Return the numbers of objects that the store's tables, globals and exceptions hold."""
+        raw = take_text(made(c.store_objects, self.context()))
+        return {number for (number,) in _NUMBER.iter_unpack(raw)}
+
+    def new_global(self, kind: GlobalType, value: Any) -> WasmerGlobal:
+        return new_global(self, kind, value)
 
     def define_instance(self, namespace: str, instance: Any) -> None:
         raw = namespace.encode()
@@ -115,8 +138,12 @@ class WasmerStore(NativeStore):
 
     def instantiate(self, module: Any, name: str, imports: Sequence[Any] | None = None) -> WasmerInstance:
         context = self.context()
-        if imports is not None:
-            raise EngineError(f"cannot instantiate {name} with a list of imports: {NO_EXTERNALS}")
+        handles = None if imports is None else [one.external() for one in imports]
+        given = (
+            None
+            if handles is None
+            else (ctypes.c_void_p * max(len(handles), 1))(*(h.pointer for h in handles))
+        )
         self._names.modules[module.name] = frame_name(name)
         need_room()
         self._code.add(module)
@@ -124,7 +151,13 @@ class WasmerStore(NativeStore):
             self.enter_thread()
         self.running += 1
         try:
-            pointer = c.instance_new(context, module.pointer, self.trap_address)
+            pointer = c.instance_new(
+                context,
+                module.pointer,
+                None if given is None else ctypes.addressof(given),
+                len(handles or ()),
+                self.trap_address,
+            )
         except BaseException as interruption:
             self.discard_ending(interruption)
             raise
@@ -136,15 +169,7 @@ class WasmerStore(NativeStore):
             if failure is not None:
                 raise error_of(failure, self._names, name)
         assert instance is not None
-        if self._wasi is not None and not self.memory:
-            self._look_for_memory(instance)
         return instance
-
-    def _look_for_memory(self, instance: WasmerInstance) -> None:
-        try:
-            self.memory[:] = [instance.memory("memory")]
-        except KeyError:
-            return
 
     def raise_ending(self, error: int | None) -> None:
         failure = self.take_trap(error)
@@ -192,6 +217,11 @@ class WasmerStore(NativeStore):
         self._wasi = StoreWasi(self, wasi)
         self._kept.append(self._wasi.callbacks)
 
+    def renew_wasi(self, wasi: WasiOptions) -> None:
+        self.context()
+        assert self._wasi is not None
+        self._wasi.renew(wasi)
+
     def instantiate_with_wasi(self, module: Any, name: str) -> WasmerInstance:
         raise EngineError(f"cannot instantiate {name} ({module.name}) with WASI: {NO_GUEST_WASI}")
 
@@ -215,7 +245,7 @@ class WasmerStore(NativeStore):
         self._code.clear()
         self._names.tags.clear()
         self._handler[0] = _nothing
-        self.memory.clear()
+        self.objects.clear()
         wasi, self._wasi = self._wasi, None
         if wasi is not None:
             wasi.close()
@@ -227,19 +257,11 @@ class WasmerStore(NativeStore):
 
 
 _NO_TABLE = 2
+_NUMBER = struct.Struct("=Q")
 
 
 def _nothing() -> None:
     """Handle no interrupt."""
-
-
-def take_text(pointer: int) -> bytes:
-    """Return the content of bytes that the library hands out, and free them."""
-    data = ctypes.c_void_p()
-    size = c.bytes_read(pointer, ctypes.addressof(data))
-    content = ctypes.string_at(data.value or 0, size) if size else b""
-    c.bytes_delete(pointer)
-    return content
 
 
 def _reached(

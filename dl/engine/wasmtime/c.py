@@ -128,6 +128,7 @@ config_shared_memory = _prototype("wasmtime_config_shared_memory_set", None, _P,
 config_exceptions = _prototype("wasmtime_config_wasm_exceptions_set", None, _P, c_bool)
 config_tail_calls = _prototype("wasmtime_config_wasm_tail_call_set", None, _P, c_bool)
 config_simd = _prototype("wasmtime_config_wasm_simd_set", None, _P, c_bool)
+config_memory64 = _prototype("wasmtime_config_wasm_memory64_set", None, _P, c_bool)
 config_relaxed_simd = _prototype("wasmtime_config_wasm_relaxed_simd_set", None, _P, c_bool)
 config_max_stack = _prototype("wasmtime_config_max_wasm_stack_set", None, _P, c_size_t)
 config_parallel = _prototype("wasmtime_config_parallel_compilation_set", None, _P, c_bool)

@@ -74,7 +74,7 @@ class WasmtimeEngine(NativeEngine):
     Args:
         interrupts: check for interruption at each loop and function entry (about 11 % on tight loops).
         shared_memory, exceptions, tail_calls, table_reflection, serialization, simd, externals, references, stack_inspection,
-            guest_wasi: False switches the capability off; the engine can do all of them. See `Capabilities`.
+            memory64, guest_wasi: False switches the capability off; the engine can do all of them. See `Capabilities`.
         max_stack: bytes of native stack that guest code may use in a thread, counted from its outermost call into the guest;
             None for 1 MiB, or what the stacks of new threads have room for if that is less.
 
@@ -97,6 +97,7 @@ class WasmtimeEngine(NativeEngine):
         externals: bool = True,
         references: bool = True,
         stack_inspection: bool = True,
+        memory64: bool = True,
         guest_wasi: bool = True,
         max_stack: int | None = None,
     ) -> None:
@@ -111,6 +112,7 @@ class WasmtimeEngine(NativeEngine):
             externals=externals,
             references=references,
             stack_inspection=stack_inspection,
+            memory64=memory64,
             guest_wasi=guest_wasi,
         )
         super().__init__(capabilities, max_stack)
@@ -122,6 +124,7 @@ class WasmtimeEngine(NativeEngine):
         c.config_tail_calls(config, tail_calls)
         c.config_simd(config, simd)
         c.config_relaxed_simd(config, simd)
+        c.config_memory64(config, memory64)
         c.config_max_stack(config, self.max_stack)
         # The library's threads that compile in parallel stay in the parent, and a child would wait for them for ever.
         c.config_parallel(config, not _in_child)

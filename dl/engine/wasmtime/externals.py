@@ -14,12 +14,13 @@ from typing import TYPE_CHECKING, Any
 
 from dl.engine.native.calls import callable_function, raw_callable
 from dl.engine.native.entry import need_room
+from dl.engine.native.values import has_references
 from dl.engine.protocol import RawFunction
 from dl.engine.wasmtime import c
 from dl.engine.wasmtime.errors import check
 from dl.engine.wasmtime.host import described_type, value_type
 from dl.engine.wasmtime.memory import WasmtimeMemory, WasmtimeSharedMemory
-from dl.engine.wasmtime.references import has_references, read_value, release, write_value, write_values
+from dl.engine.wasmtime.references import read_value, release, write_value, write_values
 from dl.errors import EngineError
 from dl.wasm.types import FuncType, GlobalType
 

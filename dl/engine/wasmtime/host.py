@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 from dl.engine.native.callbacks import raw_callback, typed_callback
 from dl.engine.native.entry import entry
 from dl.engine.native.pending import interrupt_guest
-from dl.engine.native.values import NUMBERS
+from dl.engine.native.values import NUMBERS, has_references, returned_values
 from dl.engine.protocol import Boundary, RawFunction
 from dl.engine.wasmtime import c
 from dl.engine.wasmtime.errors import check
-from dl.engine.wasmtime.references import STORES, has_references, read_value, returned_values, write_values
+from dl.engine.wasmtime.references import STORES, read_value, write_values
 from dl.errors import ValueConversionError
 from dl.wasm.types import FuncType
 

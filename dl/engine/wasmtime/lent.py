@@ -1,9 +1,9 @@
 """WASI of wasmtime for a program that runs on another engine.
 
-wasmtime lets an embedder provide linear memories. A store of ours has one instance, a forwarder whose memory is provided: it
-is the other engine's, byte for byte. The forwarder's functions call those of WASI, which work on the memory that the calling
-instance exports. So programs see the same files, errors and texts on both engines. Source: ``wasmtime.h``,
-``wasmtime_config_host_memory_creator_set``.
+wasmtime lets an embedder provide linear memories. A store of ours has an instance for each memory that WASI is asked to work
+on, a forwarder whose memory is provided: it is the other engine's, byte for byte. The forwarder's functions call those of WASI,
+which work on the memory that the calling instance exports. So programs see the same files, errors and texts on both engines.
+Source: ``wasmtime.h``, ``wasmtime_config_host_memory_creator_set``.
 """
 
 from __future__ import annotations
@@ -181,6 +181,53 @@ def _forwarder() -> bytes:
     return build.build()
 
 
+class _Forwarder:
+    """A forwarder's instance: the functions of WASI over one memory.
+
+    Args:
+        context: the store's context.
+        linker: has the functions of WASI.
+        module: the forwarder's code.
+        memory: the memory.
+    """
+
+    def __init__(self, context: int, linker: int, module: int | None, memory: EngineMemory) -> None:
+        self._context = context
+        self.number = next(_numbers)
+        place = _places[self.number] = _Place(memory.data_address(), memory.data_size())
+        instance, trap = c.Instance(), ctypes.c_void_p()
+        _making.number = self.number
+        error = c.linker_instantiate(
+            linker, context, module, ctypes.addressof(instance), ctypes.addressof(trap)
+        )
+        if error or trap.value:
+            del _places[self.number]
+            raise_instantiation_ending("wasi", context, error, trap.value, Names())
+        assert place.size == memory.data_size()
+        self._memory = self._export(instance, "memory")
+        self.functions = {name: self._export(instance, name) for name in FUNCTIONS}
+
+    def _export(self, instance: c.Instance, name: str) -> c.Extern:
+        extern, raw = c.Extern(), name.encode()
+        found = c.instance_export(
+            self._context, ctypes.addressof(instance), raw, len(raw), ctypes.addressof(extern)
+        )
+        assert found
+        return extern
+
+    def follow(self, size: int) -> None:
+        """Have wasmtime know how large the memory has become."""
+        place = _places[self.number]
+        if size != place.size:
+            former = ctypes.c_uint64()
+            pages = (size - place.size) // PAGE_BYTES
+            check(
+                c.memory_grow(
+                    self._context, ctypes.addressof(self._memory.of.memory), pages, ctypes.addressof(former)
+                )
+            )
+
+
 class LentWasi:
     """A WASI context. Used by one thread at a time.
 
@@ -194,48 +241,33 @@ class LentWasi:
     def __init__(self, options: WasiOptions) -> None:
         self._deferred: list[BaseException] = []
         self._config, self._kept = wasi_config(options, self._deferred.append)
-        self._number = next(_numbers)
         self._store = 0
         self._context = 0
-        self._memory = c.Extern()
-        self._functions: dict[str, c.Extern] = {}
+        self._linker = 0
+        self._forwarders: dict[int, _Forwarder] = {}
         self._trap = ctypes.c_void_p()
 
-    def _start(self, memory: EngineMemory) -> None:
-        """Instantiate the forwarder over a memory, at the first call."""
-        lender = _the_lender()
-        place = _places[self._number] = _Place(memory.data_address(), memory.data_size())
+    def _forwarder(self, memory: EngineMemory) -> _Forwarder:
+        """Return the forwarder over a memory, which is known by the address of its data: that never moves."""
+        address = memory.data_address()
+        known = self._forwarders.get(address)
+        if known is None:
+            lender = _the_lender()
+            if not self._store:
+                self._start(lender)
+            known = _Forwarder(self._context, self._linker, lender.module, memory)
+            self._forwarders[address] = known
+        return known
+
+    def _start(self, lender: _Lender) -> None:
+        if not self._config:
+            raise EngineError("the store is closed")
         self._store = c.store_new(lender.engine, None, None)
         self._context = c.store_context(self._store)
         config, self._config = self._config, 0
         check(c.context_set_wasi(self._context, config))
-        linker = c.linker_new(lender.engine)
-        try:
-            check(c.linker_define_wasi(linker))
-            instance = c.Instance()
-            _making.number = self._number
-            error = c.linker_instantiate(
-                linker,
-                self._context,
-                lender.module,
-                ctypes.addressof(instance),
-                ctypes.addressof(self._trap),
-            )
-            if error or self._trap.value:
-                raise_instantiation_ending("wasi", self._context, error, self._take_trap(), Names())
-        finally:
-            c.linker_delete(linker)
-        assert place.size == memory.data_size()
-        self._memory = self._export(instance, "memory")
-        self._functions = {name: self._export(instance, name) for name in FUNCTIONS}
-
-    def _export(self, instance: c.Instance, name: str) -> c.Extern:
-        extern, raw = c.Extern(), name.encode()
-        found = c.instance_export(
-            self._context, ctypes.addressof(instance), raw, len(raw), ctypes.addressof(extern)
-        )
-        assert found
-        return extern
+        self._linker = c.linker_new(lender.engine)
+        check(c.linker_define_wasi(self._linker))
 
     def _take_trap(self) -> int | None:
         trap, self._trap.value = self._trap.value, None
@@ -246,7 +278,7 @@ class LentWasi:
 
         Args:
             name: its name.
-            memory: the program's memory: the same one at each call.
+            memory: the memory of the instance that calls; its data does not move.
             slots: address of its arguments' slots, which get the result.
             count: how many slots there are; 0 if the function has neither arguments nor results.
 
@@ -256,12 +288,9 @@ class LentWasi:
             ProgramExited: the function is `proc_exit`.
             TrapError: WASI refuses an argument.
         """
-        if not self._store:
-            if not self._config:
-                raise EngineError("the store is closed")
-            self._start(memory)
-        self._follow(memory.data_size())
-        function = self._functions[name]
+        forwarder = self._forwarder(memory)
+        forwarder.follow(memory.data_size())
+        function = forwarder.functions[name]
         error = c.function_call(
             self._context,
             ctypes.addressof(function.of.func),
@@ -278,34 +307,31 @@ class LentWasi:
         if error or trap:
             raise_ending(self._context, error, trap, Names())
 
-    def _follow(self, size: int) -> None:
-        """Have wasmtime know how large the memory has become."""
-        place = _places[self._number]
-        if size != place.size:
-            former = ctypes.c_uint64()
-            pages = (size - place.size) // PAGE_BYTES
-            check(
-                c.memory_grow(
-                    self._context, ctypes.addressof(self._memory.of.memory), pages, ctypes.addressof(former)
-                )
-            )
-
     def close(self) -> None:
         """Free the context; open files are closed. Idempotent."""
         self._free()
 
     def _free(
-        self, _delete_store: Any = c.store_delete, _delete_config: Any = c.wasi_delete, _known: Any = _places
+        self,
+        _delete_store: Any = c.store_delete,
+        _delete_linker: Any = c.linker_delete,
+        _delete_config: Any = c.wasi_delete,
+        _known: Any = _places,
     ) -> None:
         # The defaults are there for the interpreter's end, when modules have lost their names.
         store, self._store = self._store, 0
+        linker, self._linker = self._linker, 0
         config, self._config = self._config, 0
         if store:
             _delete_store(store)
+        if linker:
+            _delete_linker(linker)
         if config:
             _delete_config(config)
-        _known.pop(self._number, None)
+        for forwarder in self._forwarders.values():
+            _known.pop(forwarder.number, None)
+        self._forwarders.clear()
 
     def __del__(self) -> None:
-        if "_number" in self.__dict__:
+        if "_trap" in self.__dict__:
             self._free()

@@ -12,7 +12,7 @@ import weakref
 from typing import TYPE_CHECKING, Any
 
 from dl.engine.native.entry import entry
-from dl.engine.native.values import NUMBERS, marshaller
+from dl.engine.native.values import NUMBERS, check_count, marshaller
 from dl.engine.protocol import Reference
 from dl.engine.wasmtime import c
 from dl.errors import EngineError, ValueConversionError
@@ -51,11 +51,6 @@ def _finalized(number: int, _objects: dict[int, Any] = _OBJECTS) -> None:
 
 _FINALIZE = c.FINALIZER(_finalized)
 _FINALIZER = ctypes.cast(_FINALIZE, ctypes.c_void_p).value
-
-
-def has_references(kind: FuncType) -> bool:
-    """Whether a signature has values that are neither numbers nor vectors."""
-    return any(text not in NUMBERS for text in (*kind.params, *kind.results))
 
 
 def write_value(store: WasmtimeStore, kind: str, value: Any, out: c.Val, where: FuncType) -> None:
@@ -137,8 +132,7 @@ def write_values(
     Raises:
         ValueConversionError: their number or one of their types is another; nothing is left to give back.
     """
-    if len(kinds) != len(values):
-        raise ValueConversionError(where, f"has {len(kinds)} {what}, got {len(values)}")
+    check_count(kinds, values, where, what)
     done = 0
     try:
         for kind, value in zip(kinds, values, strict=True):
@@ -148,20 +142,3 @@ def write_values(
         for position in range(done):
             release(area[position])
         raise
-
-
-def returned_values(kind: FuncType, value: Any) -> tuple[Any, ...]:
-    """Return what a Python function returned, as a tuple of results.
-
-    Raises:
-        ValueConversionError: it is not as many as the signature has.
-    """
-    if not kind.results:
-        if value is not None:
-            raise ValueConversionError(kind, f"has no result, but the host function returned {value!r}")
-        return ()
-    if len(kind.results) == 1:
-        return (value,)
-    if not isinstance(value, (tuple, list)):
-        raise ValueConversionError(kind, f"has {len(kind.results)} results, got {value!r}")
-    return tuple(value)

@@ -316,11 +316,14 @@ class WasmtimeStore(NativeStore):
         return known
 
     def enable_wasi(self, wasi: WasiOptions) -> None:
+        self.renew_wasi(wasi)
+        check(c.linker_define_wasi(self._linker))
+
+    def renew_wasi(self, wasi: WasiOptions) -> None:
         context = self.context()
         config, kept = wasi_config(wasi, self._defer)
         self._kept.extend(kept)
         check(c.context_set_wasi(context, config))
-        check(c.linker_define_wasi(self._linker))
 
     def provide_wasi(self) -> None:
         check(c.context_set_wasi(self.context(), c.wasi_new()))

@@ -1,98 +1,183 @@
 //! Calls into the guest, and out of it.
+//!
+//! They are made of what `wasmer::Function` is made of, and leave out what it does on top: copies of all values, by way of a
+//! type that tells kinds of values apart, and notes of which store runs, which only its own functions of the host read.
 
+use std::any::Any;
+use std::cell::UnsafeCell;
 use std::ptr;
+use std::sync::Arc;
 
-use wasmer::{AsStoreMut, Function, FunctionEnv, FunctionEnvMut, RuntimeError, Value};
+use wasmer::sys::vm::{
+    InternalStoreHandle, MaybeInstanceOwned, VMCallerCheckedAnyfunc, VMContext, VMDynamicFunctionContext, VMExtern,
+    VMFunction, VMFunctionBody, VMFunctionContext, VMFunctionKind, VMTrampoline, on_host_stack, raise_user_trap,
+    wasmer_call_trampoline,
+};
+use wasmer::{AsStoreMut, Extern, Function, FunctionType, Memory, StoreMut, VMExternToExtern};
 use wasmer_types::{RawValue, TrapCode};
 
 use crate::border::{self, Failure, Raised};
+use crate::checks::Checks;
 use crate::host::{Callback, HostFunction};
 use crate::stack;
-use crate::store::{WdStore, lend, with_store};
+use crate::store::{WdStore, with_store};
 
-/// A store's address, for functions that belong to the store and so do not outlive it.
-#[derive(Clone, Copy)]
-struct Home(*mut WdStore);
+/// What a function of the host calls.
+struct HostCall {
+    store: *mut WdStore,
+    callback: Callback,
+    slots: usize,
+    memory: *const Memory,
+}
 
-// SAFETY: the functions that hold it are called by the thread that uses the store.
-unsafe impl Send for Home {}
-// SAFETY: as above.
-unsafe impl Sync for Home {}
-
-impl Home {
-    /// Calls a callback with the store lent; whether it raised is its result.
-    fn call(
-        self,
-        env: &mut FunctionEnvMut<'_, ()>,
-        callback: Callback,
-        slots: &mut [RawValue],
-    ) -> Result<(), RuntimeError> {
-        let (data, count) = (slots.as_mut_ptr(), slots.len());
-        // SAFETY: the store is the one whose guest code called, in this thread; the callback is there as long as the store.
-        let ending = unsafe {
-            lend(self.0, &mut env.as_store_mut(), || callback(ptr::null_mut(), ptr::null_mut(), data, count))
-        };
-        if ending.is_null() { Ok(()) } else { Err(RuntimeError::user(Box::new(Raised))) }
+impl HostCall {
+    /// Calls the callback on the thread's own stack; it raised if this is not null.
+    unsafe fn run(&self, slots: *mut RawValue) -> bool {
+        // SAFETY: by the contract of callbacks; the store is the one whose guest code calls, in the thread that uses it.
+        on_host_stack(|| unsafe { !(self.callback)(self.memory, self.store, slots, self.slots).is_null() })
     }
 }
 
-/// Slots that a call needs without an allocation.
-const FEW: usize = 16;
+/// A [`HostCall`] behind the address of [`called`], where the engine's trampolines for functions of any signature look for it.
+type Called = VMDynamicFunctionContext<HostCall>;
 
-/// Makes a host function in a store.
+/// What the engine's trampolines call.
+unsafe extern "C-unwind" fn called(function: *const Called, slots: *mut RawValue) {
+    // SAFETY: the trampolines pass what they were given, and as many slots as the signature has.
+    unsafe {
+        if (*function).ctx.run(slots) {
+            // Nothing here has a destructor: what raised leaves the stack without them.
+            raise_user_trap(Box::new(Raised));
+        }
+    }
+}
+
+/// What a call by the host calls, see [`WdFunction`]: the function itself, whose trampolines belong to modules that import it.
+unsafe extern "C" fn called_by_host(function: *mut VMContext, _code: *const VMFunctionBody, slots: *mut RawValue) {
+    // SAFETY: as above.
+    unsafe { called(function.cast(), slots) }
+}
+
+/// A check's call.
+struct Check {
+    call: HostCall,
+    checks: Arc<Checks>,
+}
+
+/// What checks call. Its signature is known, so it needs no trampoline.
+unsafe extern "C-unwind" fn checked(function: *const Check) {
+    let run = || {
+        // SAFETY: as above.
+        unsafe {
+            if !(*function).checks.begin() {
+                return false;
+            }
+            let raised = (*function).call.run(ptr::null_mut());
+            (*function).checks.handled();
+            raised
+        }
+    };
+    if on_host_stack(run) {
+        // SAFETY: guest code called, and nothing here has a destructor.
+        unsafe { raise_user_trap(Box::new(Raised)) }
+    }
+}
+
+/// A check is called by guest code alone.
+unsafe extern "C" fn checked_by_host(_function: *mut VMContext, _code: *const VMFunctionBody, _slots: *mut RawValue) {}
+
+/// Makes a function whose code gets the address of some data first.
+fn made<D: Any>(
+    native: &mut StoreMut<'_>,
+    signature: FunctionType,
+    (kind, code, call_trampoline): (VMFunctionKind, *const VMFunctionBody, VMTrampoline),
+    mut data: Box<D>,
+) -> (usize, Function) {
+    let type_signature_hash = native.engine().as_sys().register_signature(&signature);
+    let address = &raw mut *data;
+    let vmctx = VMFunctionContext { host_env: address.cast() };
+    let anyfunc = VMCallerCheckedAnyfunc { func_ptr: code, type_signature_hash, vmctx, call_trampoline };
+    let anyfunc = MaybeInstanceOwned::Host(Box::new(UnsafeCell::new(anyfunc)));
+    let function = VMFunction { anyfunc, signature, kind, host_data: data };
+    let handle = InternalStoreHandle::new(native.objects_mut().as_sys_mut(), function);
+    match VMExtern::Function(handle).to_extern(native) {
+        Extern::Function(function) => (address.expose_provenance(), function),
+        _ => unreachable!("a function is a function"),
+    }
+}
+
+/// Makes a host function in a store; returns the address of what its code gets first as well.
 ///
 /// # Safety
 /// See [`with_store`].
-pub unsafe fn host_function(store: *mut WdStore, function: &HostFunction) -> Function {
-    let (home, callback, kind) = (Home(store), function.callback, function.kind.clone());
-    let results = kind.results().to_vec();
-    // SAFETY: by this function's contract.
+pub unsafe fn host_function(store: *mut WdStore, function: &HostFunction) -> (usize, Function) {
+    let kind = function.kind.clone();
+    let slots = kind.params().len().max(kind.results().len());
+    let call = HostCall { store, callback: function.callback, slots, memory: ptr::null() };
+    let data = Box::new(Called { address: called as *const VMFunctionBody, ctx: call });
+    // SAFETY: by this function's contract. The address of its code is filled in by the engine, when a module imports it.
     unsafe {
-        with_store(store, |native| {
-            let env = FunctionEnv::new(native, ());
-            let called = move |mut env: FunctionEnvMut<'_, ()>, arguments: &[Value]| {
-                let count = arguments.len().max(results.len());
-                let (mut few, mut many) = ([RawValue::default(); FEW], Vec::new());
-                let slots = if count <= FEW {
-                    &mut few[..]
-                } else {
-                    many.resize(count, RawValue::default());
-                    &mut many[..]
-                };
-                for (slot, argument) in slots.iter_mut().zip(arguments) {
-                    *slot = argument.as_raw(&env);
-                }
-                home.call(&mut env, callback, &mut slots[..count])?;
-                let typed = results.iter().zip(slots.iter());
-                Ok(typed.map(|(kind, slot)| Value::from_raw(&mut env, *kind, *slot)).collect())
-            };
-            Function::new_with_env(native, &env, kind, called)
-        })
+        let code = (VMFunctionKind::Dynamic, ptr::null(), called_by_host as VMTrampoline);
+        let (address, made) = with_store(store, |native| made(native, kind, code, data));
+        (*store).host_functions.insert(address, made.clone());
+        (address, made)
     }
 }
 
-/// Makes the function that the checks of a store call. Its type is known, so exceptions of the guest pass it too.
+/// Has a host function's callback get a memory.
+///
+/// # Safety
+/// The address is one of [`host_function`], of a store that keeps the memory. See also [`with_store`].
+pub unsafe fn tell_memory(address: usize, memory: *const Memory) {
+    // SAFETY: by this function's contract.
+    unsafe { (*ptr::with_exposed_provenance_mut::<Called>(address)).ctx.memory = memory };
+}
+
+/// Makes the function that the checks of a store call.
 ///
 /// # Safety
 /// See [`with_store`].
 pub unsafe fn check_function(store: *mut WdStore, callback: Callback) -> Function {
-    let home = Home(store);
     // SAFETY: by this function's contract.
     unsafe {
-        let checks = (*store).checks.clone();
-        with_store(store, |native| {
-            let env = FunctionEnv::new(native, ());
-            let called = move |mut env: FunctionEnvMut<'_, ()>| {
-                if !checks.begin() {
-                    return Ok(());
-                }
-                let result = home.call(&mut env, callback, &mut []);
-                checks.handled();
-                result
-            };
-            Function::new_typed_with_env(native, &env, called)
-        })
+        let call = HostCall { store, callback, slots: 0, memory: ptr::null() };
+        let data = Box::new(Check { call, checks: (*store).checks.clone() });
+        let code = (VMFunctionKind::Static, checked as *const VMFunctionBody, checked_by_host as VMTrampoline);
+        with_store(store, |native| made(native, FunctionType::new([], []), code, data)).1
     }
+}
+
+/// A function of a store, as calls need it: what lies here is looked up once. It is not used after its store.
+pub struct WdFunction {
+    environment: VMFunctionContext,
+    trampoline: VMTrampoline,
+    code: *const VMFunctionBody,
+}
+
+impl WdFunction {
+    /// Returns a function of a store.
+    ///
+    /// # Safety
+    /// See [`with_store`].
+    pub unsafe fn new(store: *mut WdStore, function: &Function) -> Self {
+        // SAFETY: by this function's contract; what describes a function lives as long as the store.
+        unsafe {
+            let described = *described(store, function);
+            Self { environment: described.vmctx, trampoline: described.call_trampoline, code: described.func_ptr }
+        }
+    }
+}
+
+/// Returns what describes a function: at an address that does not change.
+///
+/// # Safety
+/// See [`with_store`].
+pub unsafe fn described(store: *mut WdStore, function: &Function) -> *mut VMCallerCheckedAnyfunc {
+    let VMExtern::Function(handle) = Extern::Function(function.clone()).to_vm_extern().unwrap_sys() else {
+        unreachable!("a function is a function");
+    };
+    // SAFETY: by this function's contract.
+    unsafe { with_store(store, |native| handle.get(native.objects_mut().as_sys()).anyfunc.as_ptr().as_ptr()) }
 }
 
 /// Calls a function of the guest: arguments are taken from the slots, results put there.
@@ -100,20 +185,15 @@ pub unsafe fn check_function(store: *mut WdStore, callback: Callback) -> Functio
 /// # Safety
 /// The function is one of the store, and there are as many slots as it has arguments or results, whichever are more.
 /// See also [`with_store`].
-pub unsafe fn call(store: *mut WdStore, function: &Function, slots: &mut [RawValue]) -> Result<(), Failure> {
-    // SAFETY: by this function's contract.
+pub unsafe fn call(store: *mut WdStore, function: &WdFunction, slots: *mut RawValue) -> Result<(), Failure> {
+    // SAFETY: by this function's contract. The trampoline is the one of the function's signature: it reads all arguments
+    // before the first instruction of the guest, and writes all results after the last. Nothing borrows the store.
     unsafe {
         let most = (*store).stack_bytes;
         stack::bounded(most, Err(Failure::trap(TrapCode::StackOverflow)), || {
-            with_store(store, |native| match function.call_raw(native, slots.to_vec()) {
-                Ok(values) => {
-                    for (slot, value) in slots.iter_mut().zip(&values) {
-                        *slot = value.as_raw(native);
-                    }
-                    Ok(())
-                }
-                Err(error) => Err(Failure::of_call(native, &error)),
-            })
+            let WdFunction { environment, trampoline, code } = *function;
+            wasmer_call_trampoline(None, &(*store).config, environment, trampoline, code, slots.cast())
+                .map_err(|trap| with_store(store, |native| Failure::of_call(native, &trap.into())))
         })
     }
 }
@@ -125,14 +205,14 @@ pub unsafe fn call(store: *mut WdStore, function: &Function, slots: &mut [RawVal
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn wd_call(
     store: *mut WdStore,
-    function: &Function,
+    function: &WdFunction,
     slots: *mut RawValue,
-    count: usize,
+    _count: usize,
     failure: *mut *mut Failure,
 ) -> *mut Failure {
     // SAFETY: by this function's contract.
     unsafe {
-        if let Err(error) = border::guarded(|| call(store, function, std::slice::from_raw_parts_mut(slots, count))) {
+        if let Err(error) = border::guarded(|| call(store, function, slots)) {
             *failure = error.boxed();
         }
     }
@@ -144,7 +224,7 @@ pub unsafe extern "C" fn wd_call(
 /// # Safety
 /// It came from this library and is not used again.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn wd_function_delete(function: *mut Function) {
+pub unsafe extern "C" fn wd_function_delete(function: *mut WdFunction) {
     // SAFETY: by this function's contract.
     unsafe { border::deleted(function) }
 }

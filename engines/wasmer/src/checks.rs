@@ -45,8 +45,9 @@ impl Checks {
     /// Has the store's guest code call its handler soon.
     pub fn request(&self) {
         let mut state = self.state();
-        state.requested = true;
-        if !state.handling {
+        let asked_before = std::mem::replace(&mut state.requested, true);
+        // Who waits for a thread asks again and again; the flags are set from the first time on.
+        if !state.handling && !asked_before {
             state.set(1);
         }
     }

@@ -4,8 +4,11 @@ use std::num::NonZero;
 use std::sync::Arc;
 use std::thread::available_parallelism;
 
+use rayon::ThreadPoolBuilder;
+use wasmer::sys::vm::VMConfig;
 use wasmer::sys::{Cranelift, EngineBuilder, Features, NativeEngineExt};
 use wasmer::{Engine, Module};
+use wasmer_types::ExportIndex;
 
 use crate::border::{self, Failure};
 use crate::checks::Stores;
@@ -20,7 +23,7 @@ const INTERRUPTS: u32 = 1;
 const THREADS: u32 = 2;
 const EXCEPTIONS: u32 = 4;
 const SIMD: u32 = 8;
-const ONE_THREAD: u32 = 16;
+const FORKED: u32 = 16;
 
 /// One engine.
 pub struct WdEngine {
@@ -28,14 +31,35 @@ pub struct WdEngine {
     pub interrupts: bool,
     pub stack_bytes: usize,
     pub stores: Stores,
+    /// Whether the compiler's own threads may be gone, since the process is a fork of one that had compiled.
+    forked: bool,
 }
 
 impl WdEngine {
+    /// Compiles a module.
+    ///
+    /// The compiler makes threads for functions each time, but hands trampolines to the process's pool, which a child does not
+    /// inherit: it would wait for ever. In a pool of this call's own it does all of it.
+    fn compiled(&self, wasm: &[u8]) -> Result<Module, Failure> {
+        let compile = || Module::new(&self.engine, wasm).map_err(Failure::engine);
+        if self.forked {
+            let pool = ThreadPoolBuilder::new().num_threads(1).build().map_err(Failure::engine)?;
+            pool.install(compile)
+        } else {
+            compile()
+        }
+    }
+
     /// Returns the same engine, as a store with limits of its own sees it.
     pub fn within(&self, limits: Arc<Limits>) -> Engine {
         let mut engine = self.engine.clone();
-        engine.set_tunables(Bounded::new(limits, self.stack_bytes));
+        engine.set_tunables(Bounded::new(limits, self.config()));
         engine
+    }
+
+    /// Returns how guest code is run.
+    pub fn config(&self) -> VMConfig {
+        VMConfig { wasm_stack_size: Some(self.stack_bytes) }
     }
 }
 
@@ -46,16 +70,23 @@ pub struct WdModule {
     pub imports: Vec<(String, String)>,
     /// Whether it has checks, and so a flag.
     pub checked: bool,
-    /// Whether its start function is an export, to be called once its flag is known.
+    /// Whether it has a start function, which is an export.
     pub starts: bool,
 }
 
 impl WdModule {
-    fn new(module: Module) -> Self {
+    fn new(module: Module) -> Result<Self, Failure> {
         let imports = module.imports().map(|one| (one.module().to_string(), one.name().to_string())).collect();
-        let exports = &module.info().exports;
-        let (checked, starts) = (exports.contains_key(rewrite::FLAG), exports.contains_key(rewrite::START));
-        Self { module, imports, checked, starts }
+        let info = module.info();
+        let (checked, start) = (info.exports.contains_key(rewrite::FLAG), info.exports.get(rewrite::START));
+        if let Some(ExportIndex::Function(start)) = start {
+            let kind = &info.signatures[info.functions[*start]];
+            if !kind.params().is_empty() || !kind.results().is_empty() {
+                return Err(Failure::engine("the start function has parameters or results"));
+            }
+        }
+        let starts = start.is_some();
+        Ok(Self { module, imports, checked, starts })
     }
 }
 
@@ -69,7 +100,8 @@ pub unsafe extern "C" fn wd_engine_new(can: u32, stack_bytes: usize, failure: *m
     // SAFETY: by this function's contract.
     unsafe {
         border::made(failure, || {
-            let threads = if can & ONE_THREAD != 0 { 1 } else { available_parallelism().map_or(1, NonZero::get) };
+            let forked = can & FORKED != 0;
+            let threads = if forked { 1 } else { available_parallelism().map_or(1, NonZero::get) };
             let mut config = Cranelift::new();
             config.num_threads(NonZero::new(threads.min(MOST_COMPILING)).expect("one thread at least"));
             let mut features = Features::new();
@@ -77,7 +109,7 @@ pub unsafe extern "C" fn wd_engine_new(can: u32, stack_bytes: usize, failure: *m
             features.exceptions(can & EXCEPTIONS != 0);
             features.simd(can & SIMD != 0).relaxed_simd(can & SIMD != 0);
             let engine = EngineBuilder::new(config).set_features(Some(features)).engine().into();
-            Ok(WdEngine { engine, interrupts: can & INTERRUPTS != 0, stack_bytes, stores: Stores::default() })
+            Ok(WdEngine { engine, interrupts: can & INTERRUPTS != 0, stack_bytes, stores: Stores::default(), forked })
         })
     }
 }
@@ -123,7 +155,7 @@ pub unsafe extern "C" fn wd_module_new(
                     return Err(Failure::engine(text));
                 }
             };
-            Module::new(&engine.engine, &changed).map(WdModule::new).map_err(Failure::engine)
+            engine.compiled(&changed).and_then(WdModule::new)
         })
     }
 }
@@ -156,6 +188,12 @@ pub extern "C" fn wd_module_is_checked(module: &WdModule) -> bool {
 
 /// Bytes that the library hands out.
 pub struct WdBytes(Box<[u8]>);
+
+impl From<Vec<u8>> for WdBytes {
+    fn from(bytes: Vec<u8>) -> Self {
+        Self(bytes.into_boxed_slice())
+    }
+}
 
 impl From<String> for WdBytes {
     fn from(text: String) -> Self {
@@ -210,7 +248,7 @@ pub unsafe extern "C" fn wd_module_deserialize(
     unsafe {
         border::made(failure, || {
             let code = border::bytes(code, size).to_vec();
-            Module::deserialize(&engine.engine, code).map(WdModule::new).map_err(Failure::engine)
+            Module::deserialize(&engine.engine, code).map_err(Failure::engine).and_then(WdModule::new)
         })
     }
 }

@@ -4,15 +4,18 @@ use std::collections::HashMap;
 use std::ffi::c_void;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use wasmer::{FunctionType, Type};
+use wasmer::{FunctionType, Memory, Type};
 use wasmer_types::RawValue;
 
 use crate::border::{self, Failure};
+use crate::store::WdStore;
 
 /// A function of the host: it reads its arguments from slots and writes its results to them. It gets as many slots as it
-/// has arguments or results, whichever are more. It returns null, or anything else if it raised. It must not unwind. The
-/// first two arguments are null.
-pub type Callback = unsafe extern "C" fn(*mut c_void, *mut c_void, slots: *mut RawValue, count: usize) -> *mut c_void;
+/// has arguments or results, whichever are more. It returns null, or anything else if it raised. It must not unwind. Its
+/// first argument is null, except for a function that belongs to who calls it, see `wd_store_define_host`; the second one is the
+/// store whose guest code calls.
+pub type Callback =
+    unsafe extern "C" fn(*const Memory, *mut WdStore, slots: *mut RawValue, count: usize) -> *mut c_void;
 
 /// A function of the host and its signature.
 #[derive(Clone)]
@@ -37,27 +40,33 @@ impl HostFunctions {
 /// A set of host functions, which stores share.
 pub type WdHost = Arc<HostFunctions>;
 
-/// Returns the value type that a letter stands for: `i` i32, `I` i64, `f` f32, `F` f64, `v` v128.
-fn value_type(letter: u8) -> Result<Type, Failure> {
+/// Returns the value type that a letter stands for: `i` i32, `I` i64, `f` f32, `F` f64, `v` v128, `x` externref, `r`
+/// funcref, `n` exnref.
+pub fn value_type(letter: u8) -> Result<Type, Failure> {
     match letter {
         b'i' => Ok(Type::I32),
         b'I' => Ok(Type::I64),
         b'f' => Ok(Type::F32),
         b'F' => Ok(Type::F64),
         b'v' => Ok(Type::V128),
+        b'x' => Ok(Type::ExternRef),
+        b'r' => Ok(Type::FuncRef),
+        b'n' => Ok(Type::ExceptionRef),
         _ => Err(Failure::engine("a value of this type cannot be passed to the host")),
     }
 }
 
-/// Returns the letter of a value type; `?` for references.
-fn letter(kind: Type) -> char {
+/// Returns the letter of a value type.
+pub fn letter(kind: Type) -> char {
     match kind {
         Type::I32 => 'i',
         Type::I64 => 'I',
         Type::F32 => 'f',
         Type::F64 => 'F',
         Type::V128 => 'v',
-        Type::ExternRef | Type::FuncRef | Type::ExceptionRef => '?',
+        Type::ExternRef => 'x',
+        Type::FuncRef => 'r',
+        Type::ExceptionRef => 'n',
     }
 }
 

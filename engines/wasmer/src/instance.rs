@@ -4,45 +4,56 @@ use std::ptr;
 use std::sync::atomic::AtomicU32;
 
 use wasmer::sys::vm::VMExtern;
-use wasmer::{AsStoreMut, Extern, Function, Instance, InstantiationError, Memory, StoreMut, Tag, Value};
-use wasmer_types::TrapCode;
+use wasmer::{AsStoreMut, Extern, Instance, InstantiationError, Memory, StoreMut, Tag, Value};
+use wasmer_types::RawValue;
 
 use crate::border::{self, Failure, Kind};
-use crate::calls;
+use crate::calls::{self, WdFunction};
 use crate::engine::WdModule;
 use crate::rewrite::{FLAG, PRIVATE, START, TABLE};
-use crate::stack;
 use crate::store::{self, WdStore, with_store};
 
-/// Instantiates a module and runs its start function.
+/// Instantiates a module and runs its start function. It imports a list of externals, or, if that is null, by names.
 ///
 /// # Safety
-/// See [`with_store`]; `failure` can be written.
+/// The list is as long as said, of externals of the store. See also [`with_store`]; `failure` can be written.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn wd_instance_new(
     store: *mut WdStore,
     module: &WdModule,
+    given: *const *const Extern,
+    count: usize,
     failure: *mut *mut Failure,
 ) -> *mut Instance {
     // SAFETY: by this function's contract.
     unsafe {
         border::made(failure, || {
-            let imports: Result<Vec<_>, _> =
-                module.imports.iter().map(|(space, name)| store::import(store, space, name)).collect();
-            let imports = imports?;
-            let refused = Err(Failure::trap(TrapCode::StackOverflow));
-            let instance = stack::bounded((*store).stack_bytes, refused, || {
-                with_store(store, |native| {
-                    Instance::new_by_index(native, &module.module, &imports)
-                        .map_err(|error| instantiation_failure(native, &error))
-                })
+            let imports: Vec<Extern> = if given.is_null() {
+                let named = module.imports.iter().map(|(space, name)| store::import(store, space, name));
+                named.collect::<Result<_, _>>()?
+            } else if count == module.imports.len() {
+                std::slice::from_raw_parts(given, count).iter().map(|one| (**one).clone()).collect()
+            } else {
+                let text = format!("it has {} imports, and {count} externals were given", module.imports.len());
+                return Err(Failure::new(Kind::Link, text));
+            };
+            let mut own = Vec::new();
+            let imports: Vec<_> = imports.into_iter().map(|one| store::own_import(store, one, &mut own)).collect();
+            let instance = with_store(store, |native| {
+                Instance::new_by_index(native, &module.module, &imports)
+                    .map_err(|error| instantiation_failure(native, &error))
             })?;
+            if let (false, Some(Extern::Memory(memory))) = (own.is_empty(), instance.exports.get_extern("memory")) {
+                store::tell_memory(store, &own, memory);
+            }
             if module.checked {
                 arm(store, &instance)?;
             }
             if module.starts {
                 let start = instance.exports.get_function(START).map_err(Failure::engine)?;
-                calls::call(store, start, &mut [])?;
+                // It has no values, but a function of the host gets the address of a slot all the same.
+                let mut slot = RawValue::default();
+                calls::call(store, &WdFunction::new(store, start), &raw mut slot)?;
             }
             Ok(instance)
         })
@@ -118,15 +129,36 @@ pub unsafe extern "C" fn wd_store_define_instance(
 /// Returns an exported function, or null.
 ///
 /// # Safety
-/// The text is as long as said.
+/// The text is as long as said. See also [`with_store`].
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn wd_instance_function(instance: &Instance, name: *const u8, size: usize) -> *mut Function {
+pub unsafe extern "C" fn wd_instance_function(
+    store: *mut WdStore,
+    instance: &Instance,
+    name: *const u8,
+    size: usize,
+) -> *mut WdFunction {
     border::or(ptr::null_mut(), || {
         // SAFETY: by this function's contract.
-        match instance.exports.get_extern(&unsafe { border::text(name, size) }) {
-            Some(Extern::Function(function)) => Box::into_raw(Box::new(function.clone())),
-            _ => ptr::null_mut(),
+        unsafe {
+            match instance.exports.get_extern(&border::text(name, size)) {
+                Some(Extern::Function(function)) => Box::into_raw(Box::new(WdFunction::new(store, function))),
+                _ => ptr::null_mut(),
+            }
         }
+    })
+}
+
+/// Returns an export, or null.
+///
+/// # Safety
+/// The text is as long as said.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn wd_instance_external(instance: &Instance, name: *const u8, size: usize) -> *mut Extern {
+    border::or(ptr::null_mut(), || {
+        // SAFETY: by this function's contract.
+        let name = unsafe { border::text(name, size) };
+        let found = if name.starts_with(PRIVATE) { None } else { instance.exports.get_extern(&name) };
+        found.map_or(ptr::null_mut(), |found| Box::into_raw(Box::new(found.clone())))
     })
 }
 

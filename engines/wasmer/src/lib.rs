@@ -16,6 +16,7 @@ mod border;
 mod calls;
 mod checks;
 mod engine;
+mod externals;
 mod host;
 mod instance;
 mod limits;
@@ -26,7 +27,7 @@ mod stack;
 mod store;
 
 /// Counts changes of this interface; the adapter refuses a library that has another number.
-const INTERFACE: u32 = 1;
+const INTERFACE: u32 = 2;
 
 /// What compiled code depends on: this crate's version and that of the engine, as a text that ends with NUL.
 const VERSION: &str = concat!(env!("CARGO_PKG_VERSION"), " over wasmer 7.4.2\0");

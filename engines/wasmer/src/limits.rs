@@ -35,8 +35,8 @@ pub struct Bounded {
 }
 
 impl Bounded {
-    pub fn new(limits: Arc<Limits>, stack_bytes: usize) -> Self {
-        Self { base: BaseTunables::new(), limits, config: VMConfig { wasm_stack_size: Some(stack_bytes) } }
+    pub fn new(limits: Arc<Limits>, config: VMConfig) -> Self {
+        Self { base: BaseTunables::new(), limits, config }
     }
 
     fn memory_type(&self, kind: &MemoryType) -> Result<MemoryType, MemoryError> {

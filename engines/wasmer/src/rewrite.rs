@@ -1,12 +1,15 @@
 //! What is changed in a module before it is compiled.
 //!
 //! * **Its name** becomes the one that the adapter knows its code by. A module's own name section keeps the names of its
-//!   functions: Wasmer takes one name section, the last, and forgets all that an earlier one says.
+//!   functions: Wasmer takes one name section, the last, and forgets all that an earlier one says. Other custom sections are left
+//!   out, which the engine would copy and keep.
 //! * **Checks**, if asked for: guest code that may compute for long looks at a flag again and again, and calls a function
 //!   when it is set. Wasmer cannot interrupt guest code and have it go on.
 //! * **Tables whose size cannot change** get a maximum that the engine takes for another one, [`FIXED_TABLE`], if they are
 //!   exported: Wasmer 7.4.2 copies the functions of such a table into the instance that defines it, and does not see
 //!   there what others put into the table.
+//! * **The start function** becomes an export, which the library calls: the flag is known before it runs, and it runs as any
+//!   other call into the guest does, while nothing borrows the store.
 //!
 //! Where checks are: at the head of each loop, and at the entry of each function that contains two calls or more. That is
 //! enough. Without a loop, a function runs for no longer than its body is long, except for what it calls; functions that
@@ -15,7 +18,6 @@
 //!
 //! A check is `global.get flag; if; i32.const 0; call_indirect table; end`. Flag, table and the type of the function are
 //! appended to the module's own, so nothing is renumbered; they are exported under names that begin with [`PRIVATE`].
-//! The start function becomes an export too, so that the flag is known before it runs.
 
 use wasmer::sys::wasmparser::{
     BinaryReader, BinaryReaderError, ExternalKind, FunctionBody, KnownCustom, Operator, Parser, Payload, TableInit,
@@ -103,6 +105,7 @@ pub fn rewritten(wasm: &[u8], name: &str, checks: bool) -> Result<Vec<u8>, Refus
             add_checks(&mut sections, &outline, code);
         }
     }
+    export_start(&mut sections, &outline);
     sections.push(name_section(name, &outline.names));
     let mut out = wasm[..8].to_vec();
     for section in sections {
@@ -157,8 +160,10 @@ fn outlined(wasm: &[u8]) -> Result<(Outline<'_>, Vec<Section<'_>>), Refusal> {
             }
             Payload::StartSection { func, .. } => outline.start = Some(*func),
             Payload::CodeSectionEntry(body) => outline.bodies.push(body.clone()),
-            Payload::CustomSection(reader) if matches!(reader.as_known(), KnownCustom::Name(_)) => {
-                outline.names = function_names(reader.data()).unwrap_or_default();
+            Payload::CustomSection(reader) => {
+                if let KnownCustom::Name(_) = reader.as_known() {
+                    outline.names = function_names(reader.data()).unwrap_or_default();
+                }
                 continue;
             }
             _ => (),
@@ -283,15 +288,18 @@ fn add_checks(sections: &mut Vec<Section<'_>>, outline: &Outline<'_>, code: Vec<
         exports.push(kind);
         unsigned(index, &mut exports);
     }
-    let mut count = 2;
-    if let Some(start) = outline.start {
-        sections.retain(|section| section.number != START_SECTION);
-        text(START, &mut exports);
-        exports.push(0);
-        unsigned(u64::from(start), &mut exports);
-        count += 1;
-    }
-    append(sections, EXPORTS, count, &exports);
+    append(sections, EXPORTS, 2, &exports);
+}
+
+/// Makes an export of the start function.
+fn export_start(sections: &mut Vec<Section<'_>>, outline: &Outline<'_>) {
+    let Some(start) = outline.start else { return };
+    sections.retain(|section| section.number != START_SECTION);
+    let mut export = Vec::new();
+    text(START, &mut export);
+    export.push(0);
+    unsigned(u64::from(start), &mut export);
+    append(sections, EXPORTS, 1, &export);
 }
 
 /// Adds entries to a section that is a list, which a module may lack.
@@ -320,7 +328,7 @@ fn text(text: &str, out: &mut Vec<u8>) {
 }
 
 /// Writes a number as LEB128.
-fn unsigned(mut value: u64, out: &mut Vec<u8>) {
+pub fn unsigned(mut value: u64, out: &mut Vec<u8>) {
     loop {
         let low = (value & 0x7f) as u8;
         value >>= 7;

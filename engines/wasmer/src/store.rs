@@ -1,11 +1,11 @@
 //! Stores: one thread's instances, what they can import, and the borrow of the native store.
 
 use std::collections::HashMap;
-use std::ptr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use wasmer::{AsStoreMut, Extern, Function, Global, Store, StoreMut, Value};
+use wasmer::sys::vm::VMConfig;
+use wasmer::{AsStoreMut, Extern, Function, Global, Memory, Store, StoreMut, Value};
 
 use crate::border::{self, Failure};
 use crate::calls;
@@ -17,46 +17,33 @@ use crate::limits::Limits;
 /// A store. It lies at one place in memory until it is deleted.
 pub struct WdStore {
     store: Store,
-    /// The borrow of `store` that the innermost host function under way has lent; null if none is under way.
-    lent: *mut StoreMut<'static>,
     names: HashMap<String, HashMap<String, Extern>>,
     host: WdHost,
+    /// The functions of the host that were made here, by the address of what their code gets first.
+    pub host_functions: HashMap<usize, Function>,
+    /// Those of them that belong to who calls them, by the same address.
+    of_callers: HashMap<usize, HostFunction>,
+    /// The memories that such functions were told of.
+    #[expect(clippy::vec_box, reason = "the functions have their addresses")]
+    memories: Vec<Box<Memory>>,
+    /// The functions that references were turned into, by the reference.
+    pub referred: HashMap<usize, Function>,
     pub checks: Arc<Checks>,
     /// What checks call: put into the table of each instance that has them.
     pub reached: Option<Function>,
+    pub config: VMConfig,
     pub stack_bytes: usize,
     limits: Arc<Limits>,
 }
 
-/// Runs with the native store.
-///
-/// While guest code runs, the store is borrowed by that call, which has lent the borrow to the host function; a call made
-/// by the host function borrows from there. So each borrow is part of the one around it, whatever stores a thread nests.
+/// Runs with the native store. No guest code runs meanwhile: calls into the guest use no borrow of the store, so that functions of
+/// the host, which they call, can use it.
 ///
 /// # Safety
-/// The store exists, and no other thread uses it.
+/// The store exists, and no other thread uses it; what runs calls no guest code, and does not do this again.
 pub unsafe fn with_store<R>(store: *mut WdStore, run: impl FnOnce(&mut StoreMut<'_>) -> R) -> R {
-    // SAFETY: the fields are reached one by one, so that none is borrowed as part of the whole. Whoever lent the borrow is
-    // in a call that this one is part of, and does not use it before this one has returned: see `lend`.
-    unsafe {
-        let lent = (*store).lent;
-        if lent.is_null() { run(&mut (*store).store.as_store_mut()) } else { run(&mut *lent) }
-    }
-}
-
-/// Lends a borrow of the native store while something runs, which may use the store by [`with_store`].
-///
-/// # Safety
-/// The borrow is of this store, and by the thread that uses it.
-pub unsafe fn lend<R>(store: *mut WdStore, borrow: &mut StoreMut<'_>, run: impl FnOnce() -> R) -> R {
-    // SAFETY: the lifetime is only forgotten: the pointer is replaced before the borrow ends.
-    unsafe {
-        let former = (*store).lent;
-        (*store).lent = ptr::from_mut(borrow).cast();
-        let result = run();
-        (*store).lent = former;
-        result
-    }
+    // SAFETY: the field is reached by itself, so that the rest of the store can be used meanwhile.
+    unsafe { run(&mut (*store).store.as_store_mut()) }
 }
 
 /// Returns what a module imports by a name.
@@ -74,9 +61,45 @@ pub unsafe fn import(store: *mut WdStore, namespace: &str, name: &str) -> Result
             let text = format!("unknown import: {namespace}::{name} has not been defined");
             return Err(Failure::new(border::Kind::Link, text));
         };
-        let made = calls::host_function(store, &function);
+        let made = calls::host_function(store, &function).1;
         define(store, namespace, name, made.clone().into());
         Ok(made.into())
+    }
+}
+
+/// Returns what an instance imports in place of something; if that is a function that belongs to who calls it, a function of
+/// the instance's own, whose address is added to a list.
+///
+/// # Safety
+/// See [`with_store`].
+pub unsafe fn own_import(store: *mut WdStore, import: Extern, own: &mut Vec<usize>) -> Extern {
+    // SAFETY: by this function's contract.
+    unsafe {
+        let Extern::Function(function) = &import else { return import };
+        if (*store).of_callers.is_empty() {
+            return import;
+        }
+        let address = (*calls::described(store, function)).vmctx.host_env.addr();
+        let Some(function) = (*store).of_callers.get(&address).cloned() else { return import };
+        let (address, made) = calls::host_function(store, &function);
+        (*store).of_callers.insert(address, function);
+        own.push(address);
+        made.into()
+    }
+}
+
+/// Tells functions of an instance's own of its memory.
+///
+/// # Safety
+/// The addresses are those of [`own_import`]. See also [`with_store`].
+pub unsafe fn tell_memory(store: *mut WdStore, own: &[usize], memory: &Memory) {
+    // SAFETY: by this function's contract.
+    unsafe {
+        let memory = Box::new(memory.clone());
+        for address in own {
+            calls::tell_memory(*address, &raw const *memory);
+        }
+        (*store).memories.push(memory);
     }
 }
 
@@ -111,11 +134,15 @@ pub unsafe extern "C" fn wd_store_new(
             let limits = Arc::new(Limits::default());
             Ok(WdStore {
                 store: Store::new(engine.within(limits.clone())),
-                lent: ptr::null_mut(),
                 names: HashMap::new(),
                 host: host.clone(),
+                host_functions: HashMap::new(),
+                of_callers: HashMap::new(),
+                memories: Vec::new(),
+                referred: HashMap::new(),
                 checks: Arc::default(),
                 reached: None,
+                config: engine.config(),
                 stack_bytes: engine.stack_bytes,
                 limits,
             })
@@ -171,7 +198,8 @@ pub unsafe extern "C" fn wd_store_define_number(
     })
 }
 
-/// Defines a host function in one store.
+/// Defines a host function in one store. It belongs to who calls it: each instance that imports it has one of its own, which
+/// gets the memory that the instance exports as `memory`, or null if it exports none.
 ///
 /// # Safety
 /// The texts are as long as said; the callback is there as long as the store. See also [`with_store`].
@@ -190,7 +218,9 @@ pub unsafe extern "C" fn wd_store_define_host(
         // SAFETY: by this function's contract.
         unsafe {
             let kind = signature(&border::text(kind, kind_size))?;
-            let made = calls::host_function(store, &HostFunction { kind, callback });
+            let function = HostFunction { kind, callback };
+            let (address, made) = calls::host_function(store, &function);
+            (*store).of_callers.insert(address, function);
             define(store, &border::text(namespace, namespace_size), &border::text(name, name_size), made.into());
         }
         Ok(())

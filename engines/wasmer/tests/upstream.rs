@@ -133,6 +133,34 @@ fn memories_with_64_bit_addresses_are_refused() {
     assert!(module(&engine(), "(module (memory i64 1))").is_err());
 }
 
+/// The documentation need not say that there are no typed references and no types of a collector.
+#[test]
+fn typed_references_and_structs_are_refused() {
+    for text in ["(module (func (param (ref func))))", "(module (type (struct)))"] {
+        assert!(module(&engine(), text).is_err(), "{text}");
+    }
+}
+
+/// `WdEngine::compiled` need not make a pool of threads in a child.
+#[test]
+fn a_child_of_a_process_that_has_compiled_waits_for_threads_that_it_does_not_have() {
+    let wasm = binary(r#"(module (import "a" "b" (func)) (import "a" "c" (func (param i32))))"#);
+    Module::new(&engine(), &wasm).expect("a module");
+    // SAFETY: the child only compiles, and ends without running anything else.
+    unsafe {
+        let child = libc::fork();
+        if child == 0 {
+            let compiled = Module::new(&engine(), &wasm).is_ok();
+            libc::_exit(i32::from(!compiled));
+        }
+        std::thread::sleep(std::time::Duration::from_secs(2));
+        let waits = libc::waitpid(child, std::ptr::null_mut(), libc::WNOHANG) == 0;
+        libc::kill(child, libc::SIGKILL);
+        libc::waitpid(child, std::ptr::null_mut(), 0);
+        assert!(waits);
+    }
+}
+
 /// `rewrite::name_section` need not copy the names of functions.
 #[test]
 fn of_two_name_sections_the_last_one_counts_alone() {
