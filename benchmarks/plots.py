@@ -1,7 +1,7 @@
 """Draws a run of the benchmarks: see `run.py plots`.
 
-What is drawn is medians, with a line from the lower to the upper quartile where there are several samples. The files have no
-date and no random names, so that the same run gives the same bytes.
+What is drawn is the fastest sample, since whatever else the machine does only makes samples slower, with a line up to the
+median. The files have no date and no random names, so that the same run gives the same bytes.
 """
 
 from __future__ import annotations
@@ -40,22 +40,25 @@ COLORS = {
 }
 
 
-def middle(samples: Sequence[float]) -> tuple[float, float, float]:
-    """Median, and how far the quartiles are below and above it."""
-    ordered = sorted(samples)
-    median = statistics.median(ordered)
-    low, high = ordered[len(ordered) // 4], ordered[-1 - len(ordered) // 4]
-    return median, max(median - low, 0.0), max(high - median, 0.0)
+def fastest(samples: Sequence[float]) -> tuple[float, float]:
+    """The fastest sample, and how far the median is above it."""
+    least = min(samples)
+    return least, statistics.median(samples) - least
+
+
+def number(value: float) -> str:
+    """A number with three digits."""
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
 
 
 def line(axes: Axes, at: Sequence[float], all_samples: Sequence[Sequence[float]], name: str) -> None:
     """Draw a series as a line with its spread."""
-    medians, below, above = zip(*(middle(samples) for samples in all_samples), strict=True)
+    least, above = zip(*(fastest(samples) for samples in all_samples), strict=True)
     style = "--" if name == "the engine" else "-"
     axes.errorbar(
         at,
-        medians,
-        yerr=(below, above),
+        least,
+        yerr=([0] * len(least), above),
         label=name,
         color=COLORS.get(name),
         marker="o",
@@ -69,13 +72,13 @@ def bars(axes: Axes, groups: Mapping[str, Mapping[str, Sequence[float]]], unit: 
     """Draw ways side by side, a number at each bar."""
     ways = list(next(iter(groups.values())))
     height = 0.8 / len(ways)
-    for number, way in enumerate(ways):
-        medians, below, above = zip(*(middle(samples[way]) for samples in groups.values()), strict=True)
-        at = [place + (number - (len(ways) - 1) / 2) * height for place in range(len(groups))]
+    for place_in_group, way in enumerate(ways):
+        least, above = zip(*(fastest(samples[way]) for samples in groups.values()), strict=True)
+        at = [place + (place_in_group - (len(ways) - 1) / 2) * height for place in range(len(groups))]
         drawn = axes.barh(
-            at, medians, height, xerr=(below, above), label=way, color=COLORS.get(way), capsize=2
+            at, least, height, xerr=([0] * len(least), above), label=way, color=COLORS.get(way), capsize=2
         )
-        axes.bar_label(drawn, fmt="%.3g", padding=6, fontsize=8)
+        axes.bar_label(drawn, [number(value) for value in least], padding=3, fontsize=8)
     axes.set_yticks(range(len(groups)), list(groups))
     axes.invert_yaxis()
     axes.set_xlabel(unit)
@@ -98,7 +101,7 @@ def open_time(programs: Mapping[str, Any], axes: Axes) -> None:
         title="Opening a library",
     )
     sizes = axes.secondary_xaxis(-0.2)
-    sizes.set_xticks(counts, [f"{size / 1000:.3g}" for size in numbers["bytes"].values()])
+    sizes.set_xticks(counts, [number(size / 1000) for size in numbers["bytes"].values()])
     sizes.set_xlabel("kilobytes")
     axes.legend()
 

@@ -117,8 +117,12 @@ class EngineInstance(Protocol):
             KeyError: no function of that name is exported.
         """
 
-    def raw_function(self, name: str) -> RawFunction:
+    def raw_function(self, name: str, *, calls_back: bool = True) -> RawFunction:
         """Return an exported function as a callable on slots, without conversion of values.
+
+        Args:
+            name: its name.
+            calls_back: whether it may call Python functions; only what cannot, ever, does without room for their frames.
 
         Raises:
             KeyError: no function of that name is exported.

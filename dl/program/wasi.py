@@ -72,6 +72,10 @@ _TRAPS = {
 """Errnos for traps by which the engine's WASI refuses arguments, by how their text begins (wiggle's `GuestError`)."""
 
 
+CALL_OUTPUT = frozenset(("fd_close", "fd_datasync", "fd_sync", "fd_write"))
+"""Functions that may call an output callable: what writes to a stream, and what might write what is left."""
+
+
 class WasiCalls:
     """The functions of a program's WASI context, for host code.
 
@@ -92,7 +96,8 @@ class WasiCalls:
         """Return a function that works on slots; call it under `lock`."""
         known = self._raw.get(name)
         if known is None:
-            known = self._raw[name] = self._answering(self._forwarder.raw_function(name))
+            function = self._forwarder.raw_function(name, calls_back=name in CALL_OUTPUT)
+            known = self._raw[name] = self._answering(function)
         return known
 
     def call(self, name: str, *arguments: int) -> int:
