@@ -310,7 +310,8 @@ class Files:
             except ErrnoError:
                 wasi.call("fd_close", opened)
                 raise
-            memory.write_u32(place, number)
+            if number != opened:
+                memory.write_u32(place, number)
 
     # calls on typed values: descriptors come signed, addresses unsigned
 

@@ -13,6 +13,8 @@ from dl.wasix.abi import Errno, ErrnoError
 from dl.wasix.files.devices import LONGEST as LONGEST_DEVICE
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from dl.engine.protocol import RawFunction, Slots
     from dl.wasix.files.descriptors import OpenFile
     from dl.wasix.files.files import Files
@@ -71,6 +73,28 @@ def by_path(files: Files, name: str, descriptor: int, path: int) -> RawFunction:
                 function(slots)
                 return
         files.forward(name, slots)
+
+    return call
+
+
+def closing(files: Files, keeps_preopens: Callable[[], bool]) -> RawFunction:
+    """Return `fd_close`; `keeps_preopens` says for the program what `Files.close` asks."""
+    table = files.table
+    function: RawFunction | None = None
+
+    def call(slots: Slots) -> None:
+        nonlocal function
+        if function is None:
+            function = files.wasi.raw("fd_close")
+        number = slots.s32(0)
+        with files.wasi_lock:
+            file = table.file(number)
+            if file.wasi is not None and file.preopen is None and file.references == 1:
+                table.remove(number)
+                slots.set_32(0, file.wasi)
+                function(slots)
+                return
+        slots.set_32(0, files.close(number, keeps_preopens=keeps_preopens()))
 
     return call
 
