@@ -122,26 +122,15 @@ def group_cost(programs: Mapping[str, Any], axes: Axes) -> None:
 
 
 def barrier(programs: Mapping[str, Any], axes: Axes) -> None:
-    """Draw the barrier of a load by groups."""
-    prefix, suffix = "load with groups: ", ", beside busy Python"
-    loads = {
-        key[len(prefix) :]: value
-        for key, value in programs["loads_under_threads"].items()
-        if key.startswith(prefix)
-    }
-    for name, chosen in (("dl", ""), ("beside busy Python", suffix)):
-        found = {
-            key.removesuffix(chosen): value
-            for key, value in loads.items()
-            if key.endswith(suffix) == bool(chosen)
-        }
-        line(axes, [int(key) for key in found], [value["barrier_ms"] for value in found.values()], name)
+    """Draw the barrier of a load by computing groups."""
+    for side, name in (("nothing", "dl"), ("busy Python", "beside busy Python")):
+        numbers = programs["barrier"]["ms"][side]
+        line(axes, [int(key) for key in numbers], [value["cut"] for value in numbers.values()], name)
     axes.set(
-        xscale="log",
-        yscale="log",
-        xlabel="groups, half of them computing",
-        ylabel="ms",
+        xlabel="computing groups",
+        ylabel="ms, waits for an arrival cut at 0.3 ms",
         title="The barrier of a load",
+        ylim=(0, None),
     )
     axes.legend()
 
@@ -166,7 +155,7 @@ def pointers(programs: Mapping[str, Any], axes: Axes) -> None:
 PLOTS: dict[str, tuple[str, Callable[[Mapping[str, Any], Axes], None]]] = {
     "open-time": ("open_time", open_time),
     "group-cost": ("group_cost", group_cost),
-    "barrier": ("loads_under_threads", barrier),
+    "barrier": ("barrier", barrier),
     "wasi-calls": ("wasi_calls", calls),
     "pointer-calls": ("closures", pointers),
 }

@@ -29,6 +29,7 @@ import click
 from common import machine
 
 PROGRAMS = (
+    "barrier",
     "engine_calls",
     "closures",
     "group_cost",
