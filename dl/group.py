@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from operator import index
-from typing import TYPE_CHECKING, Any, Literal, SupportsIndex
+from typing import TYPE_CHECKING, Literal, SupportsIndex
 
 from dl.api.deadlines import bounded
 from dl.api.guest import GuestData, GuestFunction
@@ -18,7 +18,6 @@ from dl.groups.errors import raises_dl_errors
 from dl.modules.symbols import FunctionSymbol
 from dl.options import ModuleSource
 from dl.wasm.types import FuncType
-from threads import Replica
 
 if TYPE_CHECKING:
     from dl.linker import Linker
@@ -47,11 +46,6 @@ class InstanceGroup:
     def owner(self) -> int:
         """Identity of the owning thread, as `threading.get_ident` numbers it; 0 when closed, -1 while no thread has it."""
         return self.own.owner
-
-    @property
-    def replica(self) -> Replica[Any]:
-        """The group's part in the protocol between threads; see `threads.Replica`."""
-        return self.own.replica
 
     @raises_dl_errors
     def dlopen(

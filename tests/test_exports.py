@@ -169,6 +169,7 @@ PUBLIC = [
     "F32",
     "F64",
     "FinalizationError",
+    "Frame",
     "FuncType",
     "Function",
     "Global",
@@ -280,6 +281,7 @@ def test_help_shows_users_what_is_theirs() -> None:
     """Methods that only the linker's own parts call are no attributes of what a user holds, but for `own`."""
     for name in ("open", "close_library", "look_up", "run", "view", "viewing"):
         assert not hasattr(dl.Linker, name), name
+    assert not hasattr(dl.InstanceGroup, "replica")
     for kind in (dl.Linker, dl.InstanceGroup, dl.Library, dl.GuestFunction, dl.GuestBlock):
         methods = [name for name in dir(kind) if not name.startswith("_") and callable(getattr(kind, name))]
         assert all(getattr(kind, name).__doc__ for name in methods), kind

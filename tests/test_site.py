@@ -53,6 +53,14 @@ def test_each_public_name_is_on_one_page_of_the_api() -> None:
     )
 
 
+def test_what_the_reference_leaves_out_exists() -> None:
+    """Each method that is called internal is one of a public class, and not one that the pages lead to."""
+    for name, members in reference.INTERNAL.items():
+        for member in members:
+            shown = hasattr(getattr(dl, name), member) or member in (reference.documented(getattr(dl, name)))
+            assert shown, (name, member)
+
+
 def test_the_reference_of_the_command_line_has_each_option() -> None:
     """Each command that `dlrun` lists has its section, and each of its options a row."""
     text = reference.commands()

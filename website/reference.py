@@ -2,14 +2,36 @@
 
 from __future__ import annotations
 
+import ast
 import inspect
+import json
 import re
+import textwrap
 from functools import cache
 
 import click
 
 import dl
 from dl.cli.commands import dlrun
+
+INTERNAL = {
+    "Linker": ("own", "parts", "program", "engine"),
+    "InstanceGroup": ("own",),
+    "HostThread": ("run", "runs_in", "raise_if_cancelled", "not_started"),
+    "Events": ("deliver", "end", "record", "remove", "telling_failure"),
+    "EventQueue": ("end", "put"),
+    "External": ("source", "link_type", "belongs_to"),
+    "Function": ("source", "link_type", "belongs_to", "call_bits", "in_engine"),
+    "Memory": ("source", "link_type", "belongs_to", "data", "futexes"),
+    "Table": ("source", "link_type", "belongs_to"),
+    "Global": ("source", "link_type", "belongs_to"),
+    "Tag": ("source", "link_type", "belongs_to"),
+    "Module": ("image", "resolve"),
+    "Limits": ("refusal",),
+    "MemoryType": ("wasm",),
+    "LinearMemory": ("close",),
+}
+"""Methods of public classes that other parts of the linker call, and nobody else should: not in the reference."""
 
 OVERVIEW = "api/index.md"
 COMMANDS = "command-line.md"
@@ -26,6 +48,7 @@ GROUPS = {
     ),
     "values": ("Values, callbacks and signatures", ("dl.api.values", "dl.api.callbacks", "dl.wasm")),
     "memory": ("Memory", ("memory", "dl.api.blocks")),
+    "hosts": ("Many programs, and many processes", ("dl.description", "dl.pool", "dl.hosts", "dl.cluster")),
     "looking": ("Looking into a program", ("dl.api", "dl.program")),
     "instances": ("Instances and externals", ("dl.instances",)),
     "wamr": ("Programs of WAMR's kind", ("dl.wamr",)),
@@ -75,10 +98,21 @@ def api_pages() -> dict[str, str]:
         parts = [f"# {GROUPS[page][0]}\n"]
         if page == "errors":
             parts.append("What each means for you, and what to do: [Errors, and what to do](../errors.md).\n")
-        bases = "    options: {show_bases: true}\n" if page == "errors" else ""
-        parts += [f"::: dl.{name}\n{bases}" for name in names]
+        if page == "errors":
+            names.sort(key=lambda name: (name != "DlError", name))
+        parts += [f"::: dl.{name}\n{options(name)}" for name in names]
         pages[f"api/{page}.md"] = "\n".join(parts)
     return pages
+
+
+def options(name: str) -> str:
+    """Return what the reference of one name is made with."""
+    chosen: dict[str, object] = {}
+    if is_error(name):
+        chosen["show_bases"] = True
+    if name in INTERNAL:
+        chosen["filters"] = ["!^_", f"!^({'|'.join(INTERNAL[name])})$"]
+    return f"    options: {json.dumps(chosen)}\n" if chosen else ""
 
 
 def overview() -> str:
@@ -99,8 +133,17 @@ def first_line(name: str) -> str:
     value = getattr(dl, name)
     if not callable(value) and not isinstance(value, type):
         return f"`{value!r}`"
-    text = (inspect.getdoc(value) or "").partition("\n\n")[0].replace("\n", " ").replace("|", "\\|")
+    text = documented(value).partition("\n\n")[0].replace("\n", " ").replace("|", "\\|")
     return "" if text.startswith(f"{name}(") else text
+
+
+def documented(value: object) -> str:
+    """Return a class's or function's documentation; from its source, where instances have documentation of their own."""
+    if isinstance(value, type) and not isinstance(vars(value).get("__doc__"), str):
+        node = ast.parse(textwrap.dedent(inspect.getsource(value))).body[0]
+        assert isinstance(node, ast.ClassDef)
+        return ast.get_docstring(node) or ""
+    return inspect.getdoc(value) or ""
 
 
 @cache
@@ -112,7 +155,11 @@ def _members() -> frozenset[str]:
         if isinstance(value, type):
             for member in dir(value):
                 kind = inspect.getattr_static(value, member)
-                if not member.startswith("_") and (inspect.isfunction(kind) or isinstance(kind, property)):
+                if (
+                    not member.startswith("_")
+                    and member not in INTERNAL.get(name, ())
+                    and (inspect.isfunction(kind) or isinstance(kind, property))
+                ):
                     names.add(f"{name}.{member}")
     return frozenset(names)
 

@@ -20,7 +20,6 @@ bytes, the files that were used longest ago are removed; when a file was read is
 from __future__ import annotations
 
 import hashlib
-import logging
 import mmap
 import os
 import struct
@@ -36,9 +35,10 @@ from dl.engine.private_directory import TEMPORARY, NotPrivateError, PrivateDirec
 from dl.engine.protocol import CompiledModule, Engine
 from dl.errors import EngineError
 from dl.forks import in_forked_child, renew
+from dl.logs import logger
 from dl.records import dataclass
 
-log = logging.getLogger("dl.cache")
+log = logger("dl.cache")
 
 VARIABLE = "DLRUN_CACHE"
 """Environment variable: the cache's directory, or `off`."""

@@ -192,13 +192,13 @@ class ProgramPool:
         def begun(group: InstanceGroup) -> None:
             groups.append(group)
             if cancelled:
-                group.replica.interrupt_with(reason)
+                group.own.replica.interrupt_with(reason)
 
         def interrupt() -> BaseException:
             nonlocal cancelled
             cancelled = True
             for group in groups:
-                group.replica.interrupt_with(reason)
+                group.own.replica.interrupt_with(reason)
             with self._changed:
                 self._changed.notify_all()
             return reason

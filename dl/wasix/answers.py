@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from dl.engine.preview1 import PREVIEW1, UNSTABLE, WASIX
 from dl.glue.guest_wasi import ANSWERED
 from dl.glue.resolution import HOST, FromNamespace
 from dl.program.guest_wasi import NAMESPACE
+from dl.records import replace
 from dl.wasix.clocks import Clocks
 
 if TYPE_CHECKING:

@@ -34,6 +34,7 @@ ORDER = (
         "forks",
         "text",
         "records",
+        "logs",
         "conflicts",
     ),
 )

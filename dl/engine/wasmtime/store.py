@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from dl.engine.native.entry import entry, need_room
 from dl.engine.native.pending import interrupt_guest
 from dl.engine.native.store import DEFERRED, NativeStore
-from dl.engine.native.traps import Names, frame_name
+from dl.engine.native.traps import FindLine, Names, frame_name
 from dl.engine.protocol import WasiOptions
 from dl.engine.wasmtime import c
 from dl.engine.wasmtime.errors import (
@@ -200,6 +200,9 @@ class WasmtimeStore(NativeStore):
 
     def new_global(self, kind: GlobalType, value: Any) -> WasmtimeGlobal:
         return new_global(self, self._engine.pointer, kind, value)
+
+    def find_lines(self, module: Any, find: FindLine) -> None:
+        self._names.lines[module.name] = find
 
     def instantiate(self, module: Any, name: str, imports: Sequence[Any] | None = None) -> WasmtimeInstance:
         context = self.context()
