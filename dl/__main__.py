@@ -1,8 +1,6 @@
 """`python -m dl` is `dlrun`."""
 
-import sys
-
-from dl.cli import main
+from dl.cli import process
 
 if __name__ == "__main__":
-    sys.exit(main())
+    process()

@@ -123,7 +123,7 @@ class Linker(Introspection, Calling, Hosts, Instantiation):
     ) -> None:
         self._closed = False
         self.own = LinkerActions(self, self._check_open)
-        self._executors = weakref.WeakSet()
+        self._executors = weakref.WeakValueDictionary()
         locator = new_locator(library_path, libraries, limits or Limits(), map_name)
         image = None if main is None else module_image(locator, main, name)
         self.parts = assemble(image, locator, Options(

@@ -169,6 +169,7 @@ PUBLIC = [
     "F32",
     "F64",
     "FinalizationError",
+    "Frame",
     "FuncType",
     "Function",
     "Global",

@@ -5,10 +5,13 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Sequence
+from typing import NoReturn
 
 from dl.cli.endings import report
+from dl.cli.whole_process import release_collector, run_process
 
 COMMANDS = {
+    "ar": ("dl.cli.build", "Make archives of objects."),
     "bundle": ("dl.cli.bundling", "Put a program and all that it needs into a folder or archive."),
     "cache": ("dl.cli.cache", "Look at compiled code that is kept on disk, check it, or remove it."),
     "c++": ("dl.cli.build", "Compile and link C++."),
@@ -82,8 +85,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         else:
             from dl.cli.commands import command_line  # noqa: PLC0415  and this needs nothing of click
 
+            release_collector()
             code = command_line(words or ["--help"])
         sys.stdout.flush()
     except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001  every ending becomes one line and a code
         return report(error)
     return code
+
+
+def process() -> NoReturn:
+    """Run the command line of this process, and end it with the exit code."""
+    run_process(main)

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from dl.cli.running import Running, run_program
+from dl.records import replace
 from dl.shipping.archive import opened_bundle
 
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,7 +15,7 @@ from dl.cli.live_map import held_back, live_map
 from dl.cli.modules import contents, module_directories, parsed, search_path
 from dl.cli.progress import SlowNotice
 from dl.cli.timelines import timeline
-from dl.cli.tracing import statistics_at_end, tracing
+from dl.cli.whole_process import release_collector
 from dl.limits import Limits
 from dl.linker import Linker
 from dl.options import DEFAULT_STACK_BYTES, GuestDlfcn, MemoryType, SideMemorySource
@@ -23,6 +24,8 @@ from dl.shipping.names import is_bundle
 
 if TYPE_CHECKING:
     import click
+
+    from dl.api.timeline import Timeline
 
 PAGE_BYTES = 65536
 _STACK_STEP = 1024
@@ -94,7 +97,7 @@ def run_program(program: str, arguments: tuple[str, ...], options: Running, call
     libraries = search_path((*options.library_path, *options.module_path), program)
     with (
         held_back(options.map_file is not None),
-        tracing(options.trace, options.trace_format, options.trace_output) as recorded,
+        _tracing(options) as recorded,
         timeline(options.timeline_file, program),
         ending_on_interrupt() as ctrl_c,
         SlowNotice(called, kept=not options.no_cache) as notice,
@@ -120,11 +123,12 @@ def run_program(program: str, arguments: tuple[str, ...], options: Running, call
             wamr=options.wamr_mode,
         ) as linker,
         ctrl_c.to(linker.parts.process),
-        statistics_at_end(linker, recorded),
+        _statistics(linker, recorded),
         live_map(linker, options.map_file),
         bounded(linker, linker.main_group.own, called, options.timeout, None),
     ):
         notice.stop()
+        release_collector()
         if by_name:
             return run_by_name(linker, source, called, options.function, arguments)
         function = options.function
@@ -140,6 +144,27 @@ def usage_error(message: str) -> click.UsageError:
     import click  # noqa: PLC0415  as slow to import as a third of the linker
 
     return click.UsageError(message)
+
+
+@contextmanager
+def _tracing(options: Running) -> Iterator[Timeline | None]:
+    """Write what the linker does while the block runs, if that is asked for; see `dl.cli.tracing`."""
+    if options.trace is None and options.trace_output is None:
+        yield None
+        return
+    from dl.cli.tracing import tracing  # noqa: PLC0415  `logging` is slow to import
+
+    with tracing(options.trace, options.trace_format, options.trace_output) as recorded:
+        yield recorded
+
+
+def _statistics(linker: Linker, recorded: Timeline | None) -> AbstractContextManager[object]:
+    """Tell at the end of the block what a program has taken, if that is traced."""
+    if recorded is None:
+        return nullcontext()
+    from dl.cli.tracing import statistics_at_end  # noqa: PLC0415  as above
+
+    return statistics_at_end(linker, recorded)
 
 
 def _is_ordinary(source: str | bytes, program: str) -> bool:

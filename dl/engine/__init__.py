@@ -11,7 +11,8 @@ import os
 import threading
 from collections.abc import Callable
 
-from dl.engine.protocol import Capabilities, Engine
+from dl.engine.capabilities import Capabilities
+from dl.engine.protocol import Engine
 from dl.errors import EngineNotFoundError, LinkerUsageError
 from dl.forks import in_forked_child, renew
 

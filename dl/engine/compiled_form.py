@@ -12,7 +12,6 @@ Loading compiled code is running it. So a form is read only where the user alone
 from __future__ import annotations
 
 import hashlib
-import logging
 import os
 import struct
 from collections.abc import Mapping
@@ -21,8 +20,9 @@ from pathlib import Path
 from dl.engine.private_directory import NotPrivateError, PrivateDirectory, read_content
 from dl.engine.protocol import CompiledModule, Engine
 from dl.errors import EngineError
+from dl.logs import logger
 
-log = logging.getLogger("dl.cache")
+log = logger("dl.cache")
 
 SUFFIX = ".compiled"
 MAGIC = b"dl-form\n"

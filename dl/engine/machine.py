@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-import platform
+import os
 import sys
 from functools import cache
 
@@ -16,7 +16,7 @@ _FEATURES = ("flags", "Features", "isa")
 def machine_fingerprint() -> str:
     """Return a text that differs between machines that cannot run each other's native code."""
     features = " ".join(sorted(_cpu_features().split()))
-    return f"{sys.platform} {platform.machine()} {hashlib.sha256(features.encode()).hexdigest()[:16]}"
+    return f"{sys.platform} {_machine()} {hashlib.sha256(features.encode()).hexdigest()[:16]}"
 
 
 def _cpu_features() -> str:
@@ -29,4 +29,15 @@ def _cpu_features() -> str:
                     return value
     except OSError:
         pass
+    import platform  # noqa: PLC0415  as in `_machine`
+
     return platform.processor()
+
+
+def _machine() -> str:
+    """Return the machine's kind, as `platform.machine` does, which is slow to import."""
+    if hasattr(os, "uname"):
+        return os.uname().machine
+    import platform  # noqa: PLC0415
+
+    return platform.machine()

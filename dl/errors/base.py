@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import pickle
-import traceback
 from typing import Any
 
 
@@ -53,6 +51,9 @@ class RemoteError(DlError):
 
 def sendable(error: BaseException) -> BaseException:
     """Return an exception that another process can make again: the same, or a `RemoteError` that stands for it."""
+    import pickle  # noqa: PLC0415  only for errors that go to another process
+    import traceback  # noqa: PLC0415
+
     try:
         again = pickle.loads(pickle.dumps(error))  # noqa: S301  our own bytes
     except Exception:  # noqa: BLE001  pickling calls whatever the exception's class has

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Iterable
 
 from dl.engine.protocol import CompiledModule, Store
@@ -16,8 +15,9 @@ from dl.glue.trap_functions import (
     PLACE_RUN_TYPE,
     TrapFunctions,
 )
+from dl.logs import logger
 
-log = logging.getLogger("dl.link")
+log = logger("dl.link")
 
 CLOSED_LIBRARY = "closed library"
 """What stack traces call the instances."""

@@ -11,12 +11,13 @@ things need more than one order:
 
 from __future__ import annotations
 
-import logging
 import threading
 import time
 from collections.abc import Callable, Sequence
 
-log = logging.getLogger("dl.threads")
+from dl.logs import logger
+
+log = logger("dl.threads")
 
 PATIENCE_SECONDS = 5.0
 """How long the end of a program waits for threads that are in host functions."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import logging
 import threading
 
 from dl.errors import (
@@ -18,9 +17,10 @@ from dl.groups.endings import await_end
 from dl.groups.entry import Group
 from dl.groups.libc_threads import THREAD_START, THREAD_START_TYPE, LibcThreads
 from dl.groups.registry import Groups
+from dl.logs import logger
 from threads import Event, Waits, recording
 
-log = logging.getLogger("dl.threads")
+log = logger("dl.threads")
 
 
 class GuestThread:

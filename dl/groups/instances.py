@@ -49,6 +49,7 @@ from dl.groups.externals import GroupExternals
 from dl.groups.slot_functions import SlotFunctions
 from dl.groups.thread_locals import ThreadLocals
 from dl.modules.linked_module import LinkedModule
+from dl.modules.source_lines import source_lines
 from dl.modules.symbols import DataSymbol, FunctionSymbol, Symbol, TlsSymbol, exported_tags
 from dl.program.guest_wasi import StoreWasi
 from dl.program.limbo import Subject, Visitor
@@ -300,6 +301,9 @@ class Instances:
                 glue.function(SET_HANDLE, ADDRESS_TO_NOTHING)(module.handle)
             if keep_glue:
                 self._store.define_instance(glue_namespace(module.seat), glue)
+        lines = source_lines(module.wasm)
+        if lines is not None:
+            self._store.find_lines(module.code, lines)
         instance = self._store.instantiate(module.code, module.name)
         self._store.define_instance(module_namespace(module.seat), instance)
         for name in exported_tags(module.wasm):

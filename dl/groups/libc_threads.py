@@ -16,7 +16,6 @@ as the main thread does, and is closed right after, because both would have thre
 
 from __future__ import annotations
 
-import logging
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -27,11 +26,12 @@ from dl.groups.allocating import Stoppable, turn
 from dl.groups.endings import PATIENCE_SECONDS
 from dl.groups.entry import Group
 from dl.groups.registry import Groups
+from dl.logs import logger
 from dl.modules.linked_module import LinkedModule
 from dl.records import dataclass
 from dl.wasm.types import FuncType
 
-log = logging.getLogger("dl.threads")
+log = logger("dl.threads")
 
 THREAD_START = "wasi_thread_start"
 THREAD_START_TYPE = FuncType(("i32", "i32"), ())

@@ -6,11 +6,11 @@ reactor exports `_initialize`, which is called once, before anything else of it.
 
 from __future__ import annotations
 
-import logging
 from typing import Literal, TypeAlias
 
 from dl.engine.preview1 import PREVIEW1, UNSTABLE, WASIX
 from dl.errors import LinkError, UnsupportedModuleError
+from dl.logs import logger
 from dl.program.main_module import INITIALIZE, START
 from dl.wasm.module import WasmModule
 from dl.wasm.reader import Reader
@@ -27,7 +27,7 @@ POST_INSTANTIATE, CALL_CTORS = "__post_instantiate", "__wasm_call_ctors"
 Initialize: TypeAlias = 'bool | Literal["wasi"]'
 """Which functions of a module are called when it is instantiated; see `initializers`."""
 
-log = logging.getLogger("dl.link")
+log = logger("dl.link")
 
 
 def initializers(module: WasmModule, how: Initialize) -> list[str]:

@@ -17,7 +17,6 @@ What no such path reaches goes together, cycles included:
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable
 
 from dl.dlfcn import MAIN_HANDLE, ModuleHandle
@@ -27,12 +26,13 @@ from dl.groups.registry import Groups
 from dl.link.finalizers import Finalizers
 from dl.link.order import users_first
 from dl.link.unload import remove_modules
+from dl.logs import logger
 from dl.modules.linked_module import LinkedModule
 from dl.program.events import EventKind
 from dl.program.state import LinkerState
 from threads import recording, uninterrupted, unwound_whole
 
-log = logging.getLogger("dl.link")
+log = logger("dl.link")
 
 
 def close_library(

@@ -12,7 +12,6 @@ A registration belongs to the library that holds the function which is registere
 from __future__ import annotations
 
 import itertools
-import logging
 import threading
 import weakref
 from collections.abc import Callable
@@ -22,13 +21,14 @@ from dl.errors import DlError, FinalizationError, SymbolNotFoundError, TrapError
 from dl.groups.entry import Group
 from dl.groups.registry import Groups
 from dl.link.sources import find_symbol
+from dl.logs import logger
 from dl.modules.linked_module import LinkedModule
 from dl.modules.symbols import FunctionSymbol
 from dl.program.host_symbols import FINALIZERS, SystemFunction
 from dl.records import dataclass
 from dl.wasm.types import FuncType
 
-log = logging.getLogger("dl.link")
+log = logger("dl.link")
 
 _NOTHING = FuncType((), ())
 _ENTRY = FuncType(("i32",), ())

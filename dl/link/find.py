@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-import logging
 from collections.abc import Callable, Iterator, Mapping
 
 from dl.engine.code_cache import Compiler
@@ -19,6 +18,7 @@ from dl.errors import (
 from dl.glue.generated import generated
 from dl.glue.imports import import_places
 from dl.link.plan import LoadRequest
+from dl.logs import logger
 from dl.modules.image import ModuleImage, with_interruptible_waits, with_shared_tags
 from dl.modules.kind import check_side_module
 from dl.modules.linked_module import LinkedModule
@@ -29,7 +29,7 @@ from dl.wasm.rewrite import numbered_copy, rename_imports, uses_legacy_exception
 from memory import Block
 from threads import uninterrupted
 
-log = logging.getLogger("dl.link")
+log = logger("dl.link")
 
 _LEGACY_EXCEPTIONS = (
     "legacy exception handling (try, catch): recompile with clang -mllvm -wasm-use-legacy-eh=false (Emscripten: "

@@ -6,7 +6,6 @@ constructing thread does not wait for itself.
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Sequence
 
 from dl.dlfcn import MAIN_HANDLE
@@ -23,13 +22,14 @@ from dl.groups.libc_threads import INIT_FIRST, has_threads
 from dl.groups.registry import Groups
 from dl.link.order import dependencies_first
 from dl.link.root_allocator import CalledAllocator, RootAllocator
+from dl.logs import logger
 from dl.modules.linked_module import LinkedModule, breadth_first
 from dl.program.events import EventKind
 from dl.program.main_module import CONSTRUCTORS, INITIALIZE, START
 from dl.wasm.types import FuncType
 from threads import recording
 
-log = logging.getLogger("dl.link")
+log = logger("dl.link")
 
 _NOTHING = FuncType((), ())
 _TAKES_THIS, _RETURNS_THIS = FuncType(("i32",), ()), FuncType(("i32",), ("i32",))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Sequence
 from typing import TypeVar
 
@@ -10,6 +9,7 @@ from dl.dlfcn import MAIN_HANDLE, RTLD_DEFAULT, RTLD_NEXT, ModuleHandle
 from dl.errors import InvalidHandleError, LinkerUsageError, SymbolNotFoundError
 from dl.link.sources import find_symbol, scope_of
 from dl.link.why import symbols_log
+from dl.logs import DEBUG
 from dl.modules.linked_module import LinkedModule, breadth_first
 from dl.modules.symbols import Symbol
 from dl.program.state import LinkerState
@@ -42,7 +42,7 @@ def look_up(
         scope = _after(state, module_of_handle(state, caller))
     elif handle == RTLD_DEFAULT and caller is not None:
         asking = module_of_handle(state, caller)
-        known = None if asking.deep_bind else state.global_symbols.get(name)
+        known: Symbol | None = None if asking.deep_bind else state.global_symbols.get(name)
         if known is not None:
             return _told(state, handle, name, known, ())
         scope = list(dict.fromkeys((*scope_of(asking, state.global_scope), *state.trees_with(asking))))
@@ -75,7 +75,7 @@ def _told(
         symbol: what was found.
         searched: the modules of the scope; empty for the global scope, whose symbols are in one table.
     """
-    if symbols_log.isEnabledFor(logging.DEBUG):
+    if symbols_log.isEnabledFor(DEBUG):
         found = None if symbol is None else state.modules.get(symbol.module)
         names = []
         for module in searched or state.global_scope.copy():

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import logging
 from functools import partial
 
 from dl.dlfcn import MAIN_HANDLE, DlFlags
 from dl.link.find import FoundModule, FoundTree
 from dl.link.plan import LinkPlan
+from dl.logs import logger
 from dl.modules.construction import Construction
 from dl.modules.linked_module import LinkedModule, breadth_first
 from dl.program.seats import MAIN_SEAT
 
-log = logging.getLogger("dl.link")
+log = logger("dl.link")
 
 
 class TreeOutdatedError(Exception):

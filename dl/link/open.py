@@ -10,7 +10,6 @@ thread that opens one of them meanwhile waits until that load has ended, and loo
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Sequence
 from functools import partial
 
@@ -37,6 +36,7 @@ from dl.link.plan import LinkPlan, LoadRequest
 from dl.link.resolve import resolve_imports
 from dl.link.stock import is_stocked, stock_up
 from dl.link.unload import unload_failed
+from dl.logs import logger
 from dl.modules.image import ModuleImage
 from dl.modules.linked_module import LinkedModule
 from dl.modules.locate import Requester, SearchPolicy
@@ -45,7 +45,7 @@ from dl.program.operations import LoadModules
 from dl.records import replace
 from threads import recording, uninterrupted, unwound_whole
 
-log = logging.getLogger("dl.link")
+log = logger("dl.link")
 
 
 def open_library(groups: Groups, group: Group, image: ModuleImage, request: LoadRequest) -> ModuleHandle:

@@ -6,7 +6,6 @@ get it from the log.
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable
 from types import TracebackType
 from typing import TYPE_CHECKING
@@ -15,6 +14,7 @@ from dl.engine.protocol import CompiledModule
 from dl.groups.entry import Group
 from dl.groups.registry import Groups
 from dl.link.perform import Change
+from dl.logs import logger
 from dl.program.closure_slots import SLOTS_PER_GROWTH, ClosureSlots
 from dl.program.operations import DlOperation, GrowTable, SetSlot
 from threads import Replica, protect, uninterrupted, unwound_whole
@@ -22,7 +22,7 @@ from threads import Replica, protect, uninterrupted, unwound_whole
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-log = logging.getLogger("dl.link")
+log = logger("dl.link")
 
 
 class SlotOperations:

@@ -280,28 +280,36 @@ class _Walked:
         """A module has got another symbol."""
 
 
+_FEW_MODULES = 8
+"""Of so many, looking into each is faster than making an index of their symbols."""
+
+
 class _Indexed(_Walked):
     """Modules in search order, for many look-ups: each takes the same time however many modules they are."""
 
     def __init__(self, modules: Sequence[LinkedModule]) -> None:
         super().__init__(modules)
         self._positions = {id(module): position for position, module in enumerate(modules)}
-        self._first: dict[str, tuple[int, Symbol]] = {}
-        for position, module in enumerate(modules):
-            for name, symbol in module.symbols.items():
-                self._first.setdefault(name, (position, symbol))
+        self._first: dict[str, LinkedModule] = {}
+        for module in reversed(modules):
+            self._first.update(dict.fromkeys(module.symbols.names(), module))
 
     def find(self, name: str) -> Symbol | None:
         """Return the first definition of a symbol."""
-        found = self._first.get(name)
-        return None if found is None else found[1]
+        module = self._first.get(name)
+        return None if module is None else module.symbols.get(name)
 
     def add(self, module: LinkedModule, symbol: Symbol) -> None:
         """A module has got another symbol."""
         position = self._positions.get(id(module))
         known = self._first.get(symbol.name)
-        if position is not None and (known is None or position < known[0]):
-            self._first[symbol.name] = position, symbol
+        if position is not None and (known is None or position < self._positions[id(known)]):
+            self._first[symbol.name] = module
+
+
+def _in_order(modules: Sequence[LinkedModule]) -> _Walked:
+    """Return modules in search order, for the look-ups of a load."""
+    return _Walked(modules) if len(modules) <= _FEW_MODULES else _Indexed(modules)
 
 
 class DynamicScope(Source):
@@ -324,7 +332,7 @@ class DynamicScope(Source):
         named: Callable[[LinkedModule, str], LinkedModule | None] = lambda _importer, _name: None,
     ) -> None:
         self._global_symbols = global_symbols
-        self._scope = _Walked if added is None else _Indexed
+        self._scope: Callable[[Sequence[LinkedModule]], _Walked] = _Walked if added is None else _in_order
         self._added = self._scope(added or ())
         self._local: dict[int, _Walked] = {}
         self._modules = modules

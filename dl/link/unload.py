@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Sequence
 from functools import partial
 
@@ -13,6 +12,7 @@ from dl.groups.entry import Group
 from dl.link.generate import load_operation
 from dl.link.perform import Change
 from dl.link.plan import LinkPlan
+from dl.logs import logger
 from dl.modules.linked_module import LinkedModule
 from dl.program.events import EventKind
 from dl.program.main_module import CONSTRUCTORS
@@ -20,7 +20,7 @@ from dl.program.operations import DlOperation, HoldIndices, LoadModules, UnloadM
 from dl.program.program import Program
 from dl.program.resting import Rest, Signatures, signatures_of
 
-log = logging.getLogger("dl.link")
+log = logger("dl.link")
 
 
 def unload_failed(program: Program, group: Group, plans: Sequence[LinkPlan], error: BaseException) -> None:

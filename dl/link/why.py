@@ -6,7 +6,6 @@ import, and the place of the provider in the importer's search order says why. T
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
@@ -22,14 +21,15 @@ from dl.glue.resolution import (
 )
 from dl.link.plan import LinkPlan
 from dl.link.sources import ENV, GOT_FUNC, GOT_MEM, described, scope_of
+from dl.logs import DEBUG, logger
 from dl.modules.linked_module import LinkedModule
 from dl.program.host_symbols import FINALIZERS
 from dl.program.program import Program
 from dl.records import dataclass
 from dl.wasm.records import Import
 
-bindings_log = logging.getLogger("dl.link.bindings")
-symbols_log = logging.getLogger("dl.link.symbols")
+bindings_log = logger("dl.link.bindings")
+symbols_log = logger("dl.link.symbols")
 
 _BY_SCOPE = (ENV, GOT_MEM, GOT_FUNC)
 """Import modules whose imports mean the first definition of their name that the importer sees; others name whose they mean."""
@@ -262,7 +262,7 @@ def trace_bindings(program: Program, modules: Sequence[LinkedModule], plan: Link
         modules: those whose imports are bound.
         plan: the load that has bound them; None for what is loaded.
     """
-    if not (bindings_log.isEnabledFor(logging.DEBUG) or symbols_log.isEnabledFor(logging.DEBUG)):
+    if not (bindings_log.isEnabledFor(DEBUG) or symbols_log.isEnabledFor(DEBUG)):
         return
     world = world_of(program, plan)
     for module in modules:
@@ -272,7 +272,7 @@ def trace_bindings(program: Program, modules: Sequence[LinkedModule], plan: Link
 
 def trace_stub(program: Program, module: LinkedModule, position: int) -> None:
     """Tell the loggers what a function that was found at its first call is bound to; as `trace_bindings`."""
-    if bindings_log.isEnabledFor(logging.DEBUG) or symbols_log.isEnabledFor(logging.DEBUG):
+    if bindings_log.isEnabledFor(DEBUG) or symbols_log.isEnabledFor(DEBUG):
         _trace_binding(world_of(program), module, position, module.bindings[position])
 
 

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import errno
 import itertools
-import logging
 import os
 import posixpath
 import re
@@ -20,6 +19,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from dl.errors import LibraryNotFoundError, LinkError, LinkerUsageError
+from dl.logs import logger
 from dl.modules.beneath import (
     MAX_COMPONENT_BYTES,
     MAX_PATH_BYTES,
@@ -35,7 +35,7 @@ from dl.modules.image import ModuleImage, image_from_bytes, image_from_opened
 from dl.modules.reading import ReadBudget
 from dl.records import dataclass, field
 
-log = logging.getLogger("dl.link")
+log = logger("dl.link")
 
 _WASM_MAGIC = b"\0asm"
 _ORIGIN = re.compile(r"\$(?:\{ORIGIN\}|ORIGIN(?![A-Za-z0-9_]))")

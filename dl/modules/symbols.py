@@ -8,7 +8,7 @@ the offset from its TLS base).
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Container, Iterable, Iterator, Mapping
 from typing import Any, TypeAlias
 
 from dl.dlfcn import RTLD_DEFAULT, ModuleHandle
@@ -236,12 +236,22 @@ class ModuleSymbols(Mapping[str, Symbol]):
             raise KeyError(name)
         return found
 
+    def names(self) -> Collection[str]:
+        """Return the names, in no order; those of a parsed module are found once, and then walking them makes no symbol."""
+        known: tuple[str, ...] | None = self._module.derived.get("symbol names")
+        if known is None:
+            known = self._module.derived["symbol names"] = tuple(self._names(()))
+        return (*known, *self._added) if self._added else known
+
     def __iter__(self) -> Iterator[str]:
+        return self._names(self._added)
+
+    def _names(self, added: Container[str]) -> Iterator[str]:
         own = self._module.import_counts["func"]
         for name, export in self._module.exports.items():
             if name in INTERNAL_EXPORTS or export.kind in ("memory", "table"):
                 continue
-            if export.kind != "func" or export.index >= own or name in self._added:
+            if export.kind != "func" or export.index >= own or name in added:
                 yield name
 
     def __len__(self) -> int:
@@ -279,3 +289,35 @@ class ModuleSymbols(Mapping[str, Symbol]):
 
 NO_SYMBOLS = ModuleSymbols(parse_module(b"\0asm\1\0\0\0", "nothing"), RTLD_DEFAULT, 0, 0, None)
 """What a module defines before its place is known."""
+
+
+class FirstDefinitions(Mapping[str, Symbol]):
+    """The first definition of each name among what modules define, in their order.
+
+    It knows which module defines a name, and makes no symbol before one is looked for. Readers take no lock: a name, once
+    there, means the same for good.
+    """
+
+    def __init__(self, modules: Iterable[ModuleSymbols] = ()) -> None:
+        self._owners: dict[str, ModuleSymbols] = {}
+        for symbols in modules:
+            self.append(symbols)
+
+    def append(self, symbols: ModuleSymbols) -> None:
+        """Let a module follow the others: what it defines counts where none of them does."""
+        new = symbols.names() if not self._owners else set(symbols.names()) - self._owners.keys()
+        self._owners.update(dict.fromkeys(new, symbols))
+
+    def get(self, name: str, default: Any = None) -> Any:
+        """Return a symbol, or the default."""
+        owner = self._owners.get(name)
+        return default if owner is None else owner.get(name, default)
+
+    def __getitem__(self, name: str) -> Symbol:
+        return self._owners[name][name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._owners.copy())
+
+    def __len__(self) -> int:
+        return len(self._owners)

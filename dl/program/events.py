@@ -8,7 +8,6 @@ Nothing is recorded while nobody listens.
 
 from __future__ import annotations
 
-import logging
 import threading
 import time
 from collections import deque
@@ -18,13 +17,14 @@ from enum import Enum
 from typing import TYPE_CHECKING
 
 from dl.errors import LinkerUsageError
+from dl.logs import logger
 from dl.records import dataclass
 from threads import recording
 
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-log = logging.getLogger("dl.events")
+log = logger("dl.events")
 
 DEFAULT_QUEUE_EVENTS = 1000
 

@@ -50,14 +50,13 @@ class Scratch:
 
     Attributes:
         memory: the memory.
-        lock: guards which parts are free, and which store has which.
     """
 
     def __init__(self, engine: Engine) -> None:
         self.memory: EngineMemory = engine.shared_memory(_SCRATCH_TYPE)
         self._latest = ctypes.c_uint64.from_address(self.memory.data_address())
         self.set_attention(0, wanted=True)
-        self.lock = threading.Lock()
+        self._lock = threading.Lock()  # guards `_free` and `_next`
         self._free: list[int] = []
         self._next = PART_BYTES
 
@@ -68,7 +67,7 @@ class Scratch:
 
     def take(self) -> int | None:
         """Return the address of a part that no store has; None if there is no more."""
-        with self.lock:
+        with self._lock:
             if self._free:
                 return self._free.pop()
             if self._next + PART_BYTES > self.memory.data_size() and self.memory.grow(1) is None:
@@ -79,7 +78,7 @@ class Scratch:
 
     def give_back(self, part: int) -> None:
         """Take back a part; its store makes no more calls."""
-        with self.lock:
+        with self._lock:
             self._free.append(part)
 
     def set_attention(self, part: int, *, wanted: bool) -> None:
@@ -92,7 +91,7 @@ class Scratch:
 
     def forked(self) -> None:
         """Make the lock anew, in a forked child."""
-        renew(self.lock)
+        renew(self._lock)
 
 
 _SCRATCHES: WeakKeyDictionary[Any, Scratch] = WeakKeyDictionary()
@@ -211,28 +210,28 @@ class StoreWasi:
         self._instance = instance
         self._part: int | None = None
         self._has_clock = False
+        self._lock = threading.Lock()  # guards `_wanted`, and what the part says of it
         self._wanted = False
 
     def set_attention(self, *, wanted: bool) -> None:
         """Say whether the thread's next call has to go to the host; from any thread."""
-        scratch = self._program.scratch
-        with scratch.lock:
+        with self._lock:
             self._wanted = wanted
             if self._part is not None:
-                scratch.set_attention(self._part, wanted=wanted)
+                self._program.scratch.set_attention(self._part, wanted=wanted)
 
     def provide(self) -> bool:
         """Have the store answer, from its next call on; return whether it can."""
         if self._part is not None:
             return True
-        numbers, scratch = self._program.numbers, self._program.scratch
-        part = scratch.take()
+        part = self._program.scratch.take()
         if part is None:
             return False
+        numbers = self._program.numbers
         self._program.is_asked = True
-        with scratch.lock:
+        with self._lock:
             self._part = part
-            scratch.set_attention(part, wanted=self._wanted)
+            self._program.scratch.set_attention(part, wanted=self._wanted)
         try:
             self._store.provide_wasi()
             self._instance.function(PROVIDE, PROVIDE_TYPE)(
@@ -271,8 +270,7 @@ class StoreWasi:
 
     def close(self) -> None:
         """Give back the store's part, before the store is closed; idempotent."""
-        scratch = self._program.scratch
-        with scratch.lock:
+        with self._lock:
             part, self._part = self._part, None
         if part is not None:
-            scratch.give_back(part)
+            self._program.scratch.give_back(part)

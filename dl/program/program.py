@@ -6,7 +6,6 @@ less.
 
 from __future__ import annotations
 
-import logging
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -28,6 +27,7 @@ from dl.glue.names import BASE_NAMESPACE
 from dl.glue.placement import PlacedFunction, placement_module
 from dl.glue.resolution import FromNamespace
 from dl.limits import Limits
+from dl.logs import logger
 from dl.modules.guest_paths import GuestPaths
 from dl.modules.linked_module import LinkedModule
 from dl.modules.locate import Locator
@@ -49,7 +49,7 @@ from dl.records import dataclass, field
 from memory import LinearMemory
 from threads import DeadlockError, FutexTable, Rendezvous, Waits
 
-log = logging.getLogger("dl.link")
+log = logger("dl.link")
 
 _PAGE = 65536
 _STACK_ALIGN_LOG2 = 10
@@ -458,4 +458,4 @@ class Program:
 
 
 def _report_deadlock(error: DeadlockError) -> None:
-    logging.getLogger("dl.threads").info("%s", error)  # every thread raises it
+    logger("dl.threads").info("%s", error)  # every thread raises it

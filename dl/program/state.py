@@ -13,7 +13,7 @@ from dl.limits import Limits
 from dl.modules.construction import Construction, Constructions
 from dl.modules.image import ModuleImage
 from dl.modules.linked_module import LinkedModule, StubTarget, breadth_first
-from dl.modules.symbols import Symbol
+from dl.modules.symbols import FirstDefinitions, Symbol
 from dl.program.operations import LoadModules
 from dl.program.resting import Rest, RestingIndices
 from dl.program.seats import Seats
@@ -82,7 +82,7 @@ class LinkerState:
     seats: Seats = field(default_factory=Seats)
     resting: RestingIndices = field(default_factory=RestingIndices)
     global_scope: list[LinkedModule] = field(default_factory=list)
-    global_symbols: dict[str, Symbol] = field(default_factory=dict)
+    global_symbols: FirstDefinitions = field(default_factory=FirstDefinitions)
     copies: dict[bytes, Counter[int]] = field(default_factory=dict)
     linker_addresses: dict[str, int] = field(default_factory=dict)
     host_addresses: dict[tuple[str, str, FuncType], int] = field(default_factory=dict)
@@ -167,8 +167,7 @@ class LinkerState:
         promoted = list(promoted)
         added = self.not_global(promoted)
         for module in added:
-            for name, symbol in module.symbols.items():
-                self.global_symbols.setdefault(name, symbol)
+            self.global_symbols.append(module.symbols)
         for module in promoted:
             module.global_opens += 1
         # In place: readers that walk the list without a lock may find what is added meanwhile.
@@ -296,7 +295,7 @@ class LinkerState:
         for module in self.modules.copy().values():
             if module.elements is not None and module.elements.address <= address < module.elements.end:
                 return module
-        for module in tuple(self.arriving.values()):
+        for module in self.arriving.copy().values():
             if module.elements is not None and module.elements.address <= address < module.elements.end:
                 return module
         return None
@@ -369,11 +368,7 @@ class LinkerState:
         if len(scope) == len(self.global_scope):
             return
         self.global_scope = scope  # a new list, since readers walk the old one without a lock
-        symbols: dict[str, Symbol] = {}
-        for module in scope:
-            for name, symbol in module.symbols.items():
-                symbols.setdefault(name, symbol)
-        self.global_symbols = symbols
+        self.global_symbols = FirstDefinitions(module.symbols for module in scope)
 
 
 @dataclass

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import logging
 from typing import TYPE_CHECKING
 
 from dl.glue.resolution import LazyStub
+from dl.logs import logger
 from dl.program.program import Program
 from dl.records import dataclass
 
 if TYPE_CHECKING:
     from threads import RendezvousStatistics
 
-log = logging.getLogger("dl.link")
+log = logger("dl.link")
 
 
 @dataclass(frozen=True)

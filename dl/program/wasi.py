@@ -14,7 +14,6 @@ through the descriptors of `dl.wasix.files.files`, which call `WasiCalls`.
 
 from __future__ import annotations
 
-import logging
 import threading
 from collections.abc import Callable
 from typing import TYPE_CHECKING
@@ -36,6 +35,7 @@ from dl.glue.forwarder import CLOCK, forwarder_module
 from dl.glue.generated import generated
 from dl.glue.names import BASE_NAMESPACE
 from dl.glue.resolution import FromNamespace
+from dl.logs import logger
 from dl.program.host_symbols import SystemFunction
 from dl.wasm.records import Import
 from dl.wasm.types import MemoryType
@@ -43,7 +43,7 @@ from dl.wasm.types import MemoryType
 if TYPE_CHECKING:
     from dl.program.host_symbols import HostSymbols
 
-log = logging.getLogger("dl.threads")
+log = logger("dl.threads")
 
 _FORWARDED = "wasi"
 _CLOSE_SECONDS = 2.0

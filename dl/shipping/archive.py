@@ -18,12 +18,12 @@ import tempfile
 import zipfile
 import zlib
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
 from dl.engine.compiled_form import SUFFIX
 from dl.errors import BundleError
+from dl.records import dataclass
 from dl.shipping.manifest import FileRecord, Manifest, parse_manifest
 from dl.shipping.names import MANIFEST, MAX_FILES, MAX_MANIFEST_BYTES
 

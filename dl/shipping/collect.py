@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Collection, Iterable, Sequence
-from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from pathlib import Path
 
@@ -12,6 +11,7 @@ from dl.errors import BundleError
 from dl.modules.image import ModuleImage
 from dl.modules.kind import ModuleKind, check_side_module, kind_of
 from dl.modules.locate import Locator, Requester, requester_of
+from dl.records import dataclass, field
 from dl.shipping.names import fault_of_name
 from dl.wasm.edit import Changes, edited
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from typing import Any
 
 from dl.errors import BundleError
+from dl.records import dataclass, field
 from dl.shipping.names import DATA, MANIFEST, MAX_BYTES, MAX_FILES, fault_of_path
 
 FORMAT = 1

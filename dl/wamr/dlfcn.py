@@ -6,7 +6,6 @@ A handle is the module's number: 1 is the root, 2 the first library. Handle 0 is
 
 from __future__ import annotations
 
-import logging
 import threading
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final
@@ -17,6 +16,7 @@ from dl.link.close import close_library
 from dl.link.lookup import look_up
 from dl.link.open import open_library
 from dl.link.plan import LoadRequest
+from dl.logs import logger
 from dl.modules.beneath import MAX_PATH_BYTES
 from dl.modules.locate import Requester, SearchPolicy
 from dl.modules.symbols import Symbol
@@ -46,7 +46,7 @@ _MOST_CACHED: Final = 4096
 _MASK: Final = 0xFFFFFFFF
 _FAILED: Final = 1
 
-log = logging.getLogger("dl.link")
+log = logger("dl.link")
 
 
 @dataclass(frozen=True)

@@ -5,16 +5,16 @@ The first call of each is logged by `dl.wasix`, once per program, so that `--tra
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable
 
 from dl.engine.preview1 import WASIX
 from dl.errors import ProgramExited
+from dl.logs import logger
 from dl.program.host_symbols import SystemFunction
 from dl.wasix.abi import ABSENT, CONTEXTS, Errno
 from dl.wasm.types import FuncType
 
-log = logging.getLogger("dl.wasix")
+log = logger("dl.wasix")
 
 # Contexts answer what a runtime does whose stacks cannot be put aside (context_create.rs: `Errno::Again`); a
 # checkpoint what one does with a dynamically linked program.

@@ -11,11 +11,11 @@ it is called.
 
 from __future__ import annotations
 
-import logging
 from typing import TYPE_CHECKING
 
 from dl.engine.preview1 import WASIX
 from dl.errors import InvalidModuleError, NotDynamicError, ResourceLimitError
+from dl.logs import logger
 from dl.wasix.abi import Errno, ErrnoError
 from dl.wasm.types import FuncType
 from memory import OutOfBoundsError
@@ -30,7 +30,7 @@ VALUE_TYPES = ("i32", "i64", "f32", "f64", "v128")
 MAX_VALUES = 1000
 """Most arguments and most results that a function can have in current engines (WebAssembly JavaScript interface, limits)."""
 
-log = logging.getLogger("dl.link")
+log = logger("dl.link")
 
 
 def closure_functions(system: System, adapter: Adapter) -> Functions:

@@ -11,13 +11,13 @@ that the guest sees; a module outside of its directories has its base name.
 
 from __future__ import annotations
 
-import logging
 import posixpath
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 
 from dl.dlfcn import MAIN_HANDLE, AddressKind
 from dl.errors import DlError
+from dl.logs import logger
 from dl.modules.beneath import MAX_PATH_BYTES
 from dl.modules.guest_paths import MAX_SEARCH_BYTES
 from dl.modules.linked_module import LinkedModule
@@ -42,7 +42,7 @@ _KINDS = {0: None, 1: AddressKind.FUNCTION, 2: AddressKind.DATA}
 _KIND_NUMBERS = {AddressKind.FUNCTION: 1, AddressKind.DATA: 2, AddressKind.THREAD_LOCAL: 3}
 _IS_MAIN, _IS_GLOBAL, _STAYS, _IS_CLOSING = 1, 2, 4, 8
 
-log = logging.getLogger("dl.link")
+log = logger("dl.link")
 
 
 def extension_functions(system: System, adapter: Adapter) -> Functions:

@@ -8,7 +8,6 @@ there, of the module whose import is called.
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING
@@ -25,6 +24,7 @@ from dl.errors import (
     ResourceLimitError,
     ThreadExited,
 )
+from dl.logs import logger
 from dl.modules.beneath import MAX_PATH_BYTES
 from dl.modules.guest_paths import MAX_SEARCH_BYTES
 from dl.wasix.abi import Errno
@@ -40,8 +40,8 @@ ENDINGS = (GuestThreadError, LinkerClosedError, ProgramDeadlockedError, ProgramE
 _NOBODY = 0
 """The caller, where WASIX does not say who calls."""
 
-log = logging.getLogger("dl.link")
-symbols_log = logging.getLogger("dl.link.symbols")
+log = logger("dl.link")
+symbols_log = logger("dl.link.symbols")
 
 
 def linking_functions(system: System, adapter: Adapter) -> Functions:

@@ -6,11 +6,11 @@ There is one process, number 1, without a parent and without children.
 from __future__ import annotations
 
 import errno
-import logging
 import posixpath
 import threading
 from typing import TYPE_CHECKING
 
+from dl.logs import logger
 from dl.modules.beneath import MAX_PATH_BYTES, NotOpenedError, check_directory, too_long
 from dl.modules.guest_paths import GuestPaths
 from dl.wasix.abi import Errno
@@ -25,7 +25,7 @@ from dl.wasix.signals import Signals
 if TYPE_CHECKING:
     from dl.wasix.system import System
 
-log = logging.getLogger("dl.wasix")
+log = logger("dl.wasix")
 
 PROCESS_ID = 1
 NO_PROCESS = 0

@@ -16,7 +16,7 @@ import wasmtime
 import dl
 import dl.engine
 from dl.engine import Engine, engine_named, known_engines
-from dl.engine.protocol import Capabilities
+from dl.engine.capabilities import Capabilities
 from dl.engine.wasmtime.engine import WasmtimeEngine
 from tests.support.modules import MEMORY, TABLE, library, returns
 

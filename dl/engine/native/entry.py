@@ -12,7 +12,7 @@ body into one `try` and return a value from each branch. Two things can still fa
 
 from __future__ import annotations
 
-import dis
+import opcode
 from collections.abc import Callable
 from functools import cache
 from types import CodeType, FunctionType
@@ -39,10 +39,13 @@ def entry(function: Function) -> Function:
 
 @cache
 def _without_check(code: CodeType) -> CodeType:
-    for instruction in dis.get_instructions(code):
-        if instruction.opname == "RESUME" and instruction.arg == 0:
-            raw = bytearray(code.co_code)
-            raw[instruction.offset + 1] = _AFTER_YIELD_FROM
+    resume = opcode.opmap.get("RESUME")
+    raw = bytearray(code.co_code)
+    for offset in range(
+        0, len(raw), 2
+    ):  # of an instruction and its argument; the engine's own notes between them are 0
+        if (raw[offset], raw[offset + 1]) == (resume, 0):
+            raw[offset + 1] = _AFTER_YIELD_FROM
             return code.replace(co_code=bytes(raw))
     return code
 

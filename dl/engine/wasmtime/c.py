@@ -151,6 +151,7 @@ frame_vec_delete = _prototype("wasm_frame_vec_delete", None, _P)
 frame_function_name = _prototype("wasmtime_frame_func_name", _P, _P)
 frame_module_name = _prototype("wasmtime_frame_module_name", _P, _P)
 frame_function_index = _prototype("wasm_frame_func_index", c_uint32, _P)
+frame_function_offset = _prototype("wasm_frame_func_offset", c_size_t, _P)
 byte_vec_delete = _prototype("wasm_byte_vec_delete", None, _P)
 byte_vec_new = _prototype("wasm_byte_vec_new", None, _P, _N, c_char_p)
 

@@ -16,12 +16,12 @@ A call into the library releases the GIL, so guest code of several threads runs 
 from __future__ import annotations
 
 import ctypes
-import logging
 import os
 from typing import Any
 
+from dl.engine.capabilities import Capabilities
 from dl.engine.native.engine import NativeEngine, code_name
-from dl.engine.protocol import Boundary, Capabilities
+from dl.engine.protocol import Boundary
 from dl.engine.wasmtime import c
 from dl.engine.wasmtime.errors import check, error_text, take_bytes
 from dl.engine.wasmtime.host import WasmtimeHostFunctions
@@ -30,10 +30,11 @@ from dl.engine.wasmtime.memory import WasmtimeSharedMemory, new_shared_memory, p
 from dl.engine.wasmtime.store import WasmtimeStore
 from dl.errors import EngineError
 from dl.forks import in_forked_child
+from dl.logs import logger
 from dl.wasm.encode import name_bytes, section, unsigned
 from dl.wasm.types import MemoryType
 
-log = logging.getLogger("dl.cache")
+log = logger("dl.cache")
 
 
 class WasmtimeModule:

@@ -7,7 +7,6 @@ it is the host's decision.
 
 from __future__ import annotations
 
-import logging
 import os
 import weakref
 from collections.abc import Callable, Mapping
@@ -15,13 +14,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dl.engine.preview1 import WASIX
+from dl.logs import logger
 from dl.modules.guest_paths import guest_root
 from dl.wasix.abi import PROCESS
 
 if TYPE_CHECKING:
     from dl.wasm.module import WasmModule
 
-log = logging.getLogger("dl.wasix")
+log = logger("dl.wasix")
 
 _DIRECTORIES = {"/tmp": "tmp", "/dev": "dev"}  # noqa: S108  the guest's
 _INSIDE = ("tmp", "dev", "dev/shm")
