@@ -92,6 +92,7 @@ class Options:
     cache: bool | str | os.PathLike[str] = True
     naming: NamingOptions = field(default_factory=NamingOptions)
     wamr: WamrMode | int | None = None
+    profiler: str | None = None
 
 
 @dataclass(frozen=True)
@@ -219,7 +220,9 @@ def assemble(image: ModuleImage | None, locator: Locator, options: Options) -> P
     )
     shared = main.memory_type is not None and main.memory_type.limits.shared
     name = image.name if image else "libraries only"
-    engine = chosen_engine(options.engine, name, interrupts=options.interrupts, shared=shared)
+    engine = chosen_engine(
+        options.engine, name, interrupts=options.interrupts, shared=shared, profiler=options.profiler
+    )
     rendezvous: Rendezvous[DlOperation] = Rendezvous(engine.interrupt)
     boundary = GuestBoundary(rendezvous)
     functions = engine.host_functions(boundary)
