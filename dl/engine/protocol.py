@@ -464,7 +464,11 @@ class Engine(Protocol):
 
 
 class Boundary(Protocol):
-    """What happens around each host function: the linker's safe points."""
+    """What happens around each host function: the linker's safe points.
+
+    One that has a method `own()` gives each store a boundary of its own, and an engine may call the store's functions with that
+    one: threads that run Python in parallel, without a GIL, then share no object on the way.
+    """
 
     def enter_host(self) -> Any:
         """Run before a host function; what it returns goes to `exit_host`."""

@@ -23,6 +23,7 @@ from dl.engine.wasmtime.errors import (
 )
 from dl.engine.wasmtime.externals import WasmtimeGlobal, external_of, new_global
 from dl.engine.wasmtime.host import (
+    Definition,
     WasmtimeHostFunctions,
     define_extern,
     define_function,
@@ -102,6 +103,11 @@ class WasmtimeStore(NativeStore):
         self._interrupt_callback: Any = None
         self._memories: dict[tuple[str, str], c.Extern] = {}
         self._kept = self._native.kept
+        self._boundary = host.new_boundary()
+        if self._boundary is not None:
+            for definition in host.definitions[: self._host_known]:
+                if definition[-1] is not None:
+                    self._define_host_function(definition)
         # The native store keeps instances, and so their code, to its end; who counts code must see it.
         self._code: set[Any] = set()
         self._function_types: dict[int, FuncType] = {}
@@ -175,8 +181,13 @@ class WasmtimeStore(NativeStore):
     def _define_host_functions(self) -> None:
         """Make importable what the program's host functions have got since."""
         for definition in self._host.definitions[self._host_known :]:
-            define_function(self._linker, definition)
+            self._define_host_function(definition)
             self._host_known += 1
+
+    def _define_host_function(self, definition: Definition) -> None:
+        own = define_function(self._linker, definition, self._boundary)
+        if own is not None:
+            self._kept.append(own)
 
     def external(self, namespace: str, name: str) -> Any:
         self._define_host_functions()
