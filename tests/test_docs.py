@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import re
 import subprocess
@@ -10,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+import dl
 from tests.support.pages import PAGES, Block, blocks
 from tests.support.paths import ROOT
 
@@ -132,3 +134,18 @@ def test_files_that_a_page_names_exist(page: Path) -> None:
     )
 
     assert {name for name in named if not (ROOT / name).exists()} - COMING == set()
+
+
+def test_the_bounds_in_the_documentation_are_those_of_the_code() -> None:
+    """`docs/security.md` has a row for each attribute of `dl.Limits`, with its option and its default."""
+    page = (ROOT / "docs/security.md").read_text()
+    rows = re.findall(r"^\|[^|]*\| `(\w+)`[^|]*\| `(--max-[\w-]+)[^|]*\| ([^|]*) \|", page, re.MULTILINE)
+    units = {"KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30, "TiB": 1 << 40}
+    said = {}
+    for name, option, text in rows:
+        number, unit = re.findall(r"^([\d,]+)(?: (\w+))?", text)[0]
+        said[name] = (option, int(number.replace(",", "")) * units.get(unit, 1))
+
+    assert said == {
+        each.name: (f"--{each.metadata['option']}", each.default) for each in dataclasses.fields(dl.Limits)
+    }

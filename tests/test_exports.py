@@ -227,6 +227,7 @@ PUBLIC = [
     "Pointer",
     "PoolFullError",
     "ProcessPool",
+    "Profile",
     "ProgramDeadlockedError",
     "ProgramExited",
     "ProgramForkedError",

@@ -32,7 +32,8 @@ class Hosts(LinkerBase):
             raise LinkerUsageError(f"an executor needs at least one worker, not {workers}")
         if not self.program.shares_memory:
             raise LinkerUsageError(
-                "threads need a program whose memory is shared; this one has a memory of its own"
+                "threads need a program whose memory is shared: build it with -pthread, or without a program give "
+                "memory=dl.MemoryType(shared=True)"
             )
         from dl.api.executor import GuestExecutor  # noqa: PLC0415  `concurrent.futures` is slow to import
 
