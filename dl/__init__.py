@@ -95,7 +95,8 @@ if TYPE_CHECKING:
     from dl.tasks import AsyncLinker, TrioLinker, open_linker
     from dl.wamr.dlfcn import WamrStatistics
     from dl.wamr.mode import WamrMode
-    from dl.wasm.types import FuncType
+    from dl.wasm.records import Export, Import
+    from dl.wasm.types import FuncType, GlobalType, TableType, TagType
     from memory import (
         InvalidRequestError,
         InvalidStringError,
@@ -104,6 +105,7 @@ if TYPE_CHECKING:
         MemoryMovesError,
         OutOfBoundsError,
     )
+    from threads import RendezvousStatistics
 
 _NAMES = {
     "dl.api.callbacks": ("Callback",),
@@ -208,7 +210,9 @@ _NAMES = {
         "Pointer",
         "host_function",
     ),
-    "dl.wasm.types": ("FuncType",),
+    "dl.wasm.records": ("Export", "Import"),
+    "dl.wasm.types": ("FuncType", "GlobalType", "TableType", "TagType"),
+    "threads": ("RendezvousStatistics",),
     "memory": (
         "InvalidRequestError",
         "InvalidStringError",
@@ -310,12 +314,14 @@ __all__ = [
     "EventSubscription",
     "Events",
     "Explanation",
+    "Export",
     "External",
     "FinalizationError",
     "Frame",
     "FuncType",
     "Function",
     "Global",
+    "GlobalType",
     "GroupEndedError",
     "GuestBlock",
     "GuestData",
@@ -325,6 +331,7 @@ __all__ = [
     "GuestTimeoutError",
     "HostFunction",
     "HostThread",
+    "Import",
     "ImportCycleError",
     "ImportSource",
     "ImportTypeError",
@@ -372,6 +379,7 @@ __all__ = [
     "ProgramOutcome",
     "ProgramPool",
     "RemoteError",
+    "RendezvousStatistics",
     "ReplayFailedError",
     "ResourceLimitError",
     "Spec",
@@ -379,7 +387,9 @@ __all__ = [
     "StalePointerError",
     "SymbolNotFoundError",
     "Table",
+    "TableType",
     "Tag",
+    "TagType",
     "ThreadExited",
     "Timeline",
     "TimelineEvent",
