@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from dl.api.library import Library
     from dl.api.loaded import AddressInfo, LoadedModule, ModuleBinding, ModuleSymbol
     from dl.api.memory_map import MapRegion, MemoryMap
+    from dl.api.profile import Profile
     from dl.api.timeline import Timeline, TimelineEvent
     from dl.api.values import F32, F64, I32, I64, V128, CString, Pointer, host_function
     from dl.description.spec import Spec
@@ -197,6 +198,7 @@ _NAMES = {
         "TypedFunction",
     ),
     "dl.include": ("get_include",),
+    "dl.api.profile": ("Profile",),
     "dl.api.timeline": ("Timeline", "TimelineEvent"),
     "dl.api.library": ("Library",),
     "dl.program.statistics": ("LinkerStatistics",),
@@ -373,6 +375,7 @@ __all__ = [
     "Pointer",
     "PoolFullError",
     "ProcessPool",
+    "Profile",
     "ProgramDeadlockedError",
     "ProgramExited",
     "ProgramForkedError",

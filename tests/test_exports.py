@@ -233,6 +233,7 @@ PUBLIC = [
     "Pointer",
     "PoolFullError",
     "ProcessPool",
+    "Profile",
     "ProgramDeadlockedError",
     "ProgramExited",
     "ProgramForkedError",
