@@ -90,6 +90,7 @@ class Options:
     cache: bool | str | os.PathLike[str] = True
     naming: NamingOptions = field(default_factory=NamingOptions)
     wamr: WamrMode | int | None = None
+    profiler: str | None = None
 
 
 @dataclass(frozen=True)
@@ -217,7 +218,9 @@ def assemble(image: ModuleImage | None, locator: Locator, options: Options) -> P
     )
     shared = main.memory_type is not None and main.memory_type.limits.shared
     name = image.name if image else "libraries only"
-    engine = chosen_engine(options.engine, name, interrupts=options.interrupts, shared=shared)
+    engine = chosen_engine(
+        options.engine, name, interrupts=options.interrupts, shared=shared, profiler=options.profiler
+    )
     rendezvous, boundary = new_boundary(engine.interrupt)
     functions = engine.host_functions(boundary)
     memory = LateMemory()

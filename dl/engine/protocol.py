@@ -84,8 +84,12 @@ class EngineInstance(Protocol):
             KeyError: no function of that name is exported.
         """
 
-    def raw_function(self, name: str) -> RawFunction:
+    def raw_function(self, name: str, *, calls_back: bool = True) -> RawFunction:
         """Return an exported function as a callable on slots, without conversion of values.
+
+        Args:
+            name: its name.
+            calls_back: whether it may call Python functions; what never does needs no room for their frames.
 
         Raises:
             KeyError: no function of that name is exported.
@@ -224,14 +228,26 @@ class HostFunctions(Protocol):
         """Define a function that works on its slots in place; it may block."""
 
     def offer_wasi(self, namespace: str, memory: EngineMemory) -> None:
-        """Make preview 1, and a shared memory of the engine's, importable by what `Store.instantiate_with_wasi` instantiates.
-
-        Once, and only for engines with `guest_wasi`.
+        """Make preview 1, and a shared memory, importable by what `Store.instantiate_with_wasi` instantiates; once.
 
         Args:
             namespace: from where the memory is imported, as `memory`, by one instance of each store.
             memory: the memory.
         """
+
+
+class StackProfiler(Protocol):
+    """Samples of a thread's stack; made by `Store.new_profiler`."""
+
+    @property
+    def outdated(self) -> bool:
+        """Whether the store has got modules since it was made, which it does not know."""
+
+    def sample(self) -> None:
+        """Note what is on the stack; in the store's thread, in the handler of an interrupt."""
+
+    def finish(self) -> list[tuple[str, ...]]:
+        """Return the samples, each as texts `module!function`, outermost first; nothing else may follow. From any thread."""
 
 
 class Store(Protocol):
@@ -310,6 +326,13 @@ class Store(Protocol):
         """Set what finds source lines in a module's code, by a function's index and an instruction's place in its body.
 
         For the frames of traps in this store, if the engine's stacks say where in a function they are.
+        """
+
+    def new_profiler(self) -> StackProfiler:
+        """Return what takes samples of the stack of the store's thread, in the modules that the store has now.
+
+        Raises:
+            EngineError: the engine cannot.
         """
 
     def new_memory(self, kind: MemoryType) -> EngineMemory:

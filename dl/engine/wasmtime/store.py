@@ -38,7 +38,7 @@ from dl.engine.wasmtime.memory import (
     owned_memory,
 )
 from dl.engine.wasmtime.references import STORES
-from dl.engine.wasmtime.stack import is_on_stack
+from dl.engine.wasmtime.stack import WasmtimeProfiler, is_on_stack
 from dl.engine.wasmtime.wasi import wasi_config
 from dl.errors import EngineError
 from dl.wasm.types import FuncType, GlobalType, MemoryType
@@ -214,6 +214,10 @@ class WasmtimeStore(NativeStore):
 
     def find_lines(self, module: Any, find: FindLine) -> None:
         self._names.lines[module.name] = find
+
+    def new_profiler(self) -> WasmtimeProfiler:
+        names = [(self._names.modules.get(module.name, module.name), module.pointer) for module in self._code]
+        return WasmtimeProfiler(self._engine.pointer, self._store, names, lambda: len(self._code))
 
     def instantiate(self, module: Any, name: str, imports: Sequence[Any] | None = None) -> WasmtimeInstance:
         context = self.context()
