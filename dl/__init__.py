@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from dl.api.library import Library
     from dl.api.loaded import AddressInfo, LoadedModule, ModuleBinding, ModuleSymbol
     from dl.api.memory_map import MapRegion, MemoryMap
+    from dl.api.profile import Profile
     from dl.api.timeline import Timeline, TimelineEvent
     from dl.api.values import F32, F64, I32, I64, V128, CString, Pointer, host_function
     from dl.description.spec import Spec
@@ -95,7 +96,8 @@ if TYPE_CHECKING:
     from dl.tasks import AsyncLinker, TrioLinker, open_linker
     from dl.wamr.dlfcn import WamrStatistics
     from dl.wamr.mode import WamrMode
-    from dl.wasm.types import FuncType
+    from dl.wasm.records import Export, Import
+    from dl.wasm.types import FuncType, GlobalType, TableType, TagType
     from memory import (
         InvalidRequestError,
         InvalidStringError,
@@ -104,6 +106,7 @@ if TYPE_CHECKING:
         MemoryMovesError,
         OutOfBoundsError,
     )
+    from threads import RendezvousStatistics
 
 _NAMES = {
     "dl.api.callbacks": ("Callback",),
@@ -195,6 +198,7 @@ _NAMES = {
         "TypedFunction",
     ),
     "dl.include": ("get_include",),
+    "dl.api.profile": ("Profile",),
     "dl.api.timeline": ("Timeline", "TimelineEvent"),
     "dl.api.library": ("Library",),
     "dl.program.statistics": ("LinkerStatistics",),
@@ -208,7 +212,9 @@ _NAMES = {
         "Pointer",
         "host_function",
     ),
-    "dl.wasm.types": ("FuncType",),
+    "dl.wasm.records": ("Export", "Import"),
+    "dl.wasm.types": ("FuncType", "GlobalType", "TableType", "TagType"),
+    "threads": ("RendezvousStatistics",),
     "memory": (
         "InvalidRequestError",
         "InvalidStringError",
@@ -310,12 +316,14 @@ __all__ = [
     "EventSubscription",
     "Events",
     "Explanation",
+    "Export",
     "External",
     "FinalizationError",
     "Frame",
     "FuncType",
     "Function",
     "Global",
+    "GlobalType",
     "GroupEndedError",
     "GuestBlock",
     "GuestData",
@@ -325,6 +333,7 @@ __all__ = [
     "GuestTimeoutError",
     "HostFunction",
     "HostThread",
+    "Import",
     "ImportCycleError",
     "ImportSource",
     "ImportTypeError",
@@ -366,12 +375,14 @@ __all__ = [
     "Pointer",
     "PoolFullError",
     "ProcessPool",
+    "Profile",
     "ProgramDeadlockedError",
     "ProgramExited",
     "ProgramForkedError",
     "ProgramOutcome",
     "ProgramPool",
     "RemoteError",
+    "RendezvousStatistics",
     "ReplayFailedError",
     "ResourceLimitError",
     "Spec",
@@ -379,7 +390,9 @@ __all__ = [
     "StalePointerError",
     "SymbolNotFoundError",
     "Table",
+    "TableType",
     "Tag",
+    "TagType",
     "ThreadExited",
     "Timeline",
     "TimelineEvent",

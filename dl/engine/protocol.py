@@ -234,6 +234,20 @@ class HostFunctions(Protocol):
         """
 
 
+class StackProfiler(Protocol):
+    """Samples of a thread's stack; made by `Store.new_profiler`."""
+
+    @property
+    def outdated(self) -> bool:
+        """Whether the store has got modules since it was made, which it does not know."""
+
+    def sample(self) -> None:
+        """Note what is on the stack; in the store's thread, in the handler of an interrupt."""
+
+    def finish(self) -> list[tuple[str, ...]]:
+        """Return the samples, each as texts `module!function`, outermost first; nothing else may follow. From any thread."""
+
+
 class Store(Protocol):
     """One thread's instances. Used by one thread at a time; nothing in it is locked."""
 
@@ -310,6 +324,13 @@ class Store(Protocol):
         """Set what finds source lines in a module's code, by a function's index and an instruction's place in its body.
 
         For the frames of traps in this store, if the engine's stacks say where in a function they are.
+        """
+
+    def new_profiler(self) -> StackProfiler:
+        """Return what takes samples of the stack of the store's thread, in the modules that the store has now.
+
+        Raises:
+            EngineError: the engine cannot.
         """
 
     def new_memory(self, kind: MemoryType) -> EngineMemory:
@@ -464,7 +485,11 @@ class Engine(Protocol):
 
 
 class Boundary(Protocol):
-    """What happens around each host function: the linker's safe points."""
+    """What happens around each host function: the linker's safe points.
+
+    One that has a method `own()` gives each store a boundary of its own, and an engine may call the store's functions with that
+    one: threads that run Python in parallel, without a GIL, then share no object on the way.
+    """
 
     def enter_host(self) -> Any:
         """Run before a host function; what it returns goes to `exit_host`."""

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from dl.dlfcn import MAIN_HANDLE, ModuleHandle
-from dl.engine.protocol import CompiledModule, EngineInstance
+from dl.engine.protocol import CompiledModule, EngineInstance, StackProfiler
 from dl.errors import (
     InitializationError,
     InstantiationError,
@@ -245,6 +245,14 @@ class Instances:
     def may_run(self, subject: Subject) -> bool:
         """Return whether code of some modules may be on this thread's stack; from any thread. See `dl.program.limbo`."""
         return subject in self._inside or any(handle in self._by_handle for handle in subject)
+
+    def new_profiler(self) -> StackProfiler:
+        """Return what takes samples of this thread's stack, in the modules that it has now.
+
+        Raises:
+            EngineError: the engine cannot.
+        """
+        return self._store.new_profiler()
 
     def _runs(self, modules: tuple[LinkedModule, ...]) -> bool:
         """Return whether code of modules is on this thread's stack, or may be."""

@@ -14,6 +14,7 @@ The seed fixes what each thread does, one after the other; not how threads inter
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import random
 import sys
 import threading
@@ -26,7 +27,7 @@ from threading import get_ident
 from dl.dlfcn import ModuleHandle
 from dl.group import InstanceGroup
 from dl.linker import Linker
-from dl.records import dataclass, field, replace
+from dl.records import dataclass, field
 from dl.stress.modules import STACK_BYTES, STACKS, WORDS_BYTES, library_module, program_module
 from dl.stress.worker import KINDS, TRAPS, UNDEFINED, WAKE_ALL, Cancelled, Shared, Slot, Worker, function
 
@@ -442,7 +443,7 @@ class _Run:
                 where.append(f"{thread.name}:\n" + "".join(traceback.format_stack(frame)[-4:]))
         self.fail(
             f"hung: {len(stuck)} threads do not end; waits: {self.linker.program.waits.waiting()}; "
-            f"protocol: {replace(self.linker.program.rendezvous.statistics(), barrier_seconds=())}\n"
+            f"protocol: {dataclasses.replace(self.linker.program.rendezvous.statistics(), barrier_seconds=())}\n"
             + "\n".join(where)
         )
 

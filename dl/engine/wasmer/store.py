@@ -139,6 +139,9 @@ class WasmerStore(NativeStore):
     def find_lines(self, module: Any, find: FindLine) -> None:
         """Do nothing: Wasmer's stacks do not say where in a function they are."""
 
+    def new_profiler(self) -> Any:
+        raise EngineError("Wasmer has no profiler of guest code")
+
     def instantiate(self, module: Any, name: str, imports: Sequence[Any] | None = None) -> WasmerInstance:
         context = self.context()
         handles = None if imports is None else [one.external() for one in imports]

@@ -130,6 +130,7 @@ config_tail_calls = _prototype("wasmtime_config_wasm_tail_call_set", None, _P, c
 config_simd = _prototype("wasmtime_config_wasm_simd_set", None, _P, c_bool)
 config_memory64 = _prototype("wasmtime_config_wasm_memory64_set", None, _P, c_bool)
 config_relaxed_simd = _prototype("wasmtime_config_wasm_relaxed_simd_set", None, _P, c_bool)
+config_profiler = _prototype("wasmtime_config_profiler_set", None, _P, c_uint8)
 config_max_stack = _prototype("wasmtime_config_max_wasm_stack_set", None, _P, c_size_t)
 config_parallel = _prototype("wasmtime_config_parallel_compilation_set", None, _P, c_bool)
 config_host_memory_creator = _prototype("wasmtime_config_host_memory_creator_set", None, _P, _P)
@@ -255,6 +256,7 @@ wasi_preopen = _prototype("wasi_config_preopen_dir", c_bool, _P, c_char_p, c_cha
 profiler_new = _prototype("wasmtime_guestprofiler_new", _P, _P, _P, c_uint64, _P, c_size_t)
 profiler_sample = _prototype("wasmtime_guestprofiler_sample", None, _P, _P, c_uint64)
 profiler_finish = _prototype("wasmtime_guestprofiler_finish", _P, _P, _P)
+profiler_delete = _prototype("wasmtime_guestprofiler_delete", None, _P)
 
 
 class ProfiledModule(ctypes.Structure):
