@@ -129,9 +129,7 @@ def tasks(client: Client, scheduler: int, workers: list[int], count: int, rounds
     )
     table = Table("a task, µs, the least", "scheduler", "worker", "client", "passed")
     for name, found in samples.items():
-        table.add_row(
-            name, *(f"{min(one[kind] for one in found[1:]):.0f}" for kind in found[0])
-        )
+        table.add_row(name, *(f"{min(one[kind] for one in found[1:]):.0f}" for kind in found[0]))
     console.print(table)
     console.print(f"given to {len(workers)} workers in {sent:.2f} s, built there in {built:.2f} s")
     console.print(f"pickled: a task's function {len(pickle.dumps(Run(program.digest, guest, None)))} bytes")
