@@ -287,18 +287,18 @@ class Store(Protocol):
         """Make a memory importable in this store."""
 
     def define_number(self, namespace: str, name: str, value: int) -> None:
-        """Make a number importable in this store, as a global of type i32 that cannot be set, replacing an earlier one.
-
-        It takes effect for instances made from then on.
+        """Make a number importable in this store, as a global of type i32 that cannot be set, for later instances.
 
         Args:
-            namespace: import module name.
-            name: import field name.
+            namespace, name: import module name and field name; what had them before is replaced.
             value: the number, 32 bits, unsigned.
         """
 
     def define_instance(self, namespace: str, instance: EngineInstance) -> None:
         """Make all exports of an instance importable in this store, replacing earlier ones of the same names."""
+
+    def offer_instance(self, namespace: str, instance: EngineInstance) -> None:
+        """Make all exports of an instance importable, as `define_instance` does, if only once something imports one."""
 
     def name_tag(self, instance: EngineInstance, name: str) -> None:
         """Know an exception tag that an instance exports by its name, for errors about uncaught exceptions.
