@@ -5,9 +5,7 @@ instantiate with namespaces, call, and lend its memory; the program's table and 
 code. Externals, which the user holds as objects, are the one thing that is asked of the engine itself, which may lack them.
 
 Words: an *engine* compiles; a *store* is one thread's world of instances; *host functions* are Python callables that
-every store of a program can import by namespace and name.
-
-What must hold for every adapter is tested in `tests/contracts/`.
+every store of a program can import by namespace and name. What must hold for every adapter is tested in `tests/contracts/`.
 """
 
 from __future__ import annotations
@@ -290,7 +288,8 @@ class Store(Protocol):
         """Make a number importable in this store, as a global of type i32 that cannot be set, for later instances.
 
         Args:
-            namespace, name: import module name and field name; what had them before is replaced.
+            namespace: import module name.
+            name: import field name; what had it before is replaced.
             value: the number, 32 bits, unsigned.
         """
 
