@@ -98,7 +98,12 @@ def calls(name: str) -> dict[str, Callable[[], float]]:
     asking = engine.host_functions(NoBoundary())
     asking.define("env", "ask", FuncType((), ()), ask, blocking=False)
     asked_store = engine.new_store(asking)
-    asked_store.on_interrupt(lambda: heard.append(time.perf_counter()))
+
+    def hear() -> None:
+        if len(heard) < len(asked):  # else it is another program's
+            heard.append(time.perf_counter())
+
+    asked_store.on_interrupt(hear)
     hearing = asked_store.instantiate(engine.compile(bytes(wasmtime.wat2wasm(HEARING))), "hearing").function(
         "hear", FuncType((), ())
     )

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from dl.api.library import Library
     from dl.api.loaded import AddressInfo, LoadedModule, ModuleBinding, ModuleSymbol
     from dl.api.memory_map import MapRegion, MemoryMap
+    from dl.api.profile import Profile
     from dl.api.timeline import Timeline, TimelineEvent
     from dl.api.values import F32, F64, I32, I64, V128, CString, Pointer, host_function
     from dl.description.spec import Spec
@@ -42,6 +43,7 @@ if TYPE_CHECKING:
         EngineError,
         EngineNotFoundError,
         FinalizationError,
+        Frame,
         GroupEndedError,
         GuestThreadError,
         GuestTimeoutError,
@@ -95,7 +97,8 @@ if TYPE_CHECKING:
     from dl.tasks import AsyncLinker, TrioLinker, open_linker
     from dl.wamr.dlfcn import WamrStatistics
     from dl.wamr.mode import WamrMode
-    from dl.wasm.types import FuncType
+    from dl.wasm.records import Export, Import
+    from dl.wasm.types import FuncType, GlobalType, TableType, TagType
     from memory import (
         InvalidRequestError,
         InvalidStringError,
@@ -104,6 +107,7 @@ if TYPE_CHECKING:
         MemoryMovesError,
         OutOfBoundsError,
     )
+    from threads import RendezvousStatistics
 
 _NAMES = {
     "dl.api.callbacks": ("Callback",),
@@ -132,6 +136,7 @@ _NAMES = {
         "EngineError",
         "EngineNotFoundError",
         "FinalizationError",
+        "Frame",
         "GroupEndedError",
         "GuestThreadError",
         "GuestTimeoutError",
@@ -194,6 +199,7 @@ _NAMES = {
         "TypedFunction",
     ),
     "dl.include": ("get_include",),
+    "dl.api.profile": ("Profile",),
     "dl.api.timeline": ("Timeline", "TimelineEvent"),
     "dl.api.library": ("Library",),
     "dl.program.statistics": ("LinkerStatistics",),
@@ -207,7 +213,9 @@ _NAMES = {
         "Pointer",
         "host_function",
     ),
-    "dl.wasm.types": ("FuncType",),
+    "dl.wasm.records": ("Export", "Import"),
+    "dl.wasm.types": ("FuncType", "GlobalType", "TableType", "TagType"),
+    "threads": ("RendezvousStatistics",),
     "memory": (
         "InvalidRequestError",
         "InvalidStringError",
@@ -314,11 +322,14 @@ __all__ = [
     "EventSubscription",
     "Events",
     "Explanation",
+    "Export",
     "External",
     "FinalizationError",
+    "Frame",
     "FuncType",
     "Function",
     "Global",
+    "GlobalType",
     "GroupEndedError",
     "GuestBlock",
     "GuestData",
@@ -328,6 +339,7 @@ __all__ = [
     "GuestTimeoutError",
     "HostFunction",
     "HostThread",
+    "Import",
     "ImportCycleError",
     "ImportSource",
     "ImportTypeError",
@@ -369,12 +381,14 @@ __all__ = [
     "Pointer",
     "PoolFullError",
     "ProcessPool",
+    "Profile",
     "ProgramDeadlockedError",
     "ProgramExited",
     "ProgramForkedError",
     "ProgramOutcome",
     "ProgramPool",
     "RemoteError",
+    "RendezvousStatistics",
     "ReplayFailedError",
     "ResourceLimitError",
     "Spec",
@@ -382,7 +396,9 @@ __all__ = [
     "StalePointerError",
     "SymbolNotFoundError",
     "Table",
+    "TableType",
     "Tag",
+    "TagType",
     "ThreadExited",
     "Timeline",
     "TimelineEvent",

@@ -18,7 +18,7 @@ from dl.glue.base import FIND_INVOKER, FIND_INVOKER_TYPE
 from dl.glue.names import HOST_NAMESPACE, RESOLVE_STUB, RESOLVE_STUB_TYPE
 from dl.glue.trap_functions import CLOSED_CALL, CLOSED_CALL_TYPE
 from dl.groups import wakeup_bell
-from dl.groups.boundary import GuestBoundary
+from dl.groups.boundary import new_boundary
 from dl.groups.endings import PATIENCE_SECONDS
 from dl.groups.entry import Group
 from dl.groups.errors import raises_dl_errors
@@ -53,7 +53,6 @@ from dl.options import (
 from dl.program.closure_slots import ClosureSlots
 from dl.program.host_symbols import FINALIZERS, HostSymbols
 from dl.program.main_module import RootNames, describe_main
-from dl.program.operations import DlOperation
 from dl.program.program import Program, ProgramOptions
 from dl.program.statistics import report_unused_imports
 from dl.records import dataclass, field
@@ -64,7 +63,6 @@ from dl.wasix.files.defaults import DefaultFiles
 from dl.wasix.process import Process
 from dl.wasix.system import System
 from memory import LinearMemory
-from threads import Rendezvous
 
 
 @dataclass(frozen=True)
@@ -92,6 +90,7 @@ class Options:
     cache: bool | str | os.PathLike[str] = True
     naming: NamingOptions = field(default_factory=NamingOptions)
     wamr: WamrMode | int | None = None
+    profiler: str | None = None
 
 
 @dataclass(frozen=True)
@@ -219,9 +218,10 @@ def assemble(image: ModuleImage | None, locator: Locator, options: Options) -> P
     )
     shared = main.memory_type is not None and main.memory_type.limits.shared
     name = image.name if image else "libraries only"
-    engine = chosen_engine(options.engine, name, interrupts=options.interrupts, shared=shared)
-    rendezvous: Rendezvous[DlOperation] = Rendezvous(engine.interrupt)
-    boundary = GuestBoundary(rendezvous)
+    engine = chosen_engine(
+        options.engine, name, interrupts=options.interrupts, shared=shared, profiler=options.profiler
+    )
+    rendezvous, boundary = new_boundary(engine.interrupt)
     functions = engine.host_functions(boundary)
     memory = LateMemory()
     host = HostSymbols(

@@ -78,6 +78,7 @@ class Linker(Introspection, Calling, Hosts, Instantiation):
             bytes, a context manager that gives one of these and releases it when the linker is closed, or None.
         isolate: whether each module has its own instances of those it imports from; else there is one of each name.
         wamr: its mode, for a program of WAMR's kind; as a `WamrMode` or the number of `iwasm --enable-dlopen` (docs/wamr.md).
+        profiler: `"perfmap"` or `"jitdump"`: has the engine write down where code is, for perf (docs/looking.md).
 
     Attributes:
         engine: the engine.
@@ -120,16 +121,17 @@ class Linker(Introspection, Calling, Hosts, Instantiation):
         finder: Sequence[Finder] | Finder = (),
         isolate: bool = False,
         wamr: WamrMode | int | None = None,
+        profiler: str | None = None,
     ) -> None:
         self._closed = False
         self.own = LinkerActions(self, self._check_open)
-        self._executors = weakref.WeakSet()
+        self._executors = weakref.WeakValueDictionary()
         locator = new_locator(library_path, libraries, limits or Limits(), map_name)
         image = None if main is None else module_image(locator, main, name)
         self.parts = assemble(image, locator, Options(
             imports=imports, args=args, env=env, preopens=preopens, stdin=stdin, stdout=stdout, stderr=stderr, memory=memory,
             stack_size=stack_size, thread_stack_size=thread_stack_size, side_memory=side_memory, interrupts=interrupts,
-            engine=engine, default_files=default_files, bind=bind, guest_dlfcn=guest_dlfcn, preload=preload,
+            profiler=profiler, engine=engine, default_files=default_files, bind=bind, guest_dlfcn=guest_dlfcn, preload=preload,
             limits=limits or Limits(), cache=cache, wamr=wamr, naming=NamingOptions(modules, module_path, finder, isolate),
         ))  # fmt: skip
         self.program = self.parts.program

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import re
 import subprocess
@@ -10,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+import dl
 from tests.support.pages import PAGES, Block, blocks
 from tests.support.paths import ROOT
 
@@ -94,7 +96,9 @@ def test_python_blocks_pass_the_strict_type_checker(tmp_path: Path) -> None:
     for number, block in enumerate(
         block for block in BLOCKS if block.language == "python" and not block.is_sketch
     ):
-        (tmp_path / f"block{number}.py").write_text(block.code)
+        # A file keeps its name, by which others of its page import it; two pages may have files of one name.
+        name = block.file if block.file and not (tmp_path / block.file).exists() else f"block{number}.py"
+        (tmp_path / name).write_text(block.code)
     done = subprocess.run(
         [sys.executable, "-m", "mypy", "--strict", "--config-file=", f"--cache-dir={tmp_path}/cache", "."],
         cwd=tmp_path,
@@ -132,3 +136,18 @@ def test_files_that_a_page_names_exist(page: Path) -> None:
     )
 
     assert {name for name in named if not (ROOT / name).exists()} - COMING == set()
+
+
+def test_the_bounds_in_the_documentation_are_those_of_the_code() -> None:
+    """`docs/security.md` has a row for each attribute of `dl.Limits`, with its option and its default."""
+    page = (ROOT / "docs/security.md").read_text()
+    rows = re.findall(r"^\|[^|]*\| `(\w+)`[^|]*\| `(--max-[\w-]+)[^|]*\| ([^|]*) \|", page, re.MULTILINE)
+    units = {"KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30, "TiB": 1 << 40}
+    said = {}
+    for name, option, text in rows:
+        number, unit = re.findall(r"^([\d,]+)(?: (\w+))?", text)[0]
+        said[name] = (option, int(number.replace(",", "")) * units.get(unit, 1))
+
+    assert said == {
+        each.name: (f"--{each.metadata['option']}", each.default) for each in dataclasses.fields(dl.Limits)
+    }

@@ -19,10 +19,12 @@ from threads.errors import (
     ReplicaClosedError,
     ThreadsError,
 )
+from threads.fences import FREE_THREADED
 from threads.futex import FutexTable, SharedFutexes
 from threads.instigation import Instigation
 from threads.log import OperationLog
 from threads.nudger import Nudger
+from threads.parallel import ParallelRendezvous
 from threads.platform import SYSTEM, Platform
 from threads.process import CreatingProcess
 from threads.rendezvous import CLOSED, ENDED, Rendezvous
@@ -48,6 +50,7 @@ __all__ = [
     "CLOSED",
     "DETACHED",
     "ENDED",
+    "FREE_THREADED",
     "GUEST",
     "HOST",
     "STALE",
@@ -63,6 +66,7 @@ __all__ = [
     "Interrupted",
     "Nudger",
     "OperationLog",
+    "ParallelRendezvous",
     "Platform",
     "ProtocolError",
     "Rendezvous",

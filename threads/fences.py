@@ -33,6 +33,7 @@ from operator import attrgetter
 from typing import Any, Final, Protocol
 
 __all__ = [
+    "FREE_THREADED",
     "Fence",
     "Fences",
     "GilFences",
@@ -42,6 +43,10 @@ __all__ = [
     "fences_of_this_interpreter",
     "pass_heavy",
 ]
+
+
+FREE_THREADED: Final = "free-threading" in sys.version
+"""Whether this interpreter can run without a GIL. It may switch one on while it imports an extension, so this decides."""
 
 
 class Fence(Protocol):
@@ -200,11 +205,8 @@ class LockFences:
 
 
 def fences_of_this_interpreter() -> Fences:
-    """Return the cheapest fences that this interpreter and this system need.
-
-    A build that can run without a GIL may switch it on and off while it imports extensions, so the build decides.
-    """
-    if "free-threading" not in sys.version:
+    """Return the cheapest fences that this interpreter and this system need."""
+    if not FREE_THREADED:
         return GilFences()
     try:
         return MembarrierFences()

@@ -97,7 +97,7 @@ class Waiter:
 
     def withdraw(self, exception: BaseException) -> bool:
         """Withdraw an exception that was not raised yet; returns whether it was still there."""
-        for posted in tuple(self._pending):
+        for posted in self._pending.copy():
             if posted is exception:
                 try:
                     self._pending.remove(exception)

@@ -22,7 +22,7 @@ INTERNAL = {
     "EventQueue": ("end", "put"),
     "External": ("source", "link_type", "belongs_to"),
     "Function": ("source", "link_type", "belongs_to", "call_bits", "in_engine"),
-    "Memory": ("source", "link_type", "belongs_to", "data", "futexes"),
+    "Memory": ("source", "link_type", "belongs_to", "data", "futexes", "shared"),
     "Table": ("source", "link_type", "belongs_to"),
     "Global": ("source", "link_type", "belongs_to"),
     "Tag": ("source", "link_type", "belongs_to"),
@@ -32,6 +32,9 @@ INTERNAL = {
     "LinearMemory": ("close",),
 }
 """Methods of public classes that other parts of the linker call, and nobody else should: not in the reference."""
+
+MODULES = ("dl.cluster",)
+"""Modules that are imported by themselves, since they need what an extra installs; their names are those of their `__all__`."""
 
 OVERVIEW = "api/index.md"
 COMMANDS = "command-line.md"
@@ -48,12 +51,12 @@ GROUPS = {
     ),
     "values": ("Values, callbacks and signatures", ("dl.api.values", "dl.api.callbacks", "dl.wasm")),
     "memory": ("Memory", ("memory", "dl.api.blocks")),
-    "hosts": ("Many programs, and many processes", ("dl.description", "dl.pool", "dl.hosts", "dl.cluster")),
-    "looking": ("Looking into a program", ("dl.api", "dl.program")),
-    "instances": ("Instances and externals", ("dl.instances",)),
+    "hosts": ("Many programs, and many processes", ("dl.description", "dl.pool")),
+    "looking": ("Looking into a program", ("dl.api", "dl.program", "threads")),
+    "instances": ("Instances and externals", ("dl.instances", "dl.wasm.records")),
     "wamr": ("Programs of WAMR's kind", ("dl.wamr",)),
     "errors": ("Errors", ("dl.errors",)),
-    "further": ("Further names", ("dl", "threads")),
+    "further": ("Further names", ("dl",)),
 }
 """The pages of the API: title, and the files whose names are on it. The longest prefix decides; all errors are on one page."""
 
@@ -102,6 +105,9 @@ def api_pages() -> dict[str, str]:
             names.sort(key=lambda name: (name != "DlError", name))
         parts += [f"::: dl.{name}\n{options(name)}" for name in names]
         pages[f"api/{page}.md"] = "\n".join(parts)
+    for module in MODULES:
+        parts = [f"# {module}\n", f"::: {module}\n    options: {{show_root_heading: false, members: null}}\n"]
+        pages[f"api/{module.rpartition('.')[2]}.md"] = "\n".join(parts)
     return pages
 
 
@@ -125,6 +131,7 @@ def overview() -> str:
     for page, names in grouped().items():
         parts.append(f"\n## [{GROUPS[page][0]}]({page}.md)\n\n| name | |\n| --- | --- |")
         parts += [f"| [`{name}`][dl.{name}] | {first_line(name)} |" for name in names]
+    parts += [f"\n## [{module}]({module.rpartition('.')[2]}.md)\n" for module in MODULES]
     return "\n".join(parts) + "\n"
 
 

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 class Hosts(LinkerBase):
     """The methods of `Linker` for hosts that have many threads."""
 
-    _executors: weakref.WeakSet[GuestExecutor]
+    _executors: weakref.WeakValueDictionary[int, GuestExecutor]
 
     def executor(self, workers: int, *, name: str = "worker") -> GuestExecutor:
         """Make an executor of `concurrent.futures` whose threads keep their instance groups.
@@ -32,15 +32,19 @@ class Hosts(LinkerBase):
             raise LinkerUsageError(f"an executor needs at least one worker, not {workers}")
         if not self.program.shares_memory:
             raise LinkerUsageError(
-                "threads need a program whose memory is shared; this one has a memory of its own"
+                "threads need a program whose memory is shared: build it with -pthread, or without a program give "
+                "memory=dl.MemoryType(shared=True)"
             )
         from dl.api.executor import GuestExecutor  # noqa: PLC0415  `concurrent.futures` is slow to import
 
         made = GuestExecutor(self, workers, name)
-        self._executors.add(made)
+        self._executors[id(made)] = made
         return made
 
     def _stop_executors(self) -> None:
         """Take no more work; the program is about to end, which ends what runs."""
-        for executor in list(self._executors):
+        for reference in self._executors.valuerefs():
+            executor = reference()
+            if executor is None:
+                continue
             executor.shutdown(wait=False, cancel_futures=True)

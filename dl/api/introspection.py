@@ -9,6 +9,7 @@ from dl.api.explain import Explanation, explain
 from dl.api.linker_base import LinkerBase
 from dl.api.loaded import AddressInfo, LoadedModule, address_info
 from dl.api.memory_map import MemoryMap, memory_map
+from dl.api.profile import DEFAULT_INTERVAL, DEFAULT_PROFILE_SAMPLES, Profile
 from dl.dlfcn import ModuleHandle
 from dl.errors import InvalidHandleError, LinkerUsageError
 from dl.groups.errors import check_process
@@ -43,6 +44,19 @@ class Introspection(LinkerBase):
         if module is None:
             raise InvalidHandleError(number, "it was closed" if 0 < number < state.next_handle else "")
         return module
+
+    def profile(self, interval: float = DEFAULT_INTERVAL, limit: int = DEFAULT_PROFILE_SAMPLES) -> Profile:
+        """Return what takes samples of the program's threads while a `with` lasts; see docs/looking.md.
+
+        Args:
+            interval: seconds between samples, 0.0001 to 10.
+            limit: how many of each thread are kept.
+
+        Raises:
+            LinkerUsageError: the engine has no profiler, the program was made without interrupts, or a number is out of range.
+        """
+        check_process(self.program.rendezvous.process)
+        return Profile(self.program, interval, limit)
 
     def explain(self, symbol: str, in_module: SupportsIndex) -> Explanation:
         """Return why the imports of a symbol in a module are bound where they are, and what else was there.

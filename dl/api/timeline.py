@@ -48,6 +48,13 @@ class TimelineEvent(NamedTuple):
     about: Mapping[str, Any]
 
 
+class _Thread(threading.local):
+    """What one thread's events have in common."""
+
+    thread: tuple[int, str] | None = None
+    group: str = ""
+
+
 class Timeline:
     """A record of what the threads of this process do for programs of WebAssembly while a `with` lasts.
 
@@ -68,7 +75,7 @@ class Timeline:
         self._events: deque[TimelineEvent] = deque(maxlen=limit)
         self._numbers = itertools.count(1)
         self._last = 0
-        self._names = threading.local()
+        self._threads = _Thread()
         self._began = time.monotonic_ns()
 
     def __enter__(self) -> Self:
@@ -95,17 +102,20 @@ class Timeline:
 
     def named(self, name: str) -> None:
         """Note the calling thread's name in its program; called by the linker itself."""
-        self._names.group = name
+        self._threads.group = name
 
     def _append(
         self, kind: str, phase: str, subject: str, begin_ns: int, end_ns: int, about: dict[str, Any]
     ) -> None:
-        thread = (threading.get_ident(), threading.current_thread().name)
-        group = getattr(self._names, "group", "")
+        own = self._threads
+        if own.thread is None:
+            own.thread = (threading.get_ident(), threading.current_thread().name)
         # One of the threads has the last number; a figure for people.
         self._last = next(self._numbers)
         self._events.append(
-            TimelineEvent(thread, group, kind, phase, subject[:_MOST_CHARACTERS], begin_ns, end_ns, about)
+            TimelineEvent(
+                own.thread, own.group, kind, phase, subject[:_MOST_CHARACTERS], begin_ns, end_ns, about
+            )
         )
 
     # what users ask

@@ -10,7 +10,7 @@ import os
 import shlex
 import subprocess
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
 from dl.build import cxx, libc, sysroot
@@ -25,6 +25,8 @@ from dl.build.toolchain import (
 )
 from dl.errors import BuildError
 from dl.records import dataclass, field
+from dl.wasm.edit import Changes, edited
+from dl.wasm.module import parse_module
 
 _C = {".c", ".s", ".S", ".i"}
 _CPLUSPLUS = {".cc", ".cpp", ".cxx", ".C", ".c++", ".ii", ".cp"}
@@ -42,11 +44,29 @@ _WITH_VALUE = {
         "-MF",
         "-MT",
         "-MQ",
-        "-x",
     ),
     *("-Xclang", "-mllvm", "-std", "--param", "-isysroot"),
 }
-_COMPILE_ONLY = {"-E", "-S", "-fsyntax-only", "-M", "-MM"}
+_COMPILE_ONLY = {"-E", "-S", "-M", "-MM"}
+_QUESTIONS = ("--version", "-dumpversion", "-dumpmachine", "-print-", "--print-", "-dumpspecs")
+"""What build systems ask a compiler first; the toolchain's own answers."""
+
+# Options of linkers for ELF that build systems give to every compiler and that mean nothing here: those without a value,
+# and those with one.
+_ELF_ALONE = (
+    *(
+        "--as-needed",
+        "--no-as-needed",
+        "--enable-new-dtags",
+        "--disable-new-dtags",
+        "--hash-style=",
+        "--start-group",
+    ),
+    *("--end-group", "-(", "-)", "--no-copy-dt-needed-entries", "--sort-common"),
+)
+_ELF_WITH_VALUE = ("-soname", "--soname", "-h", "-z", "-rpath-link", "--rpath-link", "-dynamic-linker")
+_RUN_PATH = ("-rpath", "--rpath", "-R")
+_MOST_NESTED = 10
 _INSIDE = {"c", "m", "dl", "pthread", "rt", "c++", "c++abi", "stdc++", "util", "gcc", "gcc_s", "unwind"}
 """Libraries of other systems whose functions are in the C library that every program has."""
 
@@ -61,6 +81,7 @@ class Order:
         cplusplus: whether it is `dlrun c++`.
         shared: `-shared`: a library.
         compile_only: `-c`.
+        check_only: `-fsyntax-only`.
         no_link: the option that makes the compiler stop before an object file, such as `-E`; empty for none.
         pthread: `-pthread`: for a shared memory, as programs with threads have.
         export_all: `-rdynamic`: the whole C library goes into the program, for libraries that are opened later.
@@ -73,12 +94,16 @@ class Order:
         sources: what is compiled.
         inputs: objects, archives and libraries to link, and `-l` and `-Wl,` options, in order.
         directories: `-L`.
+        run_path: `-Wl,-rpath,`: where the result looks for its libraries.
+        question: what the compiler itself is asked, such as `--version`; empty for nothing.
+        language: `-x`, which also says that names without a known suffix are sources; empty for what the suffixes say.
         flags: what goes to the compiler.
     """
 
     cplusplus: bool = False
     shared: bool = False
     compile_only: bool = False
+    check_only: bool = False
     no_link: str = ""
     pthread: bool = False
     export_all: bool = False
@@ -91,6 +116,9 @@ class Order:
     sources: list[str] = field(default_factory=list)
     inputs: list[str] = field(default_factory=list)
     directories: list[str] = field(default_factory=list)
+    run_path: list[str] = field(default_factory=list)
+    question: str = ""
+    language: str = ""
     flags: list[str] = field(default_factory=list)
 
     @property
@@ -106,12 +134,47 @@ def parse(words: Sequence[str], *, cplusplus: bool) -> Order:
         BuildError: an option lacks its value, or asks for what cannot be done here.
     """
     order = Order(cplusplus=cplusplus)
-    rest = iter(words)
+    rest = iter(list(_expanded(words)))
     for word in rest:
         _take(order, word, rest)
-    if not order.sources and not order.inputs:
-        raise BuildError("no input files")
+    if not (order.sources or order.inputs or order.question):
+        if not order.verbose:
+            raise BuildError("no input files")
+        order.question = "--version"  # `-v` alone, which asks for the same
+    order.inputs = list(_for_linker(order))
     return order
+
+
+def _expanded(words: Iterable[str], depth: int = 0) -> Iterator[str]:
+    """Yield words, and those in the file for `@FILE`.
+
+    Raises:
+        BuildError: there is no such file, or it names itself.
+    """
+    for word in words:
+        if not word.startswith("@"):
+            yield word
+            continue
+        if depth >= _MOST_NESTED:
+            raise BuildError(f"{word}: such files name each other without end")
+        try:
+            text = Path(word[1:]).read_text()
+        except (OSError, ValueError) as error:
+            raise BuildError(f"{word}: {error}") from error
+        yield from _expanded(shlex.split(text), depth + 1)
+
+
+def _for_linker(order: Order) -> Iterator[str]:
+    """Yield what goes to the linker, without what only linkers for ELF know; run paths go into the order."""
+    rest = iter(order.inputs)
+    for word in rest:
+        name, equals, value = word.partition("=")
+        if name in _RUN_PATH or name in _ELF_WITH_VALUE:
+            value = value if equals else next(rest, "")
+            if name in _RUN_PATH:
+                order.run_path += [entry for entry in value.split(":") if entry]
+        elif not word.startswith(_ELF_ALONE):
+            yield word
 
 
 def _take(order: Order, word: str, rest: Iterator[str]) -> None:
@@ -124,6 +187,7 @@ def _take(order: Order, word: str, rest: Iterator[str]) -> None:
     switches = {
         "-shared": "shared",
         "-c": "compile_only",
+        "-fsyntax-only": "check_only",
         "-pthread": "pthread",
         "-rdynamic": "export_all",
         "-###": "show",
@@ -153,11 +217,18 @@ def _take(order: Order, word: str, rest: Iterator[str]) -> None:
     elif word.startswith("-g") and word != "-g0":
         order.debug = True
         order.flags.append(word)
+    elif word.startswith(_QUESTIONS):
+        order.question = word
+    elif word == "-x":
+        order.language = value("-x").removeprefix("none")
+        order.flags += ["-x", order.language or "none"]
     elif word in _WITH_VALUE:
         order.flags += [word, value(word)]
+    elif word == "-":
+        order.sources.append(word)
     elif word.startswith("-"):
         order.flags.append(word)
-    elif Path(word).suffix in _C | _CPLUSPLUS:
+    elif order.language or Path(word).suffix in _C | _CPLUSPLUS:
         order.sources.append(word)
     elif Path(word).suffix in _INPUTS or ".so." in word:
         order.inputs.append(word)
@@ -186,8 +257,13 @@ class Driver:
             BuildError: a source is missing; or a tool failed, and what it had to say is on standard error.
         """
         order = self._order
+        if order.question:
+            self._call([self._tool, "cc", "-target", "wasm32-wasi", order.question])
+            return
         for source in () if order.show else order.sources:
-            if not os.path.exists(source):  # the toolchain would say only that a check of its cache failed
+            if source != "-" and not os.path.exists(
+                source
+            ):  # the toolchain would say only that a check of its cache failed
                 raise BuildError(f"{source}: no such file")
         with tempfile.TemporaryDirectory(prefix="dlrun-cc-") as work:
             prefer_own_cache(Path(work))
@@ -196,11 +272,16 @@ class Driver:
                     out = ["-o", order.out] if order.out else []
                     self._call([*self._compiler(source), order.no_link, source, *out])
                 return
+            if order.check_only:
+                # The toolchain's `-fsyntax-only` goes on to link, with libraries that it builds for it first.
+                for source in order.sources:
+                    self._call([*self._compiler(source), "-c", source, "-o", str(Path(work) / "checked.o")])
+                return
             if order.compile_only and order.out and len(order.sources) > 1:
                 raise BuildError("-o with -c names one object, but there are several sources")
             objects = []
             for number, source in enumerate(order.sources):
-                name = f"{Path(source).stem}.o"
+                name = f"{Path(source).stem.strip('-') or 'a'}.o"
                 made = order.out or name if order.compile_only else str(Path(work) / f"{number}-{name}")
                 self._call([*self._compiler(source), "-c", source, "-o", made])
                 objects.append(made)
@@ -229,7 +310,7 @@ class Driver:
         if not any(flag.startswith("-O") for flag in order.flags):
             flags.append("-O1" if order.debug else "-O2")
         flags += cxx.FINAL if cplusplus else ()
-        flags += libc.SETJMP
+        flags += [*libc.SETJMP, *libc.EMULATED]
         if not (order.shared or order.pic):
             flags.append(libc.DLFCN_EXPORTED)
         if order.pthread:
@@ -273,7 +354,8 @@ class Driver:
                 f"--allow-undefined-file={HERE / 'tags.txt'}",
             ]
             archives = [
-                str(folder / name) for name in (["libc++.a"] if cplusplus else []) + ["libsetjmp.a", "libc.a"]
+                str(folder / name)
+                for name in (["libc++.a"] if cplusplus else []) + ["libsetjmp.a", "libemulated.a", "libc.a"]
             ]
             if order.export_all or libraries or self._opens_libraries([*objects, *static]):
                 archives = ["--whole-archive", *archives, "--no-whole-archive"]
@@ -287,6 +369,8 @@ class Driver:
             ]
         self._call([self._tool, "wasm-ld", *kind, *common, "-o", out, *inputs, "-Bdynamic", *libraries])
         if not order.show:
+            if order.run_path:
+                _set_run_path(out, tuple(order.run_path))
             os.chmod(out, 0o755 if not order.shared else 0o644)  # as compilers leave programs
 
     def _found(self, word: str) -> str:
@@ -318,6 +402,12 @@ class Driver:
             ):
                 return True
         return False
+
+
+def _set_run_path(out: str, run_path: tuple[str, ...]) -> None:
+    """Write a run path into what was linked, which the linker for WebAssembly cannot do."""
+    path = Path(out)
+    path.write_bytes(edited(parse_module(path.read_bytes(), out), Changes(run_path=run_path)))
 
 
 def _is_library(word: str) -> bool:

@@ -20,7 +20,15 @@ from dl.build.toolchain import HERE, INCLUDE, PINNED, prefer_own_cache
 from dl.errors import BuildError
 
 KINDS = ("unshared", "shared")
-C_PARTS = ("crt1.o", "libc.a", "libsetjmp.a", "libcompiler_rt.a", "libdl.a", "libdl_program.a")
+C_PARTS = (
+    "crt1.o",
+    "libc.a",
+    "libsetjmp.a",
+    "libemulated.a",
+    "libcompiler_rt.a",
+    "libdl.a",
+    "libdl_program.a",
+)
 CXX_PARTS = ("libc++.a",)
 SHIPPED = HERE / "lib"
 SHIPPED_PARTS = C_PARTS + CXX_PARTS
@@ -31,7 +39,9 @@ Progress = Callable[[str], object]
 def recipe_digest() -> str:
     """Return what tells one recipe of the libraries from another: the toolchain, and the sources that lie here."""
     digest = hashlib.sha256(PINNED.encode())
-    sources = [*HERE.glob("*.py"), *(HERE / "runtime").rglob("*"), *INCLUDE.rglob("*")]
+    sources = [*HERE.glob("*.py")]
+    for folder in (HERE / "runtime", HERE / "emulated", INCLUDE):
+        sources += folder.rglob("*")
     for path in sorted(path for path in sources if path.suffix in {".py", ".c", ".S", ".h"}):
         if path.name in {"driver.py", "projects.py", "sysroot.py", "__init__.py"}:
             continue  # do not change what is built
@@ -85,6 +95,7 @@ def build(zig: Path, folder: Path, memory: str, wanted: Sequence[str]) -> None:
         "libdl_program.a": libc.program_dlfcn_library,
         "libcompiler_rt.a": libc.compiler_runtime,
         "libsetjmp.a": libc.setjmp_library,
+        "libemulated.a": libc.emulated_library,
         "libc++.a": cxx.standard_library,
     }
     try:

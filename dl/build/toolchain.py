@@ -110,6 +110,16 @@ def archive_of(zig: Path, out: Path, objects: Sequence[str]) -> Path:
     return out
 
 
+def make_archive(words: Sequence[str]) -> int:
+    """Run the toolchain's `ar`; return its exit code.
+
+    Raises:
+        BuildError: the toolchain is missing.
+    """
+    command = [str(require_toolchain() / "zig"), "ar", *words]
+    return subprocess.run(command, check=False).returncode  # noqa: S603  what the user asks to run
+
+
 def memory_flags(memory: str) -> list[str]:
     """Return the linker flags of a memory kind; a shared memory needs a maximum, 65,536 pages being all there is."""
     return ["--shared-memory", "--max-memory=4294967296"] if memory == "shared" else []

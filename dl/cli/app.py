@@ -11,6 +11,7 @@ from dl.cli.endings import report
 from dl.cli.whole_process import release_collector, run_process
 
 COMMANDS = {
+    "ar": ("dl.cli.build", "Make archives of objects."),
     "bundle": ("dl.cli.bundling", "Put a program and all that it needs into a folder or archive."),
     "cache": ("dl.cli.cache", "Look at compiled code that is kept on disk, check it, or remove it."),
     "c++": ("dl.cli.build", "Compile and link C++."),

@@ -17,6 +17,7 @@ Own options, as compilers have them; all others go to the compiler:
   -pthread        for shared memory, as programs with threads have; a library must be of the kind of its program
   -rdynamic       put the whole C library into the program; done by itself for programs that use dlopen or libraries
   -c -o FILE -I DIR -D NAME -L DIR -l NAME -g -O LEVEL -s -Wl,OPTION
+  -Wl,-rpath,DIRS look for libraries in these directories when it runs; $ORIGIN is the program's own
   -###            print the commands that would run, and run nothing
 """
 
@@ -52,6 +53,20 @@ def cc(words: tuple[str, ...]) -> None:
 def cxx(words: tuple[str, ...]) -> None:
     """Compile C++ sources and link a program or a library, with the toolchain of `pip install 'wasix-dl[build]'`."""
     _build(words, cplusplus=True)
+
+
+@click.command(
+    "ar",
+    context_settings=_AS_A_COMPILER,
+    options_metavar="",
+    short_help="Make archives of objects.",
+)
+@click.argument("words", metavar="KEYS ARCHIVE [FILES]...", nargs=-1, required=True, type=click.UNPROCESSED)
+def ar(words: tuple[str, ...]) -> int:
+    """Put objects into an archive (.a), as `ar` does, with an index that the linker can read; `dlrun ar s` is ranlib."""
+    from dl.build.toolchain import make_archive  # noqa: PLC0415  as above
+
+    return make_archive(words)
 
 
 @click.command("new", short_help="Write a small project that builds and runs.")

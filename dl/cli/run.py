@@ -154,6 +154,12 @@ module_path_option = click.option(
     help="Write what threads, loads and barriers took as a Chrome trace, for a trace viewer; %p in its name is the process.",
 )
 @click.option(
+    "--profile",
+    metavar="KIND[,FILE]",
+    help="guest: take samples of the program's stacks, for speedscope, or with FILE.folded for flame graphs. perfmap, jitdump: "
+    "write down where code is, for perf.",
+)
+@click.option(
     "--map",
     "map_file",
     metavar="FILE",
@@ -194,6 +200,7 @@ def run(
     trace_format: str,
     trace_output: str | None,
     timeline_file: str | None,
+    profile: str | None,
     map_file: str | None,
     trust_compiled: bool,
     **limits: int | None,
@@ -228,6 +235,7 @@ def run(
         trace_format=trace_format,
         trace_output=trace_output,
         timeline_file=timeline_file,
+        profile=profile,
         map_file=map_file,
         trust_compiled=trust_compiled,
         limits=taken_limits(limits),

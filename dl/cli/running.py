@@ -13,6 +13,7 @@ from dl.cli.endings import program_code
 from dl.cli.interrupt import ending_on_interrupt
 from dl.cli.live_map import held_back, live_map
 from dl.cli.modules import contents, module_directories, parsed, search_path
+from dl.cli.profiling import parts_of, profiling
 from dl.cli.progress import SlowNotice
 from dl.cli.timelines import timeline
 from dl.cli.whole_process import release_collector
@@ -58,6 +59,7 @@ class Running:
     trace_format: str = "text"
     trace_output: str | None = None
     timeline_file: str | None = None
+    profile: str | None = None
     map_file: str | None = None
     trust_compiled: bool = False
     limits: Limits = field(default_factory=Limits)
@@ -78,6 +80,12 @@ def run_program(program: str, arguments: tuple[str, ...], options: Running, call
     """
     if options.timeout is not None and options.interrupts is False:
         raise usage_error("--timeout needs a program that can be interrupted, which --no-interrupts forbids")
+    try:
+        profiler, samples_file = parts_of(options.profile)
+    except ValueError as error:
+        raise usage_error(str(error)) from None
+    if samples_file is not None and options.interrupts is False:
+        raise usage_error("--profile guest takes its samples at interrupts, which --no-interrupts forbids")
     for text in (program, *arguments, *(part for pair in options.variables for part in pair)):
         _check_text(text)
     if called is None and is_bundle(program):
@@ -111,7 +119,9 @@ def run_program(program: str, arguments: tuple[str, ...], options: Running, call
             preopens=dict(options.preopens),
             stack_size=options.stack_size + -options.stack_size % _STACK_STEP,
             side_memory=options.side_memory,
-            interrupts=True if options.timeout is not None else options.interrupts,
+            interrupts=True
+            if options.timeout is not None or samples_file is not None
+            else options.interrupts,
             engine=options.engine,
             cache=not options.no_cache,
             memory=memory,
@@ -121,9 +131,11 @@ def run_program(program: str, arguments: tuple[str, ...], options: Running, call
             guest_dlfcn=options.guest_dlfcn,
             limits=options.limits,
             wamr=options.wamr_mode,
+            profiler=profiler,
         ) as linker,
         ctrl_c.to(linker.parts.process),
         _statistics(linker, recorded),
+        profiling(linker, samples_file, f"dlrun {os.path.basename(program)}"),
         live_map(linker, options.map_file),
         bounded(linker, linker.main_group.own, called, options.timeout, None),
     ):

@@ -57,7 +57,8 @@ class Spec:
         env: its environment variables.
         preopens: directories it sees, guest path to host path.
         stdin: bytes, or the path of a file.
-        stdout, stderr: the path of a file.
+        stdout: the path of a file.
+        stderr: likewise.
         memory: the memory to provide.
         stack_size: bytes.
         thread_stack_size: bytes.

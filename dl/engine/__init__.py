@@ -10,8 +10,10 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Callable
+from typing import Any
 
-from dl.engine.protocol import Capabilities, Engine
+from dl.engine.capabilities import Capabilities
+from dl.engine.protocol import Engine
 from dl.errors import EngineNotFoundError, LinkerUsageError
 from dl.forks import in_forked_child, renew
 
@@ -24,7 +26,7 @@ _EXTRAS = {"wasmer": "wasix_dl_wasmer"}
 """Engines whose native library is a distribution of its own, and the package it installs; the extra is called as the engine."""
 
 _lock = threading.Lock()
-_engines: dict[tuple[str, bool], Engine] = {}
+_engines: dict[tuple[str, bool, str | None], Engine] = {}
 """The process's engines, with and without interrupts: code is compiled per engine, so programs share them.
 Guarded by `_lock`."""
 
@@ -42,16 +44,16 @@ def _forked() -> None:
 in_forked_child(_forked)
 
 
-def _wasmer(*, interrupts: bool) -> Engine:
+def _wasmer(**options: Any) -> Engine:
     from dl.engine.wasmer.engine import WasmerEngine  # noqa: PLC0415  loaded when first needed
 
-    return WasmerEngine(interrupts=interrupts)
+    return WasmerEngine(**options)
 
 
-def _wasmtime(*, interrupts: bool) -> Engine:
+def _wasmtime(**options: Any) -> Engine:
     from dl.engine.wasmtime.engine import WasmtimeEngine  # noqa: PLC0415  loaded when first needed
 
-    return WasmtimeEngine(interrupts=interrupts)
+    return WasmtimeEngine(**options)
 
 
 _BUILT_IN: dict[str, Callable[..., Engine]] = {DEFAULT_ENGINE: _wasmtime, "wasmer": _wasmer}
@@ -72,20 +74,23 @@ def known_engines() -> list[str]:
     return [*filter(_is_there, _BUILT_IN), *sorted(others)]
 
 
-def engine_named(name: str, *, interrupts: bool = True) -> Engine:
+def engine_named(name: str, *, interrupts: bool = True, profiler: str | None = None) -> Engine:
     """Return the process's engine of a name.
 
     Args:
         name: such as `wasmtime`; see `known_engines`.
         interrupts: whether guest code can be interrupted, if the engine can do that at all.
+        profiler: for which profiler of the system it writes down where code is; None for none.
 
     Raises:
         EngineNotFoundError: there is no such engine, or it cannot be loaded.
+        EngineError: it does not write for this profiler.
     """
     with _lock:
-        engine = _engines.get((name, interrupts))
+        engine = _engines.get((name, interrupts, profiler))
         if engine is None:
-            engine = _engines[name, interrupts] = _factory(name)(interrupts=interrupts)
+            more = {} if profiler is None else {"profiler": profiler}
+            engine = _engines[name, interrupts, profiler] = _factory(name)(interrupts=interrupts, **more)
         return engine
 
 
@@ -109,9 +114,9 @@ def _factory(name: str) -> Callable[..., Engine]:
 def _loading(name: str, make: Callable[..., Engine]) -> Callable[..., Engine]:
     """Return a factory whose native library may be of another platform or version."""
 
-    def factory(*, interrupts: bool) -> Engine:
+    def factory(**options: Any) -> Engine:
         try:
-            return make(interrupts=interrupts)
+            return make(**options)
         except (ImportError, OSError) as error:
             raise EngineNotFoundError(name, known_engines(), f"it cannot be loaded: {error}") from error
 
@@ -119,7 +124,12 @@ def _loading(name: str, make: Callable[..., Engine]) -> Callable[..., Engine]:
 
 
 def chosen_engine(
-    engine: str | Engine | None, program: str, *, interrupts: bool | None, shared: bool
+    engine: str | Engine | None,
+    program: str,
+    *,
+    interrupts: bool | None,
+    shared: bool,
+    profiler: str | None = None,
 ) -> Engine:
     """Return the engine that a program shall run on.
 
@@ -128,14 +138,25 @@ def chosen_engine(
         program: what messages call the program.
         interrupts: whether guest code must be interruptible; None for: if the program has threads and the engine can.
         shared: whether the program shares its memory, and so can have threads.
+        profiler: for which profiler of the system the engine writes down where code is; None for none.
 
     Raises:
         EngineNotFoundError: no engine has that name.
+        EngineError: it does not write for this profiler.
         LinkerUsageError: the engine lacks what was asked for.
     """
     if engine is None or isinstance(engine, str):
         wanted = shared if interrupts is None else interrupts
-        engine = engine_named(engine or default_name(), interrupts=wanted)
+        name = engine or default_name()
+        if profiler is not None and not engine_named(name, interrupts=wanted).capabilities.profiling:
+            raise LinkerUsageError(
+                f"{program} is to be profiled, which engine {name} cannot (no capability profiling)"
+            )
+        engine = engine_named(name, interrupts=wanted, profiler=profiler)
+    elif profiler is not None:
+        raise LinkerUsageError(
+            "a profiler is chosen with the engine's name; give this engine its own when it is made"
+        )
     if interrupts and not engine.capabilities.interrupts:
         raise LinkerUsageError(f"{program} asks for interrupts, which engine {engine.name} lacks")
     return engine

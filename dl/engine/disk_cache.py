@@ -142,18 +142,30 @@ class DiskCache:
         """Keep the code of the module with a digest, unless this process has read or written it already."""
         if (engine.fingerprint, digest) in self._known:
             return
-        fingerprint = _fingerprint(engine.fingerprint)
-        name = _name(digest, fingerprint)
         try:
-            code = engine.serialize(module)
-            trailer = _TRAILER.pack(
-                _MAGIC, _VERSION, digest, fingerprint, len(code), hashlib.sha256(code).digest()
-            )
+            self.put(engine.fingerprint, digest, engine.serialize(module))
+        except EngineError as error:
+            log.info("cache: code not kept: %s", error)
+        self._note(engine, digest)  # also if it failed: this process does not try again
+
+    def put(self, of_engine: str, digest: bytes, code: bytes) -> None:
+        """Keep code that an engine has serialized. Whoever calls this vouches for it: code that is loaded is run.
+
+        Args:
+            of_engine: the engine's fingerprint.
+            digest: that of the module.
+            code: its code.
+        """
+        fingerprint = _fingerprint(of_engine)
+        name = _name(digest, fingerprint)
+        trailer = _TRAILER.pack(
+            _MAGIC, _VERSION, digest, fingerprint, len(code), hashlib.sha256(code).digest()
+        )
+        try:
             self._directory.write(name, (code, trailer))
             self._grown(len(code) + len(trailer))
-        except (OSError, NotPrivateError, EngineError) as error:
+        except (OSError, NotPrivateError) as error:
             log.info("cache: %s not kept: %s", name, error)
-        self._note(engine, digest)  # also if it failed: this process does not try again
 
     def _note(self, engine: Engine, digest: bytes) -> None:
         with self._lock:

@@ -13,6 +13,8 @@ from __future__ import annotations
 from collections.abc import Callable, Hashable, Sequence
 from typing import Any, Protocol
 
+from dl.engine.capabilities import Capabilities
+from dl.errors.frames import SourcePlace
 from dl.records import dataclass
 from dl.wasm.types import FuncType, GlobalType, MemoryType, ValType
 
@@ -44,41 +46,6 @@ class Slots(Protocol):
 
 RawFunction = Callable[[Slots], None]
 """A function that works on its slots in place. The slots of one call may be passed on to another function of the engine."""
-
-
-@dataclass(frozen=True)
-class Capabilities:
-    """What an engine can do; the linker refuses with a clear error what the chosen engine cannot.
-
-    Attributes:
-        shared_memory: memories shared by threads, and atomic instructions.
-        interrupts: guest code can be interrupted from another thread.
-        exceptions: exception handling instructions and tags.
-        tail_calls: `return_call_indirect`.
-        table_reflection: `Store.table_entry` and `Store.function_type`.
-        serialization: `Engine.serialize` and `Engine.deserialize`.
-        simd: vector instructions and values of type v128.
-        memory64: memories and tables with 64-bit addresses.
-        externals: externals as objects: `EngineInstance.external`, `Store.external`, `Store.new_global`, and instantiation with
-            a list of them.
-        references: values of reference types cross into Python, see `Reference`; needs `externals`.
-        stack_inspection: `Store.runs` can say no.
-        guest_wasi: WASI is called without Python: `HostFunctions.offer_wasi`, `Store.instantiate_with_wasi` and
-            `Store.provide_wasi`.
-    """
-
-    shared_memory: bool
-    interrupts: bool
-    exceptions: bool
-    tail_calls: bool
-    table_reflection: bool
-    serialization: bool
-    simd: bool
-    externals: bool = False
-    references: bool = False
-    stack_inspection: bool = False
-    memory64: bool = False
-    guest_wasi: bool = False
 
 
 @dataclass(frozen=True)
@@ -265,6 +232,20 @@ class HostFunctions(Protocol):
         """
 
 
+class StackProfiler(Protocol):
+    """Samples of a thread's stack; made by `Store.new_profiler`."""
+
+    @property
+    def outdated(self) -> bool:
+        """Whether the store has got modules since it was made, which it does not know."""
+
+    def sample(self) -> None:
+        """Note what is on the stack; in the store's thread, in the handler of an interrupt."""
+
+    def finish(self) -> list[tuple[str, ...]]:
+        """Return the samples, each as texts `module!function`, outermost first; nothing else may follow. From any thread."""
+
+
 class Store(Protocol):
     """One thread's instances. Used by one thread at a time; nothing in it is locked."""
 
@@ -336,6 +317,19 @@ class Store(Protocol):
         Raises:
             InstantiationError: an import is missing or of another type, or a limit was reached.
             TrapError: the start function or an active segment trapped.
+        """
+
+    def find_lines(self, module: CompiledModule, find: Callable[[int, int], SourcePlace | None]) -> None:
+        """Set what finds source lines in a module's code, by a function's index and an instruction's place in its body.
+
+        For the frames of traps in this store, if the engine's stacks say where in a function they are.
+        """
+
+    def new_profiler(self) -> StackProfiler:
+        """Return what takes samples of the stack of the store's thread, in the modules that the store has now.
+
+        Raises:
+            EngineError: the engine cannot.
         """
 
     def new_memory(self, kind: MemoryType) -> EngineMemory:
@@ -490,7 +484,11 @@ class Engine(Protocol):
 
 
 class Boundary(Protocol):
-    """What happens around each host function: the linker's safe points."""
+    """What happens around each host function: the linker's safe points.
+
+    One that has a method `own()` gives each store a boundary of its own, and an engine may call the store's functions with that
+    one: threads that run Python in parallel, without a GIL, then share no object on the way.
+    """
 
     def enter_host(self) -> Any:
         """Run before a host function; what it returns goes to `exit_host`."""

@@ -54,6 +54,7 @@ from dl.errors.base import (
     RemoteError,
     sendable,
 )
+from dl.errors.frames import Frame
 from dl.errors.linking import (
     FinalizationError,
     ImportCycleError,
@@ -113,6 +114,7 @@ __all__ = [
     "EngineError",
     "EngineNotFoundError",
     "FinalizationError",
+    "Frame",
     "GroupEndedError",
     "GuestThreadError",
     "GuestTimeoutError",

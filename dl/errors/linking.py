@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from dl.errors.base import DlError
 from dl.records import dataclass
@@ -44,15 +44,19 @@ class LibraryNotFoundError(LinkError):
         self.tried = tuple(tried)
         self.guest_tried = self.tried if guest_tried is None else tuple(guest_tried)
         self.needed_by = needed_by
-        super().__init__(module, self._reason(self.tried))
+        advice = f": give some by library_path, or a path, such as './{module}'"
+        super().__init__(module, self._reason(self.tried, advice))
 
     @property
     def for_guest(self) -> str:
         """The message with the paths as a guest may learn of them; it may still name modules as the host does."""
-        return str(LinkError(self.module, self._reason(self.guest_tried)))
+        return str(LinkError(self.module, self._reason(self.guest_tried, "")))
 
-    def _reason(self, tried: Tried) -> str:
-        where = "; ".join(f"{path}: {why}" for path, why in tried[:MOST_LISTED]) or "no directory to search"
+    def _reason(self, tried: Tried, advice: str) -> str:
+        where = (
+            "; ".join(f"{path}: {why}" for path, why in tried[:MOST_LISTED])
+            or f"no directory to search{advice}"
+        )
         more = f"; and {len(tried) - MOST_LISTED} more" if len(tried) > MOST_LISTED else ""
         return f"not found ({where}{more})" + (f" (needed by {self.needed_by})" if self.needed_by else "")
 
@@ -94,6 +98,7 @@ class UnresolvedSymbolsError(LinkError):
     Attributes:
         missing: the unresolved imports, in import order.
         searched: names of the modules that were searched, in order.
+        remedy: what to do about it, if the symbols are of a well-known library; else empty.
     """
 
     def __init__(self, module: str, missing: Sequence[MissingSymbol], searched: Sequence[str]) -> None:
@@ -105,7 +110,77 @@ class UnresolvedSymbolsError(LinkError):
             len(self.missing),
         )
         where = first_of(self.searched, len(self.searched)) or "nothing else is loaded"
-        super().__init__(module, f"undefined symbols: {listed} (searched {where})")
+        self.remedy = _bringer(m.symbol for m in self.missing)
+        advice = f"; {self.remedy}" if self.remedy else ""
+        super().__init__(module, f"undefined symbols: {listed} (searched {where}){advice}")
+
+
+_CXX = (
+    "_Zn",
+    "_Zd",
+    "_ZNSt",
+    "_ZNKSt",
+    "_ZTISt",
+    "_ZTVSt",
+    "_ZTVN10__cxxabiv1",
+    "__cxa_",
+    "__gxx_",
+    "_Unwind_",
+)
+"""How names of the run-time library of C++ begin."""
+
+_C = frozenset(
+    [
+        "abort",
+        "calloc",
+        "exit",
+        "fclose",
+        "fflush",
+        "fopen",
+        "fprintf",
+        "fputs",
+        "free",
+        "fwrite",
+        "malloc",
+        "memcmp",
+        "memcpy",
+        "memmove",
+        "memset",
+        "printf",
+        "putchar",
+        "puts",
+        "qsort",
+        "realloc",
+        "snprintf",
+        "stderr",
+        "stdin",
+        "stdout",
+        "strchr",
+        "strcmp",
+        "strcpy",
+        "strdup",
+        "strlen",
+        "strncmp",
+        "strtol",
+        "vsnprintf",
+    ]
+)
+"""Functions that tell that a module expects a C library."""
+
+
+def _bringer(symbols: Iterable[str]) -> str:
+    """Return how to build a program that has what is missing, if it is of the C or C++ library."""
+    names = list(symbols)
+    for library, has, command in (
+        ("C++", any(name.startswith(_CXX) for name in names), "c++"),
+        ("C", not _C.isdisjoint(names), "cc"),
+    ):
+        if has:
+            return (
+                f"the {library} library has such symbols: load this into a program that carries it, "
+                f"built with `dlrun {command} -rdynamic`"
+            )
+    return ""
 
 
 class ImportTypeError(LinkError):

@@ -6,6 +6,7 @@ import signal
 from collections.abc import Sequence
 
 from dl.errors.base import DlError
+from dl.errors.frames import Frame
 from dl.text import runs, shown
 
 
@@ -15,17 +16,18 @@ class TrapError(DlError):
     Attributes:
         reason: the trap in words, such as `unreachable`.
         code: the engine's trap code; None when the engine gives none.
-        frames: the guest's stack, innermost first, as `module!function` texts.
+        frames: the guest's stack, innermost first: `Frame`s, which are `module!function` texts, and know their source lines.
     """
 
     def __init__(self, reason: str, code: int | None = None, frames: Sequence[str] = ()) -> None:
         super().__init__(reason, code, frames)
         self.reason = reason
         self.code = code
-        self.frames = tuple(frames)
+        self.frames = tuple(Frame.of(frame) for frame in frames)
 
     def __str__(self) -> str:
-        at = f" (in {' < '.join(runs(self.frames)[:8])})" if self.frames else ""
+        described = runs([frame.described for frame in self.frames])
+        at = f" (in {' < '.join(described[:8])})" if self.frames else ""
         return f"guest trapped: {self.reason}{at}"
 
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from threading import get_ident
+from typing import Any
 
 from dl.program.operations import DlOperation
-from threads import GUEST, HOST, Rendezvous, Replica
+from threads import FREE_THREADED, GUEST, HOST, ParallelRendezvous, Rendezvous, Replica
 
 
 class GuestBoundary:
@@ -42,3 +44,66 @@ class GuestBoundary:
         replica.state = GUEST
         if replica.applied != self._rendezvous.version:
             replica.catch_up()
+
+
+class ParallelBoundary(GuestBoundary):
+    """A boundary for threads that run Python in parallel: each store has one of its own, which no other thread uses."""
+
+    __slots__ = ("_parallel",)
+
+    def __init__(self, rendezvous: ParallelRendezvous[DlOperation]) -> None:
+        super().__init__(rendezvous)
+        self._parallel = rendezvous
+
+    def own(self) -> StoreBoundary:
+        """Return the boundary of a store that is being made."""
+        return StoreBoundary(self, self._parallel.version_view())
+
+
+class StoreBoundary:
+    """The two steps of every host call in one store: those of `GuestBoundary`, on objects that only the store's thread uses.
+
+    Args:
+        boundary: knows the group of the thread that calls first; a store is one group's to its end.
+        version: the view of the rendezvous' number.
+    """
+
+    __slots__ = ("_boundary", "_replica", "_version")
+
+    def __init__(self, boundary: GuestBoundary, version: Any) -> None:
+        self._boundary = boundary
+        self._version = version
+        self._replica: Replica[DlOperation] | None = None
+
+    def enter_host(self) -> Replica[DlOperation]:
+        """Come from guest code into a host function."""
+        replica = self._replica
+        if replica is None:
+            replica = self._replica = self._boundary.replicas[get_ident()]
+        replica.state = HOST
+        if self._version.value < 0:
+            replica.arrive()
+        return replica
+
+    def exit_host(self, replica: Replica[DlOperation]) -> None:
+        """Go back to guest code, up to date.
+
+        Raises:
+            BaseException: what the guest must be unwound with.
+        """
+        replica.state = GUEST
+        if replica.applied != self._version.value:
+            replica.catch_up()
+
+
+def new_boundary(interrupt: Callable[[], None]) -> tuple[Rendezvous[DlOperation], GuestBoundary]:
+    """Return a program's rendezvous and its boundary, as the interpreter's threads need them.
+
+    Args:
+        interrupt: the engine's; see `threads.Rendezvous`.
+    """
+    if FREE_THREADED:
+        parallel: ParallelRendezvous[DlOperation] = ParallelRendezvous(interrupt)
+        return parallel, ParallelBoundary(parallel)
+    rendezvous: Rendezvous[DlOperation] = Rendezvous(interrupt)
+    return rendezvous, GuestBoundary(rendezvous)

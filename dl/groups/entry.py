@@ -130,6 +130,9 @@ class Group:
             BaseException: the guest must be unwound.
         """
         self.must_notice = False
+        sampling = self._program.sampling
+        if sampling is not None:
+            sampling(self)
         self.replica.safe_point()
         if self.replica.replaying or not self._signals.pending(self):
             return

@@ -47,6 +47,8 @@ class GroupExternals:
             TrapError: its start function or an active segment trapped.
         """
         given = [self.find(source) for source in operation.imports]
+        if operation.lines is not None:
+            self._store.find_lines(operation.code, operation.lines)
         instance = self._store.instantiate(operation.code, operation.name, given)
         if operation.filling is not None:
             self._fill(instance, operation.filling)

@@ -268,7 +268,7 @@ class HostThreads:
         if not self.groups.program.shares_memory:
             raise LinkerUsageError(
                 "a program whose memory is not shared has one instance group; build it with -pthread "
-                "(wasm-ld --shared-memory)"
+                "(wasm-ld --shared-memory), or without a program give memory=dl.MemoryType(shared=True)"
             )
 
     def _expect_threads(self) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from dl.dlfcn import MAIN_HANDLE, ModuleHandle
-from dl.engine.protocol import CompiledModule, EngineInstance
+from dl.engine.protocol import CompiledModule, EngineInstance, StackProfiler
 from dl.errors import (
     InitializationError,
     InstantiationError,
@@ -49,6 +49,7 @@ from dl.groups.externals import GroupExternals
 from dl.groups.slot_functions import SlotFunctions
 from dl.groups.thread_locals import ThreadLocals
 from dl.modules.linked_module import LinkedModule
+from dl.modules.source_lines import source_lines
 from dl.modules.symbols import (
     PLACE,
     DataSymbol,
@@ -256,6 +257,14 @@ class Instances:
         """Return whether code of some modules may be on this thread's stack; from any thread. See `dl.program.limbo`."""
         return subject in self._inside or any(handle in self._by_handle for handle in subject)
 
+    def new_profiler(self) -> StackProfiler:
+        """Return what takes samples of this thread's stack, in the modules that it has now.
+
+        Raises:
+            EngineError: the engine cannot.
+        """
+        return self._store.new_profiler()
+
     def _runs(self, modules: tuple[LinkedModule, ...]) -> bool:
         """Return whether code of modules is on this thread's stack, or may be."""
         return self._store.runs([module.code for module in modules if module.code is not None])
@@ -311,6 +320,9 @@ class Instances:
                 glue.function(SET_HANDLE, ADDRESS_TO_NOTHING)(module.handle)
             if keep_glue:
                 self._store.define_instance(glue_namespace(module.seat), glue)
+        lines = source_lines(module.wasm)
+        if lines is not None:
+            self._store.find_lines(module.code, lines)
         instance = self._store.instantiate(module.code, module.name)
         self._store.offer_instance(module_namespace(module.seat), instance)
         for name in exported_tags(module.wasm):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from dl.engine.protocol import Capabilities
+from dl.engine.capabilities import Capabilities
 from dl.instances.externals import External
 from dl.instances.given import GivenImports
 from dl.instances.instance import Module

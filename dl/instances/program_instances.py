@@ -44,6 +44,7 @@ from dl.instances.waits import InstanceWaits
 from dl.link.find import form_reader
 from dl.link.host_libraries import module_image
 from dl.modules.construction import Construction
+from dl.modules.source_lines import source_lines, source_lines_of_copy
 from dl.options import ModuleSource
 from dl.program.operations import Instantiate, instance_namespace
 from dl.records import dataclass, field
@@ -339,7 +340,14 @@ class ProgramInstances:
         number = self._reach.next_number(frame.name)
         waits = self._waits.rewritten(module.image)
         filling = waits and self._waits.filling(waits[0], wasm, externals, self.built_in.own("memory"))
-        operation = Instantiate(number, code, frame.name, tuple(one.source for one in externals), filling)
+        operation = Instantiate(
+            number,
+            code,
+            frame.name,
+            tuple(one.source for one in externals),
+            filling,
+            source_lines(wasm) if waits is None else source_lines_of_copy(wasm, waits[1]),
+        )
         sizes = memory_sizes(wasm, self._program.options.limits)
         self._perform(operation, sum(sizes.values()))
         instance = self._made(frame, module, number, externals, sources)

@@ -17,6 +17,7 @@ from dl.forks import in_forked_child
 from dl.glue.names import EXCEPTION_TAG, EXCEPTION_TAG_NAMES
 from dl.modules.beneath import NotOpenedError, OpenedFile, host_place, open_beneath
 from dl.modules.reading import ReadBudget
+from dl.modules.source_lines import WRITTEN_FROM
 from dl.recent import Recent
 from dl.records import dataclass, replace
 from dl.wasm.module import WasmModule, parse_module
@@ -137,6 +138,8 @@ def with_interruptible_waits(image: ModuleImage, slots: Mapping[str, int]) -> Mo
         ),
         len(image.wasm.data),
     )
+    if any(section.name == ".debug_line" for section in image.wasm.sections):
+        wasm.derived[WRITTEN_FROM] = image.wasm
     return replace(image, wasm=wasm, digest=hashlib.sha256(image.digest + repr(key).encode()).digest())
 
 

@@ -63,7 +63,9 @@ class ReadBudget:
     @property
     def in_use(self) -> int:
         """Bytes that are being read and parsed."""
-        return sum(reading.size for reading in self._readings.values())
+        # Not `values()`: without a GIL, an entry that dies in another thread may change what is walked.
+        readings = [reference() for reference in self._readings.valuerefs()]
+        return sum(reading.size for reading in readings if reading is not None)
 
     @contextlib.contextmanager
     def reading(self, file: OpenedFile, name: str) -> Iterator[bytes]:

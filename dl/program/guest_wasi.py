@@ -210,14 +210,15 @@ class StoreWasi:
         self._instance = instance
         self._part: int | None = None
         self._has_clock = False
+        self._lock = threading.Lock()  # guards `_wanted`, and what the part says of it
         self._wanted = False
 
     def set_attention(self, *, wanted: bool) -> None:
         """Say whether the thread's next call has to go to the host; from any thread."""
-        self._wanted = wanted
-        part = self._part
-        if part is not None:
-            self._program.scratch.set_attention(part, wanted=wanted)
+        with self._lock:
+            self._wanted = wanted
+            if self._part is not None:
+                self._program.scratch.set_attention(self._part, wanted=wanted)
 
     def provide(self) -> bool:
         """Have the store answer, from its next call on; return whether it can."""
@@ -228,8 +229,9 @@ class StoreWasi:
             return False
         numbers = self._program.numbers
         self._program.is_asked = True
-        self._part = part  # then what is wanted: `set_attention` does it the other way round
-        self._program.scratch.set_attention(part, wanted=self._wanted)
+        with self._lock:
+            self._part = part
+            self._program.scratch.set_attention(part, wanted=self._wanted)
         try:
             self._store.provide_wasi()
             self._instance.function(PROVIDE, PROVIDE_TYPE)(
@@ -268,6 +270,7 @@ class StoreWasi:
 
     def close(self) -> None:
         """Give back the store's part, before the store is closed; idempotent."""
-        part, self._part = self._part, None
+        with self._lock:
+            part, self._part = self._part, None
         if part is not None:
             self._program.scratch.give_back(part)

@@ -17,6 +17,7 @@ from dl.glue.placement import PlacedFunction, ThreadLocalModule
 from dl.glue.resolution import FromNamespace
 from dl.glue.trap_functions import TrapFunctions
 from dl.modules.linked_module import LinkedModule
+from dl.modules.source_lines import SourceLines
 from dl.program.limbo import Subject
 from dl.program.resting import Rest, RestingIndices
 from dl.records import dataclass
@@ -273,12 +274,14 @@ class Instantiate(_Stays):
         name: what messages call it.
         imports: where the group finds each import.
         filling: what the group does before any of its code runs; None for nothing.
+        lines: what finds its source lines; None if it says nothing of them.
     """
 
     code: CompiledModule
     name: str
     imports: tuple[ExternalSource, ...]
     filling: Filling | None = None
+    lines: SourceLines | None = None
 
     def apply(self, instances: OperatedInstances) -> None:
         """Instantiate it."""

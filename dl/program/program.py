@@ -9,6 +9,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Mapping
+from typing import Any
 
 from dl.dlfcn import MAIN_HANDLE
 from dl.engine.code_cache import CodeStore, Compiler
@@ -143,6 +144,7 @@ class Program:
         ended: what ended the program; None while it can run.
         events: what happens to its modules, for who listens.
         limbo: what is taken out of the program while guest code may still use it.
+        sampling: called at each interrupt of guest code with the group that was interrupted, in its thread; None for nothing.
         checkpoint: called with the name of each step of a change of the program as it is about to begin, and the name of the
             group that takes it; None for steps that no single group takes. What it raises fails the step. For fault injection.
     """
@@ -183,6 +185,7 @@ class Program:
         self.clock_began = time.monotonic_ns()
         self.ended: BaseException | None = None
         self.limbo = Limbo()
+        self.sampling: Callable[[Any], object] | None = None
         self.events = Events()
         self.checkpoint: Callable[[str, str | None], None] = lambda _step, _group: None
         self._end_lock = threading.Lock()

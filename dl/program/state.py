@@ -295,7 +295,7 @@ class LinkerState:
         for module in self.modules.copy().values():
             if module.elements is not None and module.elements.address <= address < module.elements.end:
                 return module
-        for module in tuple(self.arriving.values()):
+        for module in self.arriving.copy().values():
             if module.elements is not None and module.elements.address <= address < module.elements.end:
                 return module
         return None

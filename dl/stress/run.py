@@ -14,6 +14,7 @@ The seed fixes what each thread does, one after the other; not how threads inter
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import random
 import sys
 import threading
@@ -26,14 +27,37 @@ from threading import get_ident
 from dl.dlfcn import ModuleHandle
 from dl.group import InstanceGroup
 from dl.linker import Linker
-from dl.records import dataclass, field, replace
+from dl.records import dataclass, field
 from dl.stress.modules import STACK_BYTES, STACKS, WORDS_BYTES, library_module, program_module
 from dl.stress.worker import KINDS, TRAPS, UNDEFINED, WAKE_ALL, Cancelled, Shared, Slot, Worker, function
 
 GRACE_SECONDS = 60.0
-"""How long the threads may take to come to their end before the run counts as hung."""
+"""How long nothing may move, while the threads come to their end, before the run counts as hung."""
+
+_MOST_GRACES = 10
+"""How many times that long the threads may take, although something moves."""
 
 TICK_SECONDS = 0.005
+
+
+class Patience:
+    """Tells a run that is hung from one that is slow, because the machine has other things to do.
+
+    Args:
+        now: the time, seconds.
+    """
+
+    def __init__(self, now: float) -> None:
+        self._until = now + GRACE_SECONDS
+        self._end = now + _MOST_GRACES * GRACE_SECONDS
+        self._seen: object = None
+
+    def is_over(self, now: float, state: object) -> bool:
+        """Return whether the state, which is another one whenever something moved, has been the same for too long."""
+        if state != self._seen:
+            self._seen = state
+            self._until = min(now + GRACE_SECONDS, self._end)
+        return now > self._until
 
 
 @dataclass
@@ -343,13 +367,13 @@ class _Run:
     def _finish(self, regions: int) -> None:
         """Bring all threads to their end, compare their groups, and look for what they have left behind."""
         main = self.linker.main_group
-        deadline = time.monotonic() + GRACE_SECONDS
+        patience = Patience(time.monotonic())
         while self.shared.quiet < sum(slot.alive for slot in self.slots):
             for slot in self.slots:
                 self._notice_end(slot)
                 if slot.released:
                     self.release(main, slot)
-            if time.monotonic() > deadline:
+            if patience.is_over(time.monotonic(), self._moved()):
                 self._hung()
                 return
             threading.Event().wait(TICK_SECONDS)
@@ -357,7 +381,7 @@ class _Run:
         self.compare.set()
         for slot in self.slots:
             while slot.alive:
-                if time.monotonic() > deadline:
+                if patience.is_over(time.monotonic(), self._moved()):
                     self._hung()
                     return
                 threading.Event().wait(TICK_SECONDS)
@@ -366,11 +390,21 @@ class _Run:
             if slot.host is not None:
                 with contextlib.suppress(BaseException):
                     slot.host.join(GRACE_SECONDS)
-        while len(self.linker.parts.groups.all()) > 1 and time.monotonic() < deadline:
+        while len(self.linker.parts.groups.all()) > 1:
+            if patience.is_over(time.monotonic(), self._moved()):
+                self._hung()
+                return
             threading.Event().wait(TICK_SECONDS)
         self.linker.spawn(self.state_of, name="new").join()
         self._compare(self.shared.states.pop(main.name))
         self._check_left_over(regions)
+
+    def _moved(self) -> object:
+        """Return something that is another value whenever a thread has done something."""
+        alive, groups = sum(slot.alive for slot in self.slots), len(self.linker.parts.groups.all())
+        with self.shared.lock:
+            done = sum(self.shared.operations.values()), len(self.shared.states), self.shared.quiet
+        return alive, groups, done, self.linker.program.rendezvous.committed
 
     def _compare(self, expected: dict[str, str]) -> None:
         """Note how groups differ from the main one."""
@@ -409,7 +443,7 @@ class _Run:
                 where.append(f"{thread.name}:\n" + "".join(traceback.format_stack(frame)[-4:]))
         self.fail(
             f"hung: {len(stuck)} threads do not end; waits: {self.linker.program.waits.waiting()}; "
-            f"protocol: {replace(self.linker.program.rendezvous.statistics(), barrier_seconds=())}\n"
+            f"protocol: {dataclasses.replace(self.linker.program.rendezvous.statistics(), barrier_seconds=())}\n"
             + "\n".join(where)
         )
 

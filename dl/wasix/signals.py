@@ -142,6 +142,7 @@ class Signals:
             if waiting is not None:
                 group.replica.waiter.interrupt(waiting)
         if waiting is None and self._system.can_interrupt:
+            group.replica.fence.heavy()  # before its state is read; see `Nudger.nudge`
             self._system.nudger.nudge()
 
     def _unheard(self) -> bool:
@@ -150,9 +151,11 @@ class Signals:
 
     def _note_unaware(self) -> None:
         """Note which threads have signals to handle, for `_unheard`, which takes no lock, and for them; under the lock."""
-        for group, queue in self._pending.items():
-            group.set_attention(wanted=bool(queue))
-        self._unaware = tuple(group for group, queue in self._pending.items() if queue)
+        # Not `items()`: without a GIL, a group that dies in another thread may change what is walked.
+        groups = [group for reference in self._pending.keyrefs() if (group := reference()) is not None]
+        for group in groups:
+            group.set_attention(wanted=bool(self._pending.get(group)))
+        self._unaware = tuple(group for group in groups if self._pending.get(group))
 
     # handling
 

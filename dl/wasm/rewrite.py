@@ -420,6 +420,32 @@ def code_section(
     return [*parts, view[copied : module.code_end], *new_bodies]
 
 
+def position_before_rewriting(
+    original: WasmModule, body: Body, rewritten: WasmModule, new_body: Body, offset: int
+) -> int:
+    """Return where an instruction of a module that `rewrite_waits` has made was before, as a file offset.
+
+    Args:
+        original: the module before.
+        body: the function's body there.
+        rewritten: the module after; the order of the functions is the same.
+        new_body: the function's body there.
+        offset: bytes from the beginning of the new body, behind its length, to the instruction.
+    """
+    before, after, wanted = body.code, new_body.code, new_body.code + offset
+    for site in shared_sites(original, body):
+        if wanted < after + site.start - before:
+            break
+        after += site.start - before
+        # The call that stands for the instruction: the opcode, and the number of an appended function.
+        reader = Reader(rewritten.data, after + 1, new_body.end, rewritten.name)
+        reader.u32("a function index")
+        if wanted < reader.pos:
+            return site.start
+        before, after = site.end, reader.pos
+    return before + wanted - after
+
+
 def appended(module: WasmModule, number: int, items: Sequence[bytes]) -> Parts:
     """Give a section's contents, a vector, with more items after the ones it has."""
     section = module.section(number)

@@ -146,6 +146,24 @@ def test_bad_options_are_refused(engine: Engine, options: WasiOptions, text: str
     )
 
 
+def test_each_instance_is_answered_in_its_own_memory(engine: Engine) -> None:
+    """Instances that export a memory each call one context, also in their start functions, and find the answers in theirs."""
+    store = engine.new_store(engine.host_functions(NoBoundary()))
+    store.enable_wasi(WasiOptions(args=("name", "an argument")))
+    text = """(module (import "wasi_snapshot_preview1" "args_sizes_get" (func $sizes (param i32 i32) (result i32)))
+      (memory (export "memory") 1) (start $begin)
+      (func $begin (drop (call $sizes (i32.const {at}) (i32.const 100))))
+      (func (export "again") (drop (call $sizes (i32.const 200) (i32.const 204)))))"""
+    made = [store.instantiate(compiled(engine, text.format(at=at)), "caller") for at in (8, 16)]
+    made[0].function("again", FuncType((), ()))()
+
+    def numbers(instance: EngineInstance) -> list[int]:
+        return [int.from_bytes(text_at(instance, at, 4), "little") for at in (8, 16, 100, 200, 204)]
+
+    assert numbers(made[0]) == [2, 0, 17, 2, 17]
+    assert numbers(made[1]) == [0, 2, 17, 0, 0]
+
+
 def test_a_context_begins_anew(engine: Engine) -> None:
     """Instances that there are see other arguments, input and output from then on; a bad option leaves all as it was."""
     first: list[bytes] = []

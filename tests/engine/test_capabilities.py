@@ -16,7 +16,7 @@ import wasmtime
 import dl
 import dl.engine
 from dl.engine import Engine, engine_named, known_engines
-from dl.engine.protocol import Capabilities
+from dl.engine.capabilities import Capabilities
 from dl.engine.wasmtime.engine import WasmtimeEngine
 from tests.support.modules import MEMORY, TABLE, library, returns
 
@@ -32,7 +32,8 @@ def opened(engine: Engine, *parts: str, name: str = "lib.so") -> None:
 def test_every_capability_can_be_switched_off() -> None:
     """An engine made without a capability says so, and still runs what needs none."""
     names = list(vars(WasmtimeEngine().capabilities))
-    nothing = WasmtimeEngine(**dict.fromkeys(names, False))
+    off: dict[str, Any] = dict.fromkeys(names, False)
+    nothing = WasmtimeEngine(**off)
 
     assert set(names) == set(Capabilities.__dataclass_fields__)
     assert not any(vars(nothing.capabilities).values())

@@ -14,6 +14,7 @@ import tracemalloc
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import platformdirs
 import pytest
@@ -36,7 +37,7 @@ as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can make files
 class CountingEngine(WasmtimeEngine):
     """Counts what it compiles, and what reaches its deserializer."""
 
-    def __init__(self, **options: bool) -> None:
+    def __init__(self, **options: Any) -> None:
         super().__init__(**options)
         self.compiled = 0
         self.loaded: list[bytes] = []

@@ -13,7 +13,7 @@ from dl.engine import Engine, engine_named, known_engines
 from dl.errors import EngineError, InstantiationError, TrapError
 from dl.wasm.types import FuncType
 from tests.support.engines import NoBoundary, compiled, instantiated
-from tests.support.modules import imports, library, returns
+from tests.support.modules import imports, library, module, returns
 
 pytestmark = pytest.mark.skipif("wasmer" not in known_engines(), reason="wasix-dl-wasmer is not installed")
 
@@ -130,6 +130,18 @@ def test_a_start_function_has_no_values(engine: Any, kind: str) -> None:
     body = "(i32.const 1)" if "result" in kind else ""
     with pytest.raises(EngineError, match="start function has parameters or results"):
         compiled(engine, f"(module (func $f {kind} {body}) (start $f))")
+
+
+def test_64_bit_addresses_are_refused_by_name() -> None:
+    """What has a memory or table of 64-bit addresses is refused by the linker, which says what the engine lacks."""
+    with dl.Linker(None, engine="wasmer", cache=False) as linker:
+        for body in ("(memory i64 1)", "(table i64 1 funcref)"):
+            with pytest.raises(
+                dl.UnsupportedModuleError, match="64-bit addresses, which engine wasmer lacks"
+            ):
+                linker.instantiate(module(body))
+        with pytest.raises(dl.LinkerUsageError, match="^engine wasmer lacks 64-bit addresses$"):
+            linker.new_memory(1, is64=True)
 
 
 def test_objects_are_let_go(engine: Any) -> None:

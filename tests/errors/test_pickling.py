@@ -57,6 +57,8 @@ def examples() -> Iterator[BaseException]:
     yield dl.PoolFullError(4, 2)
     yield dl.ValueConversionError(FuncType(("i32",), ()), "too large", "f")
     yield dl.BuildError("text")
+    yield dl.PatchError("a.so", "why")
+    yield dl.BundleError("a.zip", "why")
     yield dl.EngineError("text")
     yield dl.EngineNotFoundError("x", ["wasmtime"], "not installed")
     yield dl.LinkerUsageError("text")

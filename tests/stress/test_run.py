@@ -10,7 +10,7 @@ import pytest
 
 import dl
 from dl.cli import main
-from dl.stress.run import run_stress
+from dl.stress.run import GRACE_SECONDS, Patience, run_stress
 
 SHORT_SECONDS = 12.0
 
@@ -41,6 +41,15 @@ class TestStress:
 
         assert found.failures == ()
         assert found.total > 50
+
+    def test_a_slow_end_is_no_hang(self) -> None:
+        """While something moves a run may take long to come to its end, but not for ever; when nothing moves it is hung."""
+        patience = Patience(1000.0)
+        times = [1000.0 + 0.9 * GRACE_SECONDS * step for step in range(11)]
+        assert not any(patience.is_over(time, ("moved", time)) for time in times)
+        assert not patience.is_over(times[-1] + 0.9 * GRACE_SECONDS, ("moved", times[-1]))
+        assert patience.is_over(times[-1] + 1.1 * GRACE_SECONDS, ("moved", times[-1]))
+        assert patience.is_over(1000.0 + 11 * GRACE_SECONDS, "moved again")
 
     def test_thread_number_out_of_range(self) -> None:
         """A number of threads that the generated program has no stacks for is refused."""

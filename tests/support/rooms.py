@@ -8,6 +8,7 @@ ORDER = (
     ("__main__",),
     ("cli", "stress"),
     ("__init__",),  # the public names
+    ("cluster",),
     ("pool",),
     ("shipping", "description"),
     ("tasks",),

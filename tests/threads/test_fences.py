@@ -165,7 +165,7 @@ def test_membarrier_works_in_a_forked_child() -> None:
 def test_machine_without_the_call_is_told_so(monkeypatch: pytest.MonkeyPatch) -> None:
     """Where the number of the call is not known, making these fences says so, and locks take their place."""
     monkeypatch.setattr("threads.fences._CALL_NUMBERS", {})
-    monkeypatch.setattr("threads.fences.sys.version", "3.13.5 experimental free-threading build")
+    monkeypatch.setattr("threads.fences.FREE_THREADED", True)
     with pytest.raises(OSError, match="membarrier"):
         MembarrierFences()
     assert isinstance(fences_of_this_interpreter(), LockFences)

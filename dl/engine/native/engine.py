@@ -7,10 +7,11 @@ import os
 from abc import ABC, abstractmethod
 from functools import cached_property
 
+from dl.engine.capabilities import Capabilities
 from dl.engine.machine import machine_fingerprint
 from dl.engine.native import stacks
 from dl.engine.native.slots import new_slots
-from dl.engine.protocol import Capabilities, CompiledModule, Slots
+from dl.engine.protocol import CompiledModule, Slots
 from dl.errors import EngineError
 
 _NAME_BYTES = 16

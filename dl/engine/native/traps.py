@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from functools import lru_cache
-from typing import Generic, TypeVar
+from typing import Generic, TypeAlias, TypeVar
 
+from dl.errors.frames import SourcePlace
 from dl.records import dataclass, field
 
 Tag = TypeVar("Tag")
@@ -38,16 +40,22 @@ UNCAUGHT = 49
 """Of an exception that the guest did not catch: WASMTIME_TRAP_CODE_UNCAUGHT_EXCEPTION."""
 
 
+FindLine: TypeAlias = Callable[[int, int], SourcePlace | None]
+"""Returns the source line of a function's index and of an instruction's place in its body."""
+
+
 @dataclass(slots=True)
 class Names(Generic[Tag]):
     """What the linker calls the contents of a store.
 
     Attributes:
         modules: names of modules, by the names that their code carries.
+        lines: what finds source lines in them, likewise.
         tags: exception tags with their names; the first name of a tag counts.
     """
 
     modules: dict[str, str] = field(default_factory=dict)
+    lines: dict[str, FindLine] = field(default_factory=dict)
     tags: list[tuple[str, Tag]] = field(default_factory=list)
 
 

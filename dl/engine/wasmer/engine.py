@@ -7,8 +7,9 @@ from __future__ import annotations
 
 from typing import Any
 
+from dl.engine.capabilities import Capabilities
 from dl.engine.native.engine import NativeEngine, code_name
-from dl.engine.protocol import Boundary, Capabilities
+from dl.engine.protocol import Boundary
 from dl.engine.wasmer import c
 from dl.engine.wasmer.errors import made
 from dl.engine.wasmer.host import WasmerHostFunctions, take_text

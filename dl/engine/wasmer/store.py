@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from dl.engine.native.entry import entry, need_room
 from dl.engine.native.pending import interrupt_guest
 from dl.engine.native.store import NativeStore
-from dl.engine.native.traps import Names, frame_name
+from dl.engine.native.traps import FindLine, Names, frame_name
 from dl.engine.protocol import WasiOptions
 from dl.engine.wasmer import c
 from dl.engine.wasmer.errors import Handle, check, error_of, made
@@ -138,6 +138,12 @@ class WasmerStore(NativeStore):
 
     def name_tag(self, instance: Any, name: str) -> None:
         self._names.tags.append((name, instance.tag(name)))
+
+    def find_lines(self, module: Any, find: FindLine) -> None:
+        """Do nothing: Wasmer's stacks do not say where in a function they are."""
+
+    def new_profiler(self) -> Any:
+        raise EngineError("Wasmer has no profiler of guest code")
 
     def instantiate(self, module: Any, name: str, imports: Sequence[Any] | None = None) -> WasmerInstance:
         context = self.context()

@@ -130,6 +130,7 @@ config_tail_calls = _prototype("wasmtime_config_wasm_tail_call_set", None, _P, c
 config_simd = _prototype("wasmtime_config_wasm_simd_set", None, _P, c_bool)
 config_memory64 = _prototype("wasmtime_config_wasm_memory64_set", None, _P, c_bool)
 config_relaxed_simd = _prototype("wasmtime_config_wasm_relaxed_simd_set", None, _P, c_bool)
+config_profiler = _prototype("wasmtime_config_profiler_set", None, _P, c_uint8)
 config_max_stack = _prototype("wasmtime_config_max_wasm_stack_set", None, _P, c_size_t)
 config_parallel = _prototype("wasmtime_config_parallel_compilation_set", None, _P, c_bool)
 config_host_memory_creator = _prototype("wasmtime_config_host_memory_creator_set", None, _P, _P)
@@ -151,6 +152,7 @@ frame_vec_delete = _prototype("wasm_frame_vec_delete", None, _P)
 frame_function_name = _prototype("wasmtime_frame_func_name", _P, _P)
 frame_module_name = _prototype("wasmtime_frame_module_name", _P, _P)
 frame_function_index = _prototype("wasm_frame_func_index", c_uint32, _P)
+frame_function_offset = _prototype("wasm_frame_func_offset", c_size_t, _P)
 byte_vec_delete = _prototype("wasm_byte_vec_delete", None, _P)
 byte_vec_new = _prototype("wasm_byte_vec_new", None, _P, _N, c_char_p)
 
@@ -254,6 +256,7 @@ wasi_preopen = _prototype("wasi_config_preopen_dir", c_bool, _P, c_char_p, c_cha
 profiler_new = _prototype("wasmtime_guestprofiler_new", _P, _P, _P, c_uint64, _P, c_size_t)
 profiler_sample = _prototype("wasmtime_guestprofiler_sample", None, _P, _P, c_uint64)
 profiler_finish = _prototype("wasmtime_guestprofiler_finish", _P, _P, _P)
+profiler_delete = _prototype("wasmtime_guestprofiler_delete", None, _P)
 
 
 class ProfiledModule(ctypes.Structure):

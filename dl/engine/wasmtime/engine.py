@@ -19,8 +19,9 @@ import ctypes
 import os
 from typing import Any
 
+from dl.engine.capabilities import Capabilities
 from dl.engine.native.engine import NativeEngine, code_name
-from dl.engine.protocol import Boundary, Capabilities
+from dl.engine.protocol import Boundary
 from dl.engine.wasmtime import c
 from dl.engine.wasmtime.errors import check, error_text, take_bytes
 from dl.engine.wasmtime.host import WasmtimeHostFunctions
@@ -68,15 +69,30 @@ def _forked() -> None:
 in_forked_child(_forked)
 
 
+_PROFILERS = {"jitdump": 1, "perfmap": 3}
+"""Of wasmtime_profiling_strategy_enum."""
+
+
+def _refusal(profiler: str) -> str:
+    """Return why the engine does not write for a profiler."""
+    if profiler == "vtune":
+        return "profiler vtune is not offered: the engine reports to VTune's own collector, without which nothing is written"
+    return f"there is no profiler {profiler}: there are {', '.join(sorted(_PROFILERS))}"
+
+
 class WasmtimeEngine(NativeEngine):
     """One wasmtime engine.
 
     Args:
         interrupts: check for interruption at each loop and function entry (about 11 % on tight loops).
         shared_memory, exceptions, tail_calls, table_reflection, serialization, simd, externals, references, stack_inspection,
-            memory64, guest_wasi: False switches the capability off; the engine can do all of them. See `Capabilities`.
+            memory64, guest_wasi, profiling: False switches the capability off; the engine can do all. See `Capabilities`.
         max_stack: bytes of native stack that guest code may use in a thread, counted from its outermost call into the guest;
             None for 1 MiB, or what the stacks of new threads have room for if that is less.
+        profiler: for which profiler of the system it writes down where the code of functions is: `perfmap` or `jitdump`.
+
+    Raises:
+        EngineError: it cannot write for this profiler; says why.
 
     Attributes:
         max_stack: bytes of native stack that guest code may use in a thread.
@@ -99,7 +115,9 @@ class WasmtimeEngine(NativeEngine):
         stack_inspection: bool = True,
         memory64: bool = True,
         guest_wasi: bool = True,
+        profiling: bool = True,
         max_stack: int | None = None,
+        profiler: str | None = None,
     ) -> None:
         capabilities = Capabilities(
             shared_memory=shared_memory,
@@ -114,8 +132,11 @@ class WasmtimeEngine(NativeEngine):
             stack_inspection=stack_inspection,
             memory64=memory64,
             guest_wasi=guest_wasi,
+            profiling=profiling,
         )
         super().__init__(capabilities, max_stack)
+        if profiler is not None and profiler not in _PROFILERS:
+            raise EngineError(_refusal(profiler))
         config = c.config_new()
         c.config_epochs(config, interrupts)
         c.config_threads(config, shared_memory)
@@ -126,6 +147,7 @@ class WasmtimeEngine(NativeEngine):
         c.config_relaxed_simd(config, simd)
         c.config_memory64(config, memory64)
         c.config_max_stack(config, self.max_stack)
+        c.config_profiler(config, _PROFILERS[profiler] if profiler else 0)
         # The library's threads that compile in parallel stay in the parent, and a child would wait for them for ever.
         c.config_parallel(config, not _in_child)
         self.pointer: int = c.engine_new(config)

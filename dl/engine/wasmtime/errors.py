@@ -14,6 +14,7 @@ from dl.engine.native.pending import is_pending, take_pending
 from dl.engine.native.traps import TRAPS, UNCAUGHT, Names
 from dl.engine.wasmtime import c
 from dl.errors import EngineError, InstantiationError, ProgramExited, TrapError, UncaughtExceptionError
+from dl.errors.frames import Frame
 
 _TRAP_PREFIX = "wasm trap: "
 _CAUSE_NUMBER = re.compile(r"^ +[0-9]+: ")
@@ -128,7 +129,9 @@ def _last_cause(message: bytes) -> str:
     return lines[-1].removeprefix(_TRAP_PREFIX) if lines else "trap"
 
 
-def _take_exception(context: int, names: Names[c.Extern], frames: tuple[str, ...]) -> UncaughtExceptionError:
+def _take_exception(
+    context: int, names: Names[c.Extern], frames: tuple[Frame, ...]
+) -> UncaughtExceptionError:
     """Take the exception that no guest code caught out of the store, where it would stay; describe it.
 
     What a tag means is between the program's modules. Where it carries a pointer first, as those of C++ exceptions and
@@ -163,16 +166,18 @@ def _tag_name(context: int, exception: c.Exception_, names: Names[c.Extern]) -> 
     return None
 
 
-def _frames(collect: Callable[[int], object], names: Names[c.Extern]) -> tuple[str, ...]:
+def _frames(collect: Callable[[int], object], names: Names[c.Extern]) -> tuple[Frame, ...]:
     vec = c.ByteVec()
     collect(ctypes.addressof(vec))
     pointers = ctypes.cast(vec.data, ctypes.POINTER(ctypes.c_void_p)) if vec.size else ()
     frames = []
     for i in range(vec.size):
         frame = pointers[i]
-        function = _text_at(c.frame_function_name(frame)) or f"function {c.frame_function_index(frame)}"
+        index = c.frame_function_index(frame)
+        function = _text_at(c.frame_function_name(frame)) or f"function {index}"
         module = _text_at(c.frame_module_name(frame))
-        frames.append(f"{names.modules.get(module, module) or '?'}!{function}")
+        shown = names.modules.get(module, module) or "?"
+        frames.append(Frame(shown, function, index, c.frame_function_offset(frame), names.lines.get(module)))
     c.frame_vec_delete(ctypes.addressof(vec))
     return tuple(frames)
 

@@ -23,8 +23,9 @@ if TYPE_CHECKING:
     from dl.engine.wasmtime.engine import WasmtimeEngine
 
 
-Definition: TypeAlias = "tuple[bytes, bytes, int, int, bool]"
-"""Namespace, name, native type and native callback of a host function, and whether its values may be references."""
+Definition: TypeAlias = "tuple[bytes, bytes, int, int, bool, Callable[[Boundary], Any] | None]"
+"""Namespace, name, native type and native callback of a host function, whether its values may be references, and what makes the
+callback of one store, if stores have boundaries of their own."""
 
 
 class WasmtimeHostFunctions:
@@ -42,6 +43,7 @@ class WasmtimeHostFunctions:
         self._lock = threading.Lock()
         self._engine = engine
         self._boundary = boundary
+        self._new_boundary: Callable[[], Boundary] | None = getattr(boundary, "own", None)
         self.definitions: list[Definition] = []
         self._callbacks: list[Any] = []
         self._func_types: list[int] = []
@@ -62,12 +64,17 @@ class WasmtimeHostFunctions:
         if has_references(kind):
             self._define_checked(namespace, name, kind, function, blocking=blocking)
             return
-        ending = _trap_maker(namespace, name)
+
+        def callback(boundary: Boundary) -> Callable[..., Any]:
+            ending = _trap_maker(namespace, name)
+            return typed_callback(kind, function, boundary, ending, blocking=blocking, name=name)
+
         self._add(
             namespace,
             name,
             kind,
-            typed_callback(kind, function, self._boundary, ending, blocking=blocking, name=name),
+            callback(self._boundary),
+            of_store=callback if self._new_boundary is not None else None,
         )
 
     def _define_checked(
@@ -114,6 +121,7 @@ class WasmtimeHostFunctions:
         callback: Callable[..., Any],
         *,
         checked: bool = False,
+        of_store: Callable[[Boundary], Callable[..., Any]] | None = None,
     ) -> None:
         native = (c.CHECKED_CALLBACK if checked else c.HOST_CALLBACK)(callback)
         definition = (
@@ -122,6 +130,7 @@ class WasmtimeHostFunctions:
             _function_type(self._engine.pointer, kind),
             ctypes.cast(native, ctypes.c_void_p).value or 0,
             checked,
+            None if of_store is None else lambda boundary: c.HOST_CALLBACK(of_store(boundary)),
         )
         with self._lock:
             # First, so that the callback and the type outlive the native linker whatever happens next.
@@ -172,6 +181,10 @@ class WasmtimeHostFunctions:
             linker: int = c.linker_clone(self._linker)
             return linker, len(self.definitions)
 
+    def new_boundary(self) -> Boundary | None:
+        """Return a boundary for the functions of one store; None if stores use the program's, and its callbacks."""
+        return None if self._new_boundary is None else self._new_boundary()
+
     def __del__(self, _delete_linker: Any = c.linker_delete, _delete_type: Any = c.functype_delete) -> None:
         # The defaults are there for the interpreter's end, when modules have lost their names.
         if "_linker" in self.__dict__:
@@ -203,11 +216,25 @@ def define_extern(linker: int, context: int, namespace: str, name: str, extern: 
     )
 
 
-def define_function(linker: int, definition: Definition) -> None:
-    """Add an entry of `WasmtimeHostFunctions.definitions` to a native linker."""
-    namespace, name, kind, callback, checked = definition
+def define_function(linker: int, definition: Definition, boundary: Boundary | None = None) -> Any:
+    """Add an entry of `WasmtimeHostFunctions.definitions` to a native linker.
+
+    Args:
+        linker: the native linker.
+        definition: the entry.
+        boundary: that of the store whose linker it is, if it has one of its own.
+
+    Returns:
+        What must live as long as the linker's functions may be called: the store's own callback, or None.
+    """
+    namespace, name, kind, callback, checked, of_store = definition
+    native = None
+    if boundary is not None and of_store is not None:
+        native = of_store(boundary)
+        callback = ctypes.cast(native, ctypes.c_void_p).value or 0
     define = c.linker_define_checked if checked else c.linker_define_function
     check(define(linker, namespace, len(namespace), name, len(name), kind, callback, None, None))
+    return native
 
 
 def value_type(engine: int, name: str) -> int:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from dl.engine.native.entry import entry, need_room
 from dl.engine.native.pending import interrupt_guest
 from dl.engine.native.store import DEFERRED, NativeStore
-from dl.engine.native.traps import Names, frame_name
+from dl.engine.native.traps import FindLine, Names, frame_name
 from dl.engine.protocol import WasiOptions
 from dl.engine.wasmtime import c
 from dl.engine.wasmtime.errors import (
@@ -23,6 +23,7 @@ from dl.engine.wasmtime.errors import (
 )
 from dl.engine.wasmtime.externals import WasmtimeGlobal, external_of, new_global
 from dl.engine.wasmtime.host import (
+    Definition,
     WasmtimeHostFunctions,
     define_extern,
     define_function,
@@ -38,7 +39,7 @@ from dl.engine.wasmtime.memory import (
 )
 from dl.engine.wasmtime.offered import OfferedInstances
 from dl.engine.wasmtime.references import STORES
-from dl.engine.wasmtime.stack import is_on_stack
+from dl.engine.wasmtime.stack import WasmtimeProfiler, is_on_stack
 from dl.engine.wasmtime.wasi import wasi_config
 from dl.errors import EngineError
 from dl.wasm.types import FuncType, GlobalType, MemoryType
@@ -104,6 +105,11 @@ class WasmtimeStore(NativeStore):
         self._interrupt_callback: Any = None
         self._memories: dict[tuple[str, str], c.Extern] = {}
         self._kept = self._native.kept
+        self._boundary = host.new_boundary()
+        if self._boundary is not None:
+            for definition in host.definitions[: self._host_known]:
+                if definition[-1] is not None:
+                    self._define_host_function(definition)
         # The native store keeps instances, and so their code, to its end; who counts code must see it.
         self._code: set[Any] = set()
         self._function_types: dict[int, FuncType] = {}
@@ -187,8 +193,13 @@ class WasmtimeStore(NativeStore):
     def _define_host_functions(self) -> None:
         """Make importable what the program's host functions have got since."""
         for definition in self._host.definitions[self._host_known :]:
-            define_function(self._linker, definition)
+            self._define_host_function(definition)
             self._host_known += 1
+
+    def _define_host_function(self, definition: Definition) -> None:
+        own = define_function(self._linker, definition, self._boundary)
+        if own is not None:
+            self._kept.append(own)
 
     def external(self, namespace: str, name: str) -> Any:
         self._define_host_functions()
@@ -213,6 +224,13 @@ class WasmtimeStore(NativeStore):
 
     def new_global(self, kind: GlobalType, value: Any) -> WasmtimeGlobal:
         return new_global(self, self._engine.pointer, kind, value)
+
+    def find_lines(self, module: Any, find: FindLine) -> None:
+        self._names.lines[module.name] = find
+
+    def new_profiler(self) -> WasmtimeProfiler:
+        names = [(self._names.modules.get(module.name, module.name), module.pointer) for module in self._code]
+        return WasmtimeProfiler(self._engine.pointer, self._store, names, lambda: len(self._code))
 
     def instantiate(self, module: Any, name: str, imports: Sequence[Any] | None = None) -> WasmtimeInstance:
         context = self.context()

@@ -1,0 +1,199 @@
+"""What two threads bring where both run Python, with a GIL and without one.
+
+Guest code runs in parallel on any interpreter: `loads_under_threads.py` has that. This is about host functions, `dlsym`,
+`dlopen` and `spawn`, which are Python, and about a barrier beside a thread of Python that computes.
+
+    PYTHON_GIL=0 python3.13t benchmarks/without_gil.py --beside python3.13
+
+Each interpreter runs in a process of its own. Times are the least of many short rounds, because another process on the machine
+can only make a round longer, and one and two threads take turns.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+from common import UNARY, library, report, take_turns
+from loads_under_threads import loads
+from rich.table import Table
+
+import dl
+from dl.stress.modules import LibraryKind, library_module, program_module
+from dl.wasm.encode import ModuleBuilder, i32_const, local_get, unsigned
+
+SPEED_UP = 1.8
+"""Least speed-up of two threads whose guests call host functions, without a GIL."""
+
+Work = Callable[[dl.InstanceGroup, int], None]
+"""A share of work: gets the thread's group and the thread's number."""
+
+
+def calling_library() -> bytes:
+    """A library whose `nothing(n)` and `some(n)` call the host functions `env.nothing` and `env.some` so many times."""
+    build = ModuleBuilder()
+    hosts = {name: build.import_("env", name, UNARY) for name in ("nothing", "some")}
+    for name, host in hosts.items():
+        call = local_get(0) + b"\x10" + unsigned(host) + b"\x1a"
+        count = local_get(0) + i32_const(1) + b"\x6b\x22\x00\x0d\x00"  # sub, local.tee 0, br_if 0
+        build.export(name, "func", build.function(UNARY, b"\x03\x40" + call + count + b"\x0b" + local_get(0)))
+    return library(build)
+
+
+def nothing(value: int) -> int:
+    return value
+
+
+def some(value: int) -> int:
+    """Some microseconds of Python on data of its own."""
+    total = 0
+    for number in range(50):
+        total += number ^ value
+    return total & 0xFF
+
+
+def works(linker: dl.Linker) -> dict[str, Work]:
+    """Return what is measured, by name."""
+    calls = linker.main_group.dlopen(calling_library(), name="calls.so")
+    # Each thread has bytes of its own, so that the two load two libraries and do not wait for one.
+    sources = [library_module(LibraryKind(number)) for number in range(2)]
+    for number, source in enumerate(sources):
+        linker.main_group.dlopen(source, name=f"warm{number}.so")
+
+    def call(name: str, times: int) -> Work:
+        def work(group: dl.InstanceGroup, _number: int) -> None:
+            group.dlsym(calls, name)(times)
+
+        return work
+
+    def look_up(group: dl.InstanceGroup, _number: int) -> None:
+        for _ in range(300):
+            group.dlsym(calls, "some")
+
+    def load(group: dl.InstanceGroup, number: int) -> None:
+        for step in range(4):
+            group.dlclose(group.dlopen(sources[number], name=f"l{number}-{step}.so"))
+
+    def start(_group: dl.InstanceGroup, _number: int) -> None:
+        for _ in range(4):
+            linker.spawn(lambda _group: None).join()
+
+    return {
+        "host function that does nothing": call("nothing", 2_000),
+        "host function of some microseconds": call("some", 400),
+        "dlsym": look_up,
+        "dlopen and dlclose": load,
+        "spawn and join": start,
+    }
+
+
+def measured(rounds: int) -> dict[str, Any]:
+    """Measure this interpreter; returns the least milliseconds of each work in one thread and in two, and barriers."""
+    imports = {
+        "nothing": nothing,
+        "some": some,
+        "on_thread": lambda _number, _record: None,
+        "on_construct": lambda _addend: None,
+    }
+    times: dict[str, list[float]] = {}
+    with dl.Linker(program_module(), imports={"env": imports}) as linker:
+        start, done = threading.Barrier(3), threading.Barrier(3)
+        current: list[tuple[Work, int] | None] = [None]
+        failures: list[BaseException] = []
+        spans: list[tuple[float, float]] = []
+
+        def body(group: dl.InstanceGroup, number: int) -> None:
+            while True:
+                start.wait()
+                if current[0] is None:
+                    return
+                work, active = current[0]
+                try:
+                    if number < active:
+                        began = time.perf_counter()
+                        work(group, number)
+                        spans.append((began, time.perf_counter()))
+                except BaseException as error:  # noqa: BLE001  raised below
+                    failures.append(error)
+                done.wait()
+
+        def turn(work: Work, active: int) -> float:
+            current[0] = work, active
+            spans.clear()
+            start.wait()
+            done.wait()
+            if failures:
+                raise failures[0]
+            # From the threads' own clocks: this thread may get the processor late.
+            return 1e3 * (max(ended for _, ended in spans) - min(began for began, _ in spans))
+
+        threads = [linker.spawn(body, number) for number in range(2)]
+        for name, work in works(linker).items():
+            samples = take_turns(
+                {"one": lambda work=work: turn(work, 1), "two": lambda work=work: turn(work, 2)}, rounds
+            )
+            times[name] = [min(samples["one"]), min(samples["two"])]
+        current[0] = None
+        start.wait()
+        for thread in threads:
+            thread.join()
+    barriers = {}
+    for busy in (False, True):
+        _, barrier = loads(16, max(rounds // 4, 5), busy=busy)
+        barriers["beside a busy thread" if busy else "alone"] = sorted(barrier)[len(barrier) // 2]
+    is_gil_enabled = getattr(sys, "_is_gil_enabled", lambda: True)()
+    return {"python": sys.version.split(" (")[0], "gil": is_gil_enabled, "times": times, "barriers": barriers}
+
+
+def beside(python: str, rounds: int) -> dict[str, Any]:
+    """Measure another interpreter, which has what this benchmark imports."""
+    with tempfile.TemporaryDirectory() as folder:
+        result = Path(folder) / "result.json"
+        command = [python, __file__, "--rounds", str(rounds), "--only-into", str(result)]
+        environment = {name: value for name, value in os.environ.items() if name != "PYTHON_GIL"}
+        subprocess.run(command, check=True, env=environment)
+        found: dict[str, Any] = json.loads(result.read_text())
+        return found
+
+
+@click.command()
+@click.option("--rounds", default=40, show_default=True, help="Rounds of each work and number of threads.")
+@click.option("--beside", "others", multiple=True, help="Another interpreter to measure; may be repeated.")
+@click.option("--json", "json_file", type=click.Path(path_type=Path), help="Write the figures there.")
+@click.option("--only-into", type=click.Path(path_type=Path), hidden=True)
+def main(rounds: int, others: tuple[str, ...], json_file: Path | None, only_into: Path | None) -> None:
+    """Measure what two threads bring where both run Python."""
+    own = measured(rounds)
+    if only_into is not None:
+        only_into.write_text(json.dumps(own))
+        return
+    results = [own, *(beside(python, rounds) for python in others)]
+    titles = [f"{each['python']}, {'a' if each['gil'] else 'no'} GIL" for each in results]
+    speeds = Table("two threads, as many times as fast as one", *titles, title="Speed-up")
+    for name in own["times"]:
+        ratios = [2 * each["times"][name][0] / each["times"][name][1] for each in results]
+        speeds.add_row(name, *(f"{ratio:.2f}" for ratio in ratios))
+    costs = Table("one thread, ms a round", *titles, title="Cost")
+    for name in own["times"]:
+        costs.add_row(name, *(f"{each['times'][name][0]:.2f}" for each in results))
+    barriers = Table("16 groups, median ms", *titles, title="Barrier")
+    for name in own["barriers"]:
+        barriers.add_row(name, *(f"{each['barriers'][name]:.2f}" for each in results))
+    report([speeds, costs, barriers], {"results": results}, json_file)
+    if not own["gil"]:
+        name = "host function of some microseconds"
+        ratio = 2 * own["times"][name][0] / own["times"][name][1]
+        click.echo(f"{name}: {ratio:.2f} times as fast; the limit is {SPEED_UP}")
+
+
+if __name__ == "__main__":
+    main()
