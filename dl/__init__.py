@@ -96,7 +96,8 @@ if TYPE_CHECKING:
     from dl.tasks import AsyncLinker, TrioLinker, open_linker
     from dl.wamr.dlfcn import WamrStatistics
     from dl.wamr.mode import WamrMode
-    from dl.wasm.types import FuncType
+    from dl.wasm.records import Export, Import
+    from dl.wasm.types import FuncType, GlobalType, TableType, TagType
     from memory import (
         InvalidRequestError,
         InvalidStringError,
@@ -105,6 +106,7 @@ if TYPE_CHECKING:
         MemoryMovesError,
         OutOfBoundsError,
     )
+    from threads import RendezvousStatistics
 
 _NAMES = {
     "dl.api.callbacks": ("Callback",),
@@ -210,7 +212,9 @@ _NAMES = {
         "Pointer",
         "host_function",
     ),
-    "dl.wasm.types": ("FuncType",),
+    "dl.wasm.records": ("Export", "Import"),
+    "dl.wasm.types": ("FuncType", "GlobalType", "TableType", "TagType"),
+    "threads": ("RendezvousStatistics",),
     "memory": (
         "InvalidRequestError",
         "InvalidStringError",
@@ -312,12 +316,14 @@ __all__ = [
     "EventSubscription",
     "Events",
     "Explanation",
+    "Export",
     "External",
     "FinalizationError",
     "Frame",
     "FuncType",
     "Function",
     "Global",
+    "GlobalType",
     "GroupEndedError",
     "GuestBlock",
     "GuestData",
@@ -327,6 +333,7 @@ __all__ = [
     "GuestTimeoutError",
     "HostFunction",
     "HostThread",
+    "Import",
     "ImportCycleError",
     "ImportSource",
     "ImportTypeError",
@@ -375,6 +382,7 @@ __all__ = [
     "ProgramOutcome",
     "ProgramPool",
     "RemoteError",
+    "RendezvousStatistics",
     "ReplayFailedError",
     "ResourceLimitError",
     "Spec",
@@ -382,7 +390,9 @@ __all__ = [
     "StalePointerError",
     "SymbolNotFoundError",
     "Table",
+    "TableType",
     "Tag",
+    "TagType",
     "ThreadExited",
     "Timeline",
     "TimelineEvent",

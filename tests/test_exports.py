@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ast
+import dataclasses
+import inspect
 import re
 import subprocess
 import sys
@@ -12,6 +14,7 @@ from pathlib import Path
 import pytest
 
 import dl
+from website import reference
 
 ROOT = Path(__file__).resolve().parent.parent
 SOURCES = sorted(path for package in ("dl", "threads", "memory") for path in (ROOT / package).rglob("*.py"))
@@ -165,6 +168,7 @@ PUBLIC = [
     "EventSubscription",
     "Events",
     "Explanation",
+    "Export",
     "External",
     "F32",
     "F64",
@@ -173,6 +177,7 @@ PUBLIC = [
     "FuncType",
     "Function",
     "Global",
+    "GlobalType",
     "GroupEndedError",
     "GuestBlock",
     "GuestData",
@@ -185,6 +190,7 @@ PUBLIC = [
     "I32",
     "I64",
     "INVALID_HANDLE",
+    "Import",
     "ImportCycleError",
     "ImportSource",
     "ImportTypeError",
@@ -243,6 +249,7 @@ PUBLIC = [
     "RTLD_NOLOAD",
     "RTLD_NOW",
     "RemoteError",
+    "RendezvousStatistics",
     "ReplayFailedError",
     "ResourceLimitError",
     "Spec",
@@ -250,7 +257,9 @@ PUBLIC = [
     "StalePointerError",
     "SymbolNotFoundError",
     "Table",
+    "TableType",
     "Tag",
+    "TagType",
     "ThreadExited",
     "Timeline",
     "TimelineEvent",
@@ -303,3 +312,25 @@ def test_every_error_has_its_remedy_on_the_page() -> None:
     }
 
     assert named == errors - {"DlError"}
+
+
+def test_what_a_user_receives_is_public() -> None:
+    """Classes of ours that methods and properties of public classes return, or their fields hold, can be named by users."""
+    internal = reference.INTERNAL
+    ours = {name for path in SOURCES for name in re.findall(r"^class (\w+)", path.read_text(), re.MULTILINE)}
+    left = set()
+    for name in dl.__all__:
+        kind = getattr(dl, name)
+        if not isinstance(kind, type):
+            continue
+        texts = (
+            [str(field.type) for field in dataclasses.fields(kind)] if dataclasses.is_dataclass(kind) else []
+        )
+        for member in set(dir(kind)) - set(internal.get(name, ())):
+            held = inspect.getattr_static(kind, member)
+            function = held.fget if isinstance(held, property) else getattr(held, "__func__", held)
+            if not member.startswith("_") and inspect.isfunction(function):
+                texts.append(str(function.__annotations__.get("return")))
+        left |= {word for text in texts for word in re.findall(r"\b[A-Z]\w+", text)} & ours
+
+    assert sorted(left - set(dl.__all__)) == []

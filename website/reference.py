@@ -22,7 +22,7 @@ INTERNAL = {
     "EventQueue": ("end", "put"),
     "External": ("source", "link_type", "belongs_to"),
     "Function": ("source", "link_type", "belongs_to", "call_bits", "in_engine"),
-    "Memory": ("source", "link_type", "belongs_to", "data", "futexes"),
+    "Memory": ("source", "link_type", "belongs_to", "data", "futexes", "shared"),
     "Table": ("source", "link_type", "belongs_to"),
     "Global": ("source", "link_type", "belongs_to"),
     "Tag": ("source", "link_type", "belongs_to"),
@@ -52,11 +52,11 @@ GROUPS = {
     "values": ("Values, callbacks and signatures", ("dl.api.values", "dl.api.callbacks", "dl.wasm")),
     "memory": ("Memory", ("memory", "dl.api.blocks")),
     "hosts": ("Many programs, and many processes", ("dl.description", "dl.pool")),
-    "looking": ("Looking into a program", ("dl.api", "dl.program")),
-    "instances": ("Instances and externals", ("dl.instances",)),
+    "looking": ("Looking into a program", ("dl.api", "dl.program", "threads")),
+    "instances": ("Instances and externals", ("dl.instances", "dl.wasm.records")),
     "wamr": ("Programs of WAMR's kind", ("dl.wamr",)),
     "errors": ("Errors", ("dl.errors",)),
-    "further": ("Further names", ("dl", "threads")),
+    "further": ("Further names", ("dl",)),
 }
 """The pages of the API: title, and the files whose names are on it. The longest prefix decides; all errors are on one page."""
 

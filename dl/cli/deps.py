@@ -17,20 +17,32 @@ from dl.cli.endings import NOT_FOUND, NOT_LINKED
 from dl.cli.links import GOOD, links_of
 from dl.cli.modules import image_of, search_path
 from dl.cli.named import tree_by_name
+from dl.cli.params import engine_option
 from dl.cli.run import library_path_option, module_path_option
 from dl.cli.tree import CYCLE, REPEATED, Node
-from dl.errors import DlError, LibraryNotFoundError
+from dl.engine import default_name, engine_named
+from dl.engine.protocol import Engine
+from dl.engine.requirements import check_capabilities
+from dl.errors import DlError, LibraryNotFoundError, MalformedModuleError, UnsupportedModuleError
+from dl.link.find import LEGACY_EXCEPTIONS
 from dl.link.rehearse import Link
 from dl.modules.image import ModuleImage
 from dl.modules.kind import ModuleKind, kind_of
 from dl.modules.locate import Locator, requester_of
+from dl.wasm.rewrite import uses_legacy_exceptions
 
 
 class _Walk:
-    """Finds the libraries as a load does, but goes on after what is missing."""
+    """Finds the libraries as a load does, but goes on after what is missing.
 
-    def __init__(self, locator: Locator) -> None:
+    Args:
+        locator: finds them.
+        engine: the engine that shall run them; None to not look whether it can.
+    """
+
+    def __init__(self, locator: Locator, engine: Engine | None = None) -> None:
         self._locator = locator
+        self._engine = engine
         self._known: set[str] = set()
         self._by_base_name: dict[str, ModuleImage] = {}
         self._above: set[str] = set()
@@ -39,6 +51,7 @@ class _Walk:
     def tree(self, root: ModuleImage) -> Node:
         """Return the tree below a module."""
         top = Node(root.name, root.name)
+        self._look_for_features(root, top)
         self._remember(root)
         pending = [(root, top, iter(_needed(root)))]
         while pending:
@@ -73,8 +86,24 @@ class _Walk:
         if image.wasm.dylink is None:
             node.error = "not a shared library: it has no dylink.0 section"
             self.complete = False
+        self._look_for_features(image, node)
         self._remember(image)
         return True
+
+    def _look_for_features(self, image: ModuleImage, node: Node) -> None:
+        """Note at a module's node what the engine lacks for it; without an engine, nothing."""
+        if self._engine is None or node.error is not None:
+            return
+        try:
+            check_capabilities(self._engine, image.wasm)
+            if uses_legacy_exceptions(image.wasm):
+                raise UnsupportedModuleError(image.name, LEGACY_EXCEPTIONS)
+        except UnsupportedModuleError as error:
+            node.error = error.reason
+            self.complete = False
+        except MalformedModuleError as error:
+            node.error = str(error)
+            self.complete = False
 
     def _remember(self, image: ModuleImage) -> None:
         self._known.add(image.identity)
@@ -106,6 +135,7 @@ def _needed(image: ModuleImage) -> tuple[str, ...]:
     help="Show which needs serve no import of the module that has them.",
 )
 @demangle_option
+@engine_option
 @click.option("--json", "as_json", is_flag=True, help="Print JSON; its keys are documented and stable.")
 @click.argument("file", metavar="FILE")
 def deps(
@@ -115,6 +145,7 @@ def deps(
     undefined: bool,
     unused: bool,
     demangle: bool | None,
+    engine: str | None,
     as_json: bool,
 ) -> int:
     """Show the tree of libraries that a module needs, and where each was found.
@@ -129,10 +160,11 @@ def deps(
     demangled = demangler(demangle)
     directories = search_path(library_path, file)
     image = image_of(file)
-    top, complete = _tree_of(image, directories, module_path)
+    runs_on = engine_named(engine or default_name()) if undefined else None
+    top, complete = _tree_of(image, directories, module_path, runs_on)
     links: list[Link] | None = None
     if (undefined or unused) and complete:
-        links = links_of(image, directories, module_path)
+        links = links_of(image, directories, module_path, engine=engine)
     if unused and links is not None:
         _mark_unused(top, links)
     open_links = [link for link in links or () if undefined and link.state not in ("linked", "weak")]
@@ -142,27 +174,33 @@ def deps(
             report["undefined"] = None if links is None else [_link_as_json(o, demangled) for o in open_links]
         print(json.dumps(report, indent=2))
     else:
-        tree = Tree(Text(shown(top.name), style="bold"), guide_style="dim")
+        title = Text(shown(top.name), style="bold")
+        if top.error is not None:
+            title.append(f": {shown(top.error)}", style="bold red")
+        tree = Tree(title, guide_style="dim")
         _grow(tree, top)
         if not top.needs:
             tree.add("needs no libraries")
         output().print(tree)
         _print_undefined(open_links, demangled)
         if links is None and (undefined or unused):
-            print_note("symbols are not looked at while libraries are missing")
+            print_note("symbols are not looked at while libraries are missing or cannot be run")
     if not complete or any(link.state not in GOOD for link in open_links):
         return NOT_LINKED
     return NOT_FOUND if open_links or any(node.unused for node in top.below()) else 0
 
 
 def _tree_of(
-    image: ModuleImage, directories: list[Path], module_path: tuple[list[Path], ...]
+    image: ModuleImage,
+    directories: list[Path],
+    module_path: tuple[list[Path], ...],
+    engine: Engine | None,
 ) -> tuple[Node, bool]:
     """Return the tree below a module, and whether all of it was found."""
     named = tree_by_name(image, module_path)
     if named is not None:
         return named
-    walk = _Walk(Locator(directories))
+    walk = _Walk(Locator(directories), engine)
     return walk.tree(image), walk.complete
 
 

@@ -169,6 +169,20 @@ def _summary(report: dict[str, Any]) -> Iterator[tuple[str, str]]:
     yield "features", ", ".join(report["features"]) or "none beyond WebAssembly 1.0"
     if report["target_features"]:
         yield "built for", " ".join(report["target_features"])
+    yield "debugging information", _debugging(report["debug_information"])
+    for field, made_by in report["producers"].items():
+        yield field, ", ".join(f"{one['name']} {one['version']}".rstrip() for one in made_by)
+
+
+def _debugging(about: dict[str, Any] | None) -> str:
+    if about is None:
+        return "none"
+    parts = [f"{name} names {file}" for name, file in about["elsewhere"].items()]
+    if about["sections"]:
+        versions = " and ".join(map(str, about["line_versions"]))
+        lines = f"lines of DWARF {versions}" if versions else "no lines"
+        parts.insert(0, f"DWARF, {_bytes(about['size'])}, {lines}")
+    return "; ".join(parts)
 
 
 def _lists(report: dict[str, Any], demangled: Demangler) -> Iterator[tuple[str, list[tuple[str, ...]]]]:

@@ -14,6 +14,7 @@ from dl.program.main_module import describe_main
 from dl.wasm.const_expr import ConstExpr
 from dl.wasm.dylink import LEGACY_SECTION_NAME, SECTION_NAME, DylinkInfo, SymbolFlags
 from dl.wasm.framing import SECTION_NAMES
+from dl.wasm.lines import LineTable
 from dl.wasm.module import WasmModule
 from dl.wasm.reader import Reader
 from dl.wasm.records import Export
@@ -103,6 +104,8 @@ def describe(module: WasmModule, file: str) -> dict[str, Any]:
         ],
         "features": _features(module),
         "target_features": target_features(module),
+        "debug_information": debug_information(module),
+        "producers": producers(module),
     }
 
 
@@ -125,6 +128,50 @@ def target_features(module: WasmModule) -> list[str]:
             # A custom section that cannot be read counts as absent (core specification, section 2.5).
             continue
     return features
+
+
+_DEBUG_PREFIX = ".debug_"
+_ELSEWHERE = ("external_debug_info", "sourceMappingURL")
+"""Sections that name the file with the debugging information, or the source map."""
+
+
+def debug_information(module: WasmModule) -> dict[str, Any] | None:
+    """Return what there is for debuggers: DWARF's sections with bytes and versions, and files it may be in; or None."""
+    dwarf = [s for s in module.sections if s.id == 0 and s.name.startswith(_DEBUG_PREFIX)]
+    elsewhere = {}
+    for name in _ELSEWHERE:
+        for section in module.custom_sections(name):
+            reader = Reader(module.data, section.payload_start, section.end, module.name)
+            try:
+                elsewhere[name] = reader.name("a file's name")
+            except MalformedModuleError:
+                continue
+    if not dwarf and not elsewhere:
+        return None
+    lines = [module.data[s.payload_start : s.end] for s in dwarf if s.name == ".debug_line"]
+    return {
+        "sections": [section.name for section in dwarf],
+        "size": sum(section.end - section.payload_start for section in dwarf),
+        "line_versions": sorted({version for line in lines for version in LineTable(line).versions()}),
+        "elsewhere": elsewhere,
+    }
+
+
+def producers(module: WasmModule) -> dict[str, list[dict[str, str]]]:
+    """Return what the `producers` section says: for each field, such as `language` and `processed-by`, names and versions."""
+    found: dict[str, list[dict[str, str]]] = {}
+    for section in module.custom_sections("producers"):
+        reader = Reader(module.data, section.payload_start, section.end, module.name)
+        try:
+            for _ in range(reader.count("fields", item_bytes=2)):
+                field = found.setdefault(reader.name("a field's name"), [])
+                field += [
+                    {"name": reader.name("a producer's name"), "version": reader.name("its version")}
+                    for _ in range(reader.count("producers", item_bytes=2))
+                ]
+        except MalformedModuleError:
+            continue  # as for target_features
+    return found
 
 
 def _refusal(module: WasmModule) -> str:

@@ -31,9 +31,9 @@ from threads import uninterrupted
 
 log = logger("dl.link")
 
-_LEGACY_EXCEPTIONS = (
+LEGACY_EXCEPTIONS = (
     "legacy exception handling (try, catch): recompile with clang -mllvm -wasm-use-legacy-eh=false (Emscripten: "
-    "-sWASM_LEGACY_EXCEPTIONS=0), or convert with wasm-opt --translate-to-exnref"
+    "-sWASMLEGACY_EXCEPTIONS=0), or convert with wasm-opt --translate-to-exnref"
 )
 """Short, with the remedy in front: a guest's buffer for dlerror holds some 250 bytes."""
 
@@ -233,7 +233,7 @@ def compile_module(
         except (MalformedModuleError, UnsupportedModuleError):
             legacy = False  # the engine's reason stands
         if legacy:
-            raise UnsupportedModuleError(image.name, _LEGACY_EXCEPTIONS) from refused
+            raise UnsupportedModuleError(image.name, LEGACY_EXCEPTIONS) from refused
         raise
 
 

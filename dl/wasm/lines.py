@@ -117,6 +117,10 @@ class LineTable:
         except (_Broken, IndexError):
             return None
 
+    def versions(self) -> set[int]:
+        """Return the versions of DWARF that the tables have, as far as they are known."""
+        return {unit.version for unit in self._units()}
+
     def _index(self) -> Iterator[tuple[int, int, _Unit, int]]:
         """Yield first address, end, unit and place of each sequence."""
         for unit in self._units():

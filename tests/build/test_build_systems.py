@@ -13,6 +13,7 @@ import pytest
 import dl
 from dl.build.driver import Driver, parse
 from dl.modules.image import image_from_file
+from tests.support.modules import MEMORY, MEMORY_BASE, imports, library
 from tests.support.paths import ROOT
 
 pytestmark = [
@@ -177,3 +178,26 @@ def test_archives(tmp_path: Path) -> None:
     assert dlrun(tmp_path, "cc", "main.c", "-L.", "-ltwo", "-o", "main.wasm").returncode == 0
     assert dlrun(tmp_path, "main.wasm").returncode == 2
     assert dlrun(tmp_path, "ar", "t", "missing.a").returncode == 1
+
+
+def test_a_program_lends_what_other_compilers_call(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A library that imports `memcpy` and `memmove`, which this compiler writes as instructions, finds them in the program."""
+    (tmp_path / "main.c").write_text("int main(void) { return 0; }\n")
+    cc(tmp_path, monkeypatch, "-rdynamic", "main.c", "-o", "main.wasm")
+    kind = "(param i32 i32 i32) (result i32)"
+    call = "(drop (call $mem{0} (global.get $memory_base) (i32.add (global.get $memory_base) (i32.const {1})) (i32.const 4)))"
+    (tmp_path / "other.so").write_bytes(
+        library(
+            MEMORY,
+            MEMORY_BASE,
+            imports("memcpy", kind),
+            imports("memmove", kind),
+            '(data (global.get $memory_base) "........abcdefgh")',
+            f'(func (export "copied") (result i64) {call.format("cpy", 8)} {call.format("move", 9)}'
+            " (i64.load (global.get $memory_base)))",
+            memory_size=16,
+        )
+    )
+    with dl.Linker(tmp_path / "main.wasm") as linker:
+        copied = linker.main_group.library(tmp_path / "other.so").copied()
+        assert copied.to_bytes(8, "little") == b"bcde...."

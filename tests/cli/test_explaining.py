@@ -10,7 +10,9 @@ from pathlib import Path
 import pytest
 
 from dl.cli import main
-from tests.support.modules import MEMORY, calls, got, imports, library, pie, reads, returns
+from dl.wasm.encode import ModuleBuilder
+from dl.wasm.types import FuncType
+from tests.support.modules import MEMORY, calls, dylink, got, imports, library, pie, reads, returns
 from tests.support.paths import FIXTURES, ROOT
 
 
@@ -118,6 +120,25 @@ class TestDeps:
         states = {link["name"]: link["state"] for link in json.loads(text)["undefined"]}
         assert code == 127
         assert states == {"d": "undefined", "memory": "refused", "f": "refused"}
+
+    def test_what_the_engine_cannot_run(self, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+        """With -r a library with exceptions in their former encoding is named with the remedy, and so is the file itself."""
+        build = ModuleBuilder()
+        build.export("f", "func", build.function(FuncType((), ()), b"\x06\x40\x19\x0b\x0b"))
+        old = build.build()
+        old = old[:8] + dylink() + old[8:]
+        (tmp_path / "old.so").write_bytes(old)
+        (tmp_path / "top.wasm").write_bytes(pie(needed=["old.so"]))
+        assert told(capfd, "deps", str(tmp_path / "top.wasm"))[0] == 0
+        code, text = told(capfd, "deps", "-r", "--json", str(tmp_path / "top.wasm"))
+        report = json.loads(text)
+        assert code == 127
+        assert not report["complete"]
+        assert "legacy exception handling" in report["needed"][0]["error"]
+        assert "recompile" in report["needed"][0]["error"]
+        code, text = told(capfd, "deps", "-r", str(tmp_path / "old.so"))
+        assert code == 127
+        assert "old.so: legacy exception handling" in text
 
     def test_symbols_wait_for_libraries(self, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
         """While a library is missing no symbol is judged."""

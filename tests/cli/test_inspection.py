@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from dl.cli import main
-from dl.wasm.encode import name_bytes, unsigned
+from dl.wasm.encode import name_bytes, section, unsigned, vector
 from tests.support.command_line import GREET, HELLO, MEM_INFO, library, needed, subsection
 from tests.support.paths import FIXTURES, ROOT
 
@@ -78,7 +79,7 @@ DOCUMENTED_KEYS = {
     "memory_size", "memory_alignment", "table_size", "table_alignment", "needed", "runtime_path", "export_info",
     "import_info", "unknown_subsections", "imports", "exports", "memories", "tables", "start", "functions", "globals",
     "tags", "element_segments", "data_segments", "sections", "features", "target_features", "target_architecture",
-    "notes",
+    "notes", "debug_information", "producers",
 }  # fmt: skip
 
 
@@ -115,3 +116,48 @@ def test_inspect_tells_the_kinds_of_module_apart(capfd: pytest.CaptureFixture[st
     assert "table" in static["takes_no_libraries_because"]
     assert "shared-memory" in main_module["features"]
     assert "shared-memory" not in static["features"]
+
+
+def test_debugging_information_and_producers(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """What a compiler has left for debuggers, and who it was; broken sections count as absent."""
+
+    def custom(name: str, payload: bytes) -> bytes:
+        return section(0, name_bytes(name) + payload)
+
+    def text(word: str) -> bytes:
+        return name_bytes(word)
+
+    made_by = vector(
+        [
+            text("language") + vector([text("C11") + text("")]),
+            text("processed-by") + vector([text("clang") + text("20")]),
+        ]
+    )
+    line = (4).to_bytes(2, "little") + (9).to_bytes(4, "little") + bytes([1, 1, 1, 0xFB, 14, 1]) + b"\0\0\0"
+    file = tmp_path / "a.so"
+    file.write_bytes(
+        library(MEM_INFO)
+        + custom(".debug_line", len(line).to_bytes(4, "little") + line)
+        + custom(".debug_info", b"1234")
+        + custom("sourceMappingURL", text("a.map"))
+        + custom("producers", made_by)
+        + custom("producers", b"\xff\xff")
+    )
+    assert main(["inspect", "--json", str(file)]) == 0
+    report = json.loads(capfd.readouterr().out)
+    assert report["debug_information"] == {
+        "sections": [".debug_line", ".debug_info"],
+        "size": 4 + len(line) + 4,
+        "line_versions": [4],
+        "elsewhere": {"sourceMappingURL": "a.map"},
+    }
+    assert report["producers"] == {
+        "language": [{"name": "C11", "version": ""}],
+        "processed-by": [{"name": "clang", "version": "20"}],
+    }
+    assert main(["inspect", str(file)]) == 0
+    shown = capfd.readouterr().out
+    assert "lines of DWARF 4; sourceMappingURL names a.map" in shown
+    assert re.search(r"processed-by +clang 20", shown)
+    assert main(["inspect", "--json", HELLO]) == 0
+    assert json.loads(capfd.readouterr().out)["debug_information"] is None
