@@ -83,6 +83,15 @@ def spread(times: Sequence[float], digits: int = 2) -> str:
     return f"{statistics.median(times):.{digits}f} ({min(times):.{digits}f}-{max(times):.{digits}f})"
 
 
+def processor() -> str:
+    """The processor's name, as Linux tells it; empty elsewhere."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return ""
+    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "")
+
+
 def machine() -> dict[str, str]:
     """What the numbers depend on."""
     return {
@@ -91,6 +100,8 @@ def machine() -> dict[str, str]:
         "engine": os.environ.get("DLRUN_ENGINE", "wasmtime"),
         "machine": platform.machine(),
         "system": platform.system(),
+        "processor": processor(),
+        "processors": str(os.cpu_count()),
     }
 
 

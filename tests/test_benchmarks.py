@@ -1,4 +1,4 @@
-"""The comparison of two runs of the benchmarks."""
+"""The benchmarks' one entry point: comparing two runs, and drawing one."""
 
 from __future__ import annotations
 
@@ -48,3 +48,48 @@ def test_only_what_exceeds_the_noise_counts(
 
     assert done.returncode == code, done.stderr
     assert word in done.stdout
+
+
+def command(*arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run the entry point."""
+    return subprocess.run(
+        [sys.executable, "-m", "benchmarks", *arguments],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+
+
+def test_a_run_says_what_it_depends_on_and_compares_with_itself(tmp_path: Path) -> None:
+    """A run of one program has machine, versions, others' share, medians and spread, and is no worse than itself."""
+    pytest.importorskip("psutil")
+    file = tmp_path / "run.json"
+    done = command("all", "--only", "closures", "--rounds", "2", "--json", str(file))
+    run = json.loads(file.read_text(encoding="utf-8"))
+
+    assert "closures" in done.stdout
+    assert {"python", "wasmtime", "engine", "machine", "processors"} <= set(run["machine"])
+    assert 0 <= run["used by others"]["closures"] <= 1
+    medians = run["summary"]["closures / nanoseconds / closure"]
+    assert 0 < medians["least"] <= medians["lower quartile"] <= medians["median"] <= medians["most"]
+    assert medians["samples"] == 2
+    assert command("compare", str(file), str(file)).returncode == 0
+
+
+def test_drawing_a_run_twice_gives_the_same_files(tmp_path: Path) -> None:
+    """The run that is kept draws as one file for each question, with every series in it, and twice as the same bytes."""
+    pytest.importorskip("matplotlib")
+    drawn = []
+    for folder in ("one", "two"):
+        done = command("plots", "benchmarks/results.json", str(tmp_path / folder))
+        assert done.returncode == 0, done.stderr
+        drawn.append({path.name: path.read_text(encoding="utf-8") for path in (tmp_path / folder).iterdir()})
+
+    assert drawn[0] == drawn[1]
+    assert set(drawn[0]) == {
+        f"{name}.svg" for name in ("open-time", "group-cost", "barrier", "wasi-calls", "pointer-calls")
+    }
+    assert all(word in drawn[0]["open-time.svg"] for word in ("cold", "cached", "warm", "the engine"))
+    assert all(word in drawn[0]["wasi-calls.svg"] for word in ("random_get", "fd_pwrite"))

@@ -84,8 +84,12 @@ class EngineInstance(Protocol):
             KeyError: no function of that name is exported.
         """
 
-    def raw_function(self, name: str) -> RawFunction:
+    def raw_function(self, name: str, *, calls_back: bool = True) -> RawFunction:
         """Return an exported function as a callable on slots, without conversion of values.
+
+        Args:
+            name: its name.
+            calls_back: whether it may call Python functions; what never does needs no room for their frames.
 
         Raises:
             KeyError: no function of that name is exported.
@@ -224,9 +228,7 @@ class HostFunctions(Protocol):
         """Define a function that works on its slots in place; it may block."""
 
     def offer_wasi(self, namespace: str, memory: EngineMemory) -> None:
-        """Make preview 1, and a shared memory of the engine's, importable by what `Store.instantiate_with_wasi` instantiates.
-
-        Once, and only for engines with `guest_wasi`.
+        """Make preview 1, and a shared memory, importable by what `Store.instantiate_with_wasi` instantiates; once.
 
         Args:
             namespace: from where the memory is imported, as `memory`, by one instance of each store.

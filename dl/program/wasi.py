@@ -15,13 +15,13 @@ through the descriptors of `dl.wasix.files.files`, which call `WasiCalls`.
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from dl.engine.code_cache import Compiler
 from dl.engine.preview1 import FUNCTIONS, PREVIEW1, UNSTABLE, WASIX
 from dl.engine.protocol import (
     CompiledModule,
-    Engine,
     EngineInstance,
     EngineMemory,
     HostFunctions,
@@ -48,7 +48,6 @@ log = logger("dl.threads")
 _FORWARDED = "wasi"
 _CLOSE_SECONDS = 2.0
 _CLOCK = "clock_time_get"
-_MOST_SLOTS = max(len(kind.params) for kind in FUNCTIONS.values())
 
 NATIVE = (
     "args_get",
@@ -58,34 +57,6 @@ NATIVE = (
     "random_get",
 )
 """Functions that concern no descriptor and never wait."""
-
-
-class WasiLock:
-    """The lock around WASI. A thread that takes it twice is told so: an output callback has called into the program."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._owner = 0  # written by the holder only
-
-    def __enter__(self) -> None:
-        me = threading.get_ident()
-        if self._owner == me:
-            raise LinkerUsageError(
-                "an output callback calls functions of the program, which use WASI in turn"
-            )
-        self._lock.acquire()
-        self._owner = me
-
-    def take_within(self, seconds: float) -> bool:
-        """Take the lock, unless it stays taken for so long; returns whether it is taken."""
-        taken = self._owner != threading.get_ident() and self._lock.acquire(timeout=seconds)
-        if taken:
-            self._owner = threading.get_ident()
-        return taken
-
-    def __exit__(self, *_: object) -> None:
-        self._owner = 0
-        self._lock.release()
 
 
 _INVALID, _OUTSIDE_MEMORY = 28, 78
@@ -101,19 +72,8 @@ _TRAPS = {
 """Errnos for traps by which the engine's WASI refuses arguments, by how their text begins (wiggle's `GuestError`)."""
 
 
-def _answering(function: RawFunction) -> RawFunction:
-    """Make a function of the engine's answer with an errno where it traps because of its arguments."""
-
-    def call(slots: Slots) -> None:
-        try:
-            function(slots)
-        except TrapError as trap:
-            errno = next((errno for text, errno in _TRAPS.items() if trap.reason.startswith(text)), None)
-            if errno is None:
-                raise
-            slots.set_32(0, errno)
-
-    return call
+CALL_OUTPUT = frozenset(("fd_close", "fd_datasync", "fd_sync", "fd_write"))
+"""Functions that may call an output callable: what writes to a stream, and what might write what is left."""
 
 
 class WasiCalls:
@@ -121,35 +81,73 @@ class WasiCalls:
 
     Attributes:
         lock: held around every call: one at a time. The engine's WASI calls nothing of ours but the output callbacks of a
-            user, which must not call into the program. Nothing is waited for under it.
+            user, which must not call into the program: a call inside of a call raises. Nothing is waited for under it.
+        running: whether a call is under way; of the holder of the lock.
     """
 
-    def __init__(self, engine: Engine, forwarder: EngineInstance) -> None:
-        self.lock = WasiLock()
-        self._functions: dict[str, RawFunction] = {
-            name: _answering(forwarder.raw_function(name)) for name in FUNCTIONS
-        }
-        self._slots = engine.slots(_MOST_SLOTS)
+    def __init__(self, forwarder: EngineInstance) -> None:
+        self.lock = threading.RLock()
+        self.running = False
+        self._forwarder = forwarder
+        self._raw: dict[str, RawFunction] = {}
+        self._typed: dict[str, Callable[..., int]] = {}
 
     def raw(self, name: str) -> RawFunction:
         """Return a function that works on slots; call it under `lock`."""
-        return self._functions[name]
+        known = self._raw.get(name)
+        if known is None:
+            function = self._forwarder.raw_function(name, calls_back=name in CALL_OUTPUT)
+            known = self._raw[name] = self._answering(function)
+        return known
 
     def call(self, name: str, *arguments: int) -> int:
         """Call a function under `lock` and return its errno.
 
         Args:
             name: its name.
-            arguments: unsigned, each as wide as its signature says.
+            arguments: each as wide as its signature says.
         """
-        slots = self._slots
-        for position, (kind, value) in enumerate(zip(FUNCTIONS[name].params, arguments, strict=True)):
-            if kind == "i32":
-                slots.set_32(position, value)
-            else:
-                slots.set_64(position, value)
-        self._functions[name](slots)
-        return slots.u32(0)
+        function = self._typed.get(name)
+        if function is None:
+            function = self._typed[name] = self._forwarder.function(name, FUNCTIONS[name])
+        self._begin()
+        try:
+            return function(*arguments)
+        except TrapError as trap:
+            return _errno_of(trap)
+        finally:
+            self.running = False
+
+    def _begin(self) -> None:
+        if self.running:
+            raise LinkerUsageError(
+                "an output callback calls functions of the program, which use WASI in turn"
+            )
+        self.running = True
+
+    def _answering(self, function: RawFunction) -> RawFunction:
+        """Make a function of the engine's answer with an errno where it traps because of its arguments."""
+
+        def call(slots: Slots) -> None:
+            if self.running:
+                self._begin()
+            self.running = True
+            try:
+                function(slots)
+            except TrapError as trap:
+                slots.set_32(0, _errno_of(trap))
+            finally:
+                self.running = False
+
+        return call
+
+
+def _errno_of(trap: TrapError) -> int:
+    """Return the errno for a trap by which WASI refuses arguments; raise any other."""
+    errno = next((errno for text, errno in _TRAPS.items() if trap.reason.startswith(text)), None)
+    if errno is None:
+        raise trap
+    return errno
 
 
 def direct_wasi(host: HostSymbols) -> None:
@@ -187,7 +185,7 @@ def add_forwarder(compiler: Compiler, store: Store, memory: MemoryType, host: Ho
     store.define_instance(_FORWARDED, forwarder)
     if clock is not None:
         _add(host, {_CLOCK: SystemFunction(kind, binding=FromNamespace(_FORWARDED, CLOCK))})
-    return WasiCalls(compiler.engine, forwarder)
+    return WasiCalls(forwarder)
 
 
 def _forwarder(compiler: Compiler, memory: MemoryType, clock: FromNamespace | None = None) -> CompiledModule:
@@ -219,7 +217,7 @@ class SharedWasi:
         self._store.enable_wasi(options)
         self._store.define_memory(BASE_NAMESPACE, "memory", memory)
         forwarder = self._store.instantiate(_forwarder(compiler, kind), _FORWARDED)
-        self.calls = WasiCalls(compiler.engine, forwarder)
+        self.calls = WasiCalls(forwarder)
 
     def install(self, host: HostSymbols) -> None:
         """Let modules call what concerns no descriptor in this context."""
@@ -250,10 +248,13 @@ class SharedWasi:
 
         Unless a thread is still in a call, which an output callback of the user does not end: then with that call's end.
         """
-        if self.calls.lock.take_within(_CLOSE_SECONDS):
-            try:
+        calls = self.calls
+        taken = calls.lock.acquire(timeout=_CLOSE_SECONDS)
+        try:
+            if taken and not calls.running:
                 self._store.close()
-            finally:
-                self.calls.lock.__exit__()
-        else:
-            log.warning("the WASI context stays: an output callback does not return")
+                return
+        finally:
+            if taken:
+                calls.lock.release()
+        log.warning("the WASI context stays: an output callback does not return")

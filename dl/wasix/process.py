@@ -67,6 +67,7 @@ class Process:
         self.invokers = Invokers(system)
         self.terminal = Terminal(system.wasi_options)
         self.directory = "/"
+        self._is_wasix: bool | None = None  # until there is a main module
 
     def close(self) -> None:
         """Stop the alarms and restore the host's terminal."""
@@ -76,8 +77,13 @@ class Process:
     @property
     def is_wasix(self) -> bool:
         """Whether the program's C library is WASIX's, by what the main module imports, and not plain WASI's."""
-        main = self._system.main_module
-        return main is not None and is_wasix(main.wasm)
+        known = self._is_wasix
+        if known is None:
+            main = self._system.main_module
+            if main is None:
+                return False
+            known = self._is_wasix = is_wasix(main.wasm)
+        return known
 
     # current directory
 

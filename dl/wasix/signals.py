@@ -175,7 +175,7 @@ class Signals:
 
     def deliver_if_pending(self) -> None:
         """Call `deliver` at the end of a host call; costs next to nothing when no signal is pending."""
-        if self._pending:
+        if self._unaware:  # and not `_pending`, whose length is Python
             self.deliver()
 
     def deliver(self) -> bool:

@@ -10,6 +10,7 @@ from dl.engine.protocol import RawFunction, Slots
 from dl.wasix.abi import NAMESPACES, PROCESS
 from dl.wasix.adapter import with_split_arguments
 from dl.wasix.files.files import LOOKED_UP
+from dl.wasix.files.forwarding import closing
 from dl.wasix.files.poll import PREVIEW1_LAYOUT, SNAPSHOT0_LAYOUT, Poll
 from dl.wasix.files.snapshot0 import snapshot0_functions
 from dl.wasix.files.transfers import Transfers
@@ -28,16 +29,12 @@ def process_functions(
     files = process.files
     transfers = Transfers(files)
 
-    def close(number: int) -> int:
-        return files.close(number, keeps_preopens=process.is_wasix)
-
     def renumber(number: int, to: int) -> int:
         return files.renumber(number, to, copies=process.is_wasix)
 
     typed: dict[str, Callable[..., int]] = {
         "clock_res_get": process.clocks.clock_res_get,
         "clock_time_get": process.clocks.clock_time_get,
-        "fd_close": close,
         "fd_fdstat_get": files.fdstat_get,
         "fd_fdstat_set_flags": files.fdstat_set_flags,
         "fd_filestat_get": files.filestat_get,
@@ -49,6 +46,7 @@ def process_functions(
     }
     common = adapter.functions(PREVIEW1, typed)
     common |= {name: adapter.raw(PREVIEW1, name, files.raw(name)) for name in LOOKED_UP}
+    common["fd_close"] = adapter.raw(PREVIEW1, "fd_close", closing(files, lambda: process.is_wasix))
     common["path_open"] = adapter.raw(PREVIEW1, "path_open", files.path_open)
 
     own = {name: getattr(process, name) for name in PROCESS if name != "path_open2"}

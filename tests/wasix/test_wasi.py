@@ -8,7 +8,9 @@ from pathlib import Path
 import pytest
 
 import dl
-from tests.support.modules import MEMORY_BASE, SHARED_MEMORY, library, module
+from dl.engine.preview1 import FUNCTIONS
+from dl.program.wasi import CALL_OUTPUT
+from tests.support.modules import MEMORY_BASE, SHARED_MEMORY, library, module, pie
 from tests.support.wasi import BUFFER, CREATE, DIRECTORY, READ_WRITE, RESULT, TEXT, Calls, calls
 
 
@@ -193,3 +195,25 @@ def test_a_path_takes_no_odd_piece_of_memory(tmp_path: Path) -> None:
         )
 
         assert wasi.linker.main_group.dlsym(handle, "base")() % 16 == 0
+
+
+def test_only_writing_and_closing_call_an_output_callable() -> None:
+    """No other function of a standard stream calls the host's callable, so that they need no room for its frames."""
+    received: list[bytes] = []
+    kinds = {name: kind for name, kind in FUNCTIONS.items() if name[:3] == "fd_" and name not in CALL_OUTPUT}
+    fields = []
+    for name, kind in kinds.items():
+        params = " ".join(f"(param {p})" for p in kind.params)
+        arguments = " ".join(f"(local.get {i})" for i in range(len(kind.params)))
+        fields += [
+            f'(import "wasi_snapshot_preview1" "{name}" (func ${name} {params} (result i32)))',
+            f'(func (export "call_{name}") {params} (result i32) (call ${name} {arguments}))',
+        ]
+    wasm = pie(*fields, shared=True, memory_size=65536, memory_align=4)
+    with dl.Linker(wasm, stdout=received.append, stdin=b"") as linker:
+        linker.memory.write_struct("II", 1024, 2048, 4)
+        for name, kind in kinds.items():
+            function = linker.main_group.dlsym(linker.main, f"call_{name}")
+            function(1, *(1024 for _ in kind.params[1:]))
+
+    assert received == []

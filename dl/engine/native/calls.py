@@ -68,15 +68,18 @@ def callable_function(
     return invoke
 
 
-def raw_callable(store: NativeStore, call: Callable[..., Any], function: int, keep: object) -> RawFunction:
-    """Return a callable on slots for a function of a store.
+def raw_callable(
+    store: NativeStore, call: Callable[..., Any], function: int, keep: object, *, calls_back: bool = True
+) -> RawFunction:
+    """Return a callable on slots for a function of a store; `calls_back` as in `EngineInstance.raw_function`.
 
     What surrounds the call is written out here as above: one more Python call would make each a tenth slower.
     """
     context, trap, trap_address = store.context(), store.trap, store.trap_address
 
     def invoke(slots: Any, _keep: object = keep) -> None:
-        need_room()
+        if calls_back:
+            need_room()
         if get_ident() != store.thread:
             store.enter_thread()
         store.running += 1

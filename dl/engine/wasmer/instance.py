@@ -51,8 +51,9 @@ class WasmerInstance:
         function = self._function(name)
         return callable_function(self.store, c.call, function.pointer, function, kind)
 
-    def raw_function(self, name: str) -> RawFunction:
+    def raw_function(self, name: str, *, calls_back: bool = True) -> RawFunction:
         function = self._function(name)
+        del calls_back  # WASI is Python here, so whatever calls it calls back
         return raw_callable(self.store, c.call, function.pointer, function)
 
     def memory(self, name: str) -> WasmerMemory | WasmerSharedMemory:

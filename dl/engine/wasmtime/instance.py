@@ -48,9 +48,9 @@ class WasmtimeInstance:
         func = c.Func.from_buffer_copy(self.export(name, c.EXTERN_FUNC).of.func)
         return callable_function(self.store, c.function_call, ctypes.addressof(func), func, kind)
 
-    def raw_function(self, name: str) -> RawFunction:
+    def raw_function(self, name: str, *, calls_back: bool = True) -> RawFunction:
         func = c.Func.from_buffer_copy(self.export(name, c.EXTERN_FUNC).of.func)
-        return raw_callable(self.store, c.function_call, ctypes.addressof(func), func)
+        return raw_callable(self.store, c.function_call, ctypes.addressof(func), func, calls_back=calls_back)
 
     def memory(self, name: str) -> WasmtimeMemory | WasmtimeSharedMemory:
         extern = self.export(name, c.EXTERN_MEMORY, c.EXTERN_SHARED_MEMORY)

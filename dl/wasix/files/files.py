@@ -19,6 +19,7 @@ from dl.wasix.clocks import Clocks
 from dl.wasix.files.descriptors import FIRST_PREOPEN, DescriptorTable, OpenFile
 from dl.wasix.files.devices import CHARACTER_DEVICE, DEVICES, TERMINAL, TerminalDevice, terminal_output
 from dl.wasix.files.devices import LONGEST as LONGEST_DEVICE
+from dl.wasix.files.forwarding import by_descriptor, by_path, is_plain
 from dl.wasix.files.host_input import CAN_WAIT, HostInput
 from dl.wasix.files.preopens import below_preopen
 from dl.wasix.files.streams import Changes, Stream
@@ -28,6 +29,9 @@ from memory import LinearMemory
 from threads import Waits
 
 if TYPE_CHECKING:
+    import threading
+    from collections.abc import Sequence
+
     from dl.engine.protocol import RawFunction, Slots, WasiOptions
     from dl.wasix.system import System
 
@@ -42,7 +46,7 @@ _RIGHT_READ, _RIGHT_SET_FLAGS, _RIGHT_WRITE, _RIGHT_FILESTAT, _RIGHT_POLL = (
 _RIGHT_SEEK, _RIGHT_TELL = 1 << 2, 1 << 5
 _OPEN_DIRECTORY, _OPEN_EXCLUSIVE = 2, 4
 
-_PATHS: dict[str, tuple[tuple[int, int | None], ...]] = {
+_PATHS: dict[str, tuple[tuple[int, int], ...]] = {
     "path_create_directory": ((0, 1),),
     "path_filestat_get": ((0, 2),),
     "path_filestat_set_times": ((0, 2),),
@@ -106,6 +110,7 @@ class Files:
         self.host_input = HostInput(system.waits)
         self._has_devices = system.default_files
         self._dot_block: int | None = None
+        self._lock: threading.RLock | None = None  # that of `wasi`
         self._open_initial(system.wasi_options)
 
     def _open_initial(self, options: WasiOptions) -> None:
@@ -143,31 +148,43 @@ class Files:
             raise ErrnoError(Errno.NOTSUP)
         return calls
 
+    @property
+    def wasi_lock(self) -> threading.RLock:
+        """The lock around the program's WASI, which also guards `table`.
+
+        Raises:
+            ErrnoError: as `wasi`.
+        """
+        lock = self._lock
+        if lock is None:
+            lock = self._lock = self.wasi.lock
+        return lock
+
     # calls on slots
 
     def raw(self, name: str) -> RawFunction:
         """Return a function of preview 1 that looks up its descriptors and paths and leaves the rest to WASI."""
-        if name in _PATHS:
-            answer, places = Errno.NOTDIR, _PATHS[name]
+        places = _PATHS.get(name)
+        if places is None:
+            return by_descriptor(self, name)
+        ((descriptor, path), *more) = places
+        if more:
+            return lambda slots: self.forward(name, slots)
+        return by_path(self, name, descriptor, path)
+
+    def forward(self, name: str, slots: Slots) -> None:
+        """Call a function of preview 1 that looks up its descriptors and paths and leaves the rest to WASI."""
+        if name == "path_filestat_get":
+            device = self.device(slots.s32(0), slots.u32(2), slots.u32(3))
+            if device is not None:
+                slots.set_32(0, self._device_stat(device, slots.u32(4)))
+                return
+        paths = _PATHS.get(name)
+        if paths is None:
+            places: Sequence[tuple[int, int | None]] = ((0, None),)
+            answer = _STREAM_ANSWERS[name]
         else:
-            answer, places = _STREAM_ANSWERS[name], ((0, None),)
-
-        def call(slots: Slots) -> None:
-            self._forward(name, slots, places, answer)
-
-        def status(slots: Slots) -> None:
-            number, address, size, out = (slots.u32(position) for position in (0, 2, 3, 4))
-            device = self.device(number, address, size)
-            if device is None:
-                call(slots)
-            else:
-                slots.set_32(0, self._device_stat(device, out))
-
-        return status if name == "path_filestat_get" else call
-
-    def _forward(
-        self, name: str, slots: Slots, places: tuple[tuple[int, int | None], ...], answer: Errno
-    ) -> None:
+            places, answer = paths, Errno.NOTDIR
         wasi = self.wasi
         with wasi.lock:
             for descriptor, path in places:
@@ -269,25 +286,32 @@ class Files:
             slots: the arguments of preview 1's `path_open`.
             cloexec: the new descriptor's flag.
         """
-        place, number, address, size, oflags = (slots.u32(position) for position in (8, 0, 2, 3, 4))
-        self.memory.read(place, 4)
-        device = self.device(number, address, size)
-        if device is not None:
-            self.memory.write_u32(place, self.open_device(device, oflags, cloexec=cloexec))
-            slots.set_32(0, Errno.SUCCESS)
-            return
-        wasi = self.wasi
-        self._forward("path_open", slots, _PATHS["path_open"], Errno.NOTDIR)
-        if slots.u32(0):
-            return
-        with wasi.lock:
-            opened = self.memory.read_u32(place)
+        place, address, size = slots.u32(8), slots.u32(2), slots.u32(3)
+        memory, wasi = self.memory, self.wasi
+        memory.read_u32(place)
+        with self.wasi_lock:
+            directory = self.table.file(slots.s32(0))
+            if directory.wasi is not None and is_plain(self, directory, address, size):
+                slots.set_32(0, directory.wasi)
+                wasi.raw("path_open")(slots)
+            else:
+                device = self.device(slots.s32(0), address, size)
+                if device is not None:
+                    number = self.open_device(device, slots.u32(4), cloexec=cloexec)
+                    memory.write_u32(place, number)
+                    slots.set_32(0, Errno.SUCCESS)
+                    return
+                self.forward("path_open", slots)
+            if slots.u32(0):
+                return
+            opened = memory.read_u32(place)
             try:
                 number = self.table.add(OpenFile(wasi=opened), cloexec=cloexec)
             except ErrnoError:
                 wasi.call("fd_close", opened)
                 raise
-        self.memory.write_u32(place, number)
+            if number != opened:
+                memory.write_u32(place, number)
 
     # calls on typed values: descriptors come signed, addresses unsigned
 
@@ -337,10 +361,12 @@ class Files:
                 numbers from 3 on, of which they think that nobody uses them; the C library has its directories there, and
                 would take for one whatever is opened next under the number.
         """
-        with self.wasi.lock:
+        with self.wasi_lock:
             if keeps_preopens and self.table.file(number).preopen is not None:
                 return Errno.SUCCESS
             closed = self.table.remove(number)
+            if closed is not None and closed.wasi is not None:
+                return self.wasi.call("fd_close", closed.wasi)
         return self._close(closed)
 
     def _close(self, closed: OpenFile | None) -> int:
