@@ -63,7 +63,7 @@ from dl.wasix.files.defaults import DefaultFiles
 from dl.wasix.process import Process
 from dl.wasix.system import System
 from memory import LinearMemory
-from threads.interpreter import is_main_interpreter
+from threads import is_main_interpreter
 
 
 @dataclass(frozen=True)
