@@ -79,8 +79,18 @@ class _RunByDefault(click.Group):
         return super().parse_args(ctx, args)
 
     def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
-        """Return commands, and tell the shell to complete files: the first word may be either."""
-        return [*super().shell_complete(ctx, incomplete), CompletionItem(incomplete, type="file")]
+        """Return commands, options of running, and word that files will do: the first word may be each of them.
+
+        That word comes first, because the script for bash forgets what stood before it.
+        """
+        own = super().shell_complete(ctx, incomplete)
+        if incomplete.startswith("-"):
+            with run.make_context("run", [], parent=ctx, resilient_parsing=True) as running:
+                return [
+                    *own,
+                    *(one for one in run.shell_complete(running, incomplete) if one.value != "--help"),
+                ]
+        return [CompletionItem(incomplete, type="file"), *own]
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Options for running"):
