@@ -152,5 +152,5 @@ def _report_trap(error: BaseException, trap: TrapError) -> None:
     print_error(
         f"guest trapped: {trap.reason}" if error is trap else str(error).replace(str(trap), trap.reason)
     )
-    for frame in runs([frame.described for frame in trap.frames]):
+    for frame in runs([f"{frame} ({frame.source})" if frame.source else frame for frame in trap.frames]):
         print_note(f"at {frame}", style="dim")

@@ -20,6 +20,7 @@ from dl.options import MemoryType
 from dl.wasm.types import MemoryType as WasmMemoryType
 
 if TYPE_CHECKING:
+    from dl.api.memory_map import MemoryMap
     from dl.linker import Linker
 
 
@@ -53,16 +54,22 @@ def map(  # noqa: A001  the name of the command
     """Show what lies where in linear memory and in the table: data, stacks, thread-local blocks, heap, functions, what is free.
 
     The program, or the library, is linked with all that it needs, and constructed. With --run it is run too, and what is shown
-    is what there is at its end; the exit code is then the program's. A running program is looked at from Python, with
-    Linker.memory_map().
+    is what there is at its end, also if it traps; the exit code is then the program's. A running program is looked at with
+    dlrun --map FILE, and from Python with Linker.memory_map().
     """
     if arguments and not running:
         raise click.UsageError("arguments are for a program that is run: give --run")
     code = 0
     with _linked(program, arguments, search_path(library_path, program)) as linker:
-        if running:
-            code = program_code(linker.main_group.run())
-        found = linker.memory_map()
+        try:
+            if running:
+                code = program_code(linker.main_group.run())
+        finally:
+            _show(linker.memory_map(), target, as_json=as_json)
+    return code
+
+
+def _show(found: MemoryMap, target: str | None, *, as_json: bool) -> None:
     if target is not None:
         Path(target).write_text(found.to_html(), encoding="utf-8")
     elif as_json:
@@ -74,7 +81,6 @@ def map(  # noqa: A001  the name of the command
         print(json.dumps(report, indent=2))
     else:
         print(found)
-    return code
 
 
 @contextmanager

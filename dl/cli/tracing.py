@@ -142,6 +142,8 @@ class _ThreadTrace:
     ) -> None:
         """Tell of something that took time, if it is between threads."""
         milliseconds = (end_ns - begin_ns) / 1e6
+        if about.get("result") == "not_equal":
+            return  # there was nothing to wait for
         if kind not in ("barrier", "wait") or (
             phase == "wait for the link lock" and milliseconds < _NOISE_MS
         ):
@@ -150,7 +152,7 @@ class _ThreadTrace:
         if phase == "barrier":
             more = f" of operation {about['operation']}, waited for {', '.join(about['awaited']) or 'nobody'}"
         elif "result" in about or "error" in about:
-            more = f": {about.get('result') or about['error']}"
+            more = f": {(about.get('result') or about['error']).replace('_', ' ')}"
         fields = {"phase": phase, "subject": subject, "milliseconds": round(milliseconds, 3)} | about
         _THREADS.debug(
             "%s%s%s: %.3f ms",

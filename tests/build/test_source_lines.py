@@ -141,7 +141,4 @@ def test_dlrun_shows_them(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> 
     )
     assert main([str(tmp_path / "app.wasm")]) == 134
     lines = capfd.readouterr().err.splitlines()
-    assert [line.split(" at ")[1:] for line in lines[1:3]] == [
-        ["lib.so!deep", "lib.c:3"],
-        ["lib.so!crash", "lib.c:8"],
-    ]
+    assert lines[1:3] == ["  at lib.so!deep (lib.c:3)", "  at lib.so!crash (lib.c:8)"]

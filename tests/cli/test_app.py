@@ -188,6 +188,6 @@ def test_shells_can_complete(dlrun: DlRun, shell: str) -> None:
     assert script.returncode == 0
     assert "_DLRUN_COMPLETE" in script.stdout
     asked = {"_DLRUN_COMPLETE": "bash_complete", "COMP_WORDS": "dlrun ins", "COMP_CWORD": "1"}
-    assert dlrun("", environment=asked).stdout.splitlines() == ["plain,inspect", "file,ins"]
+    assert dlrun("", environment=asked).stdout.splitlines() == ["file,ins", "plain,inspect"]
     asked = {"_DLRUN_COMPLETE": "bash_complete", "COMP_WORDS": "dlrun deps --js", "COMP_CWORD": "2"}
     assert dlrun("", environment=asked).stdout.splitlines() == ["plain,--json"]

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from dl.cli import main
-from tests.support.command_line import HELLO, DlRun
+from tests.support.command_line import HELLO, TRAPS, DlRun
 from tests.support.modules import imports, library, pie, returns
 from tests.support.paths import FIXTURES, ROOT
 
@@ -96,6 +96,13 @@ class TestMap:
         assert code == main([HELLO, "one"])
         assert text == capfd.readouterr().out
         assert main(["map", HELLO, "one"]) == 2
+
+    def test_after_a_trap(self, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+        """With `--run` the map of a program that traps is written, and the exit code is that of the trap."""
+        page = tmp_path / "map.html"
+        assert main(["map", "--run", "-o", str(page), TRAPS, "library"]) == 134
+        assert "guest trapped" in capfd.readouterr().err
+        assert "libtrap.so" in page.read_text()
 
     def test_a_program_while_it_runs(self, tmp_path: Path) -> None:
         """`--map` writes the page when the program is linked, at each SIGUSR1 while it computes, and at its end."""
