@@ -19,6 +19,8 @@ Examples:
                                     libraries in lib, the current directory as
                                     /data, and --verbose for the program
   dlrun --trace app.wasm            say what is linked where, and run
+  dlrun --timeline t.json app.wasm  what took how long, for a trace viewer
+  dlrun --profile guest app.wasm    where it spends its time, for speedscope
   dlrun inspect libfoo.so           what a library says about itself
   dlrun inspect --json libfoo.so    the same for programs
   dlrun deps app.wasm               the tree of libraries, like ldd
