@@ -25,6 +25,7 @@ DLRUN = ("-m", "dl")
 PROGRAMS = {
     "threads fixture": ROOT / "fixtures/threads/shared/main.wasm",
     "whole libc (plugins fixture)": ROOT / "fixtures/plugins/shared/main.wasm",
+    "C++ (cpp fixture)": ROOT / "fixtures/cpp/shared/main.wasm",
 }
 
 

@@ -13,7 +13,7 @@ from dl.api.values import bound_imports
 from dl.engine import chosen_engine
 from dl.engine.disk_cache import open_cache
 from dl.engine.protocol import Engine, WasiOptions
-from dl.errors import LinkerClosedError
+from dl.errors import LinkerClosedError, LinkerUsageError
 from dl.glue.base import FIND_INVOKER, FIND_INVOKER_TYPE
 from dl.glue.names import HOST_NAMESPACE, RESOLVE_STUB, RESOLVE_STUB_TYPE
 from dl.glue.trap_functions import CLOSED_CALL, CLOSED_CALL_TYPE
@@ -63,6 +63,7 @@ from dl.wasix.files.defaults import DefaultFiles
 from dl.wasix.process import Process
 from dl.wasix.system import System
 from memory import LinearMemory
+from threads import is_main_interpreter
 
 
 @dataclass(frozen=True)
@@ -208,6 +209,11 @@ def assemble(image: ModuleImage | None, locator: Locator, options: Options) -> P
     Raises:
         DlError: the options do not fit the main module or the engine.
     """
+    if not is_main_interpreter():
+        raise LinkerUsageError(
+            "this is a sub-interpreter, which gets no signals and may have no daemon threads: link in the main interpreter, "
+            "whose threads run guest code in parallel, or in processes (dl.ProcessPool)"
+        )
     wasm = image.wasm if image else None
     default_files = DefaultFiles(options.preopens or {}, wasm, wanted=options.default_files)
     mode = WamrMode.from_mode_bits(options.wamr) if isinstance(options.wamr, int) else options.wamr

@@ -203,7 +203,9 @@ class Linker(Introspection, Calling, Hosts, Instantiation):
 
     def _repr_html_(self) -> str:
         """What Jupyter shows: the loaded modules, and where they are."""
-        modules = () if self._closed else self.modules
+        if self._closed:
+            return notebook.cut(repr(self))
+        modules = self.modules
         rows = ((int(m.handle), m.name, f"{m.memory_base:#x}", m.table_base, m.opens) for m in modules)
         head = ("handle", "module", "memory base", "table base", "opens")
         return notebook.table(repr(self), head, rows, len(modules))

@@ -88,6 +88,13 @@ def test_links_of_the_repository_lead_to_pages_of_the_site() -> None:
     assert "source/examples/asgi.py.md" in pages.written_pages()
 
 
+def test_pages_that_docstrings_name_are_links() -> None:
+    """A docstring names pages as files of the repository; one that does not exist stops the build."""
+    assert pages.link_docstrings("See docs/security.md.") == 'See <a href="../security.html">Security</a>.'
+    with pytest.raises(SystemExit, match="docs/nowhere.md"):
+        pages.link_docstrings("docs/nowhere.md")
+
+
 def test_threads_of_public_trackers_are_links() -> None:
     """`owner/repository#number` leads to that thread."""
     assert pages.for_the_site("docs/threads.md", "see extism/go-sdk#63.") == (

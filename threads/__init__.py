@@ -22,6 +22,7 @@ from threads.errors import (
 from threads.fences import FREE_THREADED
 from threads.futex import FutexTable, SharedFutexes
 from threads.instigation import Instigation
+from threads.interpreter import is_main_interpreter
 from threads.log import OperationLog
 from threads.nudger import Nudger
 from threads.parallel import ParallelRendezvous
@@ -80,6 +81,7 @@ __all__ = [
     "WaitResult",
     "Waiter",
     "Waits",
+    "is_main_interpreter",
     "protect",
     "recording",
     "uninterrupted",

@@ -166,6 +166,24 @@ def outside_fences(markdown: str, prose: Callable[[str], str], block: Callable[[
     return "".join([*parts, prose(markdown[end:])])
 
 
+def link_docstrings(html: str) -> str:
+    """Return a page of the API's reference in which pages that docstrings name, as files of the repository, are links."""
+
+    def link(match: re.Match[str]) -> str:
+        page = ROOT / match[0]
+        if not page.exists():
+            raise SystemExit(f"a docstring names {match[0]}, which does not exist")
+        return f'<a href="../{match[1]}.html">{title(page)}</a>'
+
+    return re.sub(r"\bdocs/([\w-]+)\.md\b", link, html)
+
+
+def finish(site: Path) -> None:
+    """Do what is left to do when MkDocs has made its pages."""
+    for page in sorted((site / "api").glob("*.html")):
+        page.write_text(link_docstrings(page.read_text("utf-8")), "utf-8")
+
+
 def main(folder: Path) -> None:
     """Write the pages, the pictures, and a configuration that has the order of the pages, into a folder."""
     pages = folder / "pages"
@@ -185,4 +203,4 @@ def main(folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]).resolve())
+    {"write": main, "finish": finish}[sys.argv[1]](Path(sys.argv[2]).resolve())

@@ -38,9 +38,12 @@ _STYLE = """
 .dl-map .legend span { display: inline-block; margin: .5em 1em 0 0; white-space: nowrap; }
 .dl-map i { display: inline-block; width: .9em; height: .9em; border-radius: 2px; border: 1px solid #0003;
   margin-right: .4em; vertical-align: -1px; }
-.dl-map table { border-collapse: collapse; width: 100%; margin-top: .8em; font-variant-numeric: tabular-nums; }
-.dl-map th, .dl-map td { text-align: left; padding: .2em .8em .2em 0; border-bottom: 1px solid #e4e4e4; vertical-align: top; }
-.dl-map td.n, .dl-map th.n { text-align: right; white-space: nowrap; font-family: ui-monospace, monospace; font-size: .92em; }
+.dl-map table { border-collapse: collapse; width: 100%;
+  table-layout: auto !important; margin-top: .8em; font-variant-numeric: tabular-nums; }
+.dl-map th, .dl-map td { text-align: left !important; /* notebooks have rules of their own */
+  padding: .2em .8em .2em 0; border-bottom: 1px solid #e4e4e4; vertical-align: top; }
+.dl-map td.n, .dl-map th.n { text-align: right !important; white-space: nowrap;
+  font-family: ui-monospace, monospace; font-size: .92em; }
 .dl-map td.o { overflow-wrap: anywhere; }
 """
 

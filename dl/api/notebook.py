@@ -8,6 +8,9 @@ from itertools import islice
 MOST_ROWS = 100
 MOST_CHARACTERS = 100
 
+_LEFT = ' style="text-align: left"'
+"""Notebooks align cells to the right, where names are hard to compare."""
+
 
 def shortened(text: str) -> str:
     """Return a text, and of a long one its ends."""
@@ -31,12 +34,12 @@ def table(caption: str, head: Sequence[str], rows: Iterable[Sequence[object]], c
         rows: cells of each row; what is not shown is not asked for.
         count: how many rows there are.
     """
-    top = "".join(f"<th>{cut(text)}</th>" for text in head)
+    top = "".join(f"<th{_LEFT}>{cut(text)}</th>" for text in head)
     parts = [f"<table><caption>{cut(caption)}</caption>", f"<tr>{top}</tr>" if head else ""]
     for row in islice(rows, MOST_ROWS):
-        cells = [f"<td><code>{cut(cell)}</code></td>" for cell in row]
+        cells = [f"<td{_LEFT}>{f'<code>{text}</code>' if (text := cut(cell)) else ''}</td>" for cell in row]
         if not head:
-            cells[0] = f"<th>{cut(row[0])}</th>"
+            cells[0] = f"<th{_LEFT}>{cut(row[0])}</th>"
         parts.append(f"<tr>{''.join(cells)}</tr>")
     if count > MOST_ROWS:
         parts.append(f'<tr><td colspan="{max(len(head), 2)}">and {count - MOST_ROWS:,} more</td></tr>')

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import threading
 from array import array
@@ -177,6 +176,8 @@ class Profile:
         Args:
             program: what the viewer calls it.
         """
+        import json  # noqa: PLC0415  a program that nobody looks into needs none of it
+
         frames: dict[str, int] = {}
         profiles = []
         for thread in self.threads():

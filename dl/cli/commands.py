@@ -19,6 +19,8 @@ Examples:
                                     libraries in lib, the current directory as
                                     /data, and --verbose for the program
   dlrun --trace app.wasm            say what is linked where, and run
+  dlrun --timeline t.json app.wasm  what took how long, for a trace viewer
+  dlrun --profile guest app.wasm    where it spends its time, for speedscope
   dlrun inspect libfoo.so           what a library says about itself
   dlrun inspect --json libfoo.so    the same for programs
   dlrun deps app.wasm               the tree of libraries, like ldd
@@ -77,8 +79,18 @@ class _RunByDefault(click.Group):
         return super().parse_args(ctx, args)
 
     def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
-        """Return commands, and tell the shell to complete files: the first word may be either."""
-        return [*super().shell_complete(ctx, incomplete), CompletionItem(incomplete, type="file")]
+        """Return commands, options of running, and word that files will do: the first word may be each of them.
+
+        That word comes first, because the script for bash forgets what stood before it.
+        """
+        own = super().shell_complete(ctx, incomplete)
+        if incomplete.startswith("-"):
+            with run.make_context("run", [], parent=ctx, resilient_parsing=True) as running:
+                return [
+                    *own,
+                    *(one for one in run.shell_complete(running, incomplete) if one.value != "--help"),
+                ]
+        return [CompletionItem(incomplete, type="file"), *own]
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Options for running"):

@@ -12,12 +12,12 @@ from dl.cli.console import print_note
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-_SECONDS = 1.0
+_SECONDS = 0.5
 """What nobody takes for a hang."""
 
 
 class SlowNotice:
-    """Says once that a program is being compiled, if that takes longer than a second and somebody is looking.
+    """Says once that a program is being compiled, if that takes longer than half a second and somebody is looking.
 
     Args:
         program: its name.

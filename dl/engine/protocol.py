@@ -5,9 +5,7 @@ instantiate with namespaces, call, and lend its memory; the program's table and 
 code. Externals, which the user holds as objects, are the one thing that is asked of the engine itself, which may lack them.
 
 Words: an *engine* compiles; a *store* is one thread's world of instances; *host functions* are Python callables that
-every store of a program can import by namespace and name.
-
-What must hold for every adapter is tested in `tests/contracts/`.
+every store of a program can import by namespace and name. What must hold for every adapter is tested in `tests/contracts/`.
 """
 
 from __future__ import annotations
@@ -270,18 +268,19 @@ class Store(Protocol):
         """Make a memory importable in this store."""
 
     def define_number(self, namespace: str, name: str, value: int) -> None:
-        """Make a number importable in this store, as a global of type i32 that cannot be set, replacing an earlier one.
-
-        It takes effect for instances made from then on.
+        """Make a number importable in this store, as a global of type i32 that cannot be set, for later instances.
 
         Args:
             namespace: import module name.
-            name: import field name.
+            name: import field name; what had it before is replaced.
             value: the number, 32 bits, unsigned.
         """
 
     def define_instance(self, namespace: str, instance: EngineInstance) -> None:
         """Make all exports of an instance importable in this store, replacing earlier ones of the same names."""
+
+    def offer_instance(self, namespace: str, instance: EngineInstance) -> None:
+        """Make all exports of an instance importable, as `define_instance` does, if only once something imports one."""
 
     def name_tag(self, instance: EngineInstance, name: str) -> None:
         """Know an exception tag that an instance exports by its name, for errors about uncaught exceptions.

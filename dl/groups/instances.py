@@ -50,7 +50,15 @@ from dl.groups.slot_functions import SlotFunctions
 from dl.groups.thread_locals import ThreadLocals
 from dl.modules.linked_module import LinkedModule
 from dl.modules.source_lines import source_lines
-from dl.modules.symbols import DataSymbol, FunctionSymbol, Symbol, TlsSymbol, exported_tags
+from dl.modules.symbols import (
+    PLACE,
+    DataSymbol,
+    FunctionSymbol,
+    Symbol,
+    TlsSymbol,
+    exported_tags,
+    places_itself,
+)
 from dl.program.guest_wasi import StoreWasi
 from dl.program.limbo import Subject, Visitor
 from dl.program.operations import (
@@ -167,6 +175,9 @@ class Instances:
             if module.handle == MAIN_HANDLE:
                 self._main_instantiated(operation)
         checkpoint("place", self._name)
+        for module in operation.modules:
+            if module.first_placed is not None and places_itself(module.wasm):
+                self._by_handle[module.handle].function(PLACE, ADDRESS_TO_NOTHING)(module.first_placed)
         if operation.placement is not None:
             name = f"{operation.modules[-1].name if operation.modules else 'host'} (placement)"
             self._set_up_thread_locals(operation, self._store.instantiate(operation.placement, name))
@@ -313,7 +324,7 @@ class Instances:
         if lines is not None:
             self._store.find_lines(module.code, lines)
         instance = self._store.instantiate(module.code, module.name)
-        self._store.define_instance(module_namespace(module.seat), instance)
+        self._store.offer_instance(module_namespace(module.seat), instance)
         for name in exported_tags(module.wasm):
             self._store.name_tag(instance, name)
         self._by_handle[module.handle] = instance

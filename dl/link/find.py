@@ -17,15 +17,17 @@ from dl.errors import (
 )
 from dl.glue.generated import generated
 from dl.glue.imports import import_places
+from dl.glue.names import BASE_NAMESPACE, TABLE_NAME
 from dl.link.plan import LoadRequest
 from dl.logs import logger
 from dl.modules.image import ModuleImage, with_interruptible_waits, with_shared_tags
 from dl.modules.kind import check_side_module
 from dl.modules.linked_module import LinkedModule
 from dl.modules.locate import requester_of
+from dl.modules.symbols import PLACE, functions_without_index, places_itself
 from dl.program.program import Program
 from dl.records import dataclass, field
-from dl.wasm.rewrite import numbered_copy, rename_imports, uses_legacy_exceptions
+from dl.wasm.rewrite import numbered_copy, rename_and_place, rename_imports, uses_legacy_exceptions
 from memory import Block
 from threads import uninterrupted
 
@@ -238,8 +240,14 @@ def compile_module(
 
 
 def compiled_bytes(image: ModuleImage, copy: int = 0) -> bytes:
-    """Return what is compiled of a module: with other names of imports, and a mark that tells copies apart."""
-    return numbered_copy(rename_imports(image.wasm, import_places(image.wasm.imports)), copy)
+    """Return what is compiled of a module: with other names of imports, code that places its functions, and a copy's mark."""
+    wasm, names = image.wasm, import_places(image.wasm.imports)
+    if places_itself(wasm):
+        table = (BASE_NAMESPACE, TABLE_NAME)
+        linked = rename_and_place(wasm, names, tuple(functions_without_index(wasm)), PLACE, table)
+    else:
+        linked = rename_imports(wasm, names)
+    return numbered_copy(linked, copy)
 
 
 def as_library(image: ModuleImage, wait_slots: Mapping[str, int]) -> ModuleImage:

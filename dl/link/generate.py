@@ -14,7 +14,7 @@ from dl.glue.resolution import Binding, Constant, FromNamespace, Place, ThreadLo
 from dl.link.plan import LinkPlan
 from dl.link.sources import ENV, GOT_FUNC, GOT_MEM, is_variable
 from dl.modules.linked_module import LinkedModule
-from dl.modules.symbols import placed_functions
+from dl.modules.symbols import placed_functions, places_itself
 from dl.program.operations import LoadModules
 from dl.program.program import Program
 from dl.wasm.types import FuncType, GlobalType, MemoryType
@@ -31,6 +31,8 @@ def grow_memory(plan: LinkPlan) -> None:
         ResourceLimitError: it cannot grow so far.
     """
     for module in plan.new:
+        if not module.wasm.import_counts["memory"]:
+            continue
         for entry, binding in zip(module.wasm.imports, module.bindings, strict=True):
             if not isinstance(entry.type, MemoryType) or binding != _PROGRAMS_MEMORY:
                 continue
@@ -219,9 +221,11 @@ def load_operation(
 
 def _placed_run(module: LinkedModule) -> PlacedRun | None:
     first = module.first_placed
+    if first is None or places_itself(module.wasm):
+        return None  # a main module whose table cannot grow, or one that needs nobody for it
     functions = placed_functions(module.wasm)
-    if first is None or not functions:
-        return None  # nothing to place, or a main module whose table cannot grow
+    if not functions:
+        return None
     assert module.elements is not None
     where = (
         first

@@ -65,6 +65,7 @@ from dl.link.why import trace_bindings, trace_stub
 from dl.modules.linked_module import LinkedModule, StubTarget
 from dl.modules.symbols import FunctionSymbol, element_positions, exported_imports
 from dl.program.events import EventKind
+from dl.program.host_symbols import FINALIZERS
 from dl.program.program import Program
 from dl.program.state import LazyAddress
 from dl.wasm.encode import is_encodable
@@ -101,6 +102,10 @@ class Resolver:
             SystemInterface(program.host),
         )
         self.missing: list[MissingSymbol] = []
+        host = program.host
+        # Of functions of `env`, only these can be others' than the modules': the sources before them know no more names.
+        self._before_modules = host.user.get(ENV, {}).keys() | host.system.get(FINALIZERS, {}).keys()
+        self._namespaces: dict[ModuleHandle, str] = {}
 
     def function(
         self, importer: LinkedModule, entry: Import, kind: FuncType
@@ -110,6 +115,10 @@ class Resolver:
         Raises:
             ImportTypeError: the name is defined, as something else.
         """
+        if entry.module == ENV and entry.name not in self._before_modules:
+            symbol = self._modules.find(importer, entry.name)
+            if type(symbol) is FunctionSymbol and symbol.type == kind:
+                return symbol  # as the sources would, one after the other: nearly always
         for source in self.sources:
             found = source.function(importer, entry, kind)
             if found is not None:
@@ -154,9 +163,11 @@ class Resolver:
         found = self.function(module, entry, kind)
         if isinstance(found, FunctionSymbol):
             if found.module < module.handle:
-                return FromNamespace(
-                    module_namespace(self._module(found.module).seat), found.name, found.module
-                )
+                namespace = self._namespaces.get(found.module)
+                if namespace is None:
+                    namespace = module_namespace(self._module(found.module).seat)
+                    self._namespaces[found.module] = namespace
+                return FromNamespace(namespace, found.name, found.module)
             return ThroughTable(found.address, found.module)
         if found is not None:
             return found

@@ -151,6 +151,29 @@ def placed_functions(module: WasmModule) -> tuple[tuple[str, FuncType], ...]:
     return known
 
 
+PLACE = "dl:place"
+"""Export of a linked module that puts its functions into the table, from the index on that it is given."""
+
+
+def places_itself(module: WasmModule) -> bool:
+    """Whether `functions_without_index` are put into the table by code that is added to the module.
+
+    An engine takes a function of the module itself by its number, where a module that places functions of another one imports
+    each by its name. It needs the program's table as table 0, which a library that has none may import; main modules that make
+    the table have it otherwise.
+    """
+    known: bool | None = module.derived.get("places itself")
+    if known is None:
+        has_table = module.import_counts["table"] > 0 and module.tables[0].element == "funcref"
+        takes_table = module.dylink is not None and not module.tables
+        known = module.derived["places itself"] = (
+            (has_table or takes_table)
+            and PLACE not in module.exports
+            and bool(functions_without_index(module))
+        )
+    return known
+
+
 def exported_tags(module: WasmModule) -> tuple[str, ...]:
     """Return the names of the tags that a module exports as symbols."""
     if not module.tags:

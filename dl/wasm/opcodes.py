@@ -22,7 +22,7 @@ SELECT = b"\x1b"
 
 REF_NULL_FUNC, REF_IS_NULL, REF_FUNC = b"\xd0\x70", b"\xd1", b"\xd2"
 TABLE_GET, TABLE_SET = b"\x25", b"\x26"
-TABLE_INIT = b"\xfc\x0c"
+TABLE_INIT, ELEM_DROP = b"\xfc\x0c", b"\xfc\x0d"
 TABLE_COPY, TABLE_GROW, TABLE_SIZE, TABLE_FILL = b"\xfc\x0e", b"\xfc\x0f", b"\xfc\x10", b"\xfc\x11"
 MEMORY_SIZE = b"\x3f\x00"
 MEMORY_COPY = b"\xfc\x0a"

@@ -103,14 +103,61 @@ def rename_imports(module: WasmModule, names: Sequence[tuple[str, str]]) -> byte
     Raises:
         ValueError: there are not as many names as imports.
     """
+    parts = _renamed(module, names, ())
+    return (
+        module.data
+        if module.section(SECTION_IMPORT) is None
+        else with_sections(module, {SECTION_IMPORT: parts})
+    )
+
+
+def rename_and_place(
+    module: WasmModule,
+    names: Sequence[tuple[str, str]],
+    functions: Sequence[int],
+    export: str,
+    table_import: tuple[str, str],
+) -> bytes:
+    """Copy a module with other names on its imports, and a function that puts some of its functions into table 0.
+
+    The function takes the table index of the first, and the others follow; it can be called once. Nothing is imported or
+    exported for it by name but itself: an engine finds functions of its own by their numbers.
+
+    Args:
+        module: what to copy.
+        names: the new (module, name) of each import, in the order of `module.imports`.
+        functions: numbers of the functions that are placed, in the order of their places.
+        export: under which name the function that places them is exported; the module has none of this name.
+        table_import: names of the table's import, for a module that has no table.
+    """
+    segment = encode.unsigned(len(module.elements))
+    init = encode.i32_const(0) + encode.i32_const(len(functions)) + encode.table_init(len(module.elements))
+    code = encode.vector([]) + encode.local_get(0) + init + op.ELEM_DROP + segment + op.END
+    passive = b"\x01\x00" + encode.vector([encode.unsigned(function) for function in functions])
+    place = encode.name_bytes(export) + b"\x00" + encode.unsigned(len(module.functions))
+    table = encode.name_bytes(table_import[0]) + encode.name_bytes(table_import[1]) + b"\x01\x70\x00\x00"
+    changes: dict[int, Parts | None] = {
+        SECTION_TYPE: appended(module, SECTION_TYPE, [encode.function_type(FuncType(("i32",), ()))]),
+        SECTION_FUNCTION: appended(module, SECTION_FUNCTION, [encode.unsigned(len(module.types))]),
+        SECTION_EXPORT: appended(module, SECTION_EXPORT, [place]),
+        SECTION_ELEMENT: appended(module, SECTION_ELEMENT, [passive]),
+        SECTION_CODE: code_section(module, {}, lambda _site: b"", [encode.unsigned(len(code)) + code]),
+    }
+    if module.section(SECTION_IMPORT) is not None or not module.tables:
+        changes[SECTION_IMPORT] = _renamed(module, names, () if module.tables else (table,))
+    return with_sections(module, changes)
+
+
+def _renamed(module: WasmModule, names: Sequence[tuple[str, str]], added: Sequence[bytes]) -> Parts:
+    """Give the contents of the section of imports, with other names, and more of them at its end."""
     if len(names) != len(module.imports):
         raise ValueError(f"{len(names)} names for {len(module.imports)} imports")
     section = module.section(SECTION_IMPORT)
     if section is None:
-        return module.data
+        return [encode.unsigned(len(added)), *added]
     data = module.data
     reader = Reader(data, section.payload_start, section.end, module.name)
-    parts: Parts = [encode.unsigned(len(names))]
+    parts: Parts = [encode.unsigned(len(names) + len(added))]
     # Few module names for many imports: encode each once.
     prefixes: dict[str, bytes] = {}
     for (outer, inner), entry in zip(names, walk_imports(reader, module.types), strict=True):
@@ -118,7 +165,7 @@ def rename_imports(module: WasmModule, names: Sequence[tuple[str, str]]) -> byte
         if prefix is None:
             prefix = prefixes[outer] = encode.name_bytes(outer)
         parts += (prefix, encode.name_bytes(inner), data[entry.type_start : entry.type_end])
-    return with_sections(module, {SECTION_IMPORT: parts})
+    return [*parts, *added]
 
 
 def numbered_copy(wasm: bytes, number: int) -> bytes:

@@ -77,6 +77,7 @@ def test_a_closed_store_answers_with_an_error(world: World) -> None:
         lambda: memory.grow(1),
         lambda: store.instantiate(world.code, "lifetime"),
         lambda: store.define_instance("x", instance),
+        lambda: store.offer_instance("x", instance),
         lambda: store.define_memory("x", "memory", memory),
         lambda: store.new_memory(MemoryType(Limits(1, 1, shared=False, is64=False))),
         lambda: store.table_entry(instance, "table", 1),

@@ -217,3 +217,31 @@ def test_only_writing_and_closing_call_an_output_callable() -> None:
             function(1, *(1024 for _ in kind.params[1:]))
 
     assert received == []
+
+
+def test_threads_open_write_and_close_at_the_same_time(tmp_path: Path) -> None:
+    """Each of four threads finds in its files what it has written, while all take and give back descriptors."""
+    rounds = 60
+    with calls({"/": tmp_path}, shared=True) as wasi:
+        linker = wasi.linker
+
+        def work(group: dl.InstanceGroup, number: int) -> int:
+            find = lambda name: group.dlsym(linker.main, f"call_{name}")  # noqa: E731
+            place = 8192 + 512 * number
+            linker.memory.write(place, f"f{number}".encode())
+            linker.memory.write_struct("II", place + 16, place + 32, 4)
+            errors = 0
+            for turn in range(rounds):
+                linker.memory.write_struct("I", place + 32, turn)
+                errors |= find("path_open")(3, 0, place, 2, CREATE, READ_WRITE, 0, 0, place + 64)
+                file = linker.memory.read_u32(place + 64)
+                errors |= find("fd_pwrite")(file, place + 16, 1, 4 * turn, place + 68)
+                errors |= find("fd_close")(file)
+            return errors
+
+        threads = [linker.spawn(work, number) for number in range(4)]
+        assert [thread.join(60) for thread in threads] == [0] * 4
+
+    for number in range(4):
+        data = (tmp_path / f"f{number}").read_bytes()
+        assert struct.unpack(f"<{rounds}I", data) == tuple(range(rounds))

@@ -133,6 +133,9 @@ class WasmerStore(NativeStore):
         raw = namespace.encode()
         check(c.store_define_instance(self.context(), raw, len(raw), instance.pointer))
 
+    def offer_instance(self, namespace: str, instance: Any) -> None:
+        self.define_instance(namespace, instance)
+
     def name_tag(self, instance: Any, name: str) -> None:
         self._names.tags.append((name, instance.tag(name)))
 

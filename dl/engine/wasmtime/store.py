@@ -37,6 +37,7 @@ from dl.engine.wasmtime.memory import (
     new_memory,
     owned_memory,
 )
+from dl.engine.wasmtime.offered import OfferedInstances
 from dl.engine.wasmtime.references import STORES
 from dl.engine.wasmtime.stack import WasmtimeProfiler, is_on_stack
 from dl.engine.wasmtime.wasi import wasi_config
@@ -100,6 +101,7 @@ class WasmtimeStore(NativeStore):
         STORES[self._context] = self
         self.limit(memory_bytes=_UNLIMITED, table_elements=_UNLIMITED)
         self._names: Names[c.Extern] = Names()
+        self._offered = OfferedInstances()
         self._interrupt_callback: Any = None
         self._memories: dict[tuple[str, str], c.Extern] = {}
         self._kept = self._native.kept
@@ -175,6 +177,16 @@ class WasmtimeStore(NativeStore):
             )
         )
 
+    def offer_instance(self, namespace: str, instance: Any) -> None:
+        self.context()  # a closed store refuses
+        if not self._offered.offer(namespace, instance):
+            self.define_instance(namespace, instance)
+
+    def _define_offered(self, namespace: str) -> None:
+        instance = self._offered.take(namespace)
+        if instance is not None:
+            self.define_instance(namespace, instance)
+
     def name_tag(self, instance: Any, name: str) -> None:
         self._names.tags.append((name, instance.tag(name)))
 
@@ -191,6 +203,7 @@ class WasmtimeStore(NativeStore):
 
     def external(self, namespace: str, name: str) -> Any:
         self._define_host_functions()
+        self._define_offered(namespace)
         raw_namespace, raw_name = namespace.encode(), name.encode()
         extern = c.Extern()
         if not c.linker_get(
@@ -235,6 +248,12 @@ class WasmtimeStore(NativeStore):
             error: int | None
             if given is None:
                 error = c.linker_instantiate(self._linker, context, module.pointer, out, self.trap_address)
+                while error and self._offered and (wanted := self._offered.wanted(error)):
+                    c.error_delete(error)
+                    self._define_offered(wanted)
+                    error = c.linker_instantiate(
+                        self._linker, context, module.pointer, out, self.trap_address
+                    )
             else:
                 error = c.instance_new(
                     context,
@@ -387,6 +406,7 @@ class WasmtimeStore(NativeStore):
         self._kept = []
         self._native = None  # and with it the native store, unless there are views of its memory
         self._code.clear()
+        self._offered = OfferedInstances()
         self._interrupt_callback = None
 
     def __del__(self) -> None:
