@@ -97,14 +97,14 @@ class Waiter:
 
     def withdraw(self, exception: BaseException) -> bool:
         """Withdraw an exception that was not raised yet; returns whether it was still there."""
-        for posted in self._pending.copy():
-            if posted is exception:
-                try:
-                    self._pending.remove(exception)
-                except ValueError:
-                    return False  # the thread took it meanwhile
-                return True
-        return False
+        while True:
+            try:
+                self._pending.remove(exception)
+            except ValueError:
+                return False  # the thread has taken it
+            except IndexError:
+                continue  # another thread posted or took one meanwhile
+            return True
 
     def end(self, exception: BaseException) -> None:
         """Make the thread raise `exception` at every wait and safe point from now on; the first call counts."""

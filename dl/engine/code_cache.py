@@ -11,6 +11,7 @@ what a program holds: its engine, and the layers it uses.
 
 from __future__ import annotations
 
+import gc
 import hashlib
 import threading
 import weakref
@@ -275,6 +276,8 @@ class Compiler:
         if len(self._counted) < most or digest in self._counted:
             return
         self._memory.clear()  # what the program has used once may only be kept in case it comes again
+        if len(self._counted) >= most:
+            gc.collect()  # failed loads end in tracebacks, which refer to each other; without a GIL those are found late
         if len(self._counted) >= most:
             raise self._limits.refusal(
                 "code_modules", name, f"{most} compiled modules are in use, or were in threads that still run"

@@ -53,6 +53,9 @@ def look_up(
         scope = state.global_scope.copy()  # which other threads lengthen
     else:
         module = module_of_handle(state, handle)
+        own: Symbol | None = module.symbols.get(name)
+        if own is not None:
+            return _told(state, handle, name, own, (module,))  # the first of its tree
         scope = breadth_first([module]) if tree else [module]
     symbol = _told(state, handle, name, find_symbol(name, scope), scope)
     if symbol is None:

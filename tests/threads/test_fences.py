@@ -9,7 +9,7 @@ import threading
 
 import pytest
 
-from threads import DETACHED, GUEST, SYSTEM, Rendezvous, Replica
+from threads import DETACHED, GUEST, SYSTEM, Interrupted, Rendezvous, Replica, Waiter
 from threads.fences import (
     Fence,
     Fences,
@@ -160,6 +160,31 @@ def test_membarrier_works_in_a_forked_child() -> None:
     os.waitpid(child, 0)
     assert os.read(read, 1) == b"y"
     os.close(read)
+
+
+def test_interrupt_is_delivered_or_withdrawn_never_both() -> None:
+    """Beside threads that post and withdraw, the owner gets each interrupt that was not withdrawn, once."""
+    waiter = Waiter("owner")
+    withdrawn: list[Interrupted] = []
+    posters, each = 3, 400
+
+    def post() -> None:
+        for _ in range(each // 40):
+            batch = [Interrupted(str(number)) for number in range(40)]
+            for exception in batch:
+                waiter.interrupt(exception)
+            withdrawn.extend(filter(waiter.withdraw, batch))
+
+    running = [threading.Thread(target=post) for _ in range(posters)]
+    for thread in running:
+        thread.start()
+    taken: list[BaseException] = []
+    while any(thread.is_alive() for thread in running) or waiter.interrupted:
+        exception = waiter.take_interrupt()
+        if exception is not None:
+            taken.append(exception)
+    assert len(taken) + len(withdrawn) == posters * each
+    assert not {id(one) for one in taken} & {id(one) for one in withdrawn}
 
 
 def test_machine_without_the_call_is_told_so(monkeypatch: pytest.MonkeyPatch) -> None:
