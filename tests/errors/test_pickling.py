@@ -157,7 +157,8 @@ def test_a_foreign_exception_that_cannot_be_pickled_is_told(
 ) -> None:
     """A host function's exception that does not survive is named, by itself and inside an error of the linker."""
     # A library that is loaded, such as Dask, may have taught pickle the classes that there were.
-    monkeypatch.delitem(copyreg.dispatch_table, type(cause), raising=False)
+    for kind in (type(cause), dl.GuestThreadError):
+        monkeypatch.delitem(copyreg.dispatch_table, kind, raising=False)
     again = pickle.loads(pickle.dumps(dl.GuestThreadError("thread 1", cause)))
     alone = sendable(cause)
 
