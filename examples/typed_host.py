@@ -39,6 +39,7 @@ def sums(linker: dl.Linker) -> list[int]:
 
 def main() -> int:
     """Open a library, call it, look at it and at the guest's memory."""
+    argparse.ArgumentParser(description="Open a library, call it, and look at what it has.").parse_args()
     memory = dl.MemoryType(shared=True, maximum=1024)
     with dl.Linker(
         None, memory=memory, library_path=[PLUGINS], imports={"env": {"double": double}}

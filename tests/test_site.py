@@ -1,4 +1,4 @@
-"""What `scripts/website/` makes of the pages and of the code; `scripts/site`, which `scripts/lint` calls, checks links and anchors."""
+"""What `scripts/website/` makes of pages and code; `scripts/site`, which `scripts/lint` calls, checks links and anchors."""
 
 from __future__ import annotations
 

@@ -198,7 +198,11 @@ def main(folder: Path) -> None:
             copy.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(file, copy)
     shutil.copyfile(ROOT / "scripts/website/site.css", pages / "site.css")
-    configuration = {"INHERIT": str(ROOT / "scripts/website/mkdocs.yml"), "docs_dir": str(pages), "nav": navigation()}
+    configuration = {
+        "INHERIT": str(ROOT / "scripts/website/mkdocs.yml"),
+        "docs_dir": str(pages),
+        "nav": navigation(),
+    }
     (folder / "mkdocs.yml").write_text(json.dumps(configuration, indent=1), "utf-8")  # JSON is YAML
 
 
