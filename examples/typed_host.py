@@ -5,6 +5,7 @@ python examples/typed_host.py
 
 from __future__ import annotations
 
+import argparse
 import ctypes
 from concurrent.futures import Future
 from pathlib import Path
