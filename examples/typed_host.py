@@ -5,6 +5,7 @@ python examples/typed_host.py
 
 from __future__ import annotations
 
+import argparse
 import ctypes
 from concurrent.futures import Future
 from pathlib import Path
@@ -39,6 +40,7 @@ def sums(linker: dl.Linker) -> list[int]:
 
 def main() -> int:
     """Open a library, call it, look at it and at the guest's memory."""
+    argparse.ArgumentParser(description="Open a library, call it, and look at what it has.").parse_args()
     memory = dl.MemoryType(shared=True, maximum=1024)
     with dl.Linker(
         None, memory=memory, library_path=[PLUGINS], imports={"env": {"double": double}}

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 import dl
-from website import reference
+from scripts.website import reference
 
 ROOT = Path(__file__).resolve().parent.parent
 SOURCES = sorted(path for package in ("dl", "threads", "memory") for path in (ROOT / package).rglob("*.py"))

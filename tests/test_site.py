@@ -1,4 +1,4 @@
-"""What `website/` makes of the pages and of the code; `scripts/site`, which `scripts/lint` calls, checks links and anchors."""
+"""What `scripts/website/` makes of pages and code; `scripts/site`, which `scripts/lint` calls, checks links and anchors."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 
 import dl
 from dl.cli.commands import dlrun
-from website import pages, reference
+from scripts.website import pages, reference
 
 
 def flat(entries: list[object]) -> list[str]:

@@ -53,10 +53,19 @@ def shown(text: str) -> str:
 
 def print_error(message: object) -> None:
     """Print an error as one line on standard error."""
+    _print_line("error", "bold red", message)
+
+
+def print_warning(message: object) -> None:
+    """Print what may be a mistake, and stops nothing, as one line on standard error."""
+    _print_line("warning", "bold yellow", message)
+
+
+def _print_line(kind: str, style: str, message: object) -> None:
     from rich.text import Text  # noqa: PLC0415  see `_console`
 
     line = Text("dlrun: ")
-    line.append("error", style="bold red")
+    line.append(kind, style=style)
     line.append(f": {shown(str(message))}")
     messages().print(line)
 

@@ -21,6 +21,8 @@ _TEXT_BEGINS = re.compile(
     rb"\s*(\((module|;|@|func|import|export|memory|table|global|data|type|rec)\b|\(;|;;)"
 )
 _MOST_BYTES = 1 << 30
+_reported: set[str] = set()
+"""Directories that were reported as missing; what patches several files asks for each."""
 
 
 def contents(name: str) -> bytes | None:
@@ -96,11 +98,21 @@ def complete_file(_context: click.Context, _parameter: Any, incomplete: str) -> 
 
 
 def search_path(given: tuple[list[Path], ...], program: str) -> list[Path]:
-    """Return where bare library names are looked for: what the user gave, then the program's own directory."""
+    """Return where bare library names are looked for: what the user gave, then the program's own directory.
+
+    A directory of the user's that is not there is reported, once: nothing else says so where the libraries are elsewhere.
+    """
     from dl.modules.locate import split_path  # noqa: PLC0415  the help needs nothing of the linker
 
+    from_user = [directory for group in given for directory in group]
+    for directory in from_user:
+        if str(directory) not in _reported and not directory.is_dir():
+            from dl.cli.console import print_warning  # noqa: PLC0415  only where something is wrong
+
+            _reported.add(str(directory))
+            print_warning(f"{directory}, where libraries are looked for, is not a directory")
     from_environment = split_path(os.environ.get("DLRUN_LIBRARY_PATH", ""))
-    return [*(directory for group in given for directory in group), *from_environment, Path(program).parent]
+    return [*from_user, *from_environment, Path(program).parent]
 
 
 def module_directories(given: Sequence[Sequence[Path]], program: str) -> list[Path]:

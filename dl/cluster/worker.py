@@ -174,9 +174,9 @@ class Run:
             with bounded(group.linker, group.own, self.__name__, self._timeout, None):
                 return self._function(group, *args)
         except Exception as error:
+            _make_chain_sendable(error)
             arrives = sendable(error)
             if arrives is error:
-                _make_chain_sendable(error)
                 raise
         raise arrives  # here, where what it stands for is not its context: that goes along
 
@@ -186,8 +186,7 @@ def _make_chain_sendable(error: BaseException) -> None:
     for name in ("__cause__", "__context__"):
         linked = getattr(error, name)
         if linked is not None:
+            _make_chain_sendable(linked)
             arrives = sendable(linked)
             if arrives is not linked:
                 setattr(error, name, arrives)
-            else:
-                _make_chain_sendable(linked)

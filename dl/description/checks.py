@@ -206,6 +206,7 @@ CHECKS: Mapping[str, Check] = {
     "bind": _choice(checked_binding),
     "guest_dlfcn": _choice(checked_dlfcn),
     "preload": _each(_path),
+    "profiler": _optional(_text),
     "engine": _optional(_engine),
     "cache": _cache,
     "limits": _limits,

@@ -68,6 +68,7 @@ class Spec:
         bind: when functions that nothing defines are missed.
         guest_dlfcn: how the guest's own dlopen acts.
         preload: libraries that come first.
+        profiler: the engine's profiler that gets the program's code.
         engine: its name.
         cache: the directory where compiled code is kept; True for the user's, False for none.
         limits: what the program may take of the host.
@@ -102,6 +103,7 @@ class Spec:
     bind: Binding = "lazy"
     guest_dlfcn: GuestDlfcn = "wasix"
     preload: Sequence[PathLike] = ()
+    profiler: str | None = None
     engine: str | None = None
     cache: bool | PathLike = True
     limits: Limits = dataclasses.field(default_factory=Limits)

@@ -19,7 +19,6 @@ from pathlib import Path
 
 from dl.errors import BuildError, BundleError
 from dl.shipping.collect import Piece
-from dl.shipping.files import replacing
 from dl.shipping.manifest import FileRecord, Manifest, check_bounds
 from dl.shipping.names import DATA, MANIFEST, fault_of_name, is_bundle
 
@@ -137,13 +136,7 @@ def _record(path: Path) -> FileRecord:
 
 def finish_folder(folder: Path, out: Path) -> None:
     """Give a folder aside its name, in the place of the bundle that was there."""
-    if os.path.lexists(out):
-        old = out.with_name(f".{out.name[:200]}.{secrets.token_hex(8)}")
-        os.rename(out, old)
-        os.rename(folder, out)
-        shutil.rmtree(old) if old.is_dir() and not old.is_symlink() else old.unlink()
-    else:
-        os.rename(folder, out)
+    _put(folder, out)
 
 
 def finish_archive(folder: Path, out: Path, files: Sequence[str]) -> None:
@@ -154,9 +147,8 @@ def finish_archive(folder: Path, out: Path, files: Sequence[str]) -> None:
         out: the archive.
         files: paths of its files, in the order in which they are packed.
     """
-    if out.is_dir():
-        shutil.rmtree(out)
-    with replacing(out) as file, zipfile.ZipFile(file, "w", allowZip64=False) as archive:
+    packed = folder.with_name("packed")
+    with zipfile.ZipFile(packed, "w", allowZip64=False) as archive:
         for path in files:
             entry = zipfile.ZipInfo(path, _EARLIEST)
             entry.compress_type = zipfile.ZIP_DEFLATED
@@ -165,3 +157,19 @@ def finish_archive(folder: Path, out: Path, files: Sequence[str]) -> None:
             entry.file_size = (folder / path).stat().st_size
             with (folder / path).open("rb") as source, archive.open(entry, "w") as target:
                 shutil.copyfileobj(source, target, _CHUNK)
+    _put(packed, out)
+
+
+def _put(made: Path, out: Path) -> None:
+    """Give what was made aside its name. What was there goes away last, and comes back if that fails."""
+    if not os.path.lexists(out):
+        os.rename(made, out)
+        return
+    old = out.with_name(f".{out.name[:200]}.{secrets.token_hex(8)}")
+    os.rename(out, old)
+    try:
+        os.rename(made, out)
+    except OSError:
+        os.rename(old, out)
+        raise
+    shutil.rmtree(old) if old.is_dir() and not old.is_symlink() else old.unlink()

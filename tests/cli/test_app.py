@@ -191,3 +191,12 @@ def test_shells_can_complete(dlrun: DlRun, shell: str) -> None:
     assert dlrun("", environment=asked).stdout.splitlines() == ["file,ins", "plain,inspect"]
     asked = {"_DLRUN_COMPLETE": "bash_complete", "COMP_WORDS": "dlrun deps --js", "COMP_CWORD": "2"}
     assert dlrun("", environment=asked).stdout.splitlines() == ["plain,--json"]
+
+
+def test_a_directory_of_libraries_that_is_not_there_is_reported_once(dlrun: DlRun, tmp_path: Path) -> None:
+    """A misspelt `-L` is said in one line, however often it is asked for, and stops nothing."""
+    for name in ("one.so", "two.so"):
+        (tmp_path / name).write_bytes(library(MEM_INFO))
+    done = dlrun("patch", "-L", "nosuch:.", "-L", "nosuch", "--rename", "seven=eight", "one.so", "two.so")
+    assert done.returncode == 0
+    assert done.stderr == "dlrun: warning: nosuch, where libraries are looked for, is not a directory\n"

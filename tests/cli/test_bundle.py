@@ -232,9 +232,12 @@ def test_what_is_there_is_not_overwritten(dlrun_here: DlRun, tmp_path: Path) -> 
         assert dlrun_here("bundle", "main.wasm", "-o", out).returncode == 1
         assert dlrun_here("bundle", "--force", "main.wasm", "-o", out).returncode == 0
         assert dlrun_here(out).returncode == 0
+    (tmp_path / "one").rename(tmp_path / "two.zip")
+    assert dlrun_here("bundle", "--force", "main.wasm", "-o", "two.zip").returncode == 0
+    assert zipfile.is_zipfile(tmp_path / "two.zip")
     assert dlrun_here("bundle", "--force", "main.wasm", "-o", "precious").returncode == 1
     assert (tmp_path / "precious/file").read_text() == "mine"
-    assert sorted(os.listdir(tmp_path)) == ["main.wasm", "one", "one.zip", "precious"]
+    assert sorted(os.listdir(tmp_path)) == ["main.wasm", "one.zip", "precious", "two.zip"]
 
 
 def test_what_cannot_be_bundled(dlrun_here: DlRun, tmp_path: Path) -> None:

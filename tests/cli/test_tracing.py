@@ -50,8 +50,12 @@ def test_one_category_shows_itself_alone(
     assert {match["category"] for match in lines(capfd.readouterr().err)} == {category}
 
 
-def test_several_categories_and_all(program: str, capfd: pytest.CaptureFixture[str]) -> None:
+def test_several_categories_and_all(
+    program: str, capfd: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Two categories show both; a bare `--trace` is `all`, and leaves the program's name to be the program."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "--trace").mkdir()
     assert main(["--trace=files,statistics", program]) == 0
     assert {match["category"] for match in lines(capfd.readouterr().err)} == {"files", "statistics"}
     shown = []

@@ -48,6 +48,7 @@ def full(**changes: Any) -> dl.Spec:
         "bind": "now",
         "guest_dlfcn": "elf",
         "preload": ["libpre.so"],
+        "profiler": "perfmap",
         "engine": "wasmtime",
         "cache": "/var/cache/app",
         "limits": dl.Limits(threads=3),

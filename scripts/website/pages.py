@@ -19,10 +19,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(ROOT)]
 
-from website import reference  # noqa: E402  it imports what lies in this tree
+from scripts.website import reference  # noqa: E402  it imports what lies in this tree
 
 INDEX = ROOT / "docs/README.md"
 
@@ -197,8 +197,12 @@ def main(folder: Path) -> None:
             copy = pages / file.relative_to(ROOT / "docs")
             copy.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(file, copy)
-    shutil.copyfile(ROOT / "website/site.css", pages / "site.css")
-    configuration = {"INHERIT": str(ROOT / "mkdocs.yml"), "docs_dir": str(pages), "nav": navigation()}
+    shutil.copyfile(ROOT / "scripts/website/site.css", pages / "site.css")
+    configuration = {
+        "INHERIT": str(ROOT / "scripts/website/mkdocs.yml"),
+        "docs_dir": str(pages),
+        "nav": navigation(),
+    }
     (folder / "mkdocs.yml").write_text(json.dumps(configuration, indent=1), "utf-8")  # JSON is YAML
 
 
