@@ -19,6 +19,7 @@ from tests.support.rendezvous_program import DEADLINE, AtLine, Group, Program, h
 from threads import (
     DETACHED,
     ENDED,
+    FREE_THREADED,
     GUEST,
     HOST,
     STALE,
@@ -166,7 +167,8 @@ class TestBarrier:
             assert program.commit("a") == 1
 
         assert group.made == ["a"]
-        assert program.bumps >= 1
+        # These rounds come to a safe point unasked; without a GIL that may be before the instigator interrupts.
+        assert program.bumps >= (0 if FREE_THREADED else 1)
 
     def test_commit_waits_for_no_follower_to_replay(self) -> None:
         """The instigator goes on while a follower is still replaying."""
