@@ -117,7 +117,9 @@ class DiskCache:
         self._directory = PrivateDirectory(path)
         self._lock = threading.Lock()
         self._known: set[tuple[str, bytes]] = set()
-        self._held: Usage | None = None  # what is in the directory, about; None before this process has looked
+        self._held: Usage | None = (
+            None  # what is in the directory, about; None before this process has looked
+        )
 
     def load(self, engine: Engine, digest: bytes) -> CompiledModule | None:
         """Return the code of the module with a digest, or None."""

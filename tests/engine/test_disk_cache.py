@@ -546,7 +546,9 @@ def test_the_least_recently_used_files_go(place: Path, engine: CountingEngine) -
     assert fresh.load(engine, content_digest(module(1))) is None
 
 
-def test_there_are_not_more_files_than_a_process_can_look_through(place: Path, engine: CountingEngine) -> None:
+def test_there_are_not_more_files_than_a_process_can_look_through(
+    place: Path, engine: CountingEngine
+) -> None:
     """Small files do not fill the directory without end, whether one process adds them or many."""
     one = DiskCache(place, most_files=10)
     for number in range(25):
