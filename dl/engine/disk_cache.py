@@ -51,6 +51,9 @@ _CHANGE_THE_PLACE = frozenset({"XDG_CACHE_HOME", "ANDROID_DATA", "ANDROID_ROOT"}
 MOST_BYTES = 1 << 30
 """Bytes that the directory may hold: some hundred programs with their C library."""
 
+MOST_FILES = 1 << 13
+"""Files that it may hold. Each process that adds one looks at all of them once, which takes 15 µs for each."""
+
 _MOST_FILE_BYTES = 1 << 30
 _MOST_KNOWN = 1 << 16
 _TOUCH_SECONDS = 3600
@@ -95,24 +98,28 @@ class Verified:
 class DiskCache:
     """A `dl.engine.code_cache.CodeStore` in a directory.
 
-    Concurrency: any thread and any process. `_lock` guards `_known` and `_bytes`; a leaf.
+    Concurrency: any thread and any process. `_lock` guards `_known` and `_held`; a leaf.
 
     Args:
         path: the directory.
         most_bytes: how much it may hold.
+        most_files: how many files with code it may hold, about: a process counts those of others when it adds its first.
 
     Raises:
         NotPrivateError: others could have put files there.
         OSError: it cannot be opened or created.
     """
 
-    def __init__(self, path: Path, most_bytes: int = MOST_BYTES) -> None:
+    def __init__(self, path: Path, most_bytes: int = MOST_BYTES, most_files: int = MOST_FILES) -> None:
         self.path = path
         self._most_bytes = most_bytes
+        self._most_files = most_files
         self._directory = PrivateDirectory(path)
         self._lock = threading.Lock()
         self._known: set[tuple[str, bytes]] = set()
-        self._bytes: int | None = None
+        self._held: Usage | None = (
+            None  # what is in the directory, about; None before this process has looked
+        )
 
     def load(self, engine: Engine, digest: bytes) -> CompiledModule | None:
         """Return the code of the module with a digest, or None."""
@@ -180,16 +187,16 @@ class DiskCache:
     def _grown(self, count: int) -> None:
         """Count what was written, and make room when it is too much; other processes' files are counted at the first time."""
         with self._lock:
-            first = self._bytes is None
-            self._bytes = (self._bytes or 0) + count
-            full = first or self._bytes > self._most_bytes
+            files, size = self._held or (0, 0)
+            full = self._held is None or files >= self._most_files or size + count > self._most_bytes
+            self._held = Usage(files + 1, size + count)
         if full:
             left = self._trim()
             with self._lock:
-                self._bytes = left
+                self._held = left
 
-    def _trim(self) -> int:
-        """Remove what was used longest ago until a tenth is free, if there is too much; return the bytes that are left."""
+    def _trim(self) -> Usage:
+        """Remove what was used longest ago until a tenth is free, if there is too much; return what is left."""
         entries = self._directory.entries()
         for name, found in entries:
             if name.endswith(TEMPORARY) and time.time() - found.st_mtime > _STALE_SECONDS:
@@ -197,15 +204,16 @@ class DiskCache:
         code = sorted(
             (found.st_mtime_ns, name, found.st_size) for name, found in entries if name.endswith(_SUFFIX)
         )
-        total = sum(size for _, _, size in code)
-        if total <= self._most_bytes:
-            return total
+        total, files = sum(size for _, _, size in code), len(code)
+        if total <= self._most_bytes and files <= self._most_files:
+            return Usage(files, total)
         for _, name, size in code:
-            if total <= self._most_bytes * 9 // 10:
+            if total <= self._most_bytes * 9 // 10 and files <= self._most_files * 9 // 10:
                 break
             self._directory.remove(name)
             total -= size
-        return total
+            files -= 1
+        return Usage(files, total)
 
     # for people
 
@@ -222,7 +230,7 @@ class DiskCache:
                 count, size = count + name.endswith(_SUFFIX), size + found.st_size
         with self._lock:
             self._known.clear()
-            self._bytes = None
+            self._held = None
         return Usage(count, size)
 
     def verify(self) -> Verified:

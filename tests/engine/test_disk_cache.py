@@ -546,6 +546,22 @@ def test_the_least_recently_used_files_go(place: Path, engine: CountingEngine) -
     assert fresh.load(engine, content_digest(module(1))) is None
 
 
+def test_there_are_not_more_files_than_a_process_can_look_through(
+    place: Path, engine: CountingEngine
+) -> None:
+    """Small files do not fill the directory without end, whether one process adds them or many."""
+    one = DiskCache(place, most_files=10)
+    for number in range(25):
+        compiled(engine, one, module(number))
+    kept = one.usage().files
+    for number in range(25, 30):
+        compiled(engine, DiskCache(place, most_files=10), module(number))
+
+    assert 9 <= kept <= 10
+    assert DiskCache(place).usage().files <= 10
+    assert DiskCache(place).load(engine, content_digest(module(29))) is not None
+
+
 def test_remains_of_processes_that_died_are_removed(place: Path, engine: CountingEngine) -> None:
     """A file that was being written an hour ago is removed; a younger one, and files of others, stay."""
     cache = DiskCache(place)
