@@ -100,7 +100,9 @@ class AsyncLinker:
         try:
             return await run_interruptibly(work, interrupt, limiter=self._limiter)
         finally:
-            own.replica.withdraw(reason)  # it may have been given after the end of the work, and is not for the next call
+            own.replica.withdraw(
+                reason
+            )  # it may have been given after the end of the work, and is not for the next call
 
     def __repr__(self) -> str:
         return f"<AsyncLinker of {self.linker!r}>"

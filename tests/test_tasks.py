@@ -207,7 +207,7 @@ def test_a_cancellation_that_comes_too_late_does_not_concern_the_next_call() -> 
             task = asyncio.create_task(linker.main_call(lambda _group: begun.set()))
             while not begun.is_set():
                 await asyncio.sleep(0)
-            time.sleep(0.1)  # noqa: ASYNC251  the loop stands still while the work ends
+            time.sleep(0.1)
             task.cancel()
             with pytest.raises(asyncio.CancelledError):
                 await task
