@@ -13,13 +13,14 @@ from dl.group import InstanceGroup
 from dl.groups.host_threads import HostThread
 from dl.linker import Linker
 from dl.options import ModuleSource
+from memory.uncopied import Uncopied
 from threads import Interrupted
 from threads.async_host import run_interruptibly
 
 T = TypeVar("T")
 
 
-class AsyncLinker:
+class AsyncLinker(Uncopied):
     """A linker whose guest code runs on worker threads of asyncio or trio.
 
     Attributes:

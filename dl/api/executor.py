@@ -13,6 +13,7 @@ from dl.errors import ResourceLimitError
 from dl.group import InstanceGroup
 from dl.groups.errors import check_process
 from dl.groups.host_threads import HostThread
+from memory.uncopied import Uncopied
 
 if TYPE_CHECKING:
     from typing import Concatenate
@@ -23,7 +24,7 @@ R = TypeVar("R")
 _Work = tuple["Future[Any]", Callable[..., Any], tuple[Any, ...], dict[str, Any]]
 
 
-class GuestExecutor(Executor):
+class GuestExecutor(Uncopied, Executor):
     """Runs `function(group, *args)` in threads of the host, each of which keeps an instance group; see `Hosts.executor`.
 
     A task costs what handing it to a thread costs, where attaching a thread for it makes a new set of instances each time.

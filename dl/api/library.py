@@ -13,6 +13,7 @@ from dl.dlfcn import MAIN_HANDLE, ModuleHandle
 from dl.errors import InvalidHandleError, LinkerUsageError, SymbolNotFoundError
 from dl.modules.linked_module import LinkedModule
 from dl.modules.symbols import DataSymbol, FunctionSymbol, TlsSymbol
+from memory.uncopied import Uncopied
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -28,7 +29,7 @@ _MOST_COMPARED = 1000
 """Names that a misspelt one is compared with."""
 
 
-class Library:
+class Library(Uncopied):
     """An open library, in one thread's instance group; made by `InstanceGroup.library`.
 
     `lib.add(2, 3)` calls a function, and `lib["add"]` is the function whatever its name, also where a method of this class has

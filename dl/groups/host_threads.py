@@ -15,10 +15,11 @@ from dl.groups.entry import Group
 from dl.groups.errors import check_process, raises_dl_errors
 from dl.groups.libc_threads import LibcThreads
 from dl.groups.registry import Groups
+from memory.uncopied import Uncopied
 from threads import Event, recording
 
 
-class HostThread:
+class HostThread(Uncopied):
     """A thread that `Linker.spawn` started.
 
     `_lock` guards `_group` and `_cancelled`, so that an order to stop reaches the thread whichever group it has; a leaf but for
