@@ -18,7 +18,7 @@ from dl.groups.errors import raises_dl_errors
 from dl.modules.symbols import FunctionSymbol
 from dl.options import ModuleSource
 from dl.wasm.types import FuncType
-from memory.uncopied import Uncopied
+from memory import Uncopied
 
 if TYPE_CHECKING:
     from dl.linker import Linker

@@ -13,7 +13,7 @@ from dl.group import InstanceGroup
 from dl.groups.host_threads import HostThread
 from dl.linker import Linker
 from dl.options import ModuleSource
-from memory.uncopied import Uncopied
+from memory import Uncopied
 from threads import Interrupted
 from threads.async_host import run_interruptibly
 

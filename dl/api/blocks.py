@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from dl.dlfcn import RTLD_DEFAULT
 from dl.errors import LinkerUsageError, ResourceLimitError
-from memory import ADDRESS_SPACE_BYTES, Block, LinearMemory
-from memory.uncopied import Uncopied
+from memory import ADDRESS_SPACE_BYTES, Block, LinearMemory, Uncopied
 
 if TYPE_CHECKING:
     from typing_extensions import Self

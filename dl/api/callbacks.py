@@ -21,7 +21,7 @@ from dl.options import parse_signature
 from dl.program.host_symbols import check_numbers
 from dl.program.program import Program
 from dl.wasm.types import FuncType
-from memory.uncopied import Uncopied
+from memory import Uncopied
 from threads import uninterrupted
 
 if TYPE_CHECKING:

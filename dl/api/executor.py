@@ -13,7 +13,7 @@ from dl.errors import ResourceLimitError
 from dl.group import InstanceGroup
 from dl.groups.errors import check_process
 from dl.groups.host_threads import HostThread
-from memory.uncopied import Uncopied
+from memory import Uncopied
 
 if TYPE_CHECKING:
     from typing import Concatenate

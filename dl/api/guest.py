@@ -19,7 +19,7 @@ from dl.groups.errors import dl_error
 from dl.modules.symbols import FunctionSymbol
 from dl.program.state import LinkerState
 from dl.wasm.types import FuncType
-from memory.uncopied import Uncopied
+from memory import Uncopied
 from threads import DETACHED, ThreadsError, recording
 
 if TYPE_CHECKING:

@@ -19,8 +19,7 @@ from dl.link.lookup import look_up
 from dl.modules.symbols import Symbol
 from dl.options import ModuleSource
 from dl.program.program import Program
-from memory import LinearMemory
-from memory.uncopied import Uncopied
+from memory import LinearMemory, Uncopied
 
 if TYPE_CHECKING:
     from dl.linker import Linker

@@ -27,7 +27,7 @@ import stat
 from pathlib import Path
 from typing import BinaryIO
 
-from memory.uncopied import Uncopied
+from memory import Uncopied
 
 _MOST_LINKS = 40
 _OTHERS_WRITE = stat.S_IWGRP | stat.S_IWOTH

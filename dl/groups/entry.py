@@ -17,7 +17,7 @@ from dl.program.limbo import Subject
 from dl.program.operations import DlOperation, LoadModules, SetSlot, UnloadModules
 from dl.program.program import Program
 from dl.wasm.types import FuncType
-from memory.uncopied import Uncopied
+from memory import Uncopied
 from threads import DETACHED, GUEST, Replica
 
 NO_THREAD = -1

@@ -15,7 +15,7 @@ from dl.groups.entry import Group
 from dl.groups.errors import check_process, raises_dl_errors
 from dl.groups.libc_threads import LibcThreads
 from dl.groups.registry import Groups
-from memory.uncopied import Uncopied
+from memory import Uncopied
 from threads import Event, recording
 
 

@@ -23,8 +23,7 @@ from dl.modules.symbols import Symbol
 from dl.recent import Recent
 from dl.records import dataclass
 from dl.wasix.linking import ENDINGS
-from memory import Block, InvalidStringError, OutOfBoundsError
-from memory.uncopied import Uncopied
+from memory import Block, InvalidStringError, OutOfBoundsError, Uncopied
 
 if TYPE_CHECKING:
     from dl.groups.registry import Groups

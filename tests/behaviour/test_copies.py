@@ -13,7 +13,7 @@ import pytest
 from dl.engine import known_engines
 from dl.engine.native.engine import NativeEngine
 from dl.engine.native.store import NativeStore
-from memory.uncopied import Uncopied
+from memory import Uncopied
 from tests.support.modules import SHARED_MEMORY, library
 from tests.support.paths import ROOT
 

@@ -13,7 +13,7 @@ from dl.engine.native import stacks
 from dl.engine.native.slots import new_slots
 from dl.engine.protocol import CompiledModule, Slots
 from dl.errors import EngineError
-from memory.uncopied import Uncopied
+from memory import Uncopied
 
 _NAME_BYTES = 16
 """Bytes of the digest of a module's content that its code carries as its name, in hexadecimal."""

@@ -13,7 +13,7 @@ from threading import get_ident
 from dl.engine.native import stacks
 from dl.engine.native.pending import take_pending
 from dl.errors import EngineError
-from memory.uncopied import Uncopied
+from memory import Uncopied
 
 DEFERRED = 1
 """Stands for an ending, which is a pointer, when a call is to end with a deferred exception."""

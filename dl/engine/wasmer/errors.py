@@ -10,7 +10,7 @@ from dl.engine.native.pending import take_pending
 from dl.engine.native.traps import TRAPS, UNCAUGHT, Names
 from dl.engine.wasmer import c
 from dl.errors import EngineError, InstantiationError, TrapError, UncaughtExceptionError
-from memory.uncopied import Uncopied
+from memory import Uncopied
 
 _NO_WAIT = 12
 """A wait on a memory that is not shared: Wasmer gives it the number of an interruption by the host, which we do not use."""

@@ -18,7 +18,7 @@ from dl.engine.wasmer.errors import check
 from dl.engine.wasmer.references import area_at, read_value, write_values
 from dl.errors import EngineError, ValueConversionError
 from dl.wasm.types import FuncType
-from memory.uncopied import Uncopied
+from memory import Uncopied
 
 if TYPE_CHECKING:
     from dl.engine.wasmer.store import WasmerStore

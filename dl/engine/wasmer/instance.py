@@ -13,7 +13,7 @@ from dl.engine.wasmer.errors import Handle, error_of
 from dl.engine.wasmer.externals import external_of
 from dl.engine.wasmer.memory import WasmerMemory, WasmerSharedMemory
 from dl.wasm.types import FuncType
-from memory.uncopied import Uncopied
+from memory import Uncopied
 
 if TYPE_CHECKING:
     from dl.engine.wasmer.store import WasmerStore

@@ -10,8 +10,7 @@ from dl.engine.wasmer import c
 from dl.engine.wasmer.errors import Handle, check, made
 from dl.errors import EngineError
 from dl.wasm.types import MemoryType
-from memory import ADDRESS_SPACE_BYTES, PAGE_BYTES
-from memory.uncopied import Uncopied
+from memory import ADDRESS_SPACE_BYTES, PAGE_BYTES, Uncopied
 
 if TYPE_CHECKING:
     from dl.engine.wasmer.store import WasmerStore

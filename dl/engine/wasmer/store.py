@@ -31,7 +31,7 @@ from dl.engine.wasmer.references import Objects
 from dl.engine.wasmer.wasi import StoreWasi
 from dl.errors import EngineError
 from dl.wasm.types import FuncType, GlobalType, MemoryType
-from memory.uncopied import Uncopied
+from memory import Uncopied
 
 if TYPE_CHECKING:
     from dl.engine.wasmer.engine import WasmerEngine

@@ -33,7 +33,7 @@ from dl.forks import in_forked_child
 from dl.logs import logger
 from dl.wasm.encode import name_bytes, section, unsigned
 from dl.wasm.types import MemoryType
-from memory.uncopied import Uncopied
+from memory import Uncopied
 
 log = logger("dl.cache")
 

@@ -18,7 +18,7 @@ from dl.engine.wasmtime.errors import check
 from dl.engine.wasmtime.references import STORES, read_value, write_values
 from dl.errors import ValueConversionError
 from dl.wasm.types import FuncType
-from memory.uncopied import Uncopied
+from memory import Uncopied
 
 if TYPE_CHECKING:
     from dl.engine.wasmtime.engine import WasmtimeEngine

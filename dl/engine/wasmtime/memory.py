@@ -13,8 +13,7 @@ from dl.engine.wasmtime.errors import check
 from dl.errors import EngineError
 from dl.wasm.encode import ModuleBuilder
 from dl.wasm.types import Limits, MemoryType, TableType
-from memory import ADDRESS_SPACE_BYTES, PAGE_BYTES, MemoryMovesError
-from memory.uncopied import Uncopied
+from memory import ADDRESS_SPACE_BYTES, PAGE_BYTES, MemoryMovesError, Uncopied
 
 if TYPE_CHECKING:
     from dl.engine.wasmtime.store import WasmtimeStore

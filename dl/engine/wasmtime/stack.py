@@ -13,7 +13,7 @@ from typing import Any
 
 from dl.engine.wasmtime import c
 from dl.engine.wasmtime.errors import check, take_bytes
-from memory.uncopied import Uncopied
+from memory import Uncopied
 
 _NAME = ctypes.create_string_buffer(b"module")
 _NAME_VEC = c.ByteVec(len(_NAME.value), ctypes.addressof(_NAME))

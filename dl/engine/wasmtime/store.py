@@ -43,7 +43,7 @@ from dl.engine.wasmtime.stack import WasmtimeProfiler, is_on_stack
 from dl.engine.wasmtime.wasi import wasi_config
 from dl.errors import EngineError
 from dl.wasm.types import FuncType, GlobalType, MemoryType
-from memory.uncopied import Uncopied
+from memory import Uncopied
 
 if TYPE_CHECKING:
     from dl.engine.wasmtime.engine import WasmtimeEngine

@@ -7,7 +7,7 @@ import os
 import select
 import threading
 
-from memory.uncopied import Uncopied
+from memory import Uncopied
 from threads import Waiter, Waits
 
 _MILLISECOND_NS = 1_000_000
