@@ -203,9 +203,13 @@ def run_by_name(
     instance = linker.instantiate(source, name=program)
     if function is None:
         return program_code(instance.run())
-    from dl.cli.invoke import invoke  # noqa: PLC0415  running needs nothing of it
+    from dl.cli.invoke import invoke, with_similar  # noqa: PLC0415  running needs nothing of it
+    from dl.errors import SymbolNotFoundError  # noqa: PLC0415
 
-    found = instance.lookup(function)
+    try:
+        found = instance.lookup(function)
+    except SymbolNotFoundError as error:
+        raise with_similar(error, function, instance.exports) from None
     return invoke(lambda: (found, found.type), function, arguments)
 
 
