@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -78,6 +79,8 @@ def run_program(program: str, arguments: tuple[str, ...], options: Running, call
         click.UsageError: the options contradict each other, or the program.
         DlError: it cannot be linked, or ended by an error.
     """
+    if options.timeout is not None and math.isnan(options.timeout):
+        raise usage_error("--timeout must be a number of seconds, not nan")
     if options.timeout is not None and options.interrupts is False:
         raise usage_error("--timeout needs a program that can be interrupted, which --no-interrupts forbids")
     try:
