@@ -127,6 +127,13 @@ class TestLibrary:
             with pytest.raises(dl.InvalidHandleError):
                 use()
 
+    def test_its_symbols_are_not_set(self, linker: dl.Linker, lib: dl.Library) -> None:
+        """Assigning to data says how data is written, and hides nothing."""
+        with pytest.raises(AttributeError, match=r"write_i32\(lib.data\('word'\), value\)"):
+            lib.word = 3
+        linker.memory.write_i32(lib.data("word"), 3)
+        assert linker.memory.read_i32(lib.word) == 3
+
     def test_it_passes_for_its_handle(self, linker: dl.Linker, lib: dl.Library) -> None:
         """`dlsym` and `dlclose` take the library itself."""
         assert linker.main_group.dlsym(lib, "add") is lib.add
