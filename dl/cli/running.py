@@ -16,6 +16,7 @@ from dl.cli.live_map import held_back, live_map
 from dl.cli.modules import contents, module_directories, parsed, search_path
 from dl.cli.profiling import parts_of, profiling
 from dl.cli.progress import SlowNotice
+from dl.cli.readers import ending_with_readers
 from dl.cli.timelines import timeline
 from dl.cli.whole_process import release_collector
 from dl.limits import Limits
@@ -137,6 +138,7 @@ def run_program(program: str, arguments: tuple[str, ...], options: Running, call
             profiler=profiler,
         ) as linker,
         ctrl_c.to(linker.parts.process),
+        ending_with_readers(linker.parts.process),
         _statistics(linker, recorded),
         profiling(linker, samples_file, f"dlrun {os.path.basename(program)}"),
         live_map(linker, options.map_file),

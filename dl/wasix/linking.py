@@ -1,9 +1,9 @@
 """`dlopen`, `dlsym` and `dl_invalid_handle` of WASIX.
 
-ABI: functions of `wasix_32v1`; strings are pointer and length in bytes; the result is an errno: 0, or 79 (`unknown`), or 28
-(`inval`) for what is no UTF-8, both with the reason in the caller's buffer. Flags are ignored: every load acts like `RTLD_GLOBAL`,
-data must be defined at once and functions may come later. Unless the host has asked for ELF's ways: then flags, scopes and
-`RTLD_NEXT` mean what they mean there, of the module whose import is called.
+ABI: functions of `wasix_32v1`; strings are pointer and length in bytes; the result is an errno: 0, or 79 (`unknown`), or
+28 (`inval`) for what is no UTF-8, both with the reason in the caller's buffer. Flags are ignored: every load acts like
+`RTLD_GLOBAL`, data must be defined at once and functions may come later. Unless the host has asked for ELF's ways: then flags,
+scopes and `RTLD_NEXT` mean what they mean there, of the module whose import is called.
 """
 
 from __future__ import annotations
