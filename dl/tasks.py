@@ -33,7 +33,8 @@ class AsyncLinker:
     async def call(self, function: Callable[..., T], *args: Any, name: str | None = None) -> T:
         """Run `function(group, *args)` on a worker thread with an instance group of its own.
 
-        Cancelling the task, or the scope it is in, stops the guest code it runs, also where it waits.
+        Cancelling the task, or the scope it is in, stops the guest code it runs, also where it waits. What ends only after that
+        counts as cancelled: a result is lost, and an error is the cause of the cancellation.
 
         Args:
             function: gets the group; runs outside the event loop.
@@ -96,7 +97,12 @@ class AsyncLinker:
             own.replica.interrupt_with(reason)
             return reason
 
-        return await run_interruptibly(work, interrupt, limiter=self._limiter)
+        try:
+            return await run_interruptibly(work, interrupt, limiter=self._limiter)
+        finally:
+            own.replica.withdraw(
+                reason
+            )  # it may have been given after the end of the work, and is not for the next call
 
     def __repr__(self) -> str:
         return f"<AsyncLinker of {self.linker!r}>"

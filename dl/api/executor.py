@@ -130,7 +130,7 @@ class GuestExecutor(Executor):
         """Take no more work; end the threads when what was given is done.
 
         Args:
-            wait: whether to wait for them.
+            wait: whether to wait for them; a thread of the executor does not wait for itself.
             cancel_futures: whether to cancel what no thread has begun with.
 
         In a child made by `os.fork` this does nothing.
@@ -152,7 +152,7 @@ class GuestExecutor(Executor):
         if wait:
             with self._lock:
                 self._started_all.wait_for(lambda: len(self._threads) >= self._alive)
-                threads = list(self._threads)
+                threads = [thread for thread in self._threads if not thread.is_this_one()]
             for thread in threads:
                 thread.thread_done.wait()
 

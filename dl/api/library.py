@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 
 R = TypeVar("R")
 
+_OWN = frozenset({"_found", "_open", "group", "handle"})
+"""Attributes that are not symbols."""
+
 _MOST_COMPARED = 1000
 """Names that a misspelt one is compared with."""
 
@@ -154,9 +157,18 @@ class Library:
 
     def __getattr__(self, name: str) -> Any:
         # Python and its tools ask for many of these; the others are missing only before `__init__`, as for `copy`.
-        if (name.startswith("__") and name.endswith("__")) or name in ("_found", "_open", "group", "handle"):
+        if (name.startswith("__") and name.endswith("__")) or name in _OWN:
             raise AttributeError(name)
         return self._find(name)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        # An attribute of Python's would hide the symbol, and the guest would not see it.
+        if name not in _OWN:
+            raise AttributeError(
+                f"{name} cannot be set: what a library defines is in memory, where for instance"
+                f" linker.memory.write_i32(lib.data({name!r}), value) writes it"
+            )
+        super().__setattr__(name, value)
 
     def __getitem__(self, name: str) -> GuestFunction | GuestData:
         return self._find(name)
