@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from itertools import islice
 from typing import TYPE_CHECKING, Any, TypeVar, overload
 
@@ -27,6 +27,19 @@ _OWN = frozenset({"_found", "_open", "group", "handle"})
 
 _MOST_COMPARED = 1000
 """Names that a misspelt one is compared with."""
+
+
+def similar_symbol(name: str, names: Iterable[str]) -> str:
+    """Return the one of some names that is much the same as a name that is not there; empty text if none is.
+
+    Args:
+        name: what was looked for.
+        names: what there is; of many, the first 1000 are compared.
+    """
+    import difflib  # noqa: PLC0415  only for messages
+
+    close = difflib.get_close_matches(name[:200], list(islice(names, _MOST_COMPARED)), 1, 0.7)
+    return close[0] if close else ""
 
 
 class Library(Uncopied):
@@ -72,8 +85,6 @@ class Library(Uncopied):
         return self._open
 
     def _find(self, name: str) -> GuestFunction | GuestData:
-        import difflib  # noqa: PLC0415  only for messages
-
         known = self._found.get(name)
         if known is not None:
             return known
@@ -86,9 +97,9 @@ class Library(Uncopied):
         except SymbolNotFoundError as error:
             if error.reason or not isinstance(name, str):
                 raise
-            names = list(islice(module.symbols, _MOST_COMPARED))
-            close = difflib.get_close_matches(name[:200], names, 1, 0.7)
-            raise SymbolNotFoundError(name, error.searched, similar=close[0] if close else "") from None
+            raise SymbolNotFoundError(
+                name, error.searched, similar=similar_symbol(name, module.symbols)
+            ) from None
 
     @overload
     def function(self, name: str) -> GuestFunction: ...
