@@ -18,12 +18,13 @@ from dl.groups.errors import raises_dl_errors
 from dl.modules.symbols import FunctionSymbol
 from dl.options import ModuleSource
 from dl.wasm.types import FuncType
+from memory import Uncopied
 
 if TYPE_CHECKING:
     from dl.linker import Linker
 
 
-class InstanceGroup:
+class InstanceGroup(Uncopied):
     """One thread's instances of every linked module.
 
     Owned by the thread that made it; only that thread calls into it.

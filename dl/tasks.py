@@ -13,13 +13,14 @@ from dl.group import InstanceGroup
 from dl.groups.host_threads import HostThread
 from dl.linker import Linker
 from dl.options import ModuleSource
+from memory import Uncopied
 from threads import Interrupted
 from threads.async_host import run_interruptibly
 
 T = TypeVar("T")
 
 
-class AsyncLinker:
+class AsyncLinker(Uncopied):
     """A linker whose guest code runs on worker threads of asyncio or trio.
 
     Attributes:
@@ -33,7 +34,8 @@ class AsyncLinker:
     async def call(self, function: Callable[..., T], *args: Any, name: str | None = None) -> T:
         """Run `function(group, *args)` on a worker thread with an instance group of its own.
 
-        Cancelling the task, or the scope it is in, stops the guest code it runs, also where it waits.
+        Cancelling the task, or the scope it is in, stops the guest code it runs, also where it waits. What ends only after that
+        counts as cancelled: a result is lost, and an error is the cause of the cancellation.
 
         Args:
             function: gets the group; runs outside the event loop.
@@ -96,7 +98,12 @@ class AsyncLinker:
             own.replica.interrupt_with(reason)
             return reason
 
-        return await run_interruptibly(work, interrupt, limiter=self._limiter)
+        try:
+            return await run_interruptibly(work, interrupt, limiter=self._limiter)
+        finally:
+            own.replica.withdraw(
+                reason
+            )  # it may have been given after the end of the work, and is not for the next call
 
     def __repr__(self) -> str:
         return f"<AsyncLinker of {self.linker!r}>"

@@ -42,3 +42,12 @@ def runs(frames: Sequence[str]) -> list[str]:
         least = "at least " if start >= len(frames) else ""  # an engine may have left out those further out
         found.append(f"{text}, {least}{count} times" if count > 1 else text)
     return found
+
+
+_MOST_BITS_SHOWN = 256
+
+
+def shown_integer(number: int) -> str:
+    """Return an integer for a message; of a very long one its size, as Python refuses to write out all digits."""
+    bits = number.bit_length()
+    return str(number) if bits <= _MOST_BITS_SHOWN else f"an integer of {bits} bits"

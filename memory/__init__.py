@@ -21,6 +21,7 @@ from memory.errors import (
     OutOfBoundsError,
 )
 from memory.layout import STACK_UNIT_BYTES, MainLayout, main_layout
+from memory.uncopied import Uncopied
 
 if TYPE_CHECKING:
     from memory.statistics import AllocatorStatistics
@@ -57,6 +58,7 @@ __all__ = [
     "OutOfBoundsError",
     "PinnableSource",
     "Region",
+    "Uncopied",
     "main_layout",
     "round_up",
 ]

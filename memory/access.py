@@ -25,6 +25,7 @@ from memory.errors import (
     MemoryMovesError,
     OutOfBoundsError,
 )
+from memory.uncopied import Uncopied
 
 _U8 = struct.Struct("<B")
 _I8 = struct.Struct("<b")
@@ -90,7 +91,7 @@ def _little_endian(layout: str) -> struct.Struct:
         raise InvalidRequestError("layout", layout, f"be a format of the struct module: {error}") from error
 
 
-class LinearMemory:
+class LinearMemory(Uncopied):
     """Reads and writes the bytes of one linear memory.
 
     Addresses are offsets from byte 0 and lengths are bytes. All numbers are little-endian and need no

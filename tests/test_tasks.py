@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
 from typing import Any
@@ -27,6 +28,7 @@ LIB = library(
     '(func (export "spin") (loop $again (br $again)))',
     '(func (export "wait") (drop (memory.atomic.wait32 (i32.const 4100) (i32.const 0) (i64.const -1))))',
 )
+ONE = pie('(func (export "_start"))', '(func (export "one") (result i32) (i32.const 1))')
 ENDLESS = pie('(func (export "_start") (loop $again (br $again)))')
 
 
@@ -128,3 +130,87 @@ asyncio.run(main())
     assert errors.rstrip().endswith("KeyboardInterrupt")
     assert "Warning" not in errors
     assert "never" not in errors
+
+
+def test_asyncio_loses_no_cancellation() -> None:
+    """A task that only makes short calls ends when it is cancelled, whenever that comes, and when its time is over."""
+
+    async def main() -> None:
+        async with dl.open_linker(None, memory=SHARED) as linker:
+
+            async def for_ever() -> None:
+                while True:
+                    await linker.call(calls("add", 1, 2))
+
+            for turn in range(20):
+                task = asyncio.create_task(for_ever())
+                await asyncio.sleep(turn / 1000)
+                task.cancel()
+                ended, _ = await asyncio.wait([task], timeout=10)
+                assert ended
+                assert task.cancelled()
+            with pytest.raises(asyncio.TimeoutError):
+                await asyncio.wait_for(for_ever(), 0.015)
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize("backend", ["asyncio", "trio"])
+@pytest.mark.parametrize("fails", [False, True])
+def test_what_ends_after_its_cancellation_is_cancelled(backend: str, fails: bool) -> None:
+    """A function of the host that cannot be stopped is waited for; then its result is lost, and its error is the cause."""
+    ended = []
+
+    def work(_group: dl.InstanceGroup) -> str:
+        time.sleep(0.1)
+        ended.append(True)
+        if fails:
+            raise KeyError("mine")
+        return "a result"
+
+    async def main() -> None:
+        async with dl.open_linker(None, memory=SHARED) as linker:
+            result, cause = None, None
+            with anyio.move_on_after(0.02) as scope:
+                try:
+                    result = await linker.call(work)
+                except anyio.get_cancelled_exc_class() as cancelled:
+                    cause = cancelled.__cause__
+                    raise
+            assert scope.cancelled_caught
+            assert ended == [True]
+            assert result is None
+            assert isinstance(cause, KeyError) is fails
+            assert await linker.call(calls("add", 2, 3)) == 5
+
+    anyio.run(main, backend=backend)
+
+
+def test_wait_for_reports_its_time_though_the_function_returned() -> None:
+    """`asyncio.wait_for` raises for what returned too late."""
+
+    async def main() -> None:
+        async with dl.open_linker(None, memory=SHARED) as linker:
+            with pytest.raises(asyncio.TimeoutError):
+                await asyncio.wait_for(linker.call(lambda _group: time.sleep(0.1)), 0.02)
+
+    asyncio.run(main())
+
+
+def test_a_cancellation_that_comes_too_late_does_not_concern_the_next_call() -> None:
+    """The main group's work has ended, but the loop has not noticed, when the task is cancelled: the next call runs."""
+
+    async def main() -> None:
+        make = lambda: dl.Linker(ONE, interrupts=True)  # noqa: E731
+        async with dl.open_linker(make) as linker:
+            begun = threading.Event()
+            task = asyncio.create_task(linker.main_call(lambda _group: begun.set()))
+            while not begun.is_set():
+                await asyncio.sleep(0)
+            time.sleep(0.1)
+            task.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await task
+            assert await linker.main_call(lambda group: group.dlsym(dl.MAIN_HANDLE, "one")()) == 1
+
+    asyncio.run(main())

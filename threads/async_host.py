@@ -37,10 +37,11 @@ async def run_interruptibly(
         limiter: bounds how many run at a time; None for no bound.
 
     Returns:
-        What `work` returns, also if the task was cancelled too late to stop it.
+        What `work` returns.
 
     Raises:
-        asyncio.CancelledError: the task was cancelled, and `work` was stopped by it; with trio, `trio.Cancelled`.
+        asyncio.CancelledError: the task was cancelled; with trio, `trio.Cancelled`. Also if that was too late to stop `work`:
+            its result is lost, and an error of its own is the cause.
         BaseException: what `work` raises.
     """
     async with AsyncExitStack() as stack:
@@ -65,16 +66,22 @@ async def run_interruptibly(
                 finally:
                     ended.set()
 
-        async with anyio.create_task_group() as tasks:
-            tasks.start_soon(thread)
-            try:
-                await ended.wait()
-            except anyio.get_cancelled_exc_class():
-                reason = interrupt()
-                with anyio.CancelScope(shield=True):
+        reason: BaseException | None = None
+        try:
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(thread)
+                try:
                     await ended.wait()
-                if errors and errors[0] is reason:
+                except anyio.get_cancelled_exc_class():
+                    reason = interrupt()
+                    with anyio.CancelScope(shield=True):
+                        await ended.wait()
+                    # In any case: asyncio delivers a cancellation once, so a task that got the result in its place would go on.
                     raise
+        except anyio.get_cancelled_exc_class() as cancelled:
+            if errors and errors[0] is not reason:
+                raise cancelled from errors[0]
+            raise
         if errors:
             raise errors[0]
         return results[0]

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from dl.dlfcn import RTLD_DEFAULT
 from dl.errors import LinkerUsageError, ResourceLimitError
-from memory import ADDRESS_SPACE_BYTES, Block, LinearMemory
+from memory import ADDRESS_SPACE_BYTES, Block, LinearMemory, Uncopied
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -22,7 +22,7 @@ BlockSource = Literal["linker", "program"]
 _MOST_ALIGN = 1 << 16
 
 
-class GuestBlock:
+class GuestBlock(Uncopied):
     """A block of the guest's memory; made by `Linker.allocate`, given back by `close` or at the end of a `with`.
 
     Where the guest takes a pointer, the block itself may be given.

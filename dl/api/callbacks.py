@@ -21,13 +21,14 @@ from dl.options import parse_signature
 from dl.program.host_symbols import check_numbers
 from dl.program.program import Program
 from dl.wasm.types import FuncType
+from memory import Uncopied
 from threads import uninterrupted
 
 if TYPE_CHECKING:
     from typing_extensions import Self
 
 
-class Callback:
+class Callback(Uncopied):
     """A Python function that the guest can call through a pointer; made by `Linker.callback`.
 
     Where an integer is asked for, such as an argument of a `GuestFunction`, the callback itself may be given for its address.

@@ -6,6 +6,7 @@ interrupted, a wait is ended, and a host function that is under way is let finis
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections.abc import Iterator
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
 
 _GLANCE_SECONDS = 0.002
 """The shortest time after which processor time is looked at again."""
+_LONGEST_WAIT_SECONDS = 86400.0
+"""What is longer is waited for in parts: a platform has a longest time that a lock can wait."""
 
 
 @contextmanager
@@ -32,18 +35,19 @@ def bounded(
         linker: the program.
         group: the calling thread's.
         name: what runs, for the error.
-        timeout: seconds; None for no bound.
-        cpu_time: seconds of the calling thread's processor time; None for no bound.
+        timeout: seconds; None or infinity for no bound.
+        cpu_time: seconds of the calling thread's processor time; None or infinity for no bound.
 
     Raises:
         GuestTimeoutError: a bound was passed.
-        LinkerUsageError: a bound is negative; or guest code of this program cannot be interrupted.
+        LinkerUsageError: a bound is negative or not a number; or guest code of this program cannot be interrupted.
         ResourceLimitError: the host has no thread to watch the call.
     """
     group.check_owner()
     for what, bound in (("timeout", timeout), ("cpu_time", cpu_time)):
         if bound is not None and not bound >= 0:
             raise LinkerUsageError(f"{what} must be a number of seconds, not {bound!r}")
+    timeout, cpu_time = (None if bound == math.inf else bound for bound in (timeout, cpu_time))
     if timeout is None and cpu_time is None:
         yield
         return
@@ -74,7 +78,7 @@ def bounded(
                 if left <= 0:
                     return stop(cpu_time, "seconds of processor time")
                 waits.append(max(left, _GLANCE_SECONDS))
-            if ended.wait(min(waits)):
+            if ended.wait(min(*waits, _LONGEST_WAIT_SECONDS)):
                 return None
 
     watcher = threading.Thread(target=watch, name=f"bound of {name}", daemon=True)

@@ -13,6 +13,7 @@ from dl.errors import ResourceLimitError
 from dl.group import InstanceGroup
 from dl.groups.errors import check_process
 from dl.groups.host_threads import HostThread
+from memory import Uncopied
 
 if TYPE_CHECKING:
     from typing import Concatenate
@@ -23,7 +24,7 @@ R = TypeVar("R")
 _Work = tuple["Future[Any]", Callable[..., Any], tuple[Any, ...], dict[str, Any]]
 
 
-class GuestExecutor(Executor):
+class GuestExecutor(Uncopied, Executor):
     """Runs `function(group, *args)` in threads of the host, each of which keeps an instance group; see `Hosts.executor`.
 
     A task costs what handing it to a thread costs, where attaching a thread for it makes a new set of instances each time.
@@ -130,7 +131,7 @@ class GuestExecutor(Executor):
         """Take no more work; end the threads when what was given is done.
 
         Args:
-            wait: whether to wait for them.
+            wait: whether to wait for them; a thread of the executor does not wait for itself.
             cancel_futures: whether to cancel what no thread has begun with.
 
         In a child made by `os.fork` this does nothing.
@@ -152,7 +153,7 @@ class GuestExecutor(Executor):
         if wait:
             with self._lock:
                 self._started_all.wait_for(lambda: len(self._threads) >= self._alive)
-                threads = list(self._threads)
+                threads = [thread for thread in self._threads if not thread.is_this_one()]
             for thread in threads:
                 thread.thread_done.wait()
 

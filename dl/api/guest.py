@@ -19,6 +19,7 @@ from dl.groups.errors import dl_error
 from dl.modules.symbols import FunctionSymbol
 from dl.program.state import LinkerState
 from dl.wasm.types import FuncType
+from memory import Uncopied
 from threads import DETACHED, ThreadsError, recording
 
 if TYPE_CHECKING:
@@ -31,7 +32,7 @@ R = TypeVar("R")
 _PYTHON_TYPES = {"i32": int, "i64": int, "f32": float, "f64": float, "v128": bytes}
 
 
-class GuestFunction:
+class GuestFunction(Uncopied):
     """A function of the guest, callable from the thread that its instance group belongs to.
 
     Arguments and results are int (i32, i64; results signed), float (f32, f64) and 16 bytes (v128). No result is None,
@@ -195,7 +196,7 @@ def is_lendable(value: Any) -> bool:
     return True
 
 
-class TypedFunction(Generic[R]):
+class TypedFunction(Uncopied, Generic[R]):
     """A function of the guest whose result has a type; made by `GuestFunction.returning` and `Library.function`.
 
     Attributes:
@@ -252,7 +253,7 @@ class TypedFunction(Generic[R]):
         return f"<TypedFunction {self.function.name}{self.function.type} returning {self.result.__name__}>"
 
 
-class GuestData:
+class GuestData(Uncopied):
     """Data of the guest.
 
     Attributes:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from itertools import islice
 from typing import TYPE_CHECKING, Any, TypeVar, overload
 
@@ -13,6 +13,7 @@ from dl.dlfcn import MAIN_HANDLE, ModuleHandle
 from dl.errors import InvalidHandleError, LinkerUsageError, SymbolNotFoundError
 from dl.modules.linked_module import LinkedModule
 from dl.modules.symbols import DataSymbol, FunctionSymbol, TlsSymbol
+from memory import Uncopied
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -28,7 +29,20 @@ _MOST_COMPARED = 1000
 """Names that a misspelt one is compared with."""
 
 
-class Library:
+def similar_symbol(name: str, names: Iterable[str]) -> str:
+    """Return the one of some names that is much the same as a name that is not there; empty text if none is.
+
+    Args:
+        name: what was looked for.
+        names: what there is; of many, the first 1000 are compared.
+    """
+    import difflib  # noqa: PLC0415  only for messages
+
+    close = difflib.get_close_matches(name[:200], list(islice(names, _MOST_COMPARED)), 1, 0.7)
+    return close[0] if close else ""
+
+
+class Library(Uncopied):
     """An open library, in one thread's instance group; made by `InstanceGroup.library`.
 
     `lib.add(2, 3)` calls a function, and `lib["add"]` is the function whatever its name, also where a method of this class has
@@ -71,8 +85,6 @@ class Library:
         return self._open
 
     def _find(self, name: str) -> GuestFunction | GuestData:
-        import difflib  # noqa: PLC0415  only for messages
-
         known = self._found.get(name)
         if known is not None:
             return known
@@ -85,9 +97,9 @@ class Library:
         except SymbolNotFoundError as error:
             if error.reason or not isinstance(name, str):
                 raise
-            names = list(islice(module.symbols, _MOST_COMPARED))
-            close = difflib.get_close_matches(name[:200], names, 1, 0.7)
-            raise SymbolNotFoundError(name, error.searched, similar=close[0] if close else "") from None
+            raise SymbolNotFoundError(
+                name, error.searched, similar=similar_symbol(name, module.symbols)
+            ) from None
 
     @overload
     def function(self, name: str) -> GuestFunction: ...

@@ -19,7 +19,7 @@ from dl.link.lookup import look_up
 from dl.modules.symbols import Symbol
 from dl.options import ModuleSource
 from dl.program.program import Program
-from memory import LinearMemory
+from memory import LinearMemory, Uncopied
 
 if TYPE_CHECKING:
     from dl.linker import Linker
@@ -66,7 +66,7 @@ class LinkerActions:
         return run_program(self._linker.program, self._linker.parts.guest_threads, group)
 
 
-class LinkerBase:
+class LinkerBase(Uncopied):
     """A program and its state; `Linker` is made of classes that derive from this one, each with one kind of methods.
 
     Attributes:

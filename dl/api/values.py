@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from dl.errors import LinkerUsageError, ValueConversionError
 from dl.options import HostFunction, HostImports
 from dl.records import dataclass
+from dl.text import shown_integer
 from dl.wasm.types import FuncType
 from memory import LinearMemory
 
@@ -300,7 +301,9 @@ def _check_value(kind: FuncType, expected: str, value: Any, where: str, name: st
         low, end = _RANGES[expected]
         number = value.__index__()
         if not low <= number < end:
-            raise ValueConversionError(kind, f"{where} does not fit in {expected}: {number}", name)
+            raise ValueConversionError(
+                kind, f"{where} does not fit in {expected}: {shown_integer(number)}", name
+            )
     elif expected == "v128":
         if not isinstance(value, (bytes, bytearray)) or len(value) != 16:
             raise ValueConversionError(kind, f"{where} must be 16 bytes, not {value!r}", name)

@@ -73,6 +73,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     words = sys.argv[1:] if arguments is None else list(arguments)
     _open_standard_streams()
+    if any(word.partition("=")[0] == "--map" for word in words):
+        from dl.cli.live_map import held_back_early  # noqa: PLC0415  seldom asked for
+
+        with held_back_early():
+            return _run(words)
+    return _run(words)
+
+
+def _run(words: list[str]) -> int:
+    """Run the words after the command's name; return the exit code."""
     try:
         if COMPLETE in os.environ:
             from dl.cli.commands import complete  # noqa: PLC0415  as below

@@ -102,7 +102,8 @@ def _report(error: BaseException) -> int:
     if isinstance(error, (KeyboardInterrupt, click.Abort)):
         print_error("interrupted")
         return INTERRUPTED
-    if isinstance(error, BrokenPipeError):
+    # One that names a file is of a pipe that an option names, and standard output may still have its reader.
+    if isinstance(error, BrokenPipeError) and error.filename is None:
         return _nobody_reads()
     if isinstance(error, ProgramDeadlockedError):
         print_error(error)
@@ -116,9 +117,7 @@ def _report(error: BaseException) -> int:
         print_error(f"{error.module}: {error.reason}" if type(error) is LinkError else error)
         return NOT_LINKED
     if isinstance(error, OSError):
-        named = isinstance(error.filename, (str, bytes))  # a number where a descriptor was opened
-        where = f" {os.fsdecode(error.filename)}" if named else ""
-        print_error(f"cannot write or read{where}: {error.strerror or error}")
+        print_error(failure_text(error))
         return INPUT_OUTPUT
     if isinstance(error, ImportError):
         from dl.conflicts import ImportNameError, explained  # noqa: PLC0415  only where something is wrong
@@ -130,6 +129,13 @@ def _report(error: BaseException) -> int:
     print_error(f"{type(error).__name__}: {error}")
     print_note("not an error of the program; DLRUN_TRACEBACK=1 shows where it came from")
     return FAILED
+
+
+def failure_text(error: OSError) -> str:
+    """Return what is said of a file that cannot be written or read."""
+    named = isinstance(error.filename, (str, bytes))  # a number where a descriptor was opened
+    where = f" {os.fsdecode(error.filename)}" if named else ""
+    return f"cannot write or read{where}: {error.strerror or error}"
 
 
 def _nobody_reads() -> int:

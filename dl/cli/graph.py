@@ -16,9 +16,11 @@ from dl.cli.modules import image_of, search_path
 from dl.cli.run import library_path_option
 from dl.link.plan import LinkPlan
 from dl.link.rehearse import Link
+from dl.shipping.files import naming
 
 _HOST, _NOBODY = "the host", "undefined functions"
 _MOST_NAMES = 5
+_SUFFIXES = {".dot": "dot", ".gv": "dot", ".svg": "svg"}
 _LINKERS = ("memory", "table")
 """Kinds of imports that every module has, and the linker defines: no news in a picture."""
 
@@ -27,7 +29,7 @@ _LINKERS = ("memory", "table")
 @library_path_option
 @demangle_option
 @click.option(
-    "-o", "--output", "target", metavar="FILE", help="Write to a file; one that ends in .svg is an SVG."
+    "-o", "--output", "target", metavar="FILE", help="Write to a file: .dot and .gv are text, .svg is an SVG."
 )
 @click.option(
     "--format",
@@ -47,7 +49,7 @@ def graph(
 
     The program or library and all that it needs are linked as at its start, and nothing is compiled or run.
     """
-    kind = kind or ("svg" if target is not None and target.lower().endswith(".svg") else "dot")
+    kind = kind or _kind_of(target)
     needs: list[tuple[str, str]] = []
     names: list[str] = []
 
@@ -61,8 +63,24 @@ def graph(
     if target is None:
         click.echo(data, nl=False)
     else:
-        Path(target).write_bytes(data)
+        with naming(target):
+            Path(target).write_bytes(data)
     return 0
+
+
+def _kind_of(target: str | None) -> str:
+    """Return what to write into a file, by its name; a name without a suffix says nothing.
+
+    Raises:
+        click.UsageError: its suffix is that of something else.
+    """
+    suffix = "" if target is None else Path(target).suffix.lower()
+    if suffix not in ("", *_SUFFIXES):
+        raise click.UsageError(
+            f"nothing is drawn for the suffix {suffix}: there are {', '.join(_SUFFIXES)}; --format says what is written "
+            "into a file of any name"
+        )
+    return _SUFFIXES.get(suffix, "dot")
 
 
 def _svg(text: str) -> bytes:

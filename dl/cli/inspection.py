@@ -14,12 +14,13 @@ from rich.text import Text
 from dl.cli.columns import print_columns
 from dl.cli.console import output, shown
 from dl.cli.demangling import Demangler, demangle_option, demangler
-from dl.cli.endings import NOT_FOUND, NOT_LINKED
+from dl.cli.endings import NOT_FOUND, NOT_LINKED, report
 from dl.cli.links import GOOD, links_as_json, links_of
 from dl.cli.modules import image_of, search_path
 from dl.cli.report import describe
 from dl.cli.run import library_path_option, module_path_option
 from dl.cli.selection import Wanted, print_symbols
+from dl.errors import DlError
 
 _KINDS = {
     "pie": "position-independent main module",
@@ -68,16 +69,29 @@ def inspect(
 
     Their dylink sections with everything in them, imports and exports with types, memories, tables, segments, sections, and
     the features that these show. Code is not looked into. With --links, libraries are found as for a run, and the linker is
-    asked; nothing is compiled or run. With several files, --json prints a list.
+    asked; nothing is compiled or run. With several files, --json prints a list; one that is no module is reported, and the
+    others are shown.
     """
     demangled = demangler(demangle or False)
     wanted = Wanted(exports, imports, undefined, defined_by)
     if wanted.any and with_links:
         raise click.UsageError("--links shows imports in its own way: without --exports and the like")
-    images = [image_of(file) for file in files]
-    reports = [describe(image.wasm, file) for image, file in zip(images, files, strict=True)]
+    failed = 0
+    images, reports = [], []
+    for file in files:
+        try:
+            image = image_of(file)
+            described = describe(image.wasm, file)
+        except DlError as error:
+            if len(files) == 1:
+                raise
+            code = report(error)
+            failed = failed or code
+            continue
+        images.append(image)
+        reports.append(described)
     if wanted.any:
-        found = [wanted.of(report, demangler(demangle)) for report in reports]
+        found = [wanted.of(described, demangler(demangle)) for described in reports]
         shown_reports = [part for part in found if part is not None]
         if as_json:
             print(
@@ -85,24 +99,24 @@ def inspect(
             )
         else:
             print_symbols(output(), shown_reports, demangled)
-        return NOT_FOUND if defined_by is not None and not shown_reports else 0
+        return failed or (NOT_FOUND if defined_by is not None and not shown_reports else 0)
     good = True
     if with_links:
-        for image, report in zip(images, reports, strict=True):
-            links = links_of(image, search_path(library_path, report["file"]), module_path)
-            report["links"] = links_as_json(links)
+        for image, described in zip(images, reports, strict=True):
+            links = links_of(image, search_path(library_path, described["file"]), module_path)
+            described["links"] = links_as_json(links)
             good = good and all(link.state in GOOD for link in links)
     if as_json:
-        print(json.dumps(reports if len(reports) > 1 else reports[0], indent=2))
-        return 0 if good else NOT_LINKED
-    for number, report in enumerate(reports):
+        print(json.dumps(reports if len(files) > 1 else reports[0], indent=2))
+        return failed or (0 if good else NOT_LINKED)
+    for number, described in enumerate(reports):
         if number:
             output().print()
         if with_links:
-            _print_links(output(), report["links"], demangled)
+            _print_links(output(), described["links"], demangled)
         else:
-            _print(output(), report, demangled)
-    return 0 if good else NOT_LINKED
+            _print(output(), described, demangled)
+    return failed or (0 if good else NOT_LINKED)
 
 
 def _print_links(console: Console, links: list[dict[str, Any]], demangled: Demangler) -> None:

@@ -98,12 +98,11 @@ def ending_on_interrupt() -> Iterator[Interrupts]:
         os._exit(INTERRUPTED)
 
     def end() -> None:
-        # SIGINT is the only signal that dlrun has a Python handler for, so it is the only one that gets here.
         if not interrupted.is_set():
             interrupted.set()
             threading.Thread(target=end_unless_done, name="dlrun: Ctrl-C", daemon=True).start()
 
-    BELL.add(end)
+    BELL.add(end, signal.SIGINT)
     try:
         yield interrupts
     finally:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -64,15 +65,28 @@ def function_of(linker: Linker, name: str) -> tuple[Callable[..., Any], FuncType
     group = linker.main_group
     try:
         found = group.dlsym(MAIN_HANDLE, name)
-    except SymbolNotFoundError:
+    except SymbolNotFoundError as error:
         module, function = _parts(name)
         handles = [m.handle for m in linker.modules if module in (m.name, os.path.basename(m.name))]
         if not handles:
-            raise
-        found = group.dlsym(handles[0], function)
+            loaded = linker.program.state.modules.copy().values()
+            raise with_similar(error, name, chain.from_iterable(one.symbols for one in loaded)) from None
+        try:
+            found = group.dlsym(handles[0], function)
+        except SymbolNotFoundError as absent:
+            raise with_similar(absent, function, linker.program.state.modules[handles[0]].symbols) from None
     if not isinstance(found, GuestFunction):
         raise SymbolNotFoundError(name, (), "it is data, not a function")
     return found, found.type
+
+
+def with_similar(error: SymbolNotFoundError, name: str, names: Iterable[str]) -> SymbolNotFoundError:
+    """Return an error that also says which symbol was meant, unless it gives a reason of its own or nothing is like it."""
+    from dl.api.library import similar_symbol  # noqa: PLC0415  only for messages
+
+    if error.reason:
+        return error
+    return SymbolNotFoundError(name, error.searched, similar=similar_symbol(name, names))
 
 
 def _parts(name: str) -> tuple[str, str]:

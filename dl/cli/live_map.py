@@ -7,13 +7,31 @@ import signal
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from pathlib import Path
+from io import FileIO
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from dl.linker import Linker
 
 SIGNAL = signal.SIGUSR1
+
+
+_early = {"held": False}
+"""Whether the signal is held back before the command line is read."""
+
+
+@contextmanager
+def held_back_early() -> Iterator[None]:
+    """Hold the signal back while the command line is read, what it needs is imported, and the program is compiled.
+
+    For command lines in which the option may be; `held_back` lets the signal through again if it is one of the program's.
+    """
+    with held_back(True):
+        _early["held"] = True
+        try:
+            yield
+        finally:
+            _early["held"] = False
 
 
 @contextmanager
@@ -23,17 +41,17 @@ def held_back(wanted: bool) -> Iterator[None]:
     Around all that starts threads: the signal ends a process that has one thread which neither holds it back nor handles it.
 
     Args:
-        wanted: whether there is a map; without, nothing is done.
+        wanted: whether there is a map; without, the signal has its own effect.
     """
-    if not wanted:
+    if not (wanted or _early["held"]):
         yield
         return
-    former = signal.pthread_sigmask(signal.SIG_BLOCK, {SIGNAL})
+    former = signal.pthread_sigmask(signal.SIG_BLOCK if wanted else signal.SIG_UNBLOCK, {SIGNAL})
     try:
         yield
     finally:
         # One that came last would end the process now.
-        while signal.sigtimedwait({SIGNAL}, 0) is not None:
+        while wanted and signal.sigtimedwait({SIGNAL}, 0) is not None:
             pass
         signal.pthread_sigmask(signal.SIG_SETMASK, former)
 
@@ -55,7 +73,7 @@ def live_map(linker: Linker, target: str | None) -> Iterator[None]:
     if target is None:
         yield
         return
-    watch = _Watch(linker, Path(target))
+    watch = _Watch(linker, target)
     try:
         yield
     finally:
@@ -70,11 +88,22 @@ class _Watch:
         target: where to.
     """
 
-    def __init__(self, linker: Linker, target: Path) -> None:
+    def __init__(self, linker: Linker, target: str) -> None:
+        from dl.shipping.files import is_special, naming  # noqa: PLC0415  running needs nothing of it
+
         self._linker = linker
         self._target = target
         self._ended = False
-        self._write()
+        # A pipe or device gets one page after the other: opened for each, it would wait for a reader of each.
+        self._stream: FileIO | None = None
+        with naming(target):
+            if is_special(target):
+                self._stream = FileIO(os.open(target, os.O_WRONLY | os.O_CLOEXEC), "w")
+            try:
+                self._write()
+            except BaseException:
+                self._close()
+                raise
         self._thread = threading.Thread(target=self._serve, name="map", daemon=True)
         self._thread.start()
 
@@ -88,13 +117,17 @@ class _Watch:
                 self._write()
 
     def _write(self) -> None:
-        """Replace the page in one step, so that nobody reads half of it."""
-        new = self._target.with_name(f".{self._target.name}.{os.getpid()}")
-        try:
-            new.write_text(self._linker.memory_map().to_html(), encoding="utf-8")
-            new.replace(self._target)
-        finally:
-            new.unlink(missing_ok=True)
+        """Replace the page in one step, so that nobody reads half of it; or write it into what is no file."""
+        from dl.shipping.files import naming, replacing  # noqa: PLC0415  as above
+
+        page = memoryview(self._linker.memory_map().to_html().encode())
+        if self._stream is None:
+            with replacing(self._target) as file:
+                file.write(page)
+            return
+        with naming(self._target):
+            while page:
+                page = page[self._stream.write(page) :]
 
     def end(self) -> None:
         """Write the last page, and end the thread."""
@@ -102,4 +135,11 @@ class _Watch:
         if self._thread.ident is not None:
             signal.pthread_kill(self._thread.ident, SIGNAL)
         self._thread.join()
-        self._write()
+        try:
+            self._write()
+        finally:
+            self._close()
+
+    def _close(self) -> None:
+        if self._stream is not None:
+            self._stream.close()

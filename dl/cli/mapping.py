@@ -17,6 +17,7 @@ from dl.cli.run import library_path_option
 from dl.dlfcn import DlFlags
 from dl.modules.kind import ModuleKind, kind_of
 from dl.options import MemoryType
+from dl.shipping.files import naming
 from dl.wasm.types import MemoryType as WasmMemoryType
 
 if TYPE_CHECKING:
@@ -71,7 +72,9 @@ def map(  # noqa: A001  the name of the command
 
 def _show(found: MemoryMap, target: str | None, *, as_json: bool) -> None:
     if target is not None:
-        Path(target).write_text(found.to_html(), encoding="utf-8")
+        page = found.to_html()
+        with naming(target):
+            Path(target).write_text(page, encoding="utf-8")
     elif as_json:
         report = {
             "program": found.program,

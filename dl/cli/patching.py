@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import stat
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import click
 from rich.text import Text
 
-from dl.cli.console import output, print_note, shown
+from dl.cli.console import messages, output, print_note, shown
 from dl.cli.links import links_of
 from dl.cli.modules import complete_file, contents, parsed, search_path
 from dl.cli.params import F
@@ -17,10 +18,12 @@ from dl.cli.run import library_path_option
 from dl.engine.compiled_form import form_of
 from dl.link.rehearse import Link
 from dl.modules.image import ModuleImage
-from dl.shipping.files import replacing
+from dl.shipping.files import is_special, replacing
 from dl.shipping.patch import Patched
 from dl.shipping.patch import patch as patched
 from dl.wasm.edit import Changes
+
+_STDOUT = "-"
 
 
 def _pair(text: str) -> tuple[str, str]:
@@ -81,7 +84,7 @@ def _renames(option: str, about: str) -> Callable[[F], F]:
     "out",
     type=click.Path(dir_okay=False, path_type=Path),
     metavar="FILE",
-    help="Write the result to this file, and leave the module as it is.",
+    help="Write the result to this file, or - for standard output, and leave the module as it is.",
 )
 @click.option("--no-check", is_flag=True, help="Do not try whether the result can still be linked.")
 @library_path_option
@@ -163,17 +166,23 @@ def _write(before: ModuleImage, result: Patched, out: Path | None) -> None:
     """
     place = out or Path(before.name)
     unchanged = result.wasm == before.wasm.data
-    if out is not None or not unchanged:
+    written_through = out is not None and (str(out) == _STDOUT or is_special(out))
+    if str(out) == _STDOUT:
+        sys.stdout.flush()
+        sys.stdout.buffer.write(result.wasm)
+        sys.stdout.buffer.flush()
+    elif out is not None or not unchanged:
         mode = stat.S_IMODE(before.path.stat().st_mode) if before.path else None
         with replacing(place, mode) as file:
             file.write(result.wasm)
     size = f"{len(before.wasm.data):,} => {len(result.wasm):,} bytes"
     line = Text(shown(str(place)))
     line.append(f"  {'unchanged' if unchanged else size}", style="dim")
-    output().print(line)
+    # What reads a pipe gets the module and nothing else.
+    (messages() if written_through else output()).print(line)
     for note in result.notes:
         print_note(note)
-    if not unchanged and form_of(place).exists():
+    if not (unchanged or written_through) and form_of(place).exists():
         print_note(
             f"{form_of(place)} is of the old bytes, and not used any longer; dlrun compile makes it anew"
         )

@@ -6,6 +6,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+from dl.shipping.files import naming
+
 if TYPE_CHECKING:
     from dl.linker import Linker
 
@@ -60,4 +62,5 @@ def profiling(linker: Linker, target: str | None, program: str) -> Iterator[None
         with profile:
             yield
     finally:
-        profile.write(target, program)
+        with naming(target):
+            profile.write(target, program)

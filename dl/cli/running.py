@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -15,6 +16,7 @@ from dl.cli.live_map import held_back, live_map
 from dl.cli.modules import contents, module_directories, parsed, search_path
 from dl.cli.profiling import parts_of, profiling
 from dl.cli.progress import SlowNotice
+from dl.cli.readers import ending_with_readers
 from dl.cli.timelines import timeline
 from dl.cli.whole_process import release_collector
 from dl.limits import Limits
@@ -78,6 +80,8 @@ def run_program(program: str, arguments: tuple[str, ...], options: Running, call
         click.UsageError: the options contradict each other, or the program.
         DlError: it cannot be linked, or ended by an error.
     """
+    if options.timeout is not None and math.isnan(options.timeout):
+        raise usage_error("--timeout must be a number of seconds, not nan")
     if options.timeout is not None and options.interrupts is False:
         raise usage_error("--timeout needs a program that can be interrupted, which --no-interrupts forbids")
     try:
@@ -134,6 +138,7 @@ def run_program(program: str, arguments: tuple[str, ...], options: Running, call
             profiler=profiler,
         ) as linker,
         ctrl_c.to(linker.parts.process),
+        ending_with_readers(linker.parts.process),
         _statistics(linker, recorded),
         profiling(linker, samples_file, f"dlrun {os.path.basename(program)}"),
         live_map(linker, options.map_file),
@@ -203,9 +208,13 @@ def run_by_name(
     instance = linker.instantiate(source, name=program)
     if function is None:
         return program_code(instance.run())
-    from dl.cli.invoke import invoke  # noqa: PLC0415  running needs nothing of it
+    from dl.cli.invoke import invoke, with_similar  # noqa: PLC0415  running needs nothing of it
+    from dl.errors import SymbolNotFoundError  # noqa: PLC0415
 
-    found = instance.lookup(function)
+    try:
+        found = instance.lookup(function)
+    except SymbolNotFoundError as error:
+        raise with_similar(error, function, instance.exports) from None
     return invoke(lambda: (found, found.type), function, arguments)
 
 

@@ -6,6 +6,8 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from dl.shipping.files import naming
+
 
 @contextmanager
 def timeline(output: str | None, program: str) -> Iterator[None]:
@@ -24,8 +26,11 @@ def timeline(output: str | None, program: str) -> Iterator[None]:
     from dl.api.timeline import Timeline  # noqa: PLC0415  running needs nothing of it
 
     path = output.replace("%p", str(os.getpid()))
-    with open(path, "w", encoding="utf-8") as file, Timeline() as recorded:
+    with naming(path):
+        file = open(path, "w", encoding="utf-8")  # noqa: SIM115  closed below, after the program
+    with Timeline() as recorded:
         try:
             yield
         finally:
-            file.write(recorded.to_json(f"dlrun {os.path.basename(program)}"))
+            with naming(path), file:
+                file.write(recorded.to_json(f"dlrun {os.path.basename(program)}"))

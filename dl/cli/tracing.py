@@ -7,10 +7,11 @@ import os
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
-from typing import TYPE_CHECKING, Any
+from contextlib import ExitStack, contextmanager, suppress
+from typing import TYPE_CHECKING, Any, TextIO
 
-from dl.cli.console import messages, shown
+from dl.cli.console import messages, print_error, shown
+from dl.cli.endings import failure_text
 
 if TYPE_CHECKING:
     from dl.api.timeline import Timeline
@@ -81,7 +82,72 @@ class _Json(_Text):
         return json.dumps(about | getattr(record, "fields", {}))
 
 
-class _Terminal(logging.Handler):
+if TYPE_CHECKING:
+    _StreamHandler = logging.StreamHandler[TextIO]
+else:
+    _StreamHandler = logging.StreamHandler  # cannot be subscripted before Python 3.11
+
+
+class _Output(logging.Handler):
+    """Where the trace goes; once it cannot be written it ends there, and the program goes on.
+
+    Attributes:
+        path: the file; None for standard error, of which nothing can be said where it cannot be written.
+    """
+
+    path: str | None = None
+    _failed: OSError | None = None
+
+    def handle(self, record: logging.LogRecord) -> Any:
+        """Write a record, unless an earlier one could not be written."""
+        return self._failed is None and super().handle(record)
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802  its name in `logging`
+        """Keep why a record cannot be written; an error of ours is told as `logging` does."""
+        error = sys.exc_info()[1]
+        if not isinstance(error, OSError):
+            super().handleError(record)
+            return
+        if self._failed is None:
+            self._failed = error
+
+    def tell(self, _kind: object, ending: BaseException | None, _traceback: object) -> None:
+        """Say at the end that the trace is not whole: by an error, or by a line if the program ends by one of its own.
+
+        Raises:
+            OSError: the file could not be written, and nothing else went wrong.
+        """
+        if self._failed is None or self.path is None:
+            return
+        self._failed.filename = self.path
+        if ending is None:
+            raise self._failed
+        print_error(failure_text(self._failed))
+
+
+class _Stream(_Output, _StreamHandler):
+    """Lines of text, into standard error or a file.
+
+    Args:
+        path: the file; None for standard error.
+
+    Raises:
+        OSError: it cannot be opened.
+    """
+
+    def __init__(self, path: str | None) -> None:
+        self.path = path
+        super().__init__(sys.stderr if path is None else open(path, "w", encoding="utf-8"))  # noqa: SIM115  closed by `close`
+
+    def close(self) -> None:
+        """Close the file."""
+        if self.path is not None:
+            with suppress(OSError):  # of what could not be written before; each record is flushed
+                self.stream.close()
+        super().close()
+
+
+class _Terminal(_Output):
     """Lines in colours, beside whatever else is shown on the terminal."""
 
     def __init__(self, text: _Text) -> None:
@@ -96,7 +162,10 @@ class _Terminal(logging.Handler):
         line = Text(self._text.head(record), style="dim")
         line.append(f" {_category(record)}", style="not dim cyan")
         line.append(f": {shown(record.getMessage())}", style="not dim")
-        self._console.print(line)
+        try:
+            self._console.print(line)
+        except OSError:
+            self.handleError(record)
 
 
 def _category(record: logging.LogRecord) -> str:
@@ -220,7 +289,7 @@ def tracing(
         output: the file to write to, in which `%p` stands for the number of the process; None for standard error.
 
     Raises:
-        OSError: the file cannot be written.
+        OSError: the file cannot be written, from its beginning, or from some line on, which ends the trace and not the block.
     """
     if categories is None:
         if output is None:
@@ -229,6 +298,7 @@ def tracing(
         categories = frozenset(CATEGORIES)
     with ExitStack() as undo:
         handler = _handler(form, output)
+        undo.push(handler.tell)
         undo.callback(handler.close)
         _listen(handler, [name for name, category in _LOGGERS.items() if category in categories], undo)
         from dl.api.timeline import Timeline  # noqa: PLC0415  running needs nothing of it
@@ -241,15 +311,11 @@ def tracing(
         yield undo.enter_context(Timeline()) if "statistics" in categories else None
 
 
-def _handler(form: str, output: str | None) -> logging.Handler:
+def _handler(form: str, output: str | None) -> _Output:
     formatter = _Json() if form == "json" else _Text()
-    handler: logging.Handler
-    if output is not None:
-        handler = logging.FileHandler(output.replace("%p", str(os.getpid())), "w", encoding="utf-8")
-    elif form == "text" and sys.stderr.isatty():
+    if output is None and form == "text" and sys.stderr.isatty():
         return _Terminal(formatter)
-    else:
-        handler = logging.StreamHandler(sys.stderr)
+    handler = _Stream(None if output is None else output.replace("%p", str(os.getpid())))
     handler.setFormatter(formatter)
     return handler
 

@@ -27,6 +27,8 @@ import stat
 from pathlib import Path
 from typing import BinaryIO
 
+from memory import Uncopied
+
 _MOST_LINKS = 40
 _OTHERS_WRITE = stat.S_IWGRP | stat.S_IWOTH
 _DIRECTORY = getattr(os, "O_DIRECTORY", 0) | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_CLOEXEC", 0)
@@ -38,7 +40,7 @@ class NotPrivateError(Exception):
     """The directory, or one on the way to it, is not the user's alone; the text says which and why."""
 
 
-class PrivateDirectory:
+class PrivateDirectory(Uncopied):
     """An open directory of the effective user's.
 
     Args:

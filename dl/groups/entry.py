@@ -17,6 +17,7 @@ from dl.program.limbo import Subject
 from dl.program.operations import DlOperation, LoadModules, SetSlot, UnloadModules
 from dl.program.program import Program
 from dl.wasm.types import FuncType
+from memory import Uncopied
 from threads import DETACHED, GUEST, Replica
 
 NO_THREAD = -1
@@ -48,7 +49,7 @@ class NoSignals:
         return False
 
 
-class Group:
+class Group(Uncopied):
     """One thread's instances of every linked module, and its part in the protocol between threads.
 
     Only the thread that owns it calls into it, except `replica.interrupt_with`.

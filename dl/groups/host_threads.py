@@ -15,10 +15,11 @@ from dl.groups.entry import Group
 from dl.groups.errors import check_process, raises_dl_errors
 from dl.groups.libc_threads import LibcThreads
 from dl.groups.registry import Groups
+from memory import Uncopied
 from threads import Event, recording
 
 
-class HostThread:
+class HostThread(Uncopied):
     """A thread that `Linker.spawn` started.
 
     `_lock` guards `_group` and `_cancelled`, so that an order to stop reaches the thread whichever group it has; a leaf but for
@@ -36,6 +37,7 @@ class HostThread:
         waits = threads.groups.program.waits
         self.ended_in_program = Event(waits, f"thread {name!r} to end")
         self.thread_done = threading.Event()
+        self._ident: int | None = None
         self._result: Any = None
         self._error: BaseException | None = None
         self._lock = threading.RLock()
@@ -84,6 +86,10 @@ class HostThread:
         """Whether it still runs."""
         return not self.thread_done.is_set()
 
+    def is_this_one(self) -> bool:
+        """Whether the calling thread is this one, which must not wait for its own end."""
+        return self._ident == threading.get_ident() and self.is_alive()
+
     def cancel(self, exception: BaseException) -> None:
         """Make the thread raise an exception at its next safe point, wait, or entry into guest code; from any thread."""
         with self._lock:
@@ -117,6 +123,7 @@ class HostThread:
             function: gets the thread's group and the arguments.
             arguments: the rest.
         """
+        self._ident = threading.get_ident()
         try:
             with self._threads.attached(self.name, started_here=self) as group:
                 self._coming.close()
@@ -254,9 +261,9 @@ class HostThreads:
             self.groups.places.give_back()
 
     def join_all(self) -> None:
-        """Wait for the threads that the linker has started, as `endings` says; the program has ended."""
+        """Wait for the threads that the linker has started, but the calling one, as `endings` says; the program has ended."""
         with self._lock:
-            running = list(self._running)
+            running = [thread for thread in self._running if not thread.is_this_one()]
 
         def remind() -> None:
             with contextlib.suppress(RuntimeError):  # the host has no thread that repeats it

@@ -27,25 +27,31 @@ class SignalBell:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._callbacks: list[Callable[[], None]] = []
+        self._callbacks: list[tuple[Callable[[], None], int | None]] = []
         self._reader: socket.socket | None = None
         self._writer: socket.socket | None = None
 
-    def add(self, callback: Callable[[], None]) -> bool:
-        """Have a callback called at every signal; returns False where that cannot be: not in the main thread, or taken."""
+    def add(self, callback: Callable[[], None], number: int | None = None) -> bool:
+        """Have a callback called at every signal, or at those of one number.
+
+        Returns:
+            False where that cannot be: not in the main thread, or taken.
+        """
         if threading.current_thread() is not threading.main_thread():
             return False
         with self._lock:
             if not self._callbacks and not self._listen():
                 return False
-            self._callbacks.append(callback)
+            self._callbacks.append((callback, number))
             return True
 
     def remove(self, callback: Callable[[], None]) -> None:
         """Undo `add`; from any thread, but only the main thread gives the descriptor back."""
         with self._lock:
-            if callback in self._callbacks:
-                self._callbacks.remove(callback)
+            for position, (each, _) in enumerate(self._callbacks):
+                if each == callback:
+                    del self._callbacks[position]
+                    break
             if not self._callbacks and threading.current_thread() is threading.main_thread():
                 self._stop()
 
@@ -84,11 +90,12 @@ class SignalBell:
 
     def _watch(self, reader: socket.socket) -> None:
         with contextlib.closing(reader):
-            while reader.recv(64):
+            while numbers := reader.recv(64):  # a byte for each signal
                 with self._lock:
                     callbacks = list(self._callbacks)
-                for callback in callbacks:
-                    callback()
+                for callback, number in callbacks:
+                    if number is None or number in numbers:
+                        callback()
 
 
 BELL = SignalBell()

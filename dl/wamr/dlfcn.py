@@ -23,7 +23,7 @@ from dl.modules.symbols import Symbol
 from dl.recent import Recent
 from dl.records import dataclass
 from dl.wasix.linking import ENDINGS
-from memory import Block, InvalidStringError, OutOfBoundsError
+from memory import Block, InvalidStringError, OutOfBoundsError, Uncopied
 
 if TYPE_CHECKING:
     from dl.groups.registry import Groups
@@ -66,7 +66,7 @@ class WamrStatistics:
     cached: int
 
 
-class _Buffer:
+class _Buffer(Uncopied):
     """Where the guest reads the text of a thread's last error; given back when the thread ends."""
 
     def __init__(self, source: SideMemory) -> None:

@@ -23,7 +23,8 @@ from dl.modules.guest_paths import MAX_SEARCH_BYTES
 from dl.modules.linked_module import LinkedModule
 from dl.wasix.abi import DL_EXT, Errno
 from dl.wasix.adapter import running_guest
-from dl.wasix.linking import ENDINGS, cut, elf_flags, read_text
+from dl.wasix.linking import ENDINGS, cut, elf_flags, not_utf8, read_text
+from memory import InvalidStringError
 
 if TYPE_CHECKING:
     from dl.wasix.adapter import Adapter, Functions
@@ -181,6 +182,9 @@ class _Extension:
             result = call()
         except ENDINGS:
             raise
+        except InvalidStringError as failure:
+            self._system.current_group().dl_error = not_utf8(self._system, failure)
+            return Errno.UNKNOWN
         except DlError as failure:
             text = self._system.text_for_guest(failure, names)
             self._system.current_group().dl_error = cut(text, MAX_ERROR_BYTES)[:-1].decode() or "failed"

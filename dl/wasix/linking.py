@@ -1,9 +1,9 @@
 """`dlopen`, `dlsym` and `dl_invalid_handle` of WASIX.
 
-ABI: functions of `wasix_32v1`; strings are pointer and length in bytes; the result is an errno, 0 or 79 (`unknown`), with
-the reason in the caller's buffer. Flags are ignored: every load acts like `RTLD_GLOBAL`, data must be defined at once
-and functions may come later. Unless the host has asked for ELF's ways: then flags, scopes and `RTLD_NEXT` mean what they mean
-there, of the module whose import is called.
+ABI: functions of `wasix_32v1`; strings are pointer and length in bytes; the result is an errno: 0, or 79 (`unknown`), or
+28 (`inval`) for what is no UTF-8, both with the reason in the caller's buffer. Flags are ignored: every load acts like
+`RTLD_GLOBAL`, data must be defined at once and functions may come later. Unless the host has asked for ELF's ways: then flags,
+scopes and `RTLD_NEXT` mean what they mean there, of the module whose import is called.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ from dl.modules.beneath import MAX_PATH_BYTES
 from dl.modules.guest_paths import MAX_SEARCH_BYTES
 from dl.wasix.abi import Errno
 from dl.wasix.adapter import running_guest
+from memory import InvalidStringError
 
 if TYPE_CHECKING:
     from dl.wasix.adapter import Adapter, Functions
@@ -39,6 +40,8 @@ ENDINGS = (GuestThreadError, LinkerClosedError, ProgramDeadlockedError, ProgramE
 
 _NOBODY = 0
 """The caller, where WASIX does not say who calls."""
+
+_MOST_BYTES_SHOWN = 256
 
 log = logger("dl.link")
 symbols_log = logger("dl.link.symbols")
@@ -85,6 +88,12 @@ def elf_flags(flags: int) -> DlFlags:
     return DlFlags(flags & ALL_FLAGS)
 
 
+def not_utf8(system: System, error: InvalidStringError) -> str:
+    """Return what to tell the guest about a name that is no text: its bytes, escaped and at most 256."""
+    raw = system.memory.read(error.address, min(error.length, _MOST_BYTES_SHOWN))
+    return f"a name or search path is {error.reason}: {bytes(raw).decode(errors='backslashreplace')}"
+
+
 class _Linking:
     def __init__(self, system: System) -> None:
         self._system = system
@@ -117,6 +126,10 @@ class _Linking:
                     handle = system.open_library(name, first, honoured, caller)
         except ENDINGS:
             raise
+        except InvalidStringError as failure:
+            return self._fail(
+                f"failed to load module: {not_utf8(system, failure)}", error, error_size, Errno.INVAL
+            )
         except DlError as failure:
             return self._fail(f"failed to load module: {system.text_for_guest(failure)}", error, error_size)
         system.memory.write_u32(out, handle)
@@ -128,12 +141,16 @@ class _Linking:
         """`dlsym`; looks in one module only, or with handle 0 in the global scope."""
         system = self._system
         system.memory.read(out, 4)
-        symbol = system.memory.read_string(name, name_size)
         try:
+            symbol = system.memory.read_string(name, name_size)
             with running_guest():
                 address = system.address_of_symbol(handle, symbol, caller if system.guest_elf else None)
         except ENDINGS:
             raise
+        except InvalidStringError as failure:
+            return self._fail(
+                f"failed to resolve symbol: {not_utf8(system, failure)}", error, error_size, Errno.INVAL
+            )
         except DlError as failure:
             text = system.text_for_guest(failure)
             return self._fail(f"failed to resolve symbol: {text}", error, error_size)
@@ -145,8 +162,8 @@ class _Linking:
         """`dl_invalid_handle`: 0 for the handle of a library, in spite of its name."""
         return Errno.SUCCESS if self._system.is_side_module(handle) else Errno.NOEXEC
 
-    def _fail(self, text: str, buffer: int, size: int) -> Errno:
+    def _fail(self, text: str, buffer: int, size: int, errno: Errno = Errno.UNKNOWN) -> Errno:
         """Write an error's text and its NUL into a buffer of `size` bytes, cut between two characters; 0 writes nothing."""
         if size:
             self._system.memory.write(buffer, cut(text, size))
-        return Errno.UNKNOWN
+        return errno

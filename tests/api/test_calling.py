@@ -34,6 +34,7 @@ TEXT = """
 (func (export "nothing") (result i32) (i32.const 0))
 (func (export "same") (param i32) (result i32) (local.get 0))
 (func (export "double") (param f64) (result f64) (f64.add (local.get 0) (local.get 0)))
+(func (export "half") (param f32) (result f32) (f32.mul (local.get 0) (f32.const 0.5)))
 (func (export "swap") (param $pair i32) (local $first i32)
   (local.set $first (i32.load (local.get $pair)))
   (i32.store (local.get $pair) (i32.load offset=4 (local.get $pair)))
@@ -349,6 +350,17 @@ class TestBounds:
         assert time.monotonic() - start < 20
         assert lib.add(1, 2, timeout=60, cpu_time=60) == 3
 
+    @pytest.mark.parametrize("bound", ["timeout", "cpu_time"])
+    def test_bounds_longer_than_the_platform_can_wait(self, lib: dl.Library, bound: str) -> None:
+        """Infinity is no bound, a very large number a bound; what is no number of seconds is refused."""
+        for seconds in (float("inf"), 1e10, 1e99, 10**12):
+            assert lib.add(1, 2, **{bound: seconds}) == 3
+        with pytest.raises(dl.GuestTimeoutError, match=r"0\.05 seconds"):
+            lib.spin(**{"timeout": 1e99, "cpu_time": 1e99, bound: 0.05})
+        for wrong in (float("nan"), -1, float("-inf")):
+            with pytest.raises(dl.LinkerUsageError, match=f"{bound} must be a number of seconds"):
+                lib.add(1, 2, **{bound: wrong})
+
     def test_late_bounds_leave_nothing_behind(self, lib: dl.Library) -> None:
         """Two hundred calls whose bounds pass about when they end disturb none of the following ones."""
         for _ in range(200):
@@ -435,6 +447,24 @@ class TestAnnotations:
         ):
             with pytest.raises(dl.LinkerUsageError, match=message):
                 linker.callback(function)
+
+    def test_integers_that_no_float_can_hold_are_refused_by_name(self, lib: dl.Library) -> None:
+        """As those that do not fit an i32, however many digits they have."""
+        for number in (10**400, -(10**400), 10**5000):
+            with pytest.raises(
+                dl.ValueConversionError, match="function double.*does not fit in f64: an integer of"
+            ):
+                lib.double(number)
+            with pytest.raises(
+                dl.ValueConversionError, match="function half.*does not fit in f32: an integer of"
+            ):
+                lib.half(number)
+            with pytest.raises(
+                dl.ValueConversionError, match="function same.*does not fit in i32: an integer of"
+            ):
+                lib.same(number)
+        assert lib.double(2**60) == 2.0**61
+        assert lib.half(1e300) == float("inf")
 
     def test_a_wrong_result_names_the_python_function(self, linker: dl.Linker, lib: dl.Library) -> None:
         """With annotations and without; the guest's caller gets the error."""

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Iterator
+from concurrent.futures import Future
 
 import pytest
 
@@ -137,3 +139,37 @@ def test_a_program_without_shared_memory_has_no_executor() -> None:
     with dl.Linker(None, memory=dl.MemoryType(2, 100, shared=True)) as linker:
         with pytest.raises(dl.LinkerUsageError, match="at least one"):
             linker.executor(0)
+
+
+@pytest.mark.parametrize("host", ["executor", "spawn"])
+def test_a_thread_of_the_linker_closes_it_without_waiting_for_itself(
+    linker: dl.Linker, host: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """`close` called by one that the linker has started is over at once, and warns of no thread that does not end."""
+    taken: Future[float] = Future()
+
+    def close(group: dl.InstanceGroup) -> None:
+        assert add(group, 1) == 2
+        began = time.monotonic()
+        linker.close()
+        taken.set_result(time.monotonic() - began)
+
+    if host == "executor":
+        executor = linker.executor(2)
+        executor.submit(close).result(30)
+        executor.shutdown()
+    else:
+        linker.spawn(close)
+    assert taken.result(30) < 3
+    assert "does not end" not in caplog.text
+    with pytest.raises(dl.LinkerClosedError):
+        linker.main_group.library("l.so")
+
+
+def test_an_executor_is_shut_down_by_a_task_of_its_own(linker: dl.Linker) -> None:
+    """It waits for the other threads, not for the one that calls."""
+    executor = linker.executor(2)
+    others = [executor.submit(add, 1) for _ in range(4)]
+    executor.submit(lambda _group: executor.shutdown()).result(30)
+    assert [other.result(30) for other in others] == [2] * 4
+    executor.shutdown()

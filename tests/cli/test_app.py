@@ -20,6 +20,8 @@ from tests.support.paths import FIXTURES
     [
         (["insepct", HELLO], "did you mean 'inspect'?"),
         (["--timeout", "1", "--no-interrupts", HELLO], "--timeout needs"),
+        (["--timeout", "nan", HELLO], "--timeout must be a number of seconds"),
+        (["--timeout=-inf", HELLO], "--timeout"),
         (["--bogus", HELLO], "no such option"),
         (["--stack-size", "9x", HELLO], "'9x' is not a size"),
         (["--stack-size", "0", HELLO], "'0' is not between 1 and 4294967296 bytes"),

@@ -161,3 +161,21 @@ def test_debugging_information_and_producers(tmp_path: Path, capfd: pytest.Captu
     assert re.search(r"processed-by +clang 20", shown)
     assert main(["inspect", "--json", HELLO]) == 0
     assert json.loads(capfd.readouterr().out)["debug_information"] is None
+
+
+@pytest.mark.parametrize("words", [(), ("--exports",), ("--links",), ("--defined-by", "greet")])
+def test_a_file_that_is_no_module_hides_no_others(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], words: tuple[str, ...]
+) -> None:
+    """The good files are shown, each bad one is a line on standard error, and the exit code is that of the error."""
+    (tmp_path / "bad.so").write_bytes(b"\0asm\1\0\0\0\xff")
+    files = [GREET, str(tmp_path / "bad.so"), str(tmp_path / "none.so"), GREET]
+    assert main(["inspect", *words, *files]) == 127
+    out, err = capfd.readouterr()
+    assert out.count("libgreet.so\n") >= 2
+    assert [line.split(":")[2].strip().rpartition("/")[2] for line in err.splitlines()] == [
+        "bad.so",
+        "none.so",
+    ]
+    assert main(["inspect", "--json", *words, *files]) == 127
+    assert len(json.loads(capfd.readouterr().out)) == 2

@@ -82,3 +82,20 @@ def test_of_a_library(dlrun: DlRun, tmp_path: Path) -> None:
     done = dlrun("--invoke", "$lib.so$d", "main.wasm")
     assert done.returncode == 127
     assert "is data, not a function" in done.stderr
+
+
+def test_a_misspelt_function(dlrun_here: DlRun, main: str, tmp_path: Path) -> None:
+    """The error says which function has much the same name: of a program, of a library, and of a program linked by name."""
+    (tmp_path / "lib.so").write_bytes(library(returns("answer", 42)))
+    (tmp_path / "app.wasm").write_bytes(pie(returns("own", 1), needed=["lib.so"]))
+    for words, meant in (
+        (("adds", main, "1", "2"), "add"),
+        (("answr", "app.wasm"), "answer"),
+        (("$lib.so$answr", "app.wasm"), "answer"),
+    ):
+        done = dlrun_here("--invoke", *words)
+        assert done.returncode == 127
+        assert done.stderr.endswith(f"; did you mean {meant}?\n"), done.stderr
+    done = dlrun_here("--invoke", "adds", "--module-path", ".", main, "1", "2")
+    assert done.stderr.endswith("; did you mean add?\n"), done.stderr
+    assert "did you mean" not in dlrun_here("--invoke", "zzz", main).stderr

@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import shutil
 import stat
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -12,8 +14,9 @@ import pytest
 import dl
 from dl.modules.image import image_from_file
 from tests.support.command_line import DlRun
+from tests.support.fifos import read_from
 from tests.support.modules import MEMORY, data, got, imports, library, module, reads, returns
-from tests.support.paths import FIXTURES
+from tests.support.paths import FIXTURES, ROOT
 
 RUNPATH = FIXTURES / "runpath/shared"
 HELLO = FIXTURES / "hello/shared"
@@ -206,3 +209,34 @@ def test_of_several_files_none_is_written(dlrun_here: DlRun, tmp_path: Path) -> 
 
     assert dlrun_here("patch", "--rename", "f=g", "good.so", "bad.so").returncode == 1
     assert contents(tmp_path) == before
+
+
+def test_a_pipe_is_written_and_stays(dlrun: DlRun, tmp_path: Path) -> None:
+    """The result goes into a pipe that is there, also through a symbolic link, and the words about it go elsewhere."""
+    shutil.copy(HELLO / "libgreet.so", tmp_path)
+    assert dlrun("patch", "--strip", "libgreet.so", "-o", "wanted.so").returncode == 0
+    wanted = (tmp_path / "wanted.so").read_bytes()
+    with read_from(tmp_path / "pipe") as came:
+        (tmp_path / "link").symlink_to("pipe")
+        done = dlrun("patch", "--strip", "libgreet.so", "-o", "link")
+    assert (done.returncode, done.stdout, came) == (0, "", [wanted])
+    assert (tmp_path / "link").is_symlink()
+    assert (tmp_path / "pipe").is_fifo()
+
+
+def test_standard_output_takes_the_result(dlrun: DlRun, tmp_path: Path) -> None:
+    """`-o -` writes the module to standard output and nothing else, and makes no file of that name."""
+    shutil.copy(HELLO / "libgreet.so", tmp_path)
+    assert dlrun("patch", "--strip", "libgreet.so", "-o", "wanted.so").returncode == 0
+    for target in ("-", "/dev/stdout"):
+        with (tmp_path / "pipe").open("w+b") as file:
+            code = subprocess.run(
+                [sys.executable, "-m", "dl", "patch", "--strip", str(tmp_path / "libgreet.so"), "-o", target],
+                stdout=subprocess.PIPE,
+                stderr=file,
+                cwd=ROOT,
+                timeout=60,
+                check=False,
+            )
+        assert code.stdout == (tmp_path / "wanted.so").read_bytes()
+    assert not Path(ROOT, "-").exists()

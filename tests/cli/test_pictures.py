@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 import signal
@@ -16,6 +17,7 @@ import pytest
 
 from dl.cli import main
 from tests.support.command_line import HELLO, TRAPS, DlRun
+from tests.support.fifos import opened_by_reader, read_from
 from tests.support.modules import imports, library, pie, returns
 from tests.support.paths import FIXTURES, ROOT
 
@@ -148,3 +150,66 @@ def test_a_file_that_cannot_be_written_is_named(dlrun: DlRun) -> None:
 
     assert done.returncode == 74
     assert done.stderr == "dlrun: error: cannot write or read /nowhere/x.dot: No such file or directory\n"
+
+
+def test_a_suffix_of_something_else_is_refused(dlrun_here: DlRun, tmp_path: Path) -> None:
+    """A picture in a format that is not drawn is a usage error that says which there are; `--format` writes into any name."""
+    done = dlrun_here("graph", HELLO, "-o", "picture.png")
+    assert done.returncode == 2
+    assert ".dot, .gv, .svg" in done.stderr
+    assert not (tmp_path / "picture.png").exists()
+    assert dlrun_here("graph", HELLO, "--format", "dot", "-o", "picture.png").returncode == 0
+    assert dlrun_here("graph", HELLO, "-o", "picture.gv").returncode == 0
+    assert dlrun_here("graph", HELLO, "-o", "picture").returncode == 0
+
+
+def test_a_pipe_gets_each_page_of_the_map(dlrun: DlRun, tmp_path: Path) -> None:
+    """`--map` writes into a pipe that is there, and leaves it there; a symbolic link to a file stays one."""
+    with read_from(tmp_path / "pipe") as came:
+        assert dlrun("--map", "pipe", HELLO).returncode == 0
+    assert came[0].count(b"</html>") == 2
+    assert (tmp_path / "pipe").is_fifo()
+    (tmp_path / "link").symlink_to("page.html")
+    assert dlrun("--map", "link", HELLO).returncode == 0
+    assert (tmp_path / "link").is_symlink()
+    assert b"libgreet.so" in (tmp_path / "page.html").read_bytes()
+
+
+@pytest.mark.parametrize("before", [["--map", "page.html"], ["-L", "."]])
+def test_a_signal_before_the_program_runs(tmp_path: Path, before: list[str]) -> None:
+    """SIGUSR1 ends no process that is to write a map, also before its program is read; it does one that has no such option."""
+    os.mkfifo(tmp_path / "app")
+    after = [] if before[0] == "--map" else ["--map", "mine"]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "dl", *before, "app", *after],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )
+    try:
+        pipes: list[int] = []
+        until(lambda: pipes.extend(opened_by_reader(tmp_path / "app")) or pipes or process.poll() is not None)
+        process.send_signal(signal.SIGUSR1)
+        with os.fdopen(pipes[0], "wb") as file:
+            file.write(pie('(func (export "_start"))'))
+        assert process.wait(60) == (-signal.SIGUSR1 if after else 0)
+    finally:
+        process.kill()
+        process.wait(60)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["--timeline", "full", HELLO],
+        ["--profile", "guest,full", HELLO],
+        ["--map", "full", HELLO],
+        ["graph", "-o", "full", HELLO],
+        ["map", "-o", "full", HELLO],
+    ],
+)
+def test_a_full_device_is_named(dlrun_here: DlRun, tmp_path: Path, words: list[str]) -> None:
+    """What cannot be written at the end is said with the file's name, and the exit code is 74."""
+    (tmp_path / "full").symlink_to("/dev/full")
+    done = dlrun_here(*words)
+    assert done.returncode == 74
+    assert done.stderr == "dlrun: error: cannot write or read full: No space left on device\n"

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import re
+import threading
 from pathlib import Path
 
 import pytest
 
 from dl.cli import main
 from dl.cli.tracing import CATEGORIES
-from tests.support.command_line import HELLO
+from tests.support.command_line import HELLO, TRAPS, DlRun
 from tests.support.modules import imports, library, pie, returns
 from tests.support.paths import FIXTURES
 
@@ -151,3 +153,31 @@ def test_hello_is_traced_in_all(capfd: pytest.CaptureFixture[str]) -> None:
     plain = capfd.readouterr().out
     assert main(["--trace", HELLO]) == 0
     assert capfd.readouterr().out == plain
+
+
+def test_a_file_that_takes_no_more_ends_the_trace(dlrun: DlRun, tmp_path: Path) -> None:
+    """A full device, or a pipe whose reader goes, is one line at the end and exit code 74; the program runs to its end."""
+    expected = dlrun(HELLO)
+    os.mkfifo(tmp_path / "pipe")
+
+    def leaves() -> None:
+        with (tmp_path / "pipe").open("rb") as file:
+            file.readline()
+
+    threading.Thread(target=leaves, daemon=True).start()
+    (tmp_path / "full").symlink_to("/dev/full")
+    for name, why in (("full", "No space left on device"), ("pipe", "Broken pipe")):
+        done = dlrun("--trace-output", name, HELLO)
+        assert done.stdout == expected.stdout
+        assert done.stderr == f"{expected.stderr}dlrun: error: cannot write or read {name}: {why}\n"
+        assert done.returncode == 74
+
+
+def test_a_program_that_traps_keeps_its_exit_code_without_a_trace(dlrun: DlRun, tmp_path: Path) -> None:
+    """Of a trap and a trace that cannot be written both are said, and the exit code is the trap's."""
+    (tmp_path / "full").symlink_to("/dev/full")
+    done = dlrun("--trace-output", "full", TRAPS, "library")
+    assert done.returncode == 134
+    assert "guest trapped" in done.stderr
+    assert "cannot write or read full: No space left on device" in done.stderr
+    assert "Traceback" not in done.stderr

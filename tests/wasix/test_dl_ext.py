@@ -391,8 +391,12 @@ class TestErrors:
             assert guest.call("dlsym", 0, text, 65537, out) == UNKNOWN or program.memory.size < 65537 + text
             guest.error()
             program.memory.write(text, b"\xff\xfe")
-            assert guest.call("dlopen", text, 2, NOW, 0, 0, out) == INVALID
-            assert guest.call("dlsym", 0, text, 2, out) == INVALID
+            for name, arguments in (("dlopen", (text, 2, NOW, 0, 0, out)), ("dlsym", (0, text, 2, out))):
+                program.memory.write(text, b"\xff\xfe")
+                assert guest.call(name, *arguments) == UNKNOWN
+                said = guest.error()
+                assert "not UTF-8" in said
+                assert said.endswith(r"\xff\xfe")
             # capacity is bounded by what one call writes, not by what the guest says
             assert guest.call("modules", 0, text, -1, out) == 0
 

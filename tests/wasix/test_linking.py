@@ -213,7 +213,10 @@ class TestDlopen:
         """A name that is no UTF-8 is errno 28; names with NUL, without end, or empty are not found."""
         guest = opened()
 
-        assert guest.dlopen(b"\xff\xfe.so")[0] == INVALID
+        errno, _, text = guest.dlopen(b"\xff\xfe.so")
+        assert errno == INVALID
+        assert text.startswith("failed to load module: a name or search path is not UTF-8")
+        assert text.endswith(r"\xff\xfe.so")
         assert guest.dlopen("lib.so", search=b"\xff")[0] == INVALID
         for name in ("", "li\0b.so", "x" * 2000, "./" + "y" * 1900, "\n", "..", "/", "//", "."):
             errno, handle, text = guest.dlopen(name)
@@ -428,7 +431,9 @@ class TestDlsym:
         assert guest.call("dlsym", 1, end - 2, 6, 0, 0, Guest.OUT) == MEMORY_VIOLATION
         assert guest.call("dlsym", 1, Guest.TEXT, 6, 0, 0, end - 3) == MEMORY_VIOLATION
         assert guest.call("dlsym", 1, Guest.TEXT, 5, end - 1, 20, Guest.OUT) == MEMORY_VIOLATION
-        assert guest.dlsym(1, b"\xff")[0] == INVALID
+        errno, _, text = guest.dlsym(1, b"\xff")
+        assert errno == INVALID
+        assert text.endswith(r"\xff")
 
     def test_calling_through_the_pointer(self, opened: Callable[..., Any]) -> None:
         """The address is a pointer that the guest's own code can call."""

@@ -13,6 +13,7 @@ from dl.engine.native import stacks
 from dl.engine.native.slots import new_slots
 from dl.engine.protocol import CompiledModule, Slots
 from dl.errors import EngineError
+from memory import Uncopied
 
 _NAME_BYTES = 16
 """Bytes of the digest of a module's content that its code carries as its name, in hexadecimal."""
@@ -23,7 +24,7 @@ def code_name(wasm: bytes) -> str:
     return hashlib.sha256(wasm).hexdigest()[: 2 * _NAME_BYTES]
 
 
-class NativeEngine(ABC):
+class NativeEngine(Uncopied, ABC):
     """What is the same in every native engine.
 
     Args:

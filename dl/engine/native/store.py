@@ -13,12 +13,13 @@ from threading import get_ident
 from dl.engine.native import stacks
 from dl.engine.native.pending import take_pending
 from dl.errors import EngineError
+from memory import Uncopied
 
 DEFERRED = 1
 """Stands for an ending, which is a pointer, when a call is to end with a deferred exception."""
 
 
-class NativeStore(ABC):
+class NativeStore(Uncopied, ABC):
     """What calls into the guest need of a store; each engine says how its native objects are used and freed.
 
     Args:

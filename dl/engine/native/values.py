@@ -12,6 +12,7 @@ from functools import lru_cache
 from typing import Any
 
 from dl.errors import ValueConversionError
+from dl.text import shown_integer
 from dl.wasm.types import FuncType
 
 SLOT_BYTES = 16
@@ -69,7 +70,13 @@ class Marshaller:
             return value
         if isinstance(value, bool) or not isinstance(value, (int, float)):
             raise ValueConversionError(self.kind, f"{where} must be a number, got {value!r}", function)
-        return _nearest_f32(float(value)) if kind == "f32" else value
+        try:
+            number = float(value)
+        except OverflowError:
+            raise ValueConversionError(
+                self.kind, f"{where} does not fit in {kind}: {shown_integer(int(value))}", function
+            ) from None
+        return _nearest_f32(number) if kind == "f32" else number
 
     def _integer(self, value: Any, width: int, where: str, function: str) -> int:
         try:
@@ -79,7 +86,9 @@ class Marshaller:
                 self.kind, f"{where} must be an integer, got {value!r}", function
             ) from None
         if not -(1 << (width - 1)) <= number < 1 << width:
-            raise ValueConversionError(self.kind, f"{where} does not fit in i{width}: {number}", function)
+            raise ValueConversionError(
+                self.kind, f"{where} does not fit in i{width}: {shown_integer(number)}", function
+            )
         return number - (1 << width) if number >= 1 << (width - 1) else number
 
     def pack_results(self, area: Any, value: Any, function: str) -> None:

@@ -18,12 +18,13 @@ from dl.engine.wasmer.store import WasmerStore
 from dl.errors import EngineError
 from dl.forks import in_forked_child
 from dl.wasm.types import MemoryType
+from memory import Uncopied
 
 _LEAST_CODE = 64
 """Bytes of serialized code are more than this."""
 
 
-class WasmerModule:
+class WasmerModule(Uncopied):
     """Compiled code.
 
     Attributes:

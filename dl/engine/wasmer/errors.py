@@ -10,6 +10,7 @@ from dl.engine.native.pending import take_pending
 from dl.engine.native.traps import TRAPS, UNCAUGHT, Names
 from dl.engine.wasmer import c
 from dl.errors import EngineError, InstantiationError, TrapError, UncaughtExceptionError
+from memory import Uncopied
 
 _NO_WAIT = 12
 """A wait on a memory that is not shared: Wasmer gives it the number of an interruption by the host, which we do not use."""
@@ -18,7 +19,7 @@ _CODES = {0: 0, 1: 1, 2: 2, 3: 3, 4: 4, 5: 5, 6: 6, 7: 7, 8: 8, 9: 9, 10: 2, 12:
 """Wasmer's numbers of traps (`wasmer_types::TrapCode`) to ours."""
 
 
-class Handle:
+class Handle(Uncopied):
     """A native object that is freed with this one.
 
     Attributes:

@@ -18,6 +18,7 @@ from dl.engine.wasmer.errors import check
 from dl.engine.wasmer.references import area_at, read_value, write_values
 from dl.errors import EngineError, ValueConversionError
 from dl.wasm.types import FuncType
+from memory import Uncopied
 
 if TYPE_CHECKING:
     from dl.engine.wasmer.store import WasmerStore
@@ -92,7 +93,7 @@ def native_callback(callback: Callback) -> tuple[Any, int]:
 NO_GUEST_WASI = "this engine calls WASI through the host"
 
 
-class WasmerHostFunctions:
+class WasmerHostFunctions(Uncopied):
     """Host functions of one program. Each store makes those that its modules import.
 
     `_lock` guards the list of callbacks; the library guards its own table.

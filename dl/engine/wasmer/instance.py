@@ -13,12 +13,13 @@ from dl.engine.wasmer.errors import Handle, error_of
 from dl.engine.wasmer.externals import external_of
 from dl.engine.wasmer.memory import WasmerMemory, WasmerSharedMemory
 from dl.wasm.types import FuncType
+from memory import Uncopied
 
 if TYPE_CHECKING:
     from dl.engine.wasmer.store import WasmerStore
 
 
-class WasmerInstance:
+class WasmerInstance(Uncopied):
     """An instance, valid as long as its store is open.
 
     Attributes:

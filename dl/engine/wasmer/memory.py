@@ -10,7 +10,7 @@ from dl.engine.wasmer import c
 from dl.engine.wasmer.errors import Handle, check, made
 from dl.errors import EngineError
 from dl.wasm.types import MemoryType
-from memory import ADDRESS_SPACE_BYTES, PAGE_BYTES
+from memory import ADDRESS_SPACE_BYTES, PAGE_BYTES, Uncopied
 
 if TYPE_CHECKING:
     from dl.engine.wasmer.store import WasmerStore
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 _MOST_PAGES = ADDRESS_SPACE_BYTES // PAGE_BYTES
 
 
-class WasmerSharedMemory:
+class WasmerSharedMemory(Uncopied):
     """A memory shared by all stores of an engine. Its data lives as long as anything refers to it.
 
     Args:
@@ -51,7 +51,7 @@ class WasmerSharedMemory:
         _delete(self._pointer)
 
 
-class WasmerMemory:
+class WasmerMemory(Uncopied):
     """A memory in one store, which other stores may share."""
 
     def __init__(self, store: WasmerStore, pointer: int) -> None:

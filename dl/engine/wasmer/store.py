@@ -31,12 +31,13 @@ from dl.engine.wasmer.references import Objects
 from dl.engine.wasmer.wasi import StoreWasi
 from dl.errors import EngineError
 from dl.wasm.types import FuncType, GlobalType, MemoryType
+from memory import Uncopied
 
 if TYPE_CHECKING:
     from dl.engine.wasmer.engine import WasmerEngine
 
 
-class _OwnedStore:
+class _OwnedStore(Uncopied):
     """The native store: deleted with the last reference, so that views of its memory can outlive the store's closing.
 
     Args:

@@ -33,11 +33,12 @@ from dl.forks import in_forked_child
 from dl.logs import logger
 from dl.wasm.encode import name_bytes, section, unsigned
 from dl.wasm.types import MemoryType
+from memory import Uncopied
 
 log = logger("dl.cache")
 
 
-class WasmtimeModule:
+class WasmtimeModule(Uncopied):
     """Compiled code.
 
     Attributes:

@@ -18,6 +18,7 @@ from dl.engine.wasmtime.errors import check
 from dl.engine.wasmtime.references import STORES, read_value, write_values
 from dl.errors import ValueConversionError
 from dl.wasm.types import FuncType
+from memory import Uncopied
 
 if TYPE_CHECKING:
     from dl.engine.wasmtime.engine import WasmtimeEngine
@@ -28,7 +29,7 @@ Definition: TypeAlias = "tuple[bytes, bytes, int, int, bool, Callable[[Boundary]
 callback of one store, if stores have boundaries of their own."""
 
 
-class WasmtimeHostFunctions:
+class WasmtimeHostFunctions(Uncopied):
     """Host functions of one program, kept in a native linker that each new store clones.
 
     `_lock` guards the native linkers and the list of definitions. A store made earlier catches up by index when it next

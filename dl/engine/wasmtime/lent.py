@@ -24,7 +24,7 @@ from dl.errors import EngineError
 from dl.forks import in_forked_child, renew
 from dl.wasm.encode import ModuleBuilder, call, local_get
 from dl.wasm.types import Limits, MemoryType
-from memory import ADDRESS_SPACE_BYTES, PAGE_BYTES
+from memory import ADDRESS_SPACE_BYTES, PAGE_BYTES, Uncopied
 
 FUNCTIONS = PREVIEW1_FUNCTIONS | {"proc_exit": signature("i:"), "sched_yield": signature(":i")}
 """Every function of preview 1."""
@@ -228,7 +228,7 @@ class _Forwarder:
             )
 
 
-class LentWasi:
+class LentWasi(Uncopied):
     """A WASI context. Used by one thread at a time.
 
     Args:

@@ -13,7 +13,7 @@ from dl.engine.wasmtime.errors import check
 from dl.errors import EngineError
 from dl.wasm.encode import ModuleBuilder
 from dl.wasm.types import Limits, MemoryType, TableType
-from memory import ADDRESS_SPACE_BYTES, PAGE_BYTES, MemoryMovesError
+from memory import ADDRESS_SPACE_BYTES, PAGE_BYTES, MemoryMovesError, Uncopied
 
 if TYPE_CHECKING:
     from dl.engine.wasmtime.store import WasmtimeStore
@@ -25,7 +25,7 @@ _MOST_PAGES_64 = 1 << 48
 _MOST_PAGES = ADDRESS_SPACE_BYTES // PAGE_BYTES
 
 
-class WasmtimeSharedMemory:
+class WasmtimeSharedMemory(Uncopied):
     """A memory shared by all stores of an engine. Its data never moves, and lives as long as anything refers to it.
 
     Args:
@@ -64,7 +64,7 @@ class WasmtimeSharedMemory:
         _delete(self._pointer)
 
 
-class WasmtimeMemory:
+class WasmtimeMemory(Uncopied):
     """A memory of one store. Its data does not move: the engine reserves 4 GiB of address space, all it can grow to."""
 
     def __init__(self, store: WasmtimeStore, extern: c.Extern) -> None:

@@ -13,6 +13,7 @@ from typing import Any
 
 from dl.engine.wasmtime import c
 from dl.engine.wasmtime.errors import check, take_bytes
+from memory import Uncopied
 
 _NAME = ctypes.create_string_buffer(b"module")
 _NAME_VEC = c.ByteVec(len(_NAME.value), ctypes.addressof(_NAME))
@@ -39,7 +40,7 @@ def is_on_stack(engine: int, store: int, modules: Sequence[int]) -> bool:
     return any(thread["frameTable"]["length"] for thread in profile["threads"])
 
 
-class WasmtimeProfiler:
+class WasmtimeProfiler(Uncopied):
     """The engine's guest profiler for one store, with the modules that the store has when it is made.
 
     Args:

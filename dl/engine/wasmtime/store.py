@@ -43,6 +43,7 @@ from dl.engine.wasmtime.stack import WasmtimeProfiler, is_on_stack
 from dl.engine.wasmtime.wasi import wasi_config
 from dl.errors import EngineError
 from dl.wasm.types import FuncType, GlobalType, MemoryType
+from memory import Uncopied
 
 if TYPE_CHECKING:
     from dl.engine.wasmtime.engine import WasmtimeEngine
@@ -50,7 +51,7 @@ if TYPE_CHECKING:
 _UNLIMITED = -1
 
 
-class _OwnedStore:
+class _OwnedStore(Uncopied):
     """The native store: deleted with the last reference, so that views of its memory can outlive the store's closing.
 
     Args:

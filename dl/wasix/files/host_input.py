@@ -7,6 +7,7 @@ import os
 import select
 import threading
 
+from memory import Uncopied
 from threads import Waiter, Waits
 
 _MILLISECOND_NS = 1_000_000
@@ -16,7 +17,7 @@ CAN_WAIT = bool(_READY)
 """Whether this platform can wait for a descriptor."""
 
 
-class _Bell:
+class _Bell(Uncopied):
     """Ends a `poll` from another thread: one byte in a pipe that is polled too.
 
     It is closed with its last reference, so a ring that comes after the wait never writes to another file.
