@@ -51,8 +51,8 @@ class TestSamples:
         with opened() as linker, linker.profile(interval=0.0005) as profile:
             spin_until_sampled(linker, profile)
         functions = profile.functions()
-        (inner, outer) = list(functions)[:2]
-        assert (inner, outer) == ("spin.so!inner", "spin.so!outer")
+        inner, outer = "spin.so!inner", "spin.so!outer"
+        assert next(iter(functions)) == inner  # of the others none takes time itself, so their order says nothing
         assert functions[inner][0] > 0.01
         assert functions[outer][0] <= functions[inner][0] <= functions[outer][1]
         assert re.search(r"^main;spin\.so!outer;spin\.so!inner \d+$", profile.to_folded(), re.MULTILINE)

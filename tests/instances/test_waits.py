@@ -166,13 +166,13 @@ def test_programs_wake_each_other_on_one_memory(linker: dl.Linker) -> None:
         eventually(lambda: waiting(linker) == 1 == waiting(other))
         assert second["notify"](4, 9) == 2
         assert [thread.join(20) for thread in threads] == [0, 0]
-        # Alone in its program it is no deadlock, since the other may wake it.
-        waker = other.spawn(lambda _group: wake())
 
-        def wake() -> int:
+        def wake(_group: dl.InstanceGroup) -> int:
             eventually(lambda: waiting(linker) == 1)
             return int(second["notify"](4, 1))
 
+        waker = other.spawn(wake)
+        # Alone in its program it is no deadlock, since the other may wake it.
         assert first["wait32"](4, 0, -1) == 0
         assert waker.join(20) == 1
     with pytest.raises(dl.ProgramDeadlockedError):
