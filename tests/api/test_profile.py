@@ -52,7 +52,9 @@ class TestSamples:
             spin_until_sampled(linker, profile)
         functions = profile.functions()
         inner, outer = "spin.so!inner", "spin.so!outer"
-        assert next(iter(functions)) == inner  # of the others none takes time itself, so their order says nothing
+        assert (
+            next(iter(functions)) == inner
+        )  # of the others none takes time itself, so their order says nothing
         assert functions[inner][0] > 0.01
         assert functions[outer][0] <= functions[inner][0] <= functions[outer][1]
         assert re.search(r"^main;spin\.so!outer;spin\.so!inner \d+$", profile.to_folded(), re.MULTILINE)
