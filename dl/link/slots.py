@@ -63,16 +63,12 @@ class SlotOperations:
         self._program.checkpoint("apply", None)
         change.apply(operation, lambda _group: None)
 
-        def done(number: int) -> None:
+        def done(_number: int) -> None:
             self.pool.add(range(region.address, region.end))
-            self.pool.growths = (*growths[:1], number)
 
-        # The first of them grows the table for all that follows it in the log, so the ones in between are not needed.
-        growths = self.pool.growths
-        replaces: dict[int, DlOperation | None] = dict.fromkeys(growths[1:])
-        if growths:
-            replaces[growths[0]] = operation
-        change.commit(operation, done, replaces=replaces)
+        # No later one replaces it: a group that has made an earlier one, and not this, finds slots of this region next in the log.
+        # The pool never shrinks, so there are as many as the most closures ever in use need.
+        change.commit(operation, done)
         log.debug("closures: table indices %d to %d", region.address, region.end - 1)
 
     def place(self, address: int, code: CompiledModule, first: int, second: int = 0) -> bool:

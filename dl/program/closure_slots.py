@@ -52,7 +52,6 @@ class ClosureSlots:
         free: indices that are in the pool and not handed out, the next to hand out first.
         used: indices handed out.
         records: how the indices came to hold what they hold.
-        growths: numbers of the operations in the log that grow the table for the pool: the first and the last.
     """
 
     def __init__(self, compiler: Compiler, main: MainModule) -> None:
@@ -62,7 +61,6 @@ class ClosureSlots:
         self.free: deque[int] = deque()
         self.used: set[int] = set()
         self.records: dict[int, SlotRecord] = {}
-        self.growths: tuple[int, ...] = ()
         self._code_lock = threading.Lock()
         self._codes: dict[tuple[str, FuncType], CompiledModule] = {}
 

@@ -59,6 +59,24 @@ class TestCalls:
             assert call(linker, callback, -2) == -6
             assert callback.type == FuncType(("i32",), ("i32",))
 
+    def test_a_thread_that_was_away_follows_the_table_as_it_grew(self, linker: dl.Linker) -> None:
+        """The table grows three times for callbacks while a thread is in the host; then it calls the last of them."""
+        made = [linker.callback("(i32) -> i32", lambda value: value)]
+        away, grown = threading.Event(), threading.Event()
+
+        def work(group: dl.InstanceGroup) -> int:
+            call = group.library("functions.so").function("call", int)
+            assert call(made[0], 7) == 7
+            away.set()
+            assert grown.wait(60)
+            return call(made[-1], 8)
+
+        thread = linker.spawn(work)
+        assert away.wait(60)
+        made += [linker.callback("(i32) -> i32", lambda value: value + 1) for _ in range(250)]
+        grown.set()
+        assert thread.join(60) == 9
+
     def test_values_of_every_type_pass_both_ways(self, linker: dl.Linker) -> None:
         """Numbers, vectors, and several results as a tuple."""
         seen = []
