@@ -66,8 +66,8 @@ class SlotOperations:
         def done(_number: int) -> None:
             self.pool.add(range(region.address, region.end))
 
-        # No later one replaces it: a group that has made an earlier one, and not this, finds slots of this region next in the log.
-        # The pool never shrinks, so there are as many as the most closures ever in use need.
+        # No later one replaces it: a group that has made an earlier one, and not this, finds slots of this region next
+        # in the log. The pool never shrinks, so there are as many as the most closures ever in use need.
         change.commit(operation, done)
         log.debug("closures: table indices %d to %d", region.address, region.end - 1)
 
