@@ -1,7 +1,7 @@
 """`dlrun`: the linker's command line. The only part of the package that prints.
 
-Its first step is here, before anything of it is imported: SIGUSR1 asks a process with `--map` for a page, and until the signal is
-held back it ends the process.
+Its first step is here, before the rest of it is imported: SIGUSR1 asks a process with `--map` for a page, and ends it until the
+signal is held back.
 """
 
 from __future__ import annotations
