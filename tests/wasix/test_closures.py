@@ -3,219 +3,27 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 import dl
-from tests.support.modules import MEMORY, SHARED_MEMORY, STACK_POINTER, TABLE, library, reads, static
+from tests.support.closures import (
+    FAULT,
+    INT,
+    INVALID,
+    MEMORY_VIOLATION,
+    NOT_SUPPORTED,
+    SUCCESS,
+    SYSTEM_CALLS,
+    WASIX,
+    Guest,
+    functions,
+    in_thread,
+)
+from tests.support.modules import MEMORY, SHARED_MEMORY, TABLE, library, static
 
 pytestmark = pytest.mark.timeout(120)
-
-TYPES = ("i32", "i64", "f32", "f64", "v128")
-SIZES = {"i32": 4, "i64": 8, "f32": 4, "f64": 8, "v128": 16}
-SUCCESS, FAULT, INVALID, NOT_SUPPORTED, MEMORY_VIOLATION = 0, 21, 28, 58, 78
-
-SYSTEM_CALLS = {"closure_allocate": 1, "closure_prepare": 7, "closure_free": 1, "call_dynamic": 6}
-WASIX = [
-    f'(import "wasix_32v1" "{name}" (func ${name} (param{" i32" * count}) (result i32)))'
-    f'(export "{name}" (func ${name}))'
-    for name, count in SYSTEM_CALLS.items()
-]
-ADD = """(func (export "add") (param $values i32) (param $results i32) (param $environment i32)
-  (i32.store (local.get $results)
-    (i32.add (i32.load (local.get $values)) (i32.load (local.get $environment)))))
-(func (export "twice") (param $values i32) (param $results i32) (param $environment i32)
-  (i32.store (local.get $results) (i32.mul (i32.load (local.get $values)) (i32.const 2))))
-(func (export "fail") (param i32 i32 i32) unreachable)"""
-CALL = """(func (export "call") (param i32 i32) (result i32)
-  (call_indirect (param i32) (result i32) (local.get 1) (local.get 0)))"""
-SPIN = """(func (export "spin") (param $pointer i32) (param $until i32) (result i32) (local $last i32)
-  (loop $again
-    (local.set $last (call_indirect (param i32) (result i32) (i32.const 1) (local.get $pointer)))
-    (br_if $again (i32.ne (local.get $last) (local.get $until))))
-  (local.get $last))"""
-INT = b"\0"
-
-
-def functions(memory: str) -> bytes:
-    """A library with the system calls, backing functions, and ways to call a pointer."""
-    return library(memory, TABLE, STACK_POINTER, *WASIX, ADD, CALL, SPIN, reads("sp", "sp"))
-
-
-class Guest:
-    """A program without a main module, and the functions of the library above in one group."""
-
-    def __init__(self, linker: dl.Linker, group: dl.InstanceGroup | None = None) -> None:
-        self.linker = linker
-        self.group = group or linker.main_group
-        if group is None:
-            self.handle = linker.main_group.dlopen(functions(SHARED_MEMORY), name="functions.so")
-            self.scratch = linker.grow_memory(4) * 65536
-        else:
-            self.handle = linker.modules[0].handle
-
-    def __getattr__(self, name: str) -> Any:
-        return self.group.dlsym(self.handle, name)
-
-    def address(self, name: str) -> int:
-        """The pointer of a backing function."""
-        return self.group.dlsym(self.handle, name).address
-
-    def allocate(self) -> Any:
-        """`closure_allocate`."""
-        assert self.closure_allocate(self.scratch) == SUCCESS
-        return self.linker.memory.read_u32(self.scratch)
-
-    def prepare(
-        self, closure: int, backing: int, arguments: bytes = INT, results: bytes = INT, environment: int = 0
-    ) -> Any:
-        """`closure_prepare`, with lists of types as bytes; returns the errno."""
-        memory = self.linker.memory
-        memory.write(self.scratch + 1024, arguments)
-        memory.write(self.scratch + 4096, results)
-        return self.closure_prepare(
-            backing,
-            closure,
-            self.scratch + 1024,
-            len(arguments),
-            self.scratch + 4096,
-            len(results),
-            environment,
-        )
-
-    def adder(self, number: int) -> int:
-        """A closure that adds a number of its own."""
-        closure = self.allocate()
-        environment = self.scratch + 8192 + 4 * closure
-        self.linker.memory.write_u32(environment, number)
-        assert self.prepare(closure, self.address("add"), environment=environment) == SUCCESS
-        return closure
-
-
-@pytest.fixture(name="linker")
-def _linker() -> Iterator[dl.Linker]:
-    with dl.Linker(None, memory=dl.MemoryType(2, 1000, shared=True)) as linker:
-        yield linker
-
-
-@pytest.fixture(name="guest")
-def _guest(linker: dl.Linker) -> Guest:
-    return Guest(linker)
-
-
-def in_thread(linker: dl.Linker, function: Callable[..., Any]) -> Any:
-    """Run a function of a `Guest` in a thread that is made for it."""
-    main = linker.modules[0].handle
-
-    def body(group: dl.InstanceGroup) -> Any:
-        guest = Guest.__new__(Guest)
-        guest.linker, guest.group, guest.handle = linker, group, main
-        return function(guest)
-
-    return linker.spawn(body).join(timeout=60)
-
-
-def values_of(kinds: list[str]) -> st.SearchStrategy[Any]:
-    return st.tuples(*(st.binary(min_size=SIZES[k], max_size=SIZES[k]) for k in kinds)).map(b"".join)
-
-
-@st.composite
-def signatures(draw: Callable[..., Any]) -> Any:
-    """Argument types, result types, and a value of each, packed."""
-    kinds = st.lists(st.sampled_from(TYPES), max_size=6)
-    arguments, results = draw(kinds), draw(kinds)
-    return arguments, results, draw(values_of(arguments)), draw(values_of(results))
-
-
-class TestValues:
-    def test_every_signature_passes_values_packed_and_bit_for_bit(
-        self, linker: dl.Linker, guest: Guest
-    ) -> None:
-        """Arguments and results of all types lie packed, 16-byte rounded, below the caller's stack, NaN bits and all."""
-        memory = linker.memory
-        seen: dict[str, Any] = {}
-
-        def backing(values: int, results: int, environment: int) -> None:
-            values, results, environment = (a & 0xFFFFFFFF for a in (values, results, environment))
-            seen.update(at=(values, results), environment=environment, sp=guest.sp())
-            seen["values"] = memory.read(values, seen["size"])
-            memory.write(results, seen["results"])
-
-        @settings(max_examples=80, deadline=None)
-        @given(signatures())
-        def check(signature: Any) -> None:
-            arguments, results, values, returned = signature
-            closure = guest.allocate()
-            kinds, returns = (bytes(TYPES.index(t) for t in types) for types in (arguments, results))
-            assert guest.prepare(closure, pointer.address, kinds, returns, environment=0x12345678) == SUCCESS
-            seen.update(size=len(values), results=returned)
-            before = guest.sp()
-            memory.write(guest.scratch, values)
-            memory.fill(guest.scratch + 512, 0xEE, len(returned) + 1)
-
-            error = guest.call_dynamic(
-                closure, guest.scratch, len(values), guest.scratch + 512, len(returned), 1
-            )
-
-            assert error == SUCCESS
-            assert seen["values"] == values
-            assert memory.read(guest.scratch + 512, len(returned) + 1) == returned + b"\xee"
-            assert seen["environment"] == 0x12345678
-            assert seen["at"][1] == before - (len(returned) + 15) // 16 * 16
-            assert seen["at"][0] == seen["at"][1] - (len(values) + 15) // 16 * 16
-            assert seen["sp"] == seen["at"][0]
-            assert guest.sp() == before
-            assert guest.closure_free(closure) == SUCCESS
-
-        with linker.callback("(i32, i32, i32) -> ()", backing) as pointer:
-            check()
-
-    def test_a_thousand_arguments_and_results_pass(self, linker: dl.Linker, guest: Guest) -> None:
-        """The most values that a function may have pass; more are refused."""
-        memory, seen = linker.memory, []
-
-        def backing(values: int, results: int, _environment: int) -> None:
-            seen.append(memory.read(values & 0xFFFFFFFF, 8000))
-            memory.write(results & 0xFFFFFFFF, seen[0][::-1])
-
-        closure = guest.allocate()
-        values = bytes(i * 7 % 251 for i in range(8000))
-        memory.write(guest.scratch + 16384, values)
-        with linker.callback("(i32, i32, i32) -> ()", backing) as pointer:
-            assert guest.prepare(closure, pointer.address, b"\1" * 1000, b"\3" * 1000) == SUCCESS
-            at = guest.scratch + 16384
-            assert guest.call_dynamic(closure, at, 8000, at + 8000, 8000, 1) == SUCCESS
-
-        assert seen == [values]
-        assert memory.read(at + 8000, 8000) == values[::-1]
-        assert guest.prepare(closure, pointer.address or 1, b"\1" * 1001, b"") == INVALID
-        assert guest.prepare(closure, 1, b"", b"\1" * 1001) == INVALID
-
-    def test_the_environment_is_read_when_the_closure_is_called(
-        self, linker: dl.Linker, guest: Guest
-    ) -> None:
-        """What the environment points to may change between calls."""
-        closure = guest.adder(5)
-        environment = guest.scratch + 8192 + 4 * closure
-
-        assert guest.call(closure, 1) == 6
-        linker.memory.write_u32(environment, 100)
-        assert guest.call(closure, 1) == 101
-
-    def test_the_shadow_stack_is_right_after_a_backing_function_that_trapped(self, guest: Guest) -> None:
-        """A trap in a backing function ends the call; the next one finds the stack where it was."""
-        closure = guest.allocate()
-        guest.prepare(closure, guest.address("fail"))
-        before = guest.sp()
-
-        with pytest.raises(dl.TrapError, match="unreachable"):
-            guest.call(closure, 1)
-
-        assert guest.sp() == before
 
 
 class TestLife:

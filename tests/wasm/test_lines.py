@@ -37,7 +37,7 @@ def unit(version: int, program: bytes, names: bytes, *, wide: bool = False) -> b
 
 OLD_NAMES = b"src\0\0" + b"main.c\0\0\0\0" + b"deep.h\0\1\0\0" + b"/abs.c\0\1\0\0" + b"\0"
 NEW_NAMES = (
-    bytes([1, 1, 8, 2]) + b"/work\0src\0" + bytes([2, 1, 8, 2, 11, 3]) + b"main.c\0\0deep.h\0\1/abs.c\0\1"
+    bytes([1, 1, 8, 2]) + b"/from\0src\0" + bytes([2, 1, 8, 2, 11, 3]) + b"main.c\0\0deep.h\0\1/abs.c\0\1"
 )
 PROGRAM = (
     b"\0\5\2\x10\0\0\0"  # at 0x10
@@ -88,7 +88,7 @@ def test_every_version_is_read_as_pyelftools_does(version: int, wide: bool) -> N
     line = unit(version, PROGRAM, NEW_NAMES if version == 5 else OLD_NAMES, wide=wide)
     table, expected = LineTable(line), rows(line)
     files = (
-        {0: "/work/main.c", 1: "src/deep.h", 2: "/abs.c"}
+        {0: "/from/main.c", 1: "src/deep.h", 2: "/abs.c"}
         if version == 5
         else {1: "main.c", 2: "src/deep.h", 3: "/abs.c"}
     )
