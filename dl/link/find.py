@@ -35,7 +35,7 @@ log = logger("dl.link")
 
 LEGACY_EXCEPTIONS = (
     "legacy exception handling (try, catch): recompile with clang -mllvm -wasm-use-legacy-eh=false (Emscripten: "
-    "-sWASMLEGACY_EXCEPTIONS=0), or convert with wasm-opt --translate-to-exnref"
+    "-sWASM_LEGACY_EXCEPTIONS=0), or convert with wasm-opt --translate-to-exnref"
 )
 """Short, with the remedy in front: a guest's buffer for dlerror holds some 250 bytes."""
 

@@ -406,7 +406,10 @@ class TestThreads:
 
 
 class TestLegacyEncoding:
-    REMEDY = r"legacy exception handling .*-wasm-use-legacy-eh=false.*wasm-opt --translate-to-exnref"
+    REMEDY = (
+        r"legacy exception handling .*-wasm-use-legacy-eh=false.* -sWASM_LEGACY_EXCEPTIONS=0.*"
+        r"wasm-opt --translate-to-exnref"
+    )
 
     @KINDS
     def test_compiled_library_is_refused_with_the_remedy(self, memory: str) -> None:
