@@ -44,12 +44,12 @@ def look_up(
         asking = module_of_handle(state, caller)
         known: Symbol | None = None if asking.deep_bind else state.global_symbols.get(name)
         if known is not None:
-            return _told(state, handle, name, known, ())
+            return _told(state, handle, name, known, None)
         scope = list(dict.fromkeys((*scope_of(asking, state.global_scope), *state.trees_with(asking))))
     elif handle == RTLD_DEFAULT or (handle == MAIN_HANDLE and tree):
         known = state.global_symbols.get(name)
         if known is not None:
-            return _told(state, handle, name, known, ())
+            return _told(state, handle, name, known, None)
         scope = state.global_scope.copy()  # which other threads lengthen
     else:
         module = module_of_handle(state, handle)
@@ -67,7 +67,7 @@ Found = TypeVar("Found", bound=Symbol | None)
 
 
 def _told(
-    state: LinkerState, handle: int, name: str, symbol: Found, searched: Sequence[LinkedModule]
+    state: LinkerState, handle: int, name: str, symbol: Found, searched: Sequence[LinkedModule] | None
 ) -> Found:
     """Tell the logger of a look-up; return what it has found.
 
@@ -76,12 +76,12 @@ def _told(
         handle: where it was looked for.
         name: the symbol.
         symbol: what was found.
-        searched: the modules of the scope; empty for the global scope, whose symbols are in one table.
+        searched: the modules of the scope, perhaps none; None for the global scope, whose symbols are in one table.
     """
     if symbols_log.isEnabledFor(DEBUG):
         found = None if symbol is None else state.modules.get(symbol.module)
         names = []
-        for module in searched or state.global_scope.copy():
+        for module in state.global_scope.copy() if searched is None else searched:
             names.append(module.name)
             if module is found:
                 break
@@ -89,7 +89,7 @@ def _told(
             "dlsym(%s, %s): looked for in %s: %s",
             _HANDLES.get(handle, handle),
             name,
-            ", ".join(names),
+            ", ".join(names) or "no module",
             "not found" if symbol is None else f"found in {found.name if found else 'what is gone'}",
             extra={
                 "fields": {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
 import pytest
@@ -97,6 +98,18 @@ class TestNext:
                 group.dlsym(dl.RTLD_NEXT, "only_a", caller=a)
             group.dlopen("late.so", GLOBAL)
             assert value(group, dl.RTLD_NEXT, "f", b) == 4
+
+    def test_nothing_comes_after_the_last(self, caplog: pytest.LogCaptureFixture) -> None:
+        """Where no module comes behind the one that asks, neither the error nor the log names modules that were searched."""
+        with dl.Linker(pie(returns("f", 1), needed=["a.so"]), libraries={"a.so": library()}) as program:
+            a = handle_of(program, "a.so")
+            with (
+                caplog.at_level(logging.DEBUG, "dl.link.symbols"),
+                pytest.raises(dl.SymbolNotFoundError) as error,
+            ):
+                program.main_group.dlsym(dl.RTLD_NEXT, "f", caller=a)
+        assert not error.value.searched
+        assert caplog.messages[-1] == "dlsym(RTLD_NEXT, f): looked for in no module: not found"
 
     def test_after_a_module_that_was_opened(self) -> None:
         """A library that a dlopen brought goes on in that one's tree, not in the global scope."""
