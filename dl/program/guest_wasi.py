@@ -34,7 +34,7 @@ from dl.wasm.types import Limits, MemoryType
 NAMESPACE = "guest_wasi"
 """Where each group defines its instance."""
 
-_PAGES, _PAGE = 64, 65536
+_PAGES = 64
 _SCRATCH_TYPE = MemoryType(Limits(1, _PAGES, shared=True, is64=False))
 _CLOSE_ENOUGH_NS, _MOST_READINGS = 2_000, 10
 

@@ -6,7 +6,7 @@ import ctypes
 import threading
 from collections.abc import Callable, Iterable
 from functools import partial
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from dl.engine.native.callbacks import raw_callback, typed_callback
 from dl.engine.native.entry import entry
@@ -24,9 +24,23 @@ if TYPE_CHECKING:
     from dl.engine.wasmtime.engine import WasmtimeEngine
 
 
-Definition: TypeAlias = "tuple[bytes, bytes, int, int, bool, Callable[[Boundary], Any] | None]"
-"""Namespace, name, native type and native callback of a host function, whether its values may be references, and what makes the
-callback of one store, if stores have boundaries of their own."""
+class Definition(NamedTuple):
+    """A host function.
+
+    Attributes:
+        namespace, name: what it is imported by, encoded.
+        kind: its native type.
+        callback: its native callback.
+        checked: whether its values may be references.
+        of_store: makes the callback of one store, with its own boundary; None if the one callback serves all stores.
+    """
+
+    namespace: bytes
+    name: bytes
+    kind: int
+    callback: int
+    checked: bool
+    of_store: Callable[[Boundary], Any] | None
 
 
 class WasmtimeHostFunctions(Uncopied):
@@ -125,7 +139,7 @@ class WasmtimeHostFunctions(Uncopied):
         of_store: Callable[[Boundary], Callable[..., Any]] | None = None,
     ) -> None:
         native = (c.CHECKED_CALLBACK if checked else c.HOST_CALLBACK)(callback)
-        definition = (
+        definition = Definition(
             namespace.encode(),
             name.encode(),
             _function_type(self._engine.pointer, kind),
@@ -136,7 +150,7 @@ class WasmtimeHostFunctions(Uncopied):
         with self._lock:
             # First, so that the callback and the type outlive the native linker whatever happens next.
             self._callbacks.append(native)
-            self._func_types.append(definition[2])
+            self._func_types.append(definition.kind)
             define_function(self._linker, definition)
             if self._wasi_linker:
                 define_function(self._wasi_linker, definition)

@@ -109,7 +109,7 @@ class WasmtimeStore(NativeStore):
         self._boundary = host.new_boundary()
         if self._boundary is not None:
             for definition in host.definitions[: self._host_known]:
-                if definition[-1] is not None:
+                if definition.of_store is not None:
                     self._define_host_function(definition)
         # The native store keeps instances, and so their code, to its end; who counts code must see it.
         self._code: set[Any] = set()
