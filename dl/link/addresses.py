@@ -12,7 +12,6 @@ at or before it in its module, since the format states no sizes.
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Iterator
 
 from dl.dlfcn import MAIN_HANDLE, AddressKind
 from dl.errors import SymbolNotFoundError
@@ -74,7 +73,7 @@ def function_at(state: LinkerState, index: int) -> Location | None:
 
     From any thread. Functions that the linker or the host has placed (callbacks, closures) belong to no module.
     """
-    for module in _modules(state):
+    for module in state.present():
         function = _function_in(module, index)
         if function is not None:
             name = exported_functions(module.wasm).get(function)
@@ -91,11 +90,11 @@ def data_at(state: LinkerState, address: int, group: Group | None = None) -> Loc
         group: the calling thread's, to find its thread-local variables too.
     """
     if group is not None:
-        for module in _modules(state):
+        for module in state.present():
             found = _thread_local_in(module, address, group)
             if found is not None:
                 return found
-    for module in _modules(state):
+    for module in state.present():
         first, end = data_range(module)
         if first <= address < end:
             symbol = _nearest(_data_symbols(module.wasm), address - module.memory_base)
@@ -133,12 +132,6 @@ def thread_local_block(module: LinkedModule, group: Group) -> int:
         return group.address_of(TlsSymbol(module.handle, "__tls_base", 0))
     except (KeyError, SymbolNotFoundError):
         return 0  # it is just being loaded, or was closed
-
-
-def _modules(state: LinkerState) -> Iterator[LinkedModule]:
-    """Yield what is loaded, being unloaded included, and what is being loaded: start functions have addresses too."""
-    yield from state.modules.copy().values()
-    yield from tuple(state.arriving.values())
 
 
 def _function_in(module: LinkedModule, index: int) -> int | None:

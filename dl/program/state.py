@@ -126,8 +126,14 @@ class LinkerState:
         return [module for handle, module in self.modules.copy().items() if handle != MAIN_HANDLE]
 
     def module(self, handle: int) -> LinkedModule | None:
-        """Return a module by its handle, also one that is being loaded."""
-        return self.modules.get(ModuleHandle(handle)) or self.arriving.get(ModuleHandle(handle))
+        """Return a module by its handle, also one that is being loaded. From any thread; as to the order, see `present`."""
+        return self.arriving.get(ModuleHandle(handle)) or self.modules.get(ModuleHandle(handle))
+
+    def present(self) -> list[LinkedModule]:
+        """Return what is being loaded, and what is loaded, being unloaded included. From any thread."""
+        # `publish` enters a module before it takes it from those that arrive. Whoever takes no lock reads in the other order:
+        # a module that is published in between would be in neither.
+        return list((self.arriving.copy() | self.modules.copy()).values())
 
     def is_side_module(self, handle: int) -> bool:
         """Whether a handle is that of a loaded side module."""
@@ -292,10 +298,7 @@ class LinkerState:
 
     def module_with_function(self, address: int) -> LinkedModule | None:
         """Return the module whose function is at a table index; None if it is no module's."""
-        for module in self.modules.copy().values():
-            if module.elements is not None and module.elements.address <= address < module.elements.end:
-                return module
-        for module in self.arriving.copy().values():
+        for module in self.present():
             if module.elements is not None and module.elements.address <= address < module.elements.end:
                 return module
         return None

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import dl
 from dl.dlfcn import AddressKind
 from dl.link.addresses import Location, data_at, function_at, location_of
+from dl.modules.linked_module import LinkedModule
 from tests.support.modules import (
     MEMORY,
     SHARED_MEMORY,
@@ -193,3 +196,46 @@ def test_a_library_in_the_midst_of_its_end_is_found() -> None:
 
         assert found == [("lib.so", "function", "_fini", at[0])]
         assert location_of(program.program.state, at[0]) is None
+
+
+class _Committed(dict[Any, LinkedModule]):
+    """The modules of a program into which another thread's load is committed right after they are read, as `publish` does."""
+
+    def __init__(self, modules: dict[Any, LinkedModule], arriving: dict[Any, LinkedModule]) -> None:
+        super().__init__(modules)
+        self.others = arriving
+
+    def _commit(self) -> None:
+        self.update(self.others)
+        self.others.clear()
+
+    def copy(self) -> dict[Any, LinkedModule]:
+        read = super().copy()
+        self._commit()
+        return read
+
+    def get(self, handle: Any, default: Any = None) -> Any:
+        read = super().get(handle, default)
+        self._commit()
+        return read
+
+
+def test_a_library_whose_load_is_committed_meanwhile_is_found() -> None:
+    """A look-up without a lock finds a library by handle and by address that stops arriving while the look-up goes on."""
+    with linker({"lib.so": LIB}) as program:
+        group, state = program.main_group, program.program.state
+        handle = group.dlopen("lib.so")
+        at = group.dlsym(handle, "own").address
+        library_itself = state.modules[handle]
+
+        def arrives() -> None:
+            state.arriving[handle] = library_itself
+            left = {other: module for other, module in state.modules.items() if other != handle}
+            state.modules = _Committed(left, state.arriving)
+
+        arrives()
+        assert state.module(handle) is library_itself
+        arrives()
+        assert state.module_with_function(at) is library_itself
+        arrives()
+        assert seen(function_at(state, at)) == ("lib.so", "function", "own", at)
