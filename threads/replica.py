@@ -365,6 +365,9 @@ class FencedReplica(Replica[Op]):
 
     __slots__ = ()
 
+    # The slot is looked up in the class each time: `threads.testing.store_buffers` puts another one there during a run, and
+    # with one that was kept from before, the model would not see that such a store is late.
+
     @property
     def state(self) -> int:
         """DETACHED, HOST or GUEST."""

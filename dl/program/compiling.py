@@ -41,7 +41,8 @@ class Compiling:
             content = self._contents.get(digest)
             if content is None:
                 content = self._contents[digest] = _Content()
-        began = time.monotonic_ns()
+        began = time.monotonic_ns() if recording.recorders else 0
         with content.lock:
-            recording.since(began, "load", "wait for a compilation", "")
+            if began:
+                recording.since(began, "load", "wait for a compilation", "")
             yield
