@@ -12,8 +12,8 @@ import click
 
 from dl.limits import Limits, limit_options
 from dl.options import MAX_PAGES
+from dl.wasm.types import PAGE_BYTES
 
-PAGE_BYTES = 65536
 _UNITS = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30}
 
 

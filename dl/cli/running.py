@@ -30,7 +30,6 @@ if TYPE_CHECKING:
 
     from dl.api.timeline import Timeline
 
-PAGE_BYTES = 65536
 _STACK_STEP = 1024
 
 
@@ -239,7 +238,8 @@ def _memory(source: str | bytes, program: str, least: int | None, most: int | No
     """
     if least is None and most is None:
         return None
-    from dl.wasm.types import MemoryType as WasmMemoryType  # noqa: PLC0415
+    from dl.wasm.types import PAGE_BYTES  # noqa: PLC0415  seldom asked for
+    from dl.wasm.types import MemoryType as WasmMemoryType  # noqa: PLC0415  as above
 
     imported = next(
         (e.type for e in parsed(source, program).wasm.imports if isinstance(e.type, WasmMemoryType)),

@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, TypeVar
-
 import click
 
+from dl.cli.params import F
 from dl.cli.tracing import CATEGORIES, FORMATS
-
-F = TypeVar("F", bound=Callable[..., Any])
 
 ALL = "all"
 _HELP = "help"
