@@ -5,10 +5,9 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Sequence
-from typing import NoReturn
 
 from dl.cli.endings import report
-from dl.cli.whole_process import release_collector, run_process
+from dl.cli.whole_process import release_collector
 
 COMMANDS = {
     "ar": ("dl.cli.build", "Make archives of objects."),
@@ -65,24 +64,9 @@ def is_plain(words: Sequence[str]) -> bool:
     return not first.startswith("-") and first not in COMMANDS and os.path.isfile(first)
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line; return the exit code.
-
-    Args:
-        arguments: the words after the command's name; None for those of this process.
-    """
-    words = sys.argv[1:] if arguments is None else list(arguments)
-    _open_standard_streams()
-    if any(word.partition("=")[0] == "--map" for word in words):
-        from dl.cli.live_map import held_back_early  # noqa: PLC0415  seldom asked for
-
-        with held_back_early():
-            return _run(words)
-    return _run(words)
-
-
-def _run(words: list[str]) -> int:
+def run(words: list[str]) -> int:
     """Run the words after the command's name; return the exit code."""
+    _open_standard_streams()
     try:
         if COMPLETE in os.environ:
             from dl.cli.commands import complete  # noqa: PLC0415  as below
@@ -101,8 +85,3 @@ def _run(words: list[str]) -> int:
     except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001  every ending becomes one line and a code
         return report(error)
     return code
-
-
-def process() -> NoReturn:
-    """Run the command line of this process, and end it with the exit code."""
-    run_process(main)

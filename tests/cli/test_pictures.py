@@ -175,6 +175,30 @@ def test_a_pipe_gets_each_page_of_the_map(dlrun: DlRun, tmp_path: Path) -> None:
     assert b"libgreet.so" in (tmp_path / "page.html").read_bytes()
 
 
+def test_a_signal_before_the_command_line_is_imported(tmp_path: Path) -> None:
+    """SIGUSR1 ends no process that is to write a map while the files of the command line are imported."""
+    code = (
+        "import os, signal, sys\n"
+        "class Sender:\n"
+        "    def find_spec(self, name, path=None, target=None):\n"
+        "        if name == 'dl.cli.app': os.kill(os.getpid(), signal.SIGUSR1)\n"
+        "sys.meta_path.insert(0, Sender())\n"
+        "from dl.cli import main\n"
+        "sys.exit(main(sys.argv[1:]))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, "--map", "page.html", str(HELLO)],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        timeout=60,
+        check=False,
+    )
+
+    assert done.returncode == 0, done.stderr
+    assert b"</html>" in (tmp_path / "page.html").read_bytes()
+
+
 @pytest.mark.parametrize("before", [["--map", "page.html"], ["-L", "."]])
 def test_a_signal_before_the_program_runs(tmp_path: Path, before: list[str]) -> None:
     """SIGUSR1 ends no process that is to write a map, also before its program is read; it does one that has no such option."""

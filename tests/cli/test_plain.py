@@ -9,7 +9,7 @@ from pathlib import Path
 import click
 import pytest
 
-from dl.cli import app
+from dl.cli import app, main
 from dl.cli.commands import dlrun as command
 from dl.cli.running import Running, run_program
 from dl.records import fields
@@ -41,7 +41,7 @@ def test_both_ways_end_alike(words: tuple[str, ...], capfd: pytest.CaptureFixtur
     """The same output and exit code with `run` before the program, which is parsed, and without."""
     outcomes = []
     for before in ([], ["run"]):
-        code = app.main([*before, str(HELLO), *words])
+        code = main([*before, str(HELLO), *words])
         outcomes.append((code, capfd.readouterr()))
 
     assert outcomes[0] == outcomes[1]
