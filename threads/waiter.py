@@ -21,6 +21,15 @@ __all__ = ["Waiter"]
 _LONGEST_PARK_NS = 3600 * 10**9  # far below `threading.TIMEOUT_MAX`; a spurious return each hour harms nobody
 
 
+class _Posted:
+    """An exception that a thread is to raise; equal to itself alone, where exceptions may say that they equal others."""
+
+    __slots__ = ("exception",)
+
+    def __init__(self, exception: BaseException) -> None:
+        self.exception = exception
+
+
 class Waiter:
     """What one thread waits with.
 
@@ -49,7 +58,7 @@ class Waiter:
         self._signal = platform.lock()
         self._signal.acquire()
         # Only ever appended to and popped from, both atomic (`collections.deque` is documented to be thread-safe there).
-        self._pending: deque[BaseException] = deque()
+        self._pending: deque[_Posted] = deque()
         self._ended: BaseException | None = None  # set once, never cleared
         self._shields = 0  # written by the owning thread alone
 
@@ -88,7 +97,7 @@ class Waiter:
 
         Several are raised one after the other, in the order they came: none is lost.
         """
-        self._pending.append(exception)
+        self._pending.append(_Posted(exception))
         # First posted, then everything that tells whether the thread needs to be told: `bell`, and what `alarm` reads.
         self.fence.heavy()
         if self.alarm is not None:
@@ -97,9 +106,15 @@ class Waiter:
 
     def withdraw(self, exception: BaseException) -> bool:
         """Withdraw an exception that was not raised yet; returns whether it was still there."""
+        for posted in self._pending.copy():
+            if posted.exception is exception:
+                return self._remove(posted)
+        return False
+
+    def _remove(self, posted: _Posted) -> bool:
         while True:
             try:
-                self._pending.remove(exception)
+                self._pending.remove(posted)
             except ValueError:
                 return False  # the thread has taken it
             except IndexError:
@@ -125,7 +140,7 @@ class Waiter:
         if self._shields:
             return None
         try:
-            return self._pending.popleft() if self._pending else None
+            return self._pending.popleft().exception if self._pending else None
         except IndexError:
             return None  # withdrawn meanwhile
 

@@ -448,6 +448,27 @@ class TestInterrupts:
             assert caught.value is expected
         assert replica.enter_guest() == DETACHED
 
+    def test_the_interrupt_that_is_withdrawn_is_that_one_and_not_an_equal_one(self) -> None:
+        """Of two exceptions that say they are equal, as those of a dataclass do, the one that was not taken back is raised."""
+
+        class Equal(Interrupted):
+            def __eq__(self, other: object) -> bool:
+                return isinstance(other, Equal)
+
+            __hash__ = None  # type: ignore[assignment]
+
+        replica = Program().group().replica
+        first, second = Equal("first"), Equal("second")
+        for exception in (first, second):
+            replica.interrupt_with(exception)
+
+        assert replica.withdraw(second)
+        assert not replica.withdraw(second)
+        with pytest.raises(Equal) as caught:
+            replica.enter_guest()
+        assert caught.value is first
+        assert replica.enter_guest() == DETACHED
+
     def test_interrupt_withdrawn_before_the_next_step_is_as_if_it_never_came(self) -> None:
         """A cancellation that came too late does not hit the thread's next guest call."""
         replica = Program().group().replica
