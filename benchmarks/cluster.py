@@ -16,17 +16,17 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 from common import ROOT, take_turns
-from distributed import Client, wait
 from rich.console import Console
 from rich.table import Table
 
 import dl
-import dl.cluster
-from dl.cluster.worker import Run
+
+if TYPE_CHECKING:
+    from distributed import Client
 
 PLUGINS = ROOT / "fixtures/plugins/unshared"
 SPEC = dl.Spec(main=PLUGINS / "main.wasm", libraries={"libadd.so": PLUGINS / "libadd.so"})
@@ -59,6 +59,8 @@ def processor_seconds(process: int) -> float:
 @contextlib.contextmanager
 def cluster(workers: int) -> Iterator[tuple[Client, int, list[int]]]:
     """A scheduler and workers, a process each; a client, and the processes' numbers."""
+    from distributed import Client  # noqa: PLC0415  of the extra `dask`; the help needs no library for it
+
     with contextlib.ExitStack() as stack:
         file = Path(stack.enter_context(tempfile.TemporaryDirectory())) / "scheduler.json"
         environment = {**os.environ, "PYTHONPATH": str(ROOT)}
@@ -86,6 +88,8 @@ def measured(
     work: Callable[[], list[Any]], count: int, scheduler: int, workers: list[int]
 ) -> dict[str, float]:
     """Microseconds for each task: processor time of each kind of process, and time that passed."""
+    from distributed import wait  # noqa: PLC0415  as above
+
     before = [processor_seconds(scheduler), sum(map(processor_seconds, workers)), time.process_time()]
     start = time.perf_counter()
     futures = work()
@@ -99,6 +103,9 @@ def measured(
 
 def tasks(client: Client, scheduler: int, workers: list[int], count: int, rounds: int) -> None:
     """Tasks of one item each, and of a hundred."""
+    import dl.cluster  # noqa: PLC0415  as above
+    from dl.cluster.worker import Run  # noqa: PLC0415
+
     start = time.perf_counter()
     program = dl.cluster.Program(SPEC, client)
     sent = time.perf_counter() - start

@@ -19,7 +19,6 @@ from pathlib import Path
 from typing import Any
 
 import click
-import psutil
 from common import ROOT, exporter, report, spread, take_turns
 from rich.table import Table
 
@@ -141,6 +140,8 @@ def subject(libraries: int, main: Path | None = None) -> Iterator[Subject]:
 
 def resident() -> int:
     """Bytes of the process's memory that are its own."""
+    import psutil  # noqa: PLC0415  of the extra `benchmarks`; the help needs no library for it
+
     gc.collect()
     return int(psutil.Process().memory_info().rss)
 

@@ -16,11 +16,12 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
-
-from distributed import Client, LocalCluster, as_completed
+from typing import TYPE_CHECKING
 
 import dl
-import dl.cluster
+
+if TYPE_CHECKING:
+    from distributed import Client
 
 FIXTURES = Path(__file__).resolve().parent.parent / "fixtures"
 SPEC = dl.Spec(
@@ -47,6 +48,8 @@ def trap(group: dl.InstanceGroup, _item: object) -> None:
 @contextlib.contextmanager
 def connected(scheduler: str | None, workers: int) -> Iterator[Client]:
     """A client of a scheduler that is there, or of one with worker processes that are started here."""
+    from distributed import Client, LocalCluster  # noqa: PLC0415  of the extra `dask`; the help needs no library for it
+
     with contextlib.ExitStack() as stack:
         where: str | LocalCluster = scheduler or stack.enter_context(
             LocalCluster(
@@ -69,6 +72,11 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=3)
     parser.add_argument("--items", type=int, default=300)
     options = parser.parse_args()
+
+    from distributed import as_completed  # noqa: PLC0415
+
+    import dl.cluster  # noqa: PLC0415  as above, and says what to install
+
     with connected(options.scheduler, options.workers) as client:
         processes = set(client.run(os.getpid).values())
         print(f"worker processes: {len(processes)}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -18,17 +19,38 @@ PROGRAMS = sorted(
 )
 
 
+OF_EXTRAS = (
+    "dask",
+    "distributed",
+    "elftools",
+    "hypothesis",
+    "matplotlib",
+    "mkdocs",
+    "numpy",
+    "psutil",
+    "pytest",
+    "trio",
+    "uvicorn",
+    "ziglang",
+)
+"""What a fresh installation has not."""
+
+
 def test_there_are_programs() -> None:
     """Both folders have some, so that the test below asks somebody."""
     assert {path.parent.name for path in PROGRAMS} == {"examples", "benchmarks"}
 
 
 @pytest.mark.parametrize("program", PROGRAMS, ids=lambda path: f"{path.parent.name}/{path.name}")
-def test_a_program_answers_help(program: Path) -> None:
-    """`--help` prints the usage on standard output, does nothing else, and ends with 0."""
+def test_a_program_answers_help(program: Path, tmp_path: Path) -> None:
+    """`--help` prints the usage on standard output, does nothing else, and ends with 0, also where no extra is installed."""
+    for name in OF_EXTRAS:
+        text = f"raise ModuleNotFoundError(\"No module named '{name}'\", name='{name}')"
+        (tmp_path / f"{name}.py").write_text(text)
     done = subprocess.run(
         [sys.executable, str(program), "--help"],
         cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": f"{tmp_path}{os.pathsep}{ROOT}"},
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
