@@ -16,7 +16,9 @@ def test_the_error_says_what_to_install(tmp_path: Path) -> None:
         ("distributed", "dl.cluster needs Dask: pip install 'wasix-dl[dask]'"),
         ("tornado", "no tornado"),
     ):
-        (tmp_path / "distributed.py").write_text(f"raise ModuleNotFoundError('no {missing}', name='{missing}')")
+        (tmp_path / "distributed.py").write_text(
+            f"raise ModuleNotFoundError('no {missing}', name='{missing}')"
+        )
         done = subprocess.run(
             [sys.executable, "-c", "import dl.cluster"],
             env={**os.environ, "PYTHONPATH": f"{tmp_path}{os.pathsep}{ROOT}"},
