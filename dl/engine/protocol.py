@@ -14,6 +14,7 @@ from collections.abc import Callable, Hashable, Sequence
 from typing import Any, Protocol
 
 from dl.engine.capabilities import Capabilities
+from dl.engine.import_list import ListingStore
 from dl.errors.frames import SourcePlace
 from dl.records import dataclass
 from dl.wasm.types import FuncType, GlobalType, MemoryType, ValType
@@ -248,7 +249,7 @@ class StackProfiler(Protocol):
         """Return the samples, each as texts `module!function`, outermost first; nothing else may follow. From any thread."""
 
 
-class Store(Protocol):
+class Store(ListingStore, Protocol):
     """One thread's instances. Used by one thread at a time; nothing in it is locked."""
 
     def limit(self, *, memory_bytes: int, table_elements: int) -> None:
