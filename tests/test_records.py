@@ -155,7 +155,7 @@ def test_an_instance_is_as_that_of_the_standard_decorator(
 def test_first_and_later_instances_are_alike(
     name: str, arguments: tuple[Any, ...], named: dict[str, Any]
 ) -> None:
-    """Those that are filled field by field, and those that the compiled `__init__` makes; wrong arguments are refused by both."""
+    """Those that are filled field by field, and those that the compiled `__init__` makes; both refuse wrong arguments."""
     cls = getattr(defined("dl.records"), name)
     made = [cls(*arguments, **named) for _ in range(20)]
 

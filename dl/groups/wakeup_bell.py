@@ -27,7 +27,9 @@ class SignalBell:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._callbacks: list[tuple[Callable[[], None], int | None]] = []
-        self._pipe: tuple[int, int] | None = None  # a socket pair serves as well; importing sockets takes 3 ms
+        self._pipe: tuple[int, int] | None = (
+            None  # a socket pair serves as well; importing sockets takes 3 ms
+        )
 
     def add(self, callback: Callable[[], None], number: int | None = None) -> bool:
         """Have a callback called at every signal, or at those of one number.
