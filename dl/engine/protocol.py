@@ -327,6 +327,16 @@ class Store(Protocol):
         For the frames of traps in this store, if the engine's stacks say where in a function they are.
         """
 
+    def describe_exceptions(
+        self, describe: Callable[[str | None, int | None], tuple[str, str | None] | None]
+    ) -> None:
+        """Set what describes exceptions that no guest code caught, in the thread whose call ended by one.
+
+        Args:
+            describe: returns type and text of an exception, for the error, from its tag's name and its first value; it may
+                call the store's functions, and what it raises takes the place of the error.
+        """
+
     def new_profiler(self) -> StackProfiler:
         """Return what takes samples of the stack of the store's thread, in the modules that the store has now.
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from dl.engine.native.entry import entry, need_room
 from dl.engine.native.pending import interrupt_guest
 from dl.engine.native.store import NativeStore
-from dl.engine.native.traps import FindLine, Names, frame_name
+from dl.engine.native.traps import DescribeException, FindLine, Names, frame_name
 from dl.engine.protocol import WasiOptions
 from dl.engine.wasmer import c
 from dl.engine.wasmer.errors import Handle, check, error_of, made
@@ -142,6 +142,9 @@ class WasmerStore(NativeStore):
 
     def find_lines(self, module: Any, find: FindLine) -> None:
         """Do nothing: Wasmer's stacks do not say where in a function they are."""
+
+    def describe_exceptions(self, describe: DescribeException) -> None:
+        self._names.describe = describe
 
     def new_profiler(self) -> Any:
         raise EngineError("Wasmer has no profiler of guest code")

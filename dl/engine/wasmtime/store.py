@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from dl.engine.native.entry import entry, need_room
 from dl.engine.native.pending import interrupt_guest
 from dl.engine.native.store import DEFERRED, NativeStore
-from dl.engine.native.traps import FindLine, Names, frame_name
+from dl.engine.native.traps import DescribeException, FindLine, Names, frame_name
 from dl.engine.protocol import WasiOptions
 from dl.engine.wasmtime import c
 from dl.engine.wasmtime.errors import (
@@ -228,6 +228,9 @@ class WasmtimeStore(NativeStore):
 
     def find_lines(self, module: Any, find: FindLine) -> None:
         self._names.lines[module.name] = find
+
+    def describe_exceptions(self, describe: DescribeException) -> None:
+        self._names.describe = describe
 
     def new_profiler(self) -> WasmtimeProfiler:
         names = [(self._names.modules.get(module.name, module.name), module.pointer) for module in self._code]
