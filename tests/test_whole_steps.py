@@ -27,7 +27,23 @@ WALKED = {
     "threads/turn.py _queue": "under Turn._lock",
 }
 """Those that are walked or copied nevertheless, and why that is safe."""
-COPYING = {"list", "tuple", "set", "frozenset", "sorted", "dict", "any", "all", "sum", "max", "min", "filter", "map", "copy", "reversed"}
+COPYING = {
+    "list",
+    "tuple",
+    "set",
+    "frozenset",
+    "sorted",
+    "dict",
+    "any",
+    "all",
+    "sum",
+    "max",
+    "min",
+    "filter",
+    "map",
+    "copy",
+    "reversed",
+}
 VIEWS = {"copy", "items", "keys", "values"}
 ROUNDS = 1_000
 
@@ -50,7 +66,9 @@ def walked(tree: ast.Module, kind: str) -> Iterator[str]:
             yield from map(named, node.args)
         elif isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr in VIEWS:
             yield named(node.func.value)
-        elif isinstance(node, ast.Compare) and isinstance(node.ops[0], ast.In | ast.NotIn) and kind == "deque":
+        elif (
+            isinstance(node, ast.Compare) and isinstance(node.ops[0], ast.In | ast.NotIn) and kind == "deque"
+        ):
             yield named(node.comparators[0])
 
 
@@ -60,7 +78,9 @@ def kept(tree: ast.Module) -> Iterator[tuple[str, str]]:
         if isinstance(node, ast.Module | ast.ClassDef):
             targets = [child for child in node.body if isinstance(child, ast.AnnAssign)]
         else:
-            targets = [node] if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Attribute) else []
+            targets = (
+                [node] if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Attribute) else []
+            )
         for target in targets:
             kind = ast.unparse(target.annotation).partition("[")[0].rpartition(".")[2]
             if kind in KINDS:
@@ -74,7 +94,9 @@ def test_what_cannot_be_copied_in_one_step_is_walked_where_no_other_thread_chang
     for owner in (path for path, text in texts.items() if any(kind in text for kind in KINDS)):
         for name, kind in kept(ast.parse(texts[owner])):
             # What begins with an underscore is used in its file alone.
-            users = [texts[owner]] if name[0] == "_" else [text for text in texts.values() if f".{name}" in text]
+            users = (
+                [texts[owner]] if name[0] == "_" else [text for text in texts.values() if f".{name}" in text]
+            )
             if any(name in walked(ast.parse(user), kind) for user in users):
                 found.add(f"{owner} {name}")
     assert found == WALKED.keys()
@@ -112,7 +134,7 @@ STEPS: dict[str, tuple[Callable[[object], None], Callable[[], Sized]]] = {
 
 @pytest.mark.parametrize("name", STEPS)
 def test_copy_is_whole_beside_threads_that_change_its_object(name: str) -> None:
-    """Each way to copy that the sources use has all that stays there, and at most what each other thread adds, and never fails."""
+    """Each way to copy that the sources use never fails, and has all that stays and at most what each other thread adds."""
     change, copy = STEPS[name]
     stop = threading.Event()
 

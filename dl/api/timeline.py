@@ -71,8 +71,8 @@ class Timeline:
     def __init__(self, limit: int = DEFAULT_TIMELINE_EVENTS) -> None:
         if limit < 1:
             raise LinkerUsageError(f"a timeline holds at least one event, not {limit}")
-        # Additions and copies are single steps, and a name belongs to its thread. No thread waits for a lock here, since barriers
-        # are recorded half-way, and signal handlers record as well; so the list may grow beyond the limit for a moment.
+        # Additions and copies are single steps, and a name belongs to its thread. No thread waits for a lock here, since
+        # barriers are recorded half-way, and signal handlers record as well; so the list may grow beyond the limit for a moment.
         self._events: list[TimelineEvent] = []
         self._limit, self._most = limit, limit + limit // 8
         self._dropped = 0  # written by whoever has `_dropping`

@@ -70,7 +70,10 @@ class ClosureSlots:
     def shares(self) -> tuple[set[int], set[int]]:
         """Return the indices that are handed out, and those that are not. From any thread."""
         used = self.used.copy()
-        return used, self._pool.copy() - used  # not `_unused`: without a GIL a deque cannot be copied while another thread takes
+        return (
+            used,
+            self._pool.copy() - used,
+        )  # not `_unused`: without a GIL a deque cannot be copied while another thread takes
 
     def all_in_use(self) -> bool:
         """Whether every index is handed out. Under the link lock."""

@@ -354,7 +354,9 @@ class LinkerState:
 
     def _add_copy(self, module: LinkedModule) -> None:
         # A new counter, since readers walk the old one without a lock.
-        self.copies[module.image.digest] = self.copies.get(module.image.digest, Counter()) + Counter((module.copy,))
+        self.copies[module.image.digest] = self.copies.get(module.image.digest, Counter()) + Counter(
+            (module.copy,)
+        )
 
     def _drop_copy(self, module: LinkedModule) -> None:
         left = self.copies[module.image.digest] - Counter((module.copy,))
