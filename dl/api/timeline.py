@@ -72,7 +72,7 @@ class Timeline:
         if limit < 1:
             raise LinkerUsageError(f"a timeline holds at least one event, not {limit}")
         # Additions and copies are single steps, and a name belongs to its thread. No thread waits for a lock here, since
-        # barriers are recorded half-way, and signal handlers record as well; so the list may grow beyond the limit for a moment.
+        # barriers are recorded half-way, and signal handlers record as well; so the list may pass the limit for a moment.
         self._events: list[TimelineEvent] = []
         self._limit, self._most = limit, limit + limit // 8
         self._dropped = 0  # written by whoever has `_dropping`
