@@ -13,8 +13,7 @@ from typing import Any, NamedTuple
 from typing_extensions import Self
 
 from dl.errors import LinkerUsageError
-from threads import recording
-from threads.uninterrupted import uninterrupted
+from threads import recording, uninterrupted
 
 DEFAULT_TIMELINE_EVENTS = 100_000
 """Some 40 MB of memory, and 20 MB of JSON."""
