@@ -15,6 +15,8 @@ from dl.dlfcn import DlFlags, ModuleHandle
 from dl.errors import LinkerUsageError
 from dl.groups.entry import Group
 from dl.groups.errors import raises_dl_errors
+from dl.link.why import symbols_log
+from dl.logs import DEBUG
 from dl.modules.symbols import FunctionSymbol
 from dl.options import ModuleSource
 from dl.wasm.types import FuncType
@@ -22,6 +24,9 @@ from memory import Uncopied
 
 if TYPE_CHECKING:
     from dl.linker import Linker
+
+
+_NUMBERS = (ModuleHandle, int)
 
 
 class InstanceGroup(Uncopied):
@@ -137,17 +142,26 @@ class InstanceGroup(Uncopied):
             InvalidHandleError: no module has this handle, or the caller's.
             LinkerUsageError: `RTLD_NEXT` without a caller.
         """
-        group = self.own
+        group, state = self.own, self.linker.program.state
+        if (
+            caller is None and type(handle) in _NUMBERS and not symbols_log.isEnabledFor(DEBUG)
+        ):  # it is told of each
+            known: GuestFunction | None = group.answers.get((index(handle), name))
+            if known is not None and group.answers_stand(state.changes):
+                return known
+        changes = state.changes  # before it is looked up: what changes meanwhile makes the answer an old one
         asking = None if caller is None else index(caller)
         symbol = group.found(lambda: self.linker.own.look_up(index(handle), name, asking))
         if not isinstance(symbol, FunctionSymbol):
-            return GuestData(name, group.address_of(symbol), symbol.module, self.linker.program.state)
+            return GuestData(name, group.address_of(symbol), symbol.module, state)
         key = symbol.module, symbol.name
-        known: GuestFunction | None = group.functions.get(key)
-        if known is None:
+        function: GuestFunction | None = group.functions.get(key)
+        if function is None:
             invoke = group.instances.function(symbol.module, symbol.name, symbol.type)
-            known = group.functions[key] = GuestFunction(self.linker, group, symbol, invoke)
-        return known
+            function = group.functions[key] = GuestFunction(self.linker, group, symbol, invoke)
+        if asking is None:
+            group.keep_answer(index(handle), name, function, changes)
+        return function
 
     def dladdr(
         self, pointer: SupportsIndex, kind: Literal["function", "data"] | None = None

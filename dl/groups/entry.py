@@ -23,6 +23,9 @@ from threads import DETACHED, GUEST, Replica
 NO_THREAD = -1
 """Owner of a group that no thread has now; no thread's identity is negative."""
 
+_MOST_ANSWERS = 1 << 16
+"""Answers that a group keeps; one is some 200 bytes."""
+
 _RED_ZONE_BYTES = 128
 """What LLVM lets a function use below the stack pointer without moving it (WebAssemblyFrameLowering, RedZoneSize)."""
 
@@ -66,6 +69,7 @@ class Group(Uncopied):
         instances: its store.
         owner: identity of the owning thread; `NO_THREAD` while no thread has it, 0 when closed.
         functions: the API's callables of this group, by module and symbol; those of modules that are gone are closed.
+        answers: what the API has answered to look-ups that no module asks for, by handle and name; see `answers_stand`.
         view: what the API shows of it; read and written by the API alone.
         dl_error: what the thread's last failed call of `dl_ext` was, until the guest asks for it; read and written by
             `dl.wasix.dl_ext` alone.
@@ -89,6 +93,8 @@ class Group(Uncopied):
         self.name = name
         self.owner = get_ident()
         self.functions: dict[tuple[int, str], Any] = {}
+        self.answers: dict[tuple[int, str], Any] = {}
+        self._answers_of = -1
         self.view: Any = None
         self.applying = False
         self.must_notice = False
@@ -196,6 +202,7 @@ class Group(Uncopied):
 
     def _forget_functions(self, operation: DlOperation) -> None:
         if isinstance(operation, UnloadModules):
+            self.answers.clear()
             gone = {module.handle for module in operation.modules}
             for key in [k for k, function in self.functions.items() if function.module in gone]:
                 self.functions.pop(key).close()
@@ -249,6 +256,35 @@ class Group(Uncopied):
             self.synchronize()
             if self.instances.holds(symbol.module):
                 return symbol
+
+    def answers_stand(self, changes: int) -> bool:
+        """Whether a look-up may be answered from `answers`: `found` would find the same, and has nothing to do before.
+
+        One comparison of numbers says that no operation, interrupt, end or fork waits to be noticed, as for every entry into
+        guest code; see `threads.Replica`.
+
+        Args:
+            changes: how often what look-ups find has changed; see `LinkerState.changes`.
+        """
+        return (
+            self._answers_of == changes
+            and self.replica.applied == self._program.rendezvous.version
+            and self.owner == get_ident()
+        )
+
+    def keep_answer(self, handle: int, name: str, answer: Any, changes: int) -> None:
+        """Keep what a look-up was answered, for as long as nothing changes; as many as fit.
+
+        Args:
+            handle: where it was looked for.
+            name: the symbol.
+            answer: what was found.
+            changes: `LinkerState.changes` before it was looked up.
+        """
+        if self._answers_of != changes or len(self.answers) >= _MOST_ANSWERS:
+            self.answers.clear()
+            self._answers_of = changes
+        self.answers[handle, name] = answer
 
     def call_export(self, module: LinkedModule, name: str, kind: FuncType, *arguments: Any) -> Any:
         """Call an exported function of a module by name, symbol or not.
@@ -324,4 +360,5 @@ class Group(Uncopied):
         self.owner = 0
         self.view = None
         self.functions.clear()
+        self.answers.clear()
         self.instances.close()

@@ -71,6 +71,7 @@ class LinkerState:
         opens: how many modules were opened by name.
         loaded_ever: how many modules were entered; never less than before.
         constructions: which thread constructs which module.
+        changes: how often what a look-up finds may have become another; a look-up's answer stands while it is the same.
     """
 
     table: TableSpace
@@ -96,6 +97,7 @@ class LinkerState:
     opens: int = 0
     loaded_ever: int = 0
     constructions: Constructions = field(default_factory=Constructions)
+    changes: int = 0
     stub_lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
 
     def take_handle(self, module: str) -> ModuleHandle:
@@ -163,7 +165,7 @@ class LinkerState:
         for module in modules:
             self.modules[module.handle] = module
             self.loaded_ever += 1
-            self.copies.setdefault(module.image.digest, Counter())[module.copy] += 1
+            self._add_copy(module)
             self.by_identity[module.image.identity] = module.handle
             if module.handle != MAIN_HANDLE:
                 base_name = module.image.base_name
@@ -178,6 +180,7 @@ class LinkerState:
             module.global_opens += 1
         # In place: readers that walk the list without a lock may find what is added meanwhile.
         self.global_scope += added
+        self.changes += 1
 
     def note_open(self, root: LinkedModule) -> None:
         """Note that a published module was opened by name, so that its tree is one by itself; the first time counts."""
@@ -323,13 +326,15 @@ class LinkerState:
                     if self.modules.pop(module.handle, None) is not None:
                         self._drop_copy(module)
                 self._drop_from_local_scopes(modules)
+                self.changes += 1
         return users
 
     def put_back(self, modules: Sequence[LinkedModule]) -> None:
         """Take back that modules were removed; they can be found no longer all the same."""
         for module in modules:
             self.modules[module.handle] = module
-            self.copies.setdefault(module.image.digest, Counter())[module.copy] += 1
+            self._add_copy(module)
+        self.changes += 1
 
     def _drop_from_local_scopes(self, gone: Sequence[LinkedModule]) -> None:
         """Take modules out of what others see, which would keep them, and what they saw in turn."""
@@ -346,6 +351,12 @@ class LinkerState:
             self._drop_base_name(module)
             module.global_opens = 0
         self._drop_from_scope()
+
+    def _add_copy(self, module: LinkedModule) -> None:
+        # A new counter, since readers walk the old one without a lock.
+        self.copies[module.image.digest] = self.copies.get(module.image.digest, Counter()) + Counter(
+            (module.copy,)
+        )
 
     def _drop_copy(self, module: LinkedModule) -> None:
         left = self.copies[module.image.digest] - Counter((module.copy,))
@@ -372,6 +383,7 @@ class LinkerState:
             return
         self.global_scope = scope  # a new list, since readers walk the old one without a lock
         self.global_symbols = FirstDefinitions(module.symbols for module in scope)
+        self.changes += 1
 
 
 @dataclass
