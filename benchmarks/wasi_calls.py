@@ -192,14 +192,22 @@ def main(rounds: int, json_file: Path | None) -> None:
     for name, ways in samples.items():
         ratio = min(ways["dl"]) / min(ways["the engine"])
         table.add_row(name, *(spread(ways[way]) for way in ways), f"{ratio:.2f}", f"{LIMITS[name]:.1f}")
-    threads = Table("call", "the engine", "dl", "limit", "processors", title="two threads on two files, times one")
+    threads = Table(
+        "call", "the engine", "dl", "limit", "processors", title="two threads on two files, times one"
+    )
     for call, sides in gains.items():
         threads.add_row(call, *(spread(sides[side]) for side in sides), "1.7", str(os.cpu_count()))
     medians = {
-        call: {side: statistics.median(times) for side, times in sides.items()} for call, sides in gains.items()
+        call: {side: statistics.median(times) for side, times in sides.items()}
+        for call, sides in gains.items()
     }
     small, large = gains["fd_pwrite"], gains[LARGE]
-    series = {"µs": samples, "two threads, times one": small, "two threads, 32 KiB": large, "median gains": medians}
+    series = {
+        "µs": samples,
+        "two threads, times one": small,
+        "two threads, 32 KiB": large,
+        "median gains": medians,
+    }
     report([table, threads], series, json_file)
 
 
