@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import TypeAlias
 
 from dl.errors.base import DlError
 from dl.errors.frames import Frame
@@ -85,6 +86,10 @@ class UncaughtExceptionError(TrapError):
         self.value = value
         self.type_name = type_name
         self.what = what
+
+
+DescribeException: TypeAlias = Callable[[str | None, int | None], tuple[str, str | None] | None]
+"""Returns the type of an exception and what it says, from its tag's name and its first value; None if neither is known."""
 
 
 class ProgramExited(DlError):  # noqa: N818  an ending asked for, not a fault

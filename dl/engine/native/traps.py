@@ -9,6 +9,7 @@ from typing import Generic, TypeAlias, TypeVar
 
 from dl.errors import UncaughtExceptionError
 from dl.errors.frames import Frame, SourcePlace
+from dl.errors.running import DescribeException
 from dl.records import dataclass, field
 
 Tag = TypeVar("Tag")
@@ -43,9 +44,6 @@ UNCAUGHT = 49
 
 FindLine: TypeAlias = Callable[[int, int], SourcePlace | None]
 """Returns the source line of a function's index and of an instruction's place in its body."""
-
-DescribeException: TypeAlias = Callable[[str | None, int | None], tuple[str, str | None] | None]
-"""Returns the type of an exception and what it says, from its tag's name and its first value; None if neither is known."""
 
 
 @dataclass(slots=True)

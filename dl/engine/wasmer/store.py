@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from dl.engine.native.entry import entry, need_room
 from dl.engine.native.pending import interrupt_guest
 from dl.engine.native.store import NativeStore
-from dl.engine.native.traps import DescribeException, FindLine, Names, frame_name
+from dl.engine.native.traps import FindLine, Names, frame_name
 from dl.engine.protocol import WasiOptions
 from dl.engine.wasmer import c
 from dl.engine.wasmer.errors import Handle, check, error_of, made
@@ -30,6 +30,7 @@ from dl.engine.wasmer.memory import WasmerMemory, new_memory
 from dl.engine.wasmer.references import Objects
 from dl.engine.wasmer.wasi import StoreWasi
 from dl.errors import EngineError
+from dl.errors.running import DescribeException
 from dl.wasm.types import FuncType, GlobalType, MemoryType
 from memory import Uncopied
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from dl.engine.native.entry import entry, need_room
 from dl.engine.native.pending import interrupt_guest
 from dl.engine.native.store import DEFERRED, NativeStore
-from dl.engine.native.traps import DescribeException, FindLine, Names, frame_name
+from dl.engine.native.traps import FindLine, Names, frame_name
 from dl.engine.protocol import WasiOptions
 from dl.engine.wasmtime import c
 from dl.engine.wasmtime.errors import (
@@ -42,6 +42,7 @@ from dl.engine.wasmtime.references import STORES
 from dl.engine.wasmtime.stack import WasmtimeProfiler, is_on_stack
 from dl.engine.wasmtime.wasi import wasi_config
 from dl.errors import EngineError
+from dl.errors.running import DescribeException
 from dl.wasm.types import FuncType, GlobalType, MemoryType
 from memory import Uncopied
 
