@@ -2,8 +2,8 @@
 
 The standard decorator compiles up to seven methods for each class as it is defined, and imports `inspect` for it. A program
 that runs once uses half of the classes that it imports, and of most only `__init__`; so that was a third of what importing the
-linker took. Here a class costs what its definition does. `__init__` is compiled with the first instance, the other methods are
-closures.
+linker took. Here a class costs what its definition does. The first instances are filled field by field, and `__init__` is
+compiled for a class that gets more of them; the other methods are closures.
 
 To type checkers these *are* the names of `dataclasses`. At run time `dataclasses.fields`, `asdict`, `replace` and the like
 work with these classes as with others; asking for it is what imports `dataclasses`. Not there, because nothing here needs it:
@@ -27,6 +27,7 @@ else:
             return "<factory>"
 
     _ABSENT = _Absent()
+    _FEW = 8  # compiling takes as long as filling about twelve
 
     class _Field:
         """What a class says about one of its fields, beside the annotation."""
@@ -157,13 +158,44 @@ else:
         return made
 
     def _first_init(cls, *, frozen):
-        """Return the `__init__` of the first instance, which compiles that of all others."""
+        """Return the `__init__` of the first instances, which compiles that of all others."""
+        made = 0
 
         def init(self, *values, **named):
-            _compiled_init(cls, frozen=frozen)(self, *values, **named)
+            nonlocal made
+            made += 1
+            if made > _FEW or not _filled(self, cls, values, named, frozen=frozen):
+                _compiled_init(cls, frozen=frozen)(self, *values, **named)
 
         init.makes_init = frozen
         return init
+
+    def _filled(record, cls, values, named, *, frozen):
+        """Do what the compiled `__init__` does; return False, and do nothing, if the arguments are not those of the class."""
+        left, by_name, of_record = len(values), len(named), []
+        for name, each in cls.__record_fields__.items():
+            value = each.default
+            if each.init and left:
+                value = values[-left]
+                left -= 1
+            elif each.init and name in named:
+                value = named[name]
+                by_name -= 1
+            elif each.default_factory is not _ABSENT:
+                value = each.default_factory()
+            elif each.init and value is _ABSENT:
+                return False
+            elif not each.init and (value is _ABSENT or "__slots__" not in cls.__dict__):
+                continue  # set by __post_init__, or found in the class
+            of_record.append((name, value))
+        if left or by_name:
+            return False
+        set_value = object.__setattr__ if frozen else setattr
+        for name, value in of_record:
+            set_value(record, name, value)
+        if hasattr(cls, "__post_init__"):
+            record.__post_init__()
+        return True
 
     def _compiled_init(cls, *, frozen):
         """Give a class its `__init__`. Any number of threads may do this at once; they make the same."""

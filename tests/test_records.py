@@ -151,6 +151,22 @@ def test_an_instance_is_as_that_of_the_standard_decorator(
     assert described(OURS) == described(STANDARD)
 
 
+@pytest.mark.parametrize(("name", "arguments", "named"), CALLS)
+def test_first_and_later_instances_are_alike(
+    name: str, arguments: tuple[Any, ...], named: dict[str, Any]
+) -> None:
+    """Those that are filled field by field, and those that the compiled `__init__` makes; both refuse wrong arguments."""
+    cls = getattr(defined("dl.records"), name)
+    made = [cls(*arguments, **named) for _ in range(20)]
+
+    assert len({repr(one) for one in made}) == 1
+    assert len({repr(getattr(one, "__dict__", None)) for one in made}) == 1
+    assert cls.__init__.__code__.co_name == "__init__"  # that of the last ones is compiled
+    for wrong in (cls, getattr(defined("dl.records"), name)):
+        with pytest.raises(TypeError):
+            wrong(*arguments, **named, unknown=1)
+
+
 @pytest.mark.parametrize("name", sorted({name for name, *_ in CALLS}))
 def test_a_signature_is_known_before_the_first_instance(name: str) -> None:
     """`inspect.signature`, and so `help`, show the fields of a class of which nobody has made anything."""
@@ -163,7 +179,7 @@ def test_a_signature_is_known_before_the_first_instance(name: str) -> None:
     ("arguments", "named"), [((), {}), ((1, 2, 3, 4), {}), ((1,), {"a": 2}), ((1,), {"unknown": 2})]
 )
 def test_wrong_arguments_are_refused(arguments: tuple[Any, ...], named: dict[str, Any]) -> None:
-    """As for any function: too few, too many, twice, unknown; also for the first instance, which compiles `__init__`."""
+    """As for any function: too few, too many, twice, unknown; also for the first instance."""
     with pytest.raises(TypeError):
         defined("dl.records").Frozen(*arguments, **named)
     with pytest.raises(TypeError):
@@ -208,7 +224,7 @@ def test_mistakes_in_a_class_are_refused() -> None:
 
 
 def test_many_threads_make_the_first_instance_at_once() -> None:
-    """`__init__` is compiled by whichever thread comes first, or by several, which make the same."""
+    """`__init__` is compiled by whichever thread comes first to it, or by several, which make the same."""
     for _ in range(20):
         cls = defined("dl.records").Frozen
         made: list[Any] = []
@@ -216,14 +232,14 @@ def test_many_threads_make_the_first_instance_at_once() -> None:
 
         def make(cls: Any = cls, made: list[Any] = made, start: threading.Barrier = start) -> None:
             start.wait(10)
-            made.extend(cls(number) for number in range(10))
+            made.extend(cls(number) for number in range(20))
 
         threads = [threading.Thread(target=make) for _ in range(4)]
         for thread in threads:
             thread.start()
         for thread in threads:
             thread.join(10)
-        assert sorted(one.a for one in made) == sorted([*range(10)] * 4)
+        assert sorted(one.a for one in made) == sorted([*range(20)] * 4)
 
 
 def test_running_a_program_imports_no_data_classes() -> None:

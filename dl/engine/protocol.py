@@ -16,6 +16,7 @@ from typing import Any, Protocol
 from dl.engine.capabilities import Capabilities
 from dl.engine.import_list import ListingStore
 from dl.errors.frames import SourcePlace
+from dl.errors.running import DescribeException
 from dl.records import dataclass
 from dl.wasm.types import FuncType, GlobalType, MemoryType, ValType
 
@@ -323,10 +324,10 @@ class Store(ListingStore, Protocol):
         """
 
     def find_lines(self, module: CompiledModule, find: Callable[[int, int], SourcePlace | None]) -> None:
-        """Set what finds source lines in a module's code, by a function's index and an instruction's place in its body.
+        """Set what finds source lines of a module's traps, by function index and place in its body, if stacks have places."""
 
-        For the frames of traps in this store, if the engine's stacks say where in a function they are.
-        """
+    def describe_exceptions(self, describe: DescribeException) -> None:
+        """Set what describes exceptions that no guest code caught; what it raises takes the place of the error."""
 
     def new_profiler(self) -> StackProfiler:
         """Return what takes samples of the stack of the store's thread, in the modules that the store has now.

@@ -10,9 +10,8 @@ guest code runs on worker threads, whose signals they handle.
 
 from __future__ import annotations
 
-import contextlib
+import os
 import signal
-import socket
 import threading
 from collections.abc import Callable
 
@@ -28,8 +27,9 @@ class SignalBell:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._callbacks: list[tuple[Callable[[], None], int | None]] = []
-        self._reader: socket.socket | None = None
-        self._writer: socket.socket | None = None
+        self._pipe: tuple[int, int] | None = (
+            None  # a socket pair serves as well; importing sockets takes 3 ms
+        )
 
     def add(self, callback: Callable[[], None], number: int | None = None) -> bool:
         """Have a callback called at every signal, or at those of one number.
@@ -59,43 +59,50 @@ class SignalBell:
         """Begin anew in a forked child: the reader is a thread of the parent, and the parent's programs are not the child's."""
         renew(self._lock)
         self._callbacks = []
-        if self._writer is not None and threading.current_thread() is threading.main_thread():
+        if self._pipe is None:
+            return
+        os.close(self._pipe[0])  # its reader did not come along
+        if threading.current_thread() is threading.main_thread():
             self._stop()
-        self._reader = self._writer = None
+        else:
+            os.close(self._pipe[1])
+            self._pipe = None
 
     def _listen(self) -> bool:
-        if self._writer is not None:
+        if self._pipe is not None:
             return True
-        reader, writer = socket.socketpair()
-        writer.setblocking(False)
-        taken = signal.set_wakeup_fd(writer.fileno(), warn_on_full_buffer=False)
+        reader, writer = os.pipe()
+        os.set_blocking(writer, False)
+        taken = signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
         if taken != -1:
             signal.set_wakeup_fd(taken, warn_on_full_buffer=False)
-            reader.close()
-            writer.close()
+            os.close(reader)
+            os.close(writer)
             return False
-        self._reader, self._writer = reader, writer
+        self._pipe = reader, writer
         threading.Thread(target=self._watch, args=(reader,), name="signals", daemon=True).start()
         return True
 
     def _stop(self) -> None:
-        if self._writer is None:
+        if self._pipe is None:
             return
-        ours = self._writer.fileno()
+        _, writer = self._pipe
         present = signal.set_wakeup_fd(-1)
-        if present not in (-1, ours):
+        if present not in (-1, writer):
             signal.set_wakeup_fd(present)
-        self._writer.close()
-        self._writer = self._reader = None
+        os.close(writer)  # which ends the reader
+        self._pipe = None
 
-    def _watch(self, reader: socket.socket) -> None:
-        with contextlib.closing(reader):
-            while numbers := reader.recv(64):  # a byte for each signal
+    def _watch(self, reader: int) -> None:
+        try:
+            while numbers := os.read(reader, 64):  # a byte for each signal
                 with self._lock:
                     callbacks = list(self._callbacks)
                 for callback, number in callbacks:
                     if number is None or number in numbers:
                         callback()
+        finally:
+            os.close(reader)
 
 
 BELL = SignalBell()

@@ -12,7 +12,7 @@ body into one `try` and return a value from each branch. Two things can still fa
 
 from __future__ import annotations
 
-import opcode
+import sys
 from collections.abc import Callable
 from functools import cache
 from types import CodeType, FunctionType
@@ -37,14 +37,20 @@ def entry(function: Function) -> Function:
     return function
 
 
+def _plain() -> None:
+    """Begins with RESUME, as every function without cells does; its number is that of the interpreter's version."""
+
+
+_RESUME = _plain.__code__.co_code[0] if sys.version_info >= (3, 11) else None
+
+
 @cache
 def _without_check(code: CodeType) -> CodeType:
-    resume = opcode.opmap.get("RESUME")
     raw = bytearray(code.co_code)
     for offset in range(
         0, len(raw), 2
     ):  # of an instruction and its argument; the engine's own notes between them are 0
-        if (raw[offset], raw[offset + 1]) == (resume, 0):
+        if (raw[offset], raw[offset + 1]) == (_RESUME, 0):
             raw[offset + 1] = _AFTER_YIELD_FROM
             return code.replace(co_code=bytes(raw))
     return code

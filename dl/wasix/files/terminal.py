@@ -15,11 +15,6 @@ from dl.engine.protocol import WasiOptions
 from dl.wasix.abi import Errno
 from memory import LinearMemory
 
-try:
-    import termios
-except ImportError:  # not a POSIX system: nothing of a terminal can be changed there
-    termios = None  # type: ignore[assignment]
-
 LAYOUT = "IIIIBBBBB3x"
 _COLUMNS, _ROWS = 80, 25
 _PIXELS_PER_COLUMN, _PIXELS_PER_ROW = 10, 20
@@ -48,7 +43,8 @@ class Terminal:
                     columns, rows = size.columns or _COLUMNS, size.lines or _ROWS
                     break
         echo = by_lines = True
-        if are_terminals[0] and termios is not None:
+        termios = _termios() if are_terminals[0] else None
+        if termios is not None:
             with contextlib.suppress(termios.error):
                 local = termios.tcgetattr(0)[_LOCAL_FLAGS]
                 echo, by_lines = bool(local & termios.ECHO), bool(local & termios.ICANON)
@@ -59,7 +55,8 @@ class Terminal:
     def set(self, memory: LinearMemory, state: int) -> int:
         """`tty_set`: echo and lines of the host's terminal, until the program ends; all else is the terminal's own."""
         *_, echo, by_lines = memory.read_struct(LAYOUT, state)
-        if not (self._inherited[0] and _is_terminal(0)) or termios is None:
+        termios = _termios() if self._inherited[0] and _is_terminal(0) else None
+        if termios is None:
             return Errno.SUCCESS if echo and by_lines else Errno.NOTTY
         try:
             with self._lock:
@@ -77,9 +74,19 @@ class Terminal:
         """Leave the host's terminal as it was."""
         with self._lock:
             former, self._former = self._former, None
-        if former is not None and termios is not None:
+        termios = None if former is None else _termios()
+        if termios is not None:
             with contextlib.suppress(termios.error):
                 termios.tcsetattr(0, termios.TCSANOW, former)
+
+
+def _termios() -> Any:
+    """Return the module that changes terminals; None on a system that is not POSIX, where nothing of one can be changed."""
+    try:
+        import termios  # noqa: PLC0415  few programs have the host's terminal and look at it
+    except ImportError:
+        return None
+    return termios
 
 
 def _is_terminal(number: int) -> bool:
