@@ -256,8 +256,7 @@ class Store(ListingStore, Protocol):
     def limit(self, *, memory_bytes: int, table_elements: int) -> None:
         """Bound each memory and each table that instances of this store define, whatever their types allow.
 
-        One that begins larger is refused with its instance, and growing beyond fails. Memories that are shared, or made by
-        the engine, are bounded by their types alone.
+        One that begins larger is refused, and growing beyond fails. Shared ones, and the engine's own obey their types alone.
         """
 
     def runs(self, modules: Sequence[CompiledModule]) -> bool:
