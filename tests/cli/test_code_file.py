@@ -14,7 +14,12 @@ from tests.support.paths import ROOT
 
 HELLO = ROOT / "fixtures/hello/shared/main.wasm"
 
-SOURCES = {"__init__.py": "", "one.py": "NUMBER = 1\n", "sub/__init__.py": "from sample import one\n", "sub/two.py": "N = 2\n"}
+SOURCES = {
+    "__init__.py": "",
+    "one.py": "NUMBER = 1\n",
+    "sub/__init__.py": "from sample import one\n",
+    "sub/two.py": "N = 2\n",
+}
 
 SCRIPT = """
 import sys
