@@ -21,9 +21,9 @@ def read_from(path: Path) -> Iterator[list[bytes]]:
     assert not thread.is_alive(), f"nobody has written to {path} and closed it"
 
 
-def opened_by_reader(path: Path) -> int | None:
-    """Return a descriptor to write to a pipe, if somebody has it open for reading."""
+def opened_by_reader(path: Path) -> list[int]:
+    """Return a descriptor to write to a pipe if somebody has it open for reading; else nothing."""
     try:
-        return os.open(path, os.O_WRONLY | os.O_NONBLOCK)
+        return [os.open(path, os.O_WRONLY | os.O_NONBLOCK)]
     except OSError:
-        return None
+        return []
