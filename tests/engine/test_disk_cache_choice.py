@@ -116,15 +116,16 @@ def test_the_command_line_looks_after_the_cache(
     count = len(code_files(place))
     told = json.loads(run("cache", "info", "--json").stdout)
     assert (told["directory"], told["off"], told["files"]) == (str(place), None, count)
-    assert f"{count} files" in run("cache", "info").stdout
+    assert told["plans"] == len(list(place.glob("*.plan"))) == 1
+    assert f"{count} files, 1 plan, " in run("cache", "info").stdout
     assert run("cache", "verify").returncode == 0
 
     damaged = code_files(place)[0]
     damaged.write_bytes(damaged.read_bytes()[:-1])
     found = run("cache", "verify", "--json")
-    assert (found.returncode, json.loads(found.stdout)) == (1, {"good": count - 1, "removed": [damaged.name]})
+    assert (found.returncode, json.loads(found.stdout)) == (1, {"good": count, "removed": [damaged.name]})
     assert f"{count - 1} files" in run("cache", "clear").stdout
-    assert code_files(place) == []
+    assert list(place.iterdir()) == []
 
     assert "DLRUN_CACHE is off" in run("cache", "info", cache="off").stdout
     assert run("cache", "clear", cache="off").stderr == "dlrun: error: the cache is off: DLRUN_CACHE is off\n"
