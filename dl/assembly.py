@@ -158,6 +158,7 @@ class Parts:
             steps.callback(self.default_files.close)
             steps.callback(self.instances.close)
             steps.callback(self.program.events.end)
+            steps.callback(self.process.files.end)
             steps.callback(self.program.close)
             steps.callback(self._leave_main, main_group)
             steps.callback(self.groups.allocating.close, PATIENCE_SECONDS)

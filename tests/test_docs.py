@@ -12,13 +12,11 @@ from pathlib import Path
 import pytest
 
 import dl
+from tests.support.collected import classes, functions
 from tests.support.pages import PAGES, Block, blocks
 from tests.support.paths import ROOT
 
 LANGUAGES = {"python", "sh", "console", "text", "toml", "c", "c++", "zig"}
-
-# To be removed: files that a page names and that are being made.
-COMING = {"tests/contracts/", "tests/threads/"}
 
 BLOCKS = blocks()
 PYTHON = [block for block in BLOCKS if block.language == "python" and not block.file and not block.is_sketch]
@@ -135,7 +133,24 @@ def test_files_that_a_page_names_exist(page: Path) -> None:
         r"`((?:dl|threads|memory|tests|scripts|benchmarks|examples|docs)/[\w./-]+)(?:::[\w:]+)?`", text
     )
 
-    assert {name for name in named if not (ROOT / name).exists()} - COMING == set()
+    assert {name for name in named if not (ROOT / name).exists()} == set()
+
+
+@pytest.mark.parametrize(
+    "page",
+    [*PAGES, ROOT / "CHANGELOG.md", ROOT / "scripts/freethreaded"],
+    ids=lambda page: str(page.relative_to(ROOT)),
+)
+def test_the_tests_that_a_page_names_exist(page: Path) -> None:
+    """A test that is named by its file, `FILE::TEST` or `FILE::CLASS`, is one that pytest collects from that file."""
+    named = re.findall(r"((?:\w+/)*test_\w+\.py)::(\w+(?:::\w+)?)", page.read_text(encoding="utf-8"))
+
+    gone = []
+    for file, name in named:
+        path = ROOT / "tests" / file.removeprefix("tests/")
+        if name not in functions(path) | classes(path):
+            gone.append(f"{file}::{name}")
+    assert gone == []
 
 
 def test_the_bounds_in_the_documentation_are_those_of_the_code() -> None:

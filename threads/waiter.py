@@ -11,7 +11,6 @@ needs no lock and can be called with any lock held or none, also by a thread tha
 from __future__ import annotations
 
 import contextlib
-from collections import deque
 from collections.abc import Callable, Iterator
 
 from threads.platform import SYSTEM, Platform
@@ -19,15 +18,6 @@ from threads.platform import SYSTEM, Platform
 __all__ = ["Waiter"]
 
 _LONGEST_PARK_NS = 3600 * 10**9  # far below `threading.TIMEOUT_MAX`; a spurious return each hour harms nobody
-
-
-class _Posted:
-    """An exception that a thread is to raise; equal to itself alone, where exceptions may say that they equal others."""
-
-    __slots__ = ("exception",)
-
-    def __init__(self, exception: BaseException) -> None:
-        self.exception = exception
 
 
 class Waiter:
@@ -57,8 +47,9 @@ class Waiter:
         # exception: a flag beside a condition could be left saying "woken" with nobody woken.
         self._signal = platform.lock()
         self._signal.acquire()
-        # Only ever appended to and popped from, both atomic (`collections.deque` is documented to be thread-safe there).
-        self._pending: deque[_Posted] = deque()
+        # By a key of its own each, in the order they came. A dictionary, because its additions, its `pop` of a key and its
+        # `copy` are single steps on every interpreter; those of a deque, beside another thread, are not.
+        self._pending: dict[object, BaseException] = {}
         self._ended: BaseException | None = None  # set once, never cleared
         self._shields = 0  # written by the owning thread alone
 
@@ -97,7 +88,7 @@ class Waiter:
 
         Several are raised one after the other, in the order they came: none is lost.
         """
-        self._pending.append(_Posted(exception))
+        self._pending[object()] = exception
         # First posted, then everything that tells whether the thread needs to be told: `bell`, and what `alarm` reads.
         self.fence.heavy()
         if self.alarm is not None:
@@ -106,20 +97,10 @@ class Waiter:
 
     def withdraw(self, exception: BaseException) -> bool:
         """Withdraw an exception that was not raised yet; returns whether it was still there."""
-        for posted in self._pending.copy():
-            if posted.exception is exception:
-                return self._remove(posted)
-        return False
-
-    def _remove(self, posted: _Posted) -> bool:
-        while True:
-            try:
-                self._pending.remove(posted)
-            except ValueError:
-                return False  # the thread has taken it
-            except IndexError:
-                continue  # another thread posted or took one meanwhile
-            return True
+        return any(
+            posted is exception and self._pending.pop(key, None) is not None
+            for key, posted in self._pending.copy().items()
+        )
 
     def end(self, exception: BaseException) -> None:
         """Make the thread raise `exception` at every wait and safe point from now on; the first call counts."""
@@ -137,12 +118,13 @@ class Waiter:
 
     def take_interrupt(self) -> BaseException | None:
         """Return the oldest interrupt, which is then delivered, or None; whether the thread was ended or not."""
-        if self._shields:
+        if self._shields or not self._pending:
             return None
-        try:
-            return self._pending.popleft().exception if self._pending else None
-        except IndexError:
-            return None  # withdrawn meanwhile
+        for key in self._pending.copy():
+            exception = self._pending.pop(key, None)
+            if exception is not None:
+                return exception  # the others of the copy may have been withdrawn meanwhile
+        return None
 
     def raise_if_interrupted(self) -> None:
         """Raise what `take` returns, if anything.

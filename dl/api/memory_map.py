@@ -146,9 +146,9 @@ def _table(program: Program, slots: ClosureSlots) -> Iterator[MapRegion]:
             yield MapRegion(module.elements.address, module.elements.end, "functions", module.name)
         if module.handle == MAIN_HANDLE:
             yield MapRegion(main.table_base, main.table_length, "functions", module.name)
-    for library in list(state.resting.libraries):
+    for library in state.resting.libraries:
         yield MapRegion(library.region.address, library.region.end, "resting", f"{library.name}, closed")
-    used, free = slots.used.copy(), set(slots.free.copy())
+    used, free = slots.shares()
     for index in sorted(used | free):
         yield MapRegion(
             index, index + 1, "closures" if index in used else "free", "closure" if index in used else ""

@@ -7,14 +7,13 @@ import json
 import os
 import threading
 import time
-from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
 from typing_extensions import Self
 
 from dl.errors import LinkerUsageError
-from threads import recording
+from threads import recording, uninterrupted
 
 DEFAULT_TIMELINE_EVENTS = 100_000
 """Some 40 MB of memory, and 20 MB of JSON."""
@@ -71,10 +70,12 @@ class Timeline:
     def __init__(self, limit: int = DEFAULT_TIMELINE_EVENTS) -> None:
         if limit < 1:
             raise LinkerUsageError(f"a timeline holds at least one event, not {limit}")
-        # Each step on these is atomic, and a name belongs to its thread: no lock, since barriers are recorded half-way.
-        self._events: deque[TimelineEvent] = deque(maxlen=limit)
-        self._numbers = itertools.count(1)
-        self._last = 0
+        # Additions and copies are single steps, and a name belongs to its thread. No thread waits for a lock here, since
+        # barriers are recorded half-way, and signal handlers record as well; so the list may pass the limit for a moment.
+        self._events: list[TimelineEvent] = []
+        self._limit, self._most = limit, limit + limit // 8
+        self._dropped = 0  # written by whoever has `_dropping`
+        self._dropping = threading.Lock()  # only ever tried
         self._threads = _Thread()
         self._began = time.monotonic_ns()
 
@@ -110,25 +111,33 @@ class Timeline:
         own = self._threads
         if own.thread is None:
             own.thread = (threading.get_ident(), threading.current_thread().name)
-        # One of the threads has the last number; a figure for people.
-        self._last = next(self._numbers)
         self._events.append(
             TimelineEvent(
                 own.thread, own.group, kind, phase, subject[:_MOST_CHARACTERS], begin_ns, end_ns, about
             )
         )
+        if len(self._events) > self._most:
+            self._drop()
+
+    def _drop(self) -> None:
+        with uninterrupted():  # or the lock would be nobody's between its claim and its end
+            if self._dropping.acquire(blocking=False):
+                over = len(self._events) - self._limit
+                del self._events[:over]
+                self._dropped += over
+                self._dropping.release()
 
     # what users ask
 
     @property
     def lost(self) -> int:
         """How many events were dropped, because there were more than the limit."""
-        return max(0, self._last - len(self._events))
+        return self._dropped + max(0, len(self._events) - self._limit)
 
     @property
     def events(self) -> tuple[TimelineEvent, ...]:
         """What was recorded, in the order in which it ended."""
-        return tuple(self._events.copy())  # the copy is one step, whoever appends meanwhile
+        return tuple(self._events.copy()[-self._limit :])
 
     def totals(self) -> dict[tuple[str, str], tuple[int, float]]:
         """Return how often each thing was done, and how many seconds it took, by kind and phase; phases contain each other."""
@@ -156,7 +165,7 @@ class Timeline:
             file.write(self.to_json(program))
 
     def __len__(self) -> int:
-        return len(self._events)
+        return min(len(self._events), self._limit)
 
     def __repr__(self) -> str:
         lost = f", {self.lost} lost" if self.lost else ""

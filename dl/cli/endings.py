@@ -32,6 +32,7 @@ from dl.errors import (
     ProgramDeadlockedError,
     ProgramExited,
     TrapError,
+    UncaughtExceptionError,
 )
 from dl.text import runs
 
@@ -155,8 +156,8 @@ def _report_usage(error: click.ClickException) -> None:
 
 
 def _report_trap(error: BaseException, trap: TrapError) -> None:
-    print_error(
-        f"guest trapped: {trap.reason}" if error is trap else str(error).replace(str(trap), trap.reason)
-    )
+    threw = isinstance(trap, UncaughtExceptionError) and trap.type_name is not None
+    own = f"terminating due to {trap.reason}" if threw else f"guest trapped: {trap.reason}"
+    print_error(own if error is trap else str(error).replace(str(trap), trap.reason))
     for frame in runs([f"{frame} ({frame.source})" if frame.source else frame for frame in trap.frames]):
         print_note(f"at {frame}", style="dim")

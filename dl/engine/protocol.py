@@ -15,6 +15,7 @@ from typing import Any, Protocol
 
 from dl.engine.capabilities import Capabilities
 from dl.errors.frames import SourcePlace
+from dl.errors.running import DescribeException
 from dl.records import dataclass
 from dl.wasm.types import FuncType, GlobalType, MemoryType, ValType
 
@@ -322,10 +323,10 @@ class Store(Protocol):
         """
 
     def find_lines(self, module: CompiledModule, find: Callable[[int, int], SourcePlace | None]) -> None:
-        """Set what finds source lines in a module's code, by a function's index and an instruction's place in its body.
+        """Set what finds source lines for frames of traps: by a function's index and an instruction's place in its body."""
 
-        For the frames of traps in this store, if the engine's stacks say where in a function they are.
-        """
+    def describe_exceptions(self, describe: DescribeException) -> None:
+        """Set what describes exceptions that no guest code caught; what it raises takes the place of the error."""
 
     def new_profiler(self) -> StackProfiler:
         """Return what takes samples of the stack of the store's thread, in the modules that the store has now.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from dl.dlfcn import MAIN_HANDLE, ModuleHandle
 from dl.engine.protocol import CompiledModule, EngineInstance, StackProfiler
@@ -74,6 +74,9 @@ from dl.program.program import Program
 from dl.wasm.types import FuncType
 from memory import Block
 
+if TYPE_CHECKING:
+    from dl.groups.cxx_exceptions import CxxExceptions
+
 
 class Instances:
     """The engine's side of one group. Used by the thread that owns the group.
@@ -116,6 +119,7 @@ class Instances:
         self._slots = SlotFunctions(self._store)
         self.externals = GroupExternals(self._store)
         self._closed_functions = ClosedFunctions(self._store)
+        self._exceptions: CxxExceptions | None = None
         self.wasi: StoreWasi | None = None
         try:
             if program.guest_wasi is not None:
@@ -288,6 +292,7 @@ class Instances:
         self._store.define_instance(BASE_NAMESPACE, self._base)
         for name in EXCEPTION_TAG_NAMES if self._program.engine.capabilities.exceptions else ():
             self._store.name_tag(self._base, name)
+        self._store.describe_exceptions(self._described_exception)
         self._ensure_table = self._base.function(ENSURE_TABLE, ENSURE_TABLE_TYPE)
         self._table_size = self._base.function(GET_TABLE_SIZE, GET_TABLE_SIZE_TYPE)
         self._set_stack_pointer = self._base.function(SET_STACK_POINTER, SET_STACK_POINTER_TYPE)
@@ -300,6 +305,13 @@ class Instances:
         if waits is not None:
             self.grow_table(self._program.main.table_length)
             self._store.instantiate(waits, "waits")
+
+    def _described_exception(self, tag: str | None, value: int | None) -> tuple[str, str | None] | None:
+        if self._exceptions is None:
+            from dl.groups.cxx_exceptions import CxxExceptions  # noqa: PLC0415  most programs end without
+
+            self._exceptions = CxxExceptions(self._store, self._program)
+        return self._exceptions.described(tag, value)
 
     def _define_bases(self, module: LinkedModule) -> None:
         """Say to generated code where a library is."""

@@ -50,7 +50,7 @@ class SlotOperations:
         with Change(self._program, group) as change, self._program.rendezvous.instigate(_replica(group)):
             if self.pool.in_use() >= limits.closures:
                 raise limits.refusal("closures", "a closure", f"{self.pool.in_use()} are in use")
-            if not self.pool.free:
+            if self.pool.all_in_use():
                 self._grow(change)
             with uninterrupted():
                 taken(self.pool.take())

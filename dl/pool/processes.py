@@ -207,7 +207,7 @@ class ProcessPool(Executor):
         self._finalizer.atexit = (
             False  # that would be too late: `multiprocessing` waits for its processes before
         )
-        _pools.add(self)
+        _pools[id(self)] = self
 
     def submit(  # type: ignore[override]  # the group comes first, where the base class has nothing
         self, function: Callable[Concatenate[InstanceGroup, P], R], /, *args: P.args, **kwargs: P.kwargs
@@ -332,12 +332,14 @@ def _end_all(workers: list[_Worker], directory: str, creator: int) -> None:
     shutil.rmtree(directory, ignore_errors=True)
 
 
-_pools: weakref.WeakSet[ProcessPool] = weakref.WeakSet()
+_pools: weakref.WeakValueDictionary[int, ProcessPool] = weakref.WeakValueDictionary()
 
 
 def _at_exit() -> None:
-    for pool in list(_pools):
-        pool.kill()
+    for reference in _pools.valuerefs():  # one step, where others still make pools
+        pool = reference()
+        if pool is not None:
+            pool.kill()
 
 
 atexit.register(_at_exit)  # after the import of `multiprocessing`, so that it comes before the end of that

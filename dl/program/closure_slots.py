@@ -49,7 +49,6 @@ class ClosureSlots:
     Changed under the link lock, by `dl.link.slots`. `code_lock` guards the trampolines' code; compiling happens outside it.
 
     Attributes:
-        free: indices that are in the pool and not handed out, the next to hand out first.
         used: indices handed out.
         records: how the indices came to hold what they hold.
     """
@@ -58,7 +57,7 @@ class ClosureSlots:
         self._compiler = compiler
         self._main = main
         self._pool: set[int] = set()
-        self.free: deque[int] = deque()
+        self._unused: deque[int] = deque()  # the next to hand out first
         self.used: set[int] = set()
         self.records: dict[int, SlotRecord] = {}
         self._code_lock = threading.Lock()
@@ -68,6 +67,18 @@ class ClosureSlots:
         """Whether a table index belongs to the pool, used or not. From any thread."""
         return address in self._pool
 
+    def shares(self) -> tuple[set[int], set[int]]:
+        """Return the indices that are handed out, and those that are not. From any thread."""
+        used = self.used.copy()
+        return (
+            used,
+            self._pool.copy() - used,
+        )  # not `_unused`: without a GIL a deque cannot be copied while another thread takes
+
+    def all_in_use(self) -> bool:
+        """Whether every index is handed out. Under the link lock."""
+        return not self._unused
+
     def in_use(self) -> int:
         """Indices handed out and not given back. From any thread."""
         return len(self.used)
@@ -76,18 +87,18 @@ class ClosureSlots:
         """Add table indices to the pool; the second time does nothing."""
         if addresses[0] not in self._pool:
             self._pool.update(addresses)
-            self.free.extend(addresses)
+            self._unused.extend(addresses)
 
     def take(self) -> int:
         """Hand out the index that has been free for longest, so that a stale pointer traps for as long as possible."""
-        address = self.free.popleft()
+        address = self._unused.popleft()
         self.used.add(address)
         return address
 
     def release(self, address: int) -> None:
         """Take an index back."""
         self.used.remove(address)
-        self.free.append(address)
+        self._unused.append(address)
 
     def note(self, operation: SetSlot, number: int) -> None:
         """Note what an index holds from now on, by an operation and its number in the log; the second time does nothing."""

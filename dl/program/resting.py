@@ -111,12 +111,12 @@ class RestingIndices:
     Attributes:
         entry: number of the log entry that tells new groups what stands where; 0 before the first close.
         closes: how many closes there were.
-        libraries: those that rest, the first to be used again first.
+        libraries: those that rest, the first to be used again first; a new tuple each time, since readers take no lock.
     """
 
     entry: int = 0
     closes: int = 0
-    libraries: deque[RestingLibrary] = field(default_factory=deque)
+    libraries: tuple[RestingLibrary, ...] = ()
     _codes: dict[Signatures, CompiledModule] = field(default_factory=dict)
     _free: dict[Signatures, deque[int]] = field(default_factory=dict)
     _instances: int = 0
@@ -186,10 +186,10 @@ class RestingIndices:
     def done(self, rest: Rest) -> Rest:
         """Carry a plan out; the second time does nothing. Return what was left to do."""
         begun = tuple(library for library in rest.begun if library not in self.libraries)
-        self.libraries += begun
-        over = tuple(library for library in rest.over if library in self.libraries)
+        resting = (*self.libraries, *begun)
+        over = tuple(library for library in rest.over if library in resting)
+        self.libraries = tuple(library for library in resting if library not in over)
         for library in over:
-            self.libraries.remove(library)
             self._forget(library)
         return Rest(begun, over)
 

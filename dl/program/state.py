@@ -165,7 +165,7 @@ class LinkerState:
         for module in modules:
             self.modules[module.handle] = module
             self.loaded_ever += 1
-            self.copies.setdefault(module.image.digest, Counter())[module.copy] += 1
+            self._add_copy(module)
             self.by_identity[module.image.identity] = module.handle
             if module.handle != MAIN_HANDLE:
                 base_name = module.image.base_name
@@ -333,7 +333,7 @@ class LinkerState:
         """Take back that modules were removed; they can be found no longer all the same."""
         for module in modules:
             self.modules[module.handle] = module
-            self.copies.setdefault(module.image.digest, Counter())[module.copy] += 1
+            self._add_copy(module)
         self.changes += 1
 
     def _drop_from_local_scopes(self, gone: Sequence[LinkedModule]) -> None:
@@ -351,6 +351,12 @@ class LinkerState:
             self._drop_base_name(module)
             module.global_opens = 0
         self._drop_from_scope()
+
+    def _add_copy(self, module: LinkedModule) -> None:
+        # A new counter, since readers walk the old one without a lock.
+        self.copies[module.image.digest] = self.copies.get(module.image.digest, Counter()) + Counter(
+            (module.copy,)
+        )
 
     def _drop_copy(self, module: LinkedModule) -> None:
         left = self.copies[module.image.digest] - Counter((module.copy,))

@@ -308,7 +308,7 @@ class _Run:
                 list(self.shared.addends.items()) or [("lib0.so", KINDS[0].addend)]
             )
             address = function(group, self._handle(group, name), "value").address
-        slot.published.append(addend + 1)
+        slot.published[addend + 1] = None
         self.linker.memory.write_u32(slot.word, address)
         function(group, self.linker.main, "notify")(slot.word, WAKE_ALL)
 

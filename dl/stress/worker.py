@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 import threading
 import traceback
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Callable
 from threading import get_ident
 from typing import TYPE_CHECKING
@@ -73,7 +73,7 @@ class Slot:
         plain: the thread, if it attached itself.
         alive: whether a thread has it.
         released: what the thread waits for others to end: "spin", "wait" or "". Written by the thread alone.
-        published: what functions that were given to it return for 1, the latest.
+        published: what functions that were given to it return for 1; written by whoever gives it one.
     """
 
     number: int
@@ -83,7 +83,7 @@ class Slot:
     plain: threading.Thread | None = None
     alive: bool = False
     released: str = ""
-    published: deque[int] = field(default_factory=lambda: deque(maxlen=64))
+    published: dict[int, None] = field(default_factory=dict)
 
 
 @dataclass

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import ast
 import functools
 import json
 import re
 from pathlib import Path, PurePosixPath
 
 import pytest
+
+from tests.support.collected import functions
 
 TESTS = Path(__file__).resolve().parents[1]
 FIXTURES = TESTS.parent / "fixtures"
@@ -28,19 +29,6 @@ def rows() -> list[list[str]]:
     ]
     heads = {"group", "#", "---"}
     return [row for row in cells if row[0] not in heads]
-
-
-@functools.cache
-def functions(path: Path) -> set[str]:
-    """What pytest collects from a file, as `name` and `Class::name`."""
-    found = set()
-    for node in ast.parse(path.read_text(encoding="utf-8")).body:
-        within = node.body if isinstance(node, ast.ClassDef) and node.name.startswith("Test") else [node]
-        prefix = f"{node.name}::" if isinstance(node, ast.ClassDef) else ""
-        for item in within:
-            if isinstance(item, ast.FunctionDef | ast.AsyncFunctionDef) and item.name.startswith("test_"):
-                found |= {prefix + item.name, item.name}
-    return found
 
 
 @functools.cache

@@ -166,7 +166,7 @@ def test_interrupt_is_delivered_or_withdrawn_never_both() -> None:
     """Beside threads that post and withdraw, the owner gets each interrupt that was not withdrawn, once."""
     waiter = Waiter("owner")
     withdrawn: list[Interrupted] = []
-    posters, each = 3, 400
+    posters, each = 3, 1200
 
     def post() -> None:
         for _ in range(each // 40):

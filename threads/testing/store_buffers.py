@@ -17,7 +17,6 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from typing import Any, Final
 
-import threads.waiter
 from threads.log import OperationLog
 from threads.rendezvous import Rendezvous
 from threads.replica import Replica
@@ -33,7 +32,10 @@ ATTRIBUTES: Final[tuple[tuple[type, tuple[str, ...]], ...]] = (
     (OperationLog, ("_committed",)),
     (Turn, ("holder", "_thread", "_ended")),
 )
-"""What is stored late, of each class. What a waiter was interrupted with is added to a container, and late as well."""
+"""What is stored late, of each class."""
+
+_CONTAINERS: Final[tuple[tuple[type, str], ...]] = ((Waiter, "_pending"),)
+"""Dictionaries to which is added late."""
 
 _here = threading.local()  # .buffer: of this thread
 
@@ -109,32 +111,41 @@ class _Late:
             buffer.put(owner, self, value, lambda: self._slot.__set__(owner, value))
 
 
-class _LateDeque(deque[Any]):
-    """A container to which another thread appends; whoever takes from it holds its lock, and so has done all its stores."""
+class _LateDict(dict[object, Any]):
+    """A container to which another thread adds; whoever takes from it holds its lock, and so has done all its stores."""
 
-    def append(self, value: Any) -> None:
+    def __setitem__(self, key: object, value: Any) -> None:
         buffer: StoreBuffer | None = getattr(_here, "buffer", None)
         if buffer is None:
-            super().append(value)
+            super().__setitem__(key, value)
         else:
-            put = super().append
-            buffer.put(self, self, value, lambda: put(value))
+            put = super().__setitem__
+            buffer.put(self, self, value, lambda: put(key, value))
 
     def __len__(self) -> int:
         buffer: StoreBuffer | None = getattr(_here, "buffer", None)
         return super().__len__() + (0 if buffer is None else len(buffer.newest(self, self)))
 
-    def popleft(self) -> Any:
+    def pop(self, key: object, default: Any = None) -> Any:
         _drain_here()
-        return super().popleft()
+        return super().pop(key, default)
 
-    def remove(self, value: Any) -> None:
+    def copy(self) -> dict[object, Any]:
         _drain_here()
-        super().remove(value)
+        return super().copy()
 
-    def __iter__(self) -> Iterator[Any]:
-        _drain_here()
-        return super().__iter__()
+
+class _LateContainer:
+    """An attribute that holds a container, which is made one to which others are seen to add late."""
+
+    def __init__(self, slot: Any) -> None:
+        self._slot = slot
+
+    def __get__(self, owner: object, _kind: type | None = None) -> Any:
+        return self._slot.__get__(owner)
+
+    def __set__(self, owner: object, value: dict[object, Any]) -> None:
+        self._slot.__set__(owner, _LateDict(value))
 
 
 def _drain_here() -> None:
@@ -158,14 +169,13 @@ def this_thread(buffer: StoreBuffer) -> Iterator[None]:
 def in_place() -> Iterator[None]:
     """Make `this_thread` work: change the classes of `threads`; around one run."""
     slots = [(kind, name, vars(kind)[name]) for kind, names in ATTRIBUTES for name in names]
-    waiter = vars(threads.waiter)
-    former = waiter["deque"]
+    containers = [(kind, name, vars(kind)[name]) for kind, name in _CONTAINERS]
     try:
         for kind, name, slot in slots:
             setattr(kind, name, _Late(slot))
-        waiter["deque"] = _LateDeque
+        for kind, name, slot in containers:
+            setattr(kind, name, _LateContainer(slot))
         yield
     finally:
-        waiter["deque"] = former
-        for kind, name, slot in slots:
+        for kind, name, slot in slots + containers:
             setattr(kind, name, slot)

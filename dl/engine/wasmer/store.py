@@ -30,6 +30,7 @@ from dl.engine.wasmer.memory import WasmerMemory, new_memory
 from dl.engine.wasmer.references import Objects
 from dl.engine.wasmer.wasi import StoreWasi
 from dl.errors import EngineError
+from dl.errors.running import DescribeException
 from dl.wasm.types import FuncType, GlobalType, MemoryType
 from memory import Uncopied
 
@@ -142,6 +143,9 @@ class WasmerStore(NativeStore):
 
     def find_lines(self, module: Any, find: FindLine) -> None:
         """Do nothing: Wasmer's stacks do not say where in a function they are."""
+
+    def describe_exceptions(self, describe: DescribeException) -> None:
+        self._names.describe = describe
 
     def new_profiler(self) -> Any:
         raise EngineError("Wasmer has no profiler of guest code")

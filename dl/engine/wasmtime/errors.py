@@ -11,7 +11,7 @@ import re
 from collections.abc import Callable
 
 from dl.engine.native.pending import is_pending, take_pending
-from dl.engine.native.traps import TRAPS, UNCAUGHT, Names
+from dl.engine.native.traps import TRAPS, Names
 from dl.engine.wasmtime import c
 from dl.errors import EngineError, InstantiationError, ProgramExited, TrapError, UncaughtExceptionError
 from dl.errors.frames import Frame
@@ -139,7 +139,7 @@ def _take_exception(
     """
     exception, value = c.Exception_(), c.Val()
     if not c.context_take_exception(context, ctypes.addressof(exception)):
-        return UncaughtExceptionError(None, None, UNCAUGHT, frames)
+        return names.uncaught(None, None, frames)
     first = None
     if c.exception_field_count(context, ctypes.addressof(exception)):
         error = c.exception_field(context, ctypes.addressof(exception), 0, ctypes.addressof(value))
@@ -151,7 +151,7 @@ def _take_exception(
             c.val_unroot(ctypes.addressof(value))
     tag = _tag_name(context, exception, names)
     c.exception_unroot(ctypes.addressof(exception))
-    return UncaughtExceptionError(tag, first, UNCAUGHT, frames)
+    return names.uncaught(tag, first, frames)
 
 
 def _tag_name(context: int, exception: c.Exception_, names: Names[c.Extern]) -> str | None:

@@ -9,6 +9,7 @@ Source: ``wasmtime.h``, ``wasmtime_config_host_memory_creator_set``.
 from __future__ import annotations
 
 import ctypes
+import itertools
 import threading
 from typing import Any
 
@@ -150,7 +151,7 @@ _lock = threading.Lock()
 _lender: _Lender | None = None
 """Made when first needed; guarded by `_lock`."""
 
-_numbers = iter(range(1, 1 << 62))
+_numbers = itertools.count(1)  # not an iterator over a range: without a GIL that gives two threads one number
 
 
 def _forked() -> None:

@@ -42,6 +42,7 @@ from dl.engine.wasmtime.references import STORES
 from dl.engine.wasmtime.stack import WasmtimeProfiler, is_on_stack
 from dl.engine.wasmtime.wasi import wasi_config
 from dl.errors import EngineError
+from dl.errors.running import DescribeException
 from dl.wasm.types import FuncType, GlobalType, MemoryType
 from memory import Uncopied
 
@@ -228,6 +229,9 @@ class WasmtimeStore(NativeStore):
 
     def find_lines(self, module: Any, find: FindLine) -> None:
         self._names.lines[module.name] = find
+
+    def describe_exceptions(self, describe: DescribeException) -> None:
+        self._names.describe = describe
 
     def new_profiler(self) -> WasmtimeProfiler:
         names = [(self._names.modules.get(module.name, module.name), module.pointer) for module in self._code]
