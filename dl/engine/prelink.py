@@ -2,9 +2,9 @@
 
 A plan is a table: by the values that something was generated from, what came of it. Linking decides in each process what is
 bound to what, from the modules that are there. With these values it asks the plan, and gets the digest of what would be
-generated, and its code if that is small. So nothing is generated, and no module is rewritten, to be compiled under a digest that
-is known. And a plan cannot be wrong about a program that has changed: another library, order, option, or function of the host
-gives other values, which are not in it.
+generated, and its code if that is small. So nothing is generated, and no module is rewritten, to be compiled under a digest
+that is known. And a plan cannot be wrong about a program that has changed: another library, order, option, or function of the
+host gives other values, which are not in it.
 
 Keys are SHA-256 digests of a text of these values. Beside them, what is generated depends on the code that generates: names,
 sizes and times of change of its files are part of the name of a plan, as Python has them in its own compiled files.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import re
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -174,6 +175,31 @@ def test_little_news_waits_for_the_end(engine: CountingEngine, cache: DiskCache)
     assert not plan_of(cache, engine).knows("new")
     plan.save(last=True)
     assert plan_of(cache, engine).knows("new")
+
+
+def test_processes_and_threads_at_once(engine: CountingEngine, cache: DiskCache, place: Path) -> None:
+    """Many that write and read one plan at the same time find what somebody has noted, whole, or nothing; no file is left over."""
+
+    def work(count: int) -> None:
+        own = DiskCache(place)
+        for _ in range(5):
+            learn(plan_of(own, engine), engine, count)
+            assert known(plan_of(own, engine), 8)[:1] == [0]
+
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(work, range(1, 9)))
+    shared = plan_of(cache, engine)
+
+    def note(number: int) -> None:
+        key, _ = shared.find(("n", number))
+        shared.add(key, number.to_bytes(32, "big"), compiled(engine, None, module(1)))
+        shared.save()
+
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(note, range(40)))
+    shared.save(last=True)
+    assert known(plan_of(cache, engine), 41) == list(range(40))
+    assert [file.name for file in place.iterdir()] == [plan_files(place)[0].name]
 
 
 def values(generator: random.Random, depth: int) -> object:
