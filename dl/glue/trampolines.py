@@ -66,7 +66,7 @@ INVOKER_TYPE = FuncType(("i32",) * 6, ("i32",))
 """`call_dynamic`: table index, values and their length in bytes, results and their length, strict; to an errno."""
 
 VALUE_BYTES = {"i32": 4, "i64": 8, "f32": 4, "f64": 8, "v128": 16}
-"""Bytes of a value in memory; what is not here cannot lie in memory."""
+"""Bytes of a value in memory; references cannot lie there."""
 
 SUCCESS, INVALID, MEMORY_VIOLATION = 0, 28, 78
 
@@ -78,11 +78,6 @@ _MUTABLE = GlobalType("i32", mutable=True)
 def packed_bytes(types: tuple[str, ...]) -> int:
     """Return how many bytes some values take."""
     return sum(VALUE_BYTES[t] for t in types)
-
-
-def is_packable(kind: FuncType) -> bool:
-    """Whether all values of a signature can lie in memory."""
-    return all(t in VALUE_BYTES for t in (*kind.params, *kind.results))
 
 
 def _load(kind: str, offset: int) -> bytes:

@@ -61,7 +61,7 @@ from dl.link.sources import (
     UserImports,
     scope_of,
 )
-from dl.link.why import trace_bindings, trace_stub
+from dl.link.tracing import trace_bindings, trace_stub
 from dl.modules.linked_module import LinkedModule, StubTarget
 from dl.modules.symbols import FunctionSymbol, element_positions, exported_imports
 from dl.program.events import EventKind

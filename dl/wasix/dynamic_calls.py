@@ -19,7 +19,6 @@ from dl.errors import ResourceLimitError
 from dl.glue.base import CALL_DYNAMIC
 from dl.glue.names import BASE_NAMESPACE
 from dl.glue.resolution import FromNamespace
-from dl.glue.trampolines import is_packable
 from dl.wasix.abi import Errno
 from dl.wasix.adapter import bound, running_guest
 from dl.wasix.closures import VALUE_TYPES
@@ -52,7 +51,7 @@ class _DynamicCalls:
         if not self._system.reaches_table:
             return Errno.NOTSUP
         kind = group.instances.function_type(function)
-        if kind is None or not is_packable(kind):
+        if kind is None or kind.references():
             return Errno.INVAL
         try:
             code = self._system.slots.pool.invoker_code(kind)
@@ -85,7 +84,7 @@ class _DynamicCalls:
         memory.write_struct(_INFO, out, cacheable, len(kind.params), len(kind.results))
         if len(kind.params) > arguments_size & 0xFFFF or len(kind.results) > results_size & 0xFFFF:
             return Errno.OVERFLOW
-        if not is_packable(kind):
+        if kind.references():
             return Errno.INVAL
         lists = [(types, at) for types, at in ((kind.params, arguments), (kind.results, results)) if types]
         for types, address in lists:
@@ -120,7 +119,7 @@ class Invokers:
 
     def _place(self, kind: FuncType) -> int:
         slots = self._system.slots
-        if not is_packable(kind):
+        if kind.references():
             return -Errno.INVAL
         try:
             code = slots.pool.invoker_code(kind)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -95,13 +96,16 @@ def _run(place: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
 def test_a_second_process_compiles_nothing(
     place: Path, run: Callable[..., subprocess.CompletedProcess[str]]
 ) -> None:
-    """The second run of a program adds nothing to the cache and prints the same; without a cache, nothing is kept."""
+    """The second run of a program adds nothing to the cache, generates nothing, and prints the same; without a cache, nothing is kept."""
     plain = run("--no-cache", str(HELLO))
     assert (plain.returncode, place.exists()) == (0, False)
     first = run(str(HELLO))
     files = {file: file.stat().st_mtime_ns for file in code_files(place)}
-    second = run(str(HELLO))
+    second = run("--trace", str(HELLO))
 
+    found = re.search(r"plan: found (\d+) of (\d+) modules", second.stderr)
+    assert found is not None
+    assert int(found[1]) == int(found[2]) > 2
     assert plain.stdout == first.stdout == second.stdout != ""
     assert len(files) > 2
     assert {file: file.stat().st_mtime_ns for file in code_files(place)} == files

@@ -178,7 +178,7 @@ def test_little_news_waits_for_the_end(engine: CountingEngine, cache: DiskCache)
 
 
 def test_processes_and_threads_at_once(engine: CountingEngine, cache: DiskCache, place: Path) -> None:
-    """Many that write and read one plan at the same time find what somebody has noted, whole, or nothing; no file is left over."""
+    """Many that write and read one plan at the same time find what somebody has noted, whole; no file is left over."""
 
     def work(count: int) -> None:
         own = DiskCache(place)

@@ -326,7 +326,7 @@ class TestReflection:
     def test_indices_without_a_function_are_told_apart(self, linker: dl.Linker) -> None:
         """Null in the table is cacheable unless closures own it; beyond the table nothing is."""
         guest = Guest(linker, identity([], []))
-        with linker.parts.slots.allocation() as allocation:
+        with linker.parts.slots().allocation() as allocation:
             closure = allocation.take()
         null = struct.pack("<BBHH", 1, 0, 0, 0)
 
@@ -457,4 +457,4 @@ def test_threads_share_the_invoker_of_a_signature() -> None:
         threads = [linker.spawn(calls, n) for n in range(8)]
 
         assert all(thread.join(timeout=60) for thread in threads)
-        assert linker.parts.slots.pool.in_use() == len(signatures)
+        assert linker.parts.slots().pool.in_use() == len(signatures)

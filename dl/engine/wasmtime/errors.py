@@ -17,7 +17,7 @@ from dl.errors import EngineError, InstantiationError, ProgramExited, TrapError,
 from dl.errors.frames import Frame
 
 _TRAP_PREFIX = "wasm trap: "
-_CAUSE_NUMBER = re.compile(r"^ +[0-9]+: ")
+_CAUSE_NUMBER = r"^ +[0-9]+: "
 
 
 def check(error: int | None) -> None:
@@ -39,7 +39,7 @@ def error_text(error: int) -> str:
 
 def _lines(text: str) -> list[str]:
     """Return what wasmtime prints as "first line, Caused by:, 0: cause, 1: its cause", without what is not text."""
-    lines = (_CAUSE_NUMBER.sub("", line).strip() for line in text.rstrip("\0").splitlines())
+    lines = (re.sub(_CAUSE_NUMBER, "", line).strip() for line in text.rstrip("\0").splitlines())
     return [line for line in lines if line and line != "Caused by:"]
 
 

@@ -15,7 +15,7 @@ from dl.engine.wasmtime.errors import take_bytes
 if TYPE_CHECKING:
     from dl.engine.wasmtime.instance import WasmtimeInstance
 
-_UNKNOWN = re.compile(r"unknown import: `([^`]+?)::")
+_UNKNOWN = r"unknown import: `([^`]+?)::"
 """How the engine says, before it makes anything of an instance, that its linker knows nothing under an import's names."""
 
 
@@ -49,5 +49,5 @@ class OfferedInstances:
     def wanted(self, error: int) -> str | None:
         """Return the namespace of the instance that is missing according to an error; None if it is about something else."""
         text = take_bytes(lambda out: c.error_message(error, out)).decode(errors="replace")
-        found = _UNKNOWN.match(text)
+        found = re.match(_UNKNOWN, text)
         return found[1] if found and found[1] in self._waiting else None

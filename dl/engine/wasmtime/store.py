@@ -21,7 +21,6 @@ from dl.engine.wasmtime.errors import (
     raise_ending,
     raise_instantiation_ending,
 )
-from dl.engine.wasmtime.externals import WasmtimeGlobal, external_of, new_global
 from dl.engine.wasmtime.host import (
     Definition,
     WasmtimeHostFunctions,
@@ -39,7 +38,6 @@ from dl.engine.wasmtime.memory import (
 )
 from dl.engine.wasmtime.offered import OfferedInstances
 from dl.engine.wasmtime.references import STORES
-from dl.engine.wasmtime.stack import WasmtimeProfiler, is_on_stack
 from dl.engine.wasmtime.wasi import wasi_config
 from dl.errors import EngineError
 from dl.errors.running import DescribeException
@@ -48,6 +46,8 @@ from memory import Uncopied
 
 if TYPE_CHECKING:
     from dl.engine.wasmtime.engine import WasmtimeEngine
+    from dl.engine.wasmtime.externals import WasmtimeGlobal
+    from dl.engine.wasmtime.stack import WasmtimeProfiler
 
 _UNLIMITED = -1
 
@@ -138,6 +138,8 @@ class WasmtimeStore(NativeStore):
         return self._native
 
     def runs(self, modules: Sequence[Any]) -> bool:
+        from dl.engine.wasmtime.stack import is_on_stack  # noqa: PLC0415  few programs close libraries
+
         self.context()
         return not self._engine.capabilities.stack_inspection or is_on_stack(
             self._engine.pointer, self._store, [module.pointer for module in modules]
@@ -218,13 +220,17 @@ class WasmtimeStore(NativeStore):
             ctypes.addressof(extern),
         ):
             raise KeyError(f"{namespace}.{name}")
-        return external_of(self, extern)
+        return self.external_of(extern)
 
     def external_of(self, extern: c.Extern) -> Any:
         """Return the object for a native external; see `dl.engine.wasmtime.externals.external_of`."""
+        from dl.engine.wasmtime.externals import external_of  # noqa: PLC0415  few programs have objects for externals
+
         return external_of(self, extern)
 
     def new_global(self, kind: GlobalType, value: Any) -> WasmtimeGlobal:
+        from dl.engine.wasmtime.externals import new_global  # noqa: PLC0415  as above
+
         return new_global(self, self._engine.pointer, kind, value)
 
     def find_lines(self, module: Any, find: FindLine) -> None:
@@ -234,6 +240,8 @@ class WasmtimeStore(NativeStore):
         self._names.describe = describe
 
     def new_profiler(self) -> WasmtimeProfiler:
+        from dl.engine.wasmtime.stack import WasmtimeProfiler  # noqa: PLC0415  few programs are measured
+
         names = [(self._names.modules.get(module.name, module.name), module.pointer) for module in self._code]
         return WasmtimeProfiler(self._engine.pointer, self._store, names, lambda: len(self._code))
 
