@@ -25,6 +25,7 @@ class Capabilities:
         profiling: files for profilers of the system (the engine's argument `profiler`), and `Store.new_profiler`.
         guest_wasi: WASI is called without Python: `HostFunctions.offer_wasi`, `Store.instantiate_with_wasi` and
             `Store.provide_wasi`.
+        import_lists: `Store.read_table_by` and `Store.instantiate_listed`.
     """
 
     shared_memory: bool
@@ -40,3 +41,4 @@ class Capabilities:
     memory64: bool = False
     guest_wasi: bool = False
     profiling: bool = False
+    import_lists: bool = False

@@ -65,7 +65,11 @@ GET_STACK_POINTER_TYPE = FuncType((), ("i32",))
 
 
 def base_module(
-    places: TableAndStack, table_length: int, stack_pointer: int, *, exceptions: bool = True
+    places: TableAndStack,
+    table_length: int,
+    stack_pointer: int,
+    *,
+    exceptions: bool = True,
 ) -> bytes:
     """Generate the module that defines what the main module does not, and the functions that work on the table.
 

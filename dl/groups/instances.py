@@ -44,10 +44,12 @@ from dl.glue.names import (
     module_namespace,
 )
 from dl.glue.placement import BIND_THREAD_LOCALS, INIT_THREAD
+from dl.glue.table_reader import READ_TABLE
 from dl.groups.closed_functions import ClosedFunctions
 from dl.groups.externals import GroupExternals
 from dl.groups.slot_functions import SlotFunctions
 from dl.groups.thread_locals import ThreadLocals
+from dl.modules.function_runs import apart
 from dl.modules.linked_module import LinkedModule
 from dl.modules.source_lines import source_lines
 from dl.modules.symbols import (
@@ -115,6 +117,7 @@ class Instances:
         self._by_handle: dict[ModuleHandle, EngineInstance] = {}
         self._inside: set[Subject] = set()  # what was on the stack when it was forgotten
         self._base: EngineInstance | None = None
+        self._reads_table = False
         self._store = program.new_store()
         self._slots = SlotFunctions(self._store)
         self.externals = GroupExternals(self._store)
@@ -178,10 +181,10 @@ class Instances:
                 raise InstantiationError(module.name, error.reason) from error
             if module.handle == MAIN_HANDLE:
                 self._main_instantiated(operation)
-        checkpoint("place", self._name)
-        for module in operation.modules:
             if module.first_placed is not None and places_itself(module.wasm):
+                # Before the next module, whose imports may be taken from the table.
                 self._by_handle[module.handle].function(PLACE, ADDRESS_TO_NOTHING)(module.first_placed)
+        checkpoint("place", self._name)
         if operation.placement is not None:
             name = f"{operation.modules[-1].name if operation.modules else 'host'} (placement)"
             self._set_up_thread_locals(operation, self._store.instantiate(operation.placement, name))
@@ -325,17 +328,26 @@ class Instances:
 
     def _instantiate(self, module: LinkedModule, *, keep_glue: bool) -> None:
         assert module.code is not None
+        glue = None
         if module.import_code is not None:
             glue = self._store.instantiate(module.import_code, f"{module.name} (imports)")
-            self._store.define_instance(LINK_NAMESPACE, glue)
-            if needs_handle(module.bindings):
+            if module.import_list is None:
+                self._store.define_instance(LINK_NAMESPACE, glue)
+            if needs_handle(apart(module.bindings)):
                 glue.function(SET_HANDLE, ADDRESS_TO_NOTHING)(module.handle)
             if keep_glue:
                 self._store.define_instance(glue_namespace(module.seat), glue)
         lines = source_lines(module.wasm)
         if lines is not None:
             self._store.find_lines(module.code, lines)
-        instance = self._store.instantiate(module.code, module.name)
+        if module.import_list is None:
+            instance = self._store.instantiate(module.code, module.name)
+        else:
+            if module.import_list.placed and not self._reads_table:
+                reader = self._store.instantiate(self._program.table_reader_code(), "table reader")
+                self._store.read_table_by(reader, TABLE_NAME, READ_TABLE)
+                self._reads_table = True
+            instance = self._store.instantiate_listed(module.code, module.name, module.import_list, glue)
         self._store.offer_instance(module_namespace(module.seat), instance)
         for name in exported_tags(module.wasm):
             self._store.name_tag(instance, name)

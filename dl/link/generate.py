@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import partial
 
 from dl.dlfcn import MAIN_HANDLE, ModuleHandle
@@ -11,8 +11,10 @@ from dl.glue.imports import import_module, link_names, onward_calls
 from dl.glue.names import BASE_NAMESPACE, MEMORY_BASE, TABLE_BASE, module_namespace
 from dl.glue.placement import PlacedFunction, PlacedRun, placement_module
 from dl.glue.resolution import Binding, Constant, FromNamespace, Place, ThreadLocalAddress, ThroughTable
+from dl.link.import_lists import import_list
 from dl.link.plan import LinkPlan
 from dl.link.sources import ENV, GOT_FUNC, GOT_MEM, is_variable
+from dl.modules.function_runs import numbered_apart
 from dl.modules.linked_module import LinkedModule
 from dl.modules.symbols import placed_functions, places_itself
 from dl.program.operations import LoadModules
@@ -52,17 +54,22 @@ def generate_glue(plan: LinkPlan) -> LoadModules:
     anchors = program.main.anchors
     tail_calls = program.engine.capabilities.tail_calls
     keeps_targets = program.options.keeps_stub_targets
+    arriving = {module.handle for module in plan.new}
     for module in plan.new:
         imports = module.wasm.imports
-        where = _places(program, module)
-        if imports:
+        only = None
+        if program.engine.capabilities.import_lists:
+            module.import_list = import_list(program, module, arriving)
+            only = None if module.import_list is None else [at for at, _ in module.import_list.generated]
+        if imports if only is None else only:
+            where = _places(program, module, range(len(imports)) if only is None else only)
             module.import_code = generated(
                 program.compiler,
                 (
                     "imports",
                     module.seat,
                     module.image.digest,
-                    _generated_from(module.bindings, where),
+                    _generated_from(module.bindings, where, only),
                     anchors,
                     tail_calls,
                     keeps_targets,
@@ -77,19 +84,21 @@ def generate_glue(plan: LinkPlan) -> LoadModules:
                     where,
                     tail_calls=tail_calls,
                     keeps_targets=keeps_targets,
+                    only=only,
                 ),
                 weight=1 + 2 * len(imports),
             )
     return load_operation(program, plan.new, plan.host_functions, plan.table_length)
 
 
-def _places(program: Program, module: LinkedModule) -> list[Place | None]:
+def _places(program: Program, module: LinkedModule, positions: Iterable[int]) -> list[Place | None]:
     """Return, of each import that is bound to an address in a library, which it is: that differs each time a library is loaded.
 
     So the code that is generated does not, and a library that comes again is not compiled again.
     """
-    places: list[Place | None] = []
-    for entry, binding in zip(module.wasm.imports, module.bindings, strict=True):
+    places: list[Place | None] = [None] * len(module.wasm.imports)
+    for position in positions:
+        entry, binding = module.wasm.imports[position], module.bindings[position]
         place = None
         if isinstance(binding, ThroughTable):
             place = _in_table(program, binding.provider, binding.address)
@@ -104,7 +113,7 @@ def _places(program: Program, module: LinkedModule) -> list[Place | None]:
                 place = _in_table(program, provider, binding.value)
             if place is not None and place.offset and not entry.type.mutable:
                 place = None  # only code can add, and it sets what it has added
-        places.append(place)
+        places[position] = place
     return places
 
 
@@ -127,10 +136,13 @@ def _in_memory(program: Program, handle: ModuleHandle, address: int) -> Place | 
     return Place(module.seat, MEMORY_BASE, address - block.address)
 
 
-def _generated_from(bindings: Sequence[Binding], where: Sequence[Place | None]) -> tuple[object, ...]:
+def _generated_from(
+    bindings: Sequence[Binding], where: Sequence[Place | None], only: Sequence[int] | None
+) -> tuple[object, ...]:
     """Return what of some bindings an import module is generated from: not who provides it, which differs with each load."""
-    inputs: list[object] = []
-    for binding, place in zip(bindings, where, strict=True):
+    inputs: list[object] = [] if only is None else [tuple(only)]
+    for position in range(len(where)) if only is None else only:
+        binding, place = bindings[position], where[position]
         match binding:
             case Constant() | ThroughTable() if place is not None:
                 inputs.append((type(binding).__name__, place))
@@ -169,9 +181,11 @@ def load_operation(
     onward: dict[int, tuple[FuncType, ...]] = {}
     for module in modules:
         imports = module.wasm.imports
-        kinds = set(map(type, module.bindings))
+        bound = numbered_apart(module.bindings)
+        kinds = {type(binding) for _, binding in bound}
         names = link_names(imports) if kinds & {ThreadLocalAddress, Constant} else ()
-        for entry, name, binding in zip(imports, names, module.bindings, strict=False):
+        for position, binding in bound if names else ():
+            entry, name = imports[position], names[position]
             if isinstance(binding, ThreadLocalAddress):
                 assert isinstance(entry.type, GlobalType)
                 keeps_glue.add(module.handle)

@@ -38,6 +38,9 @@ if TYPE_CHECKING:
     from dl.engine.wasmer.engine import WasmerEngine
 
 
+NO_LISTS = "this engine imports by name only"
+
+
 class _OwnedStore(Uncopied):
     """The native store: deleted with the last reference, so that views of its memory can outlive the store's closing.
 
@@ -184,6 +187,12 @@ class WasmerStore(NativeStore):
                 raise error_of(failure, self._names, name)
         assert instance is not None
         return instance
+
+    def read_table_by(self, *_table: object) -> None:
+        raise EngineError(NO_LISTS)
+
+    def instantiate_listed(self, *_module: Any) -> WasmerInstance:
+        raise EngineError(NO_LISTS)
 
     def raise_ending(self, error: int | None) -> None:
         failure = self.take_trap(error)
