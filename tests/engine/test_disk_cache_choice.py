@@ -96,7 +96,7 @@ def _run(place: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
 def test_a_second_process_compiles_nothing(
     place: Path, run: Callable[..., subprocess.CompletedProcess[str]]
 ) -> None:
-    """The second run of a program adds nothing to the cache, generates nothing, and prints the same; without a cache, nothing is kept."""
+    """The second run of a program generates and keeps nothing new and prints the same; without a cache, nothing is kept."""
     plain = run("--no-cache", str(HELLO))
     assert (plain.returncode, place.exists()) == (0, False)
     first = run(str(HELLO))
