@@ -118,6 +118,8 @@ class Group(Uncopied):
 
     def may_run(self, subject: Subject) -> bool:
         """Whether code of modules that are gone may be on its thread's stack; see `dl.program.limbo`."""
+        if self.owner == get_ident():  # which may have returned from them, and never leave guest code
+            self.instances.look_again(subject)
         return self.instances.may_run(subject)
 
     def is_unaware(self) -> bool:

@@ -115,7 +115,8 @@ class Instances:
         self.stack_top = stack_pointer
         self._thread_locals = ThreadLocals(program, main_tls)
         self._by_handle: dict[ModuleHandle, EngineInstance] = {}
-        self._inside: set[Subject] = set()  # what was on the stack when it was forgotten
+        # What was on the stack when it was forgotten, and its code.
+        self._inside: dict[Subject, list[CompiledModule]] = {}
         self._base: EngineInstance | None = None
         self._reads_table = False
         self._store = program.new_store()
@@ -197,10 +198,11 @@ class Instances:
             inside = False
             self._inside.clear()
         else:
-            inside = self._runs(operation.modules)
-        if inside:
-            self._inside.add(operation.subject)  # before it is forgotten: other threads ask
-        self.forget(operation.modules, inside=inside)
+            code = [module.code for module in operation.modules if module.code is not None]
+            inside = self._store.runs(code)
+            if inside:
+                self._inside[operation.subject] = code  # before it is forgotten: other threads ask
+        self.forget(operation.modules, operation.subject, inside=inside)
         if operation.indices is not None:
             self.hold_indices(operation.indices)
 
@@ -264,6 +266,12 @@ class Instances:
         """Return whether code of some modules may be on this thread's stack; from any thread. See `dl.program.limbo`."""
         return subject in self._inside or any(handle in self._by_handle for handle in subject)
 
+    def look_again(self, subject: Subject) -> None:
+        """See whether modules that were on this thread's stack when it forgot them still are; in its own thread."""
+        code = self._inside.get(subject)
+        if code is not None and not self._store.runs(code):
+            del self._inside[subject]
+
     def new_profiler(self) -> StackProfiler:
         """Return what takes samples of this thread's stack, in the modules that it has now.
 
@@ -272,22 +280,21 @@ class Instances:
         """
         return self._store.new_profiler()
 
-    def _runs(self, modules: tuple[LinkedModule, ...]) -> bool:
-        """Return whether code of modules is on this thread's stack, or may be."""
-        return self._store.runs([module.code for module in modules if module.code is not None])
-
-    def forget(self, modules: tuple[LinkedModule, ...], *, inside: bool = True) -> None:
+    def forget(
+        self, modules: tuple[LinkedModule, ...], subject: Subject | None = None, *, inside: bool = True
+    ) -> None:
         """Drop the instances and thread-local blocks of modules, without touching the table.
 
         Args:
             modules: what goes.
+            subject: what `may_run` knows them by; None if it does not.
             inside: whether a function of theirs may be on this thread's stack.
         """
         for module in modules:
             self._by_handle.pop(module.handle, None)
             release = self._thread_locals.take(module.handle)
             if release is not None:
-                self._program.limbo.hold([self._visitor] if inside else [], release)
+                self._program.limbo.hold([self._visitor] if inside else [], release, subject)
 
     def _define_base(self) -> None:
         """Instantiate the base module; the table and memory that it needs exist."""
