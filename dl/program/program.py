@@ -386,6 +386,7 @@ class Program:
                 self.main.table_length,
                 self.main.stack_pointer or 0,
                 exceptions=self.engine.capabilities.exceptions,
+                type_tests=self.engine.capabilities.type_tests,
             )
             self._base_code = self.compiler.compile(wasm, "base")
         return self._base_code
