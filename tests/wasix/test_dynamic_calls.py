@@ -251,9 +251,9 @@ class TestCallees:
             first = guest.where()
             kinds = linker.main_group.own.instances.function_type
 
-            def noting(index: int) -> Any:
-                asked.append(index)
-                return kinds(index)
+            def noting(address: int) -> dl.FuncType | None:
+                asked.append(address)
+                return kinds(address)
 
             linker.main_group.own.instances.function_type = noting  # type: ignore[method-assign]
             for swapped in range(4):
