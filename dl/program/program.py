@@ -386,12 +386,13 @@ class Program:
         """Return the code of the base module, made at its first use."""
         if self._base_code is None:
             places, length, stack = self.main.anchors, self.main.table_length, self.main.stack_pointer or 0
-            exceptions = self.engine.capabilities.exceptions
+            can = self.engine.capabilities
+            exceptions, type_tests = can.exceptions, can.type_tests
             self._base_code = generated(
                 self.compiler,
-                ("base", places, length, stack, exceptions),
+                ("base", places, length, stack, exceptions, type_tests),
                 "base",
-                lambda: base_module(places, length, stack, exceptions=exceptions),
+                lambda: base_module(places, length, stack, exceptions=exceptions, type_tests=type_tests),
             )
         return self._base_code
 
