@@ -98,7 +98,8 @@ def test_a_fixture_from_its_plan(
     """Symbols, bindings, bases, table, output and end are the same without a plan, with a new one, and from it."""
     outcomes: list[Any] = []
     plans: list[Any] = []
-    for number, cache in enumerate((False, place, place)):
+    caches: tuple[Any, ...] = (False, place, place)
+    for number, cache in enumerate(caches):
         folder = tmp_path / str(number)  # a run may leave files that the next one would find
         folder.mkdir()
         forget(code=bool(plans[1:]))  # compiling it once is enough
