@@ -34,8 +34,9 @@ LIBC_PROGRAM = ROOT / "fixtures" / "plugins" / "shared" / "main.wasm"
 TIMES, MEMORY_TIMES, LIBC_MS = 2.0, 1.5, 0.5
 """How many times the engine's own time and memory a group may take; and most milliseconds with a C library."""
 
-MADE = "instantiate", "instantiate_with_wasi"
-ASKED = (*MADE, "limit", "define_memory", "define_number", "define_instance", "name_tag", "on_interrupt")
+MADE = "instantiate", "instantiate_listed", "instantiate_with_wasi"
+DEFINED = "define_memory", "define_number", "define_instance", "offer_instance", "read_table_by"
+ASKED = (*MADE, *DEFINED, "limit", "name_tag", "on_interrupt")
 
 
 class Recording:

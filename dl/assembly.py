@@ -7,9 +7,8 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from dl.api.callbacks import Callbacks
-from dl.api.values import bound_imports
 from dl.engine import chosen_engine
 from dl.engine.disk_cache import open_cache
 from dl.engine.protocol import Engine, WasiOptions
@@ -26,14 +25,11 @@ from dl.groups.guest_threads import GuestThreads
 from dl.groups.host_threads import HostThreads
 from dl.groups.libc_threads import LibcThreads
 from dl.groups.registry import Groups
-from dl.instances.program_instances import NamingOptions, ProgramInstances
+from dl.later import Later
 from dl.limits import Limits
-from dl.link.close import closed_call
 from dl.link.finalizers import Finalizers
-from dl.link.late import place_late
 from dl.link.open import load_main, preload_libraries
 from dl.link.resolve import resolve_stub
-from dl.link.slots import SlotOperations
 from dl.modules.guest_paths import paths_of_program
 from dl.modules.image import ModuleImage
 from dl.modules.locate import Locator
@@ -43,6 +39,7 @@ from dl.options import (
     GuestDlfcn,
     HostImports,
     MemoryType,
+    NamingOptions,
     Output,
     SideMemorySource,
     checked_binding,
@@ -50,20 +47,28 @@ from dl.options import (
     checked_side_memory,
     listed,
 )
-from dl.program.closure_slots import ClosureSlots
 from dl.program.host_symbols import FINALIZERS, HostSymbols
 from dl.program.main_module import RootNames, describe_main
 from dl.program.program import Program, ProgramOptions
 from dl.program.statistics import report_unused_imports
 from dl.records import dataclass, field
-from dl.wamr.mode import WamrMode
-from dl.wamr.program import WamrProgram
 from dl.wasix import system_interface
 from dl.wasix.files.defaults import DefaultFiles
 from dl.wasix.process import Process
 from dl.wasix.system import System
 from memory import LinearMemory
 from threads import is_main_interpreter
+
+if TYPE_CHECKING:
+    from dl.api.callbacks import Callbacks
+    from dl.glue.resolution import FromNamespace
+    from dl.instances.program_instances import ProgramInstances
+    from dl.link.slots import SlotOperations
+    from dl.modules.linked_module import LinkedModule
+    from dl.wamr.mode import WamrMode
+    from dl.wamr.program import WamrProgram
+    from dl.wasm.module import WasmModule
+    from dl.wasm.records import Import
 
 
 @dataclass(frozen=True)
@@ -96,7 +101,7 @@ class Options:
 
 @dataclass(frozen=True)
 class Parts:
-    """The parts of one program.
+    """The parts of one program. Those that few programs need are made when they are first called for.
 
     Attributes:
         program: what all groups share.
@@ -117,13 +122,13 @@ class Parts:
     groups: Groups
     host_threads: HostThreads
     guest_threads: GuestThreads
-    slots: SlotOperations
-    callbacks: Callbacks
+    slots: Later[SlotOperations]
+    callbacks: Later[Callbacks]
     process: Process
     libc: LibcThreads
     default_files: DefaultFiles
     finalizers: Finalizers
-    instances: ProgramInstances
+    instances: Later[ProgramInstances]
     wamr: WamrProgram | None = None
 
     def start(self, image: ModuleImage | None) -> Group:
@@ -155,8 +160,10 @@ class Parts:
         with ExitStack() as steps:  # the last one first
             steps.callback(wakeup_bell.BELL.remove, self.groups.signal_came)
             steps.callback(self.default_files.close)
-            steps.callback(self.instances.close)
+            if self.instances.made is not None:
+                steps.callback(self.instances.made.close)
             steps.callback(self.program.events.end)
+            steps.callback(self.process.files.end)
             steps.callback(self.program.close)
             steps.callback(self._leave_main, main_group)
             steps.callback(self.groups.allocating.close, PATIENCE_SECONDS)
@@ -216,8 +223,7 @@ def assemble(image: ModuleImage | None, locator: Locator, options: Options) -> P
         )
     wasm = image.wasm if image else None
     default_files = DefaultFiles(options.preopens or {}, wasm, wanted=options.default_files)
-    mode = WamrMode.from_mode_bits(options.wamr) if isinstance(options.wamr, int) else options.wamr
-    wamr = None if mode is None else WamrProgram(mode, wasm)
+    wamr = None if options.wamr is None else _wamr_program(options.wamr, wasm)
     names = RootNames() if wamr is None else wamr.root_names
     main = describe_main(
         wasm, memory=options.memory, stack_size=options.stack_size, limits=options.limits, names=names
@@ -230,9 +236,8 @@ def assemble(image: ModuleImage | None, locator: Locator, options: Options) -> P
     rendezvous, boundary = new_boundary(engine.interrupt)
     functions = engine.host_functions(boundary)
     memory = LateMemory()
-    host = HostSymbols(
-        functions, bound_imports(options.imports or {}, memory), wamr.imports() if wamr else None
-    )
+    imports = _bound_imports(options.imports, memory) if options.imports else {}
+    host = HostSymbols(functions, imports, wamr.imports() if wamr else None)
     program = Program(
         main,
         engine,
@@ -261,26 +266,26 @@ def assemble(image: ModuleImage | None, locator: Locator, options: Options) -> P
             tuple(os.fspath(library) for library in listed("preload", options.preload)),
             compiled_forms=options.cache is not False,
             root_names=names,
-            keeps_stub_targets=mode is None or mode.table_cache,
-            load_needed=mode is None or mode.load_needed,
+            keeps_stub_targets=wamr is None or wamr.mode.table_cache,
+            load_needed=wamr is None or wamr.mode.load_needed,
         ),
     )
     memory.program = program
     groups = Groups(program, boundary)
     libc = LibcThreads(groups)
-    slots = SlotOperations(groups, ClosureSlots(program.compiler, main))
-    callbacks = Callbacks(program, slots)
+    slots = Later(lambda: _slot_operations(groups))
+    callbacks = Later(lambda: _callbacks(program, slots()))
     guest_threads = GuestThreads(groups, libc)
     finalizers = Finalizers(groups)
-    finalizers.make_entry = callbacks.make_kept
+    finalizers.make_entry = lambda kind, function: callbacks().make_kept(kind, function)
+    libc.make_entry = lambda kind, function: callbacks().make_kept(kind, function)
     system = System(groups, guest_threads, slots, finalizers)
     process = system_interface(system, host)
     groups.signals = process.signals
-    libc.make_entry = callbacks.make_kept
     host.system[FINALIZERS] = finalizers.functions()
     if wamr is not None:
         wamr.connect(groups, finalizers, system)
-    resolve = partial(resolve_stub, program, partial(place_late, groups))
+    resolve = partial(resolve_stub, program, partial(_place_late, groups))
     functions.define(
         HOST_NAMESPACE, RESOLVE_STUB, RESOLVE_STUB_TYPE, wamr.counting(resolve) if wamr else resolve
     )
@@ -289,7 +294,7 @@ def assemble(image: ModuleImage | None, locator: Locator, options: Options) -> P
         HOST_NAMESPACE,
         CLOSED_CALL,
         CLOSED_CALL_TYPE,
-        lambda number: closed_call(program.state, number),
+        partial(_closed_call, program),
         blocking=False,
     )
     host_threads = HostThreads(groups, libc)
@@ -304,9 +309,60 @@ def assemble(image: ModuleImage | None, locator: Locator, options: Options) -> P
         libc,
         default_files,
         finalizers,
-        ProgramInstances(groups, options.naming, system),
+        _instances(groups, options.naming, system),
         wamr,
     )
+
+
+def _instances(groups: Groups, naming: NamingOptions, system: System) -> Later[ProgramInstances]:
+    def make() -> ProgramInstances:
+        from dl.instances.program_instances import ProgramInstances  # noqa: PLC0415  see `Later`
+
+        return ProgramInstances(groups, naming, system)
+
+    instances = Later(make)
+    if naming.names_modules:
+        instances()  # what is linked from now on may import from them
+    return instances
+
+
+def _slot_operations(groups: Groups) -> SlotOperations:
+    from dl.link.slots import SlotOperations  # noqa: PLC0415  see `Later`
+    from dl.program.closure_slots import ClosureSlots  # noqa: PLC0415  see `Later`
+
+    program = groups.program
+    return SlotOperations(groups, ClosureSlots(program.compiler, program.main))
+
+
+def _callbacks(program: Program, slots: SlotOperations) -> Callbacks:
+    from dl.api.callbacks import Callbacks  # noqa: PLC0415  see `Later`
+
+    return Callbacks(program, slots)
+
+
+def _wamr_program(mode: WamrMode | int, wasm: WasmModule | None) -> WamrProgram:
+    from dl.wamr.mode import WamrMode  # noqa: PLC0415  few programs are of WAMR's kind
+    from dl.wamr.program import WamrProgram  # noqa: PLC0415  as above
+
+    return WamrProgram(WamrMode.from_mode_bits(mode) if isinstance(mode, int) else mode, wasm)
+
+
+def _bound_imports(imports: HostImports, memory: LateMemory) -> HostImports:
+    from dl.api.values import bound_imports  # noqa: PLC0415  not every program gets functions of the host's
+
+    return bound_imports(imports, memory)
+
+
+def _place_late(groups: Groups, module: LinkedModule, entry: Import, found: FromNamespace) -> int:
+    from dl.link.late import place_late  # noqa: PLC0415  few stubs find their function in an instance
+
+    return place_late(groups, module, entry, found)
+
+
+def _closed_call(program: Program, number: int) -> None:
+    from dl.link.close import closed_call  # noqa: PLC0415  only what is wrong comes here
+
+    closed_call(program.state, number)
 
 
 def _wasi_options(

@@ -8,14 +8,11 @@ from operator import index
 from typing import TYPE_CHECKING, Literal, SupportsIndex
 
 from dl.api.deadlines import bounded
-from dl.api.guest import GuestData, GuestFunction
-from dl.api.library import Library
-from dl.api.loaded import AddressInfo, address_info
 from dl.dlfcn import DlFlags, ModuleHandle
 from dl.errors import LinkerUsageError
 from dl.groups.entry import Group
 from dl.groups.errors import raises_dl_errors
-from dl.link.why import symbols_log
+from dl.link.tracing import symbols_log
 from dl.logs import DEBUG
 from dl.modules.symbols import FunctionSymbol
 from dl.options import ModuleSource
@@ -23,6 +20,9 @@ from dl.wasm.types import FuncType
 from memory import Uncopied
 
 if TYPE_CHECKING:
+    from dl.api.guest import GuestData, GuestFunction
+    from dl.api.library import Library
+    from dl.api.loaded import AddressInfo
     from dl.linker import Linker
 
 
@@ -119,6 +119,8 @@ class InstanceGroup(Uncopied):
         Returns:
             The library. Close it by `close`, or by using it in a `with`.
         """
+        from dl.api.library import Library  # noqa: PLC0415  a program that runs by itself needs none of it
+
         return Library(self, self.dlopen(library, flags, name=name, library_path=library_path))
 
     def dlsym(
@@ -153,10 +155,14 @@ class InstanceGroup(Uncopied):
         asking = None if caller is None else index(caller)
         symbol = group.found(lambda: self.linker.own.look_up(index(handle), name, asking))
         if not isinstance(symbol, FunctionSymbol):
+            from dl.api.guest import GuestData  # noqa: PLC0415  as in `library`
+
             return GuestData(name, group.address_of(symbol), symbol.module, state)
         key = symbol.module, symbol.name
         function: GuestFunction | None = group.functions.get(key)
         if function is None:
+            from dl.api.guest import GuestFunction  # noqa: PLC0415  as in `library`
+
             invoke = group.instances.function(symbol.module, symbol.name, symbol.type)
             function = group.functions[key] = GuestFunction(self.linker, group, symbol, invoke)
         if asking is None:
@@ -178,6 +184,8 @@ class InstanceGroup(Uncopied):
         Raises:
             LinkerUsageError: called from a thread that does not own the group, or `kind` is neither.
         """
+        from dl.api.loaded import address_info  # noqa: PLC0415  as in `library`
+
         self.own.synchronize()
         return address_info(self.linker.program, pointer, kind, self.own)
 

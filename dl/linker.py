@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from dl.api import notebook
 from dl.api.calling import Calling
 from dl.api.hosts import Hosts
 from dl.api.instantiation import Instantiation
@@ -20,24 +19,25 @@ from dl.engine.protocol import Engine
 from dl.errors import LinkerUsageError
 from dl.group import InstanceGroup
 from dl.groups.host_threads import HostThread
-from dl.instances.named import Finder
-from dl.instances.program_instances import NamingOptions
 from dl.limits import Limits
 from dl.link.host_libraries import module_image
 from dl.options import (
     DEFAULT_STACK_BYTES,
     Binding,
+    Finder,
     GuestDlfcn,
     HostImports,
     MemoryType,
     ModuleSource,
+    NamingOptions,
     Output,
     SideMemorySource,
 )
-from dl.wamr.mode import WamrMode
 
 if TYPE_CHECKING:
     from typing_extensions import Self
+
+    from dl.wamr.mode import WamrMode
 
 
 class Linker(Introspection, Calling, Hosts, Instantiation):
@@ -203,6 +203,8 @@ class Linker(Introspection, Calling, Hosts, Instantiation):
 
     def _repr_html_(self) -> str:
         """What Jupyter shows: the loaded modules, and where they are."""
+        from dl.api import notebook  # noqa: PLC0415  seldom shown
+
         if self._closed:
             return notebook.cut(repr(self))
         modules = self.modules

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from typing import Any, Literal, TypeVar, get_args
 
 from dl.dlfcn import ALL_FLAGS, DlFlags
@@ -34,6 +35,24 @@ GuestDlfcn = Literal["wasix", "elf"]
 """How the guest's dlopen and dlsym act: as WASIX has them, which ignores flags, or as ELF does; see docs/dlfcn.md."""
 
 Output = Callable[[bytes], object] | str | os.PathLike[str] | None
+
+Finder = Callable[[str], "ModuleSource | AbstractContextManager[ModuleSource] | None"]
+"""Returns the module of a name: bytes, a path, a context manager that gives one of these and releases it, or None for none."""
+
+
+@dataclass(frozen=True)
+class NamingOptions:
+    """How modules are found by the names that others import from; see `Linker`."""
+
+    modules: Mapping[str, ModuleSource] | None = None
+    module_path: Sequence[str | os.PathLike[str]] = ()
+    finder: Sequence[Finder] | Finder = ()
+    isolate: bool = False
+
+    @property
+    def names_modules(self) -> bool:
+        """Whether there is any name that a module may be found by."""
+        return bool(self.modules or self.module_path or self.finder)
 
 
 def checked_flags(flags: DlFlags) -> DlFlags:
@@ -96,7 +115,7 @@ def listed(option: str, value: Sequence[T]) -> tuple[T, ...]:
     return tuple(value)
 
 
-_SIGNATURE = re.compile(r"\s*\(([^()]*)\)\s*->\s*(?:\(([^()]*)\)|(\w+))\s*")
+_SIGNATURE = r"\s*\(([^()]*)\)\s*->\s*(?:\(([^()]*)\)|(\w+))\s*"
 
 
 def parse_signature(text: str, *, references: bool = False) -> FuncType:
@@ -111,7 +130,7 @@ def parse_signature(text: str, *, references: bool = False) -> FuncType:
     Raises:
         LinkerUsageError: it is no signature.
     """
-    match = _SIGNATURE.fullmatch(str(text))
+    match = re.fullmatch(_SIGNATURE, str(text))
     if match is None:
         raise LinkerUsageError(f"not a signature such as '(i32, f64) -> i32': {text!r}")
     params, results, result = match.groups()

@@ -74,6 +74,15 @@ class Recent(Generic[Value]):
                 self._weight -= dropped
         return value
 
+    def replace(self, key: Hashable, value: Value, weight: int) -> None:
+        """Keep a value in the place of what is kept under the key."""
+        new = _Key(key)
+        with self._lock:
+            former = self._kept.pop(new, None)
+            if former is not None:
+                self._weight -= former[2]
+        self.keep(key, value, weight)
+
     def get(self, key: Hashable, make: Callable[[], Value], weight: int) -> Value:
         """Return the value that is kept under a key, or make it and keep it."""
         value = self.find(key)

@@ -182,6 +182,15 @@ class LinearMemory(Uncopied):
 
     # Without a copy
 
+    def borrow(self, address: SupportsIndex, length: int) -> memoryview:
+        """A view of `length` bytes for one step of the host, such as a system call that reads or writes them.
+
+        Nothing keeps the memory where it is meanwhile: only for a thread whose guest code waits for that step. See `view` for
+        one that may be kept.
+        """
+        view, start = self._reach(address, length)
+        return view[start : start + length]
+
     def view(self, address: SupportsIndex, length: int) -> memoryview:
         """A view of `length` bytes, readable and writable, without a copy; `numpy.frombuffer` takes it.
 

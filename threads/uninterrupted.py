@@ -13,13 +13,16 @@ two kinds:
     `__exit__` that got one), and in the `__exit__` methods named by `protect`. The interpreter marks an exception as handled
     before the first bytecode of its handler, so there is no gap; and code that is merely computing can be interrupted.
 
-What is held back is not lost: the former handler is called once for all of it at the guard's end, in the place of the
-last one, and may raise there.
+What is held back is not lost, nor late: the former handler is called once for all of it, and may raise, at the end of what
+it was held back for: at the guard's end, or where a function named by `protect` returns to code that can be interrupted,
+which may wait for ever. The entry of a guard is such a function.
 
 What this does not cover:
   * other ways to raise between two bytecodes: handlers of other signals, `PyThreadState_SetAsyncExc`, trace functions. They
     are for the same reason no business of a library; a program should not raise from them;
-  * CPython 3.10 may run a handler between the end of a `with` that went well and its `__exit__`; later versions do not;
+  * CPython 3.10 may run a handler between the end of a `with` that went well and its `__exit__`, or hold one back that
+    comes between the last look of a protected function and its return. Later versions do neither: they look for signals
+    only where a function starts, after a call of one that is not Python's, and where a loop goes round;
   * the first bytecodes of entering a guard, before the handler is in place: nothing has been done yet that would
     have to be undone;
   * a handler that is not Python's (SIG_DFL, SIG_IGN, one that C code has installed): it raises nothing;
@@ -38,6 +41,7 @@ from _signal import SIGINT, getsignal  # type: ignore[import-not-found]
 from _signal import signal as install
 from _thread import get_ident
 from collections.abc import Callable
+from functools import update_wrapper
 from types import CodeType, FrameType, FunctionType, TracebackType
 from typing import Any, TypeVar
 
@@ -65,6 +69,11 @@ class Guard:
     def __enter__(self) -> Guard:  # noqa: PYI034 - `Self` needs 3.11
         if get_ident() == threading.main_thread().ident:
             _install(self)
+            try:
+                _deliver(sys._getframe(1))  # noqa: SLF001
+            except BaseException:
+                _uninstall(self)
+                raise
         return self
 
     def __exit__(
@@ -101,17 +110,32 @@ def unwound_whole() -> Guard:
 
 
 def protect(function: Function) -> Function:
-    """Make active guards hold SIGINT back in a function, from its first bytecode on: for `__exit__` methods."""
+    """Make active guards hold SIGINT back in a function, from its first bytecode to its return: for `__exit__` methods.
+
+    One that came meanwhile is delivered when it returns. When it raises, that is an exception which somebody handles.
+    """
+
+    def whole(*arguments: Any, **named: Any) -> Any:
+        result = function(*arguments, **named)
+        _deliver(sys._getframe(1))  # noqa: SLF001
+        return result
+
+    _protect(whole)
+    return update_wrapper(whole, function)  # type: ignore[return-value]
+
+
+def _protect(function: Function) -> Function:
+    """Make active guards hold SIGINT back in a function, which delivers what came meanwhile itself."""
     assert isinstance(function, FunctionType)
     _protected.add(function.__code__)
     return function
 
 
-protect(Guard.__enter__)
-protect(Guard.__exit__)
+_protect(Guard.__enter__)
+_protect(Guard.__exit__)
 
 
-@protect
+@_protect
 def _install(guard: Guard) -> None:
     global _former  # noqa: PLW0603 - there is one SIGINT in a process
     current = getsignal(SIGINT)
@@ -124,31 +148,39 @@ def _install(guard: Guard) -> None:
         guard._held = guard._holds or _guards[-1].holds_back(sys._getframe(2))  # noqa: SLF001 - one class
     guard._baseline = sys.exc_info()[1]  # noqa: SLF001
     _guards.append(guard)  # first, so that the handler has a place to note what it holds back
+    for outer in _guards[-2:-1]:
+        if outer._pending and not guard._held:  # noqa: SLF001
+            outer._pending, guard._pending = False, True  # noqa: SLF001  for whom it is delivered
     if current is not _on_sigint:
         install(SIGINT, _on_sigint)
 
 
-@protect
+@_protect
 def _uninstall(guard: Guard) -> None:
     if guard is _guards[0]:
         # The handler first: as long as it is ours, it has a guard to note things at.
         if getsignal(SIGINT) is _on_sigint:
             install(SIGINT, _former)
         _guards.clear()
-        pending = guard._pending  # noqa: SLF001 - one class
-    else:
-        while _guards.pop() is not guard:
-            pass  # one whose end was cut off
-        pending = guard._pending  # noqa: SLF001
-        outer = _guards[-1]
-        if pending and outer.holds_back(sys._getframe(2)):  # noqa: SLF001
-            outer._pending = True  # noqa: SLF001
-            pending = False
-    if pending:
-        _former(SIGINT, sys._getframe(2))  # noqa: SLF001
+        if guard._pending:  # noqa: SLF001 - one class
+            _former(SIGINT, sys._getframe(2))  # noqa: SLF001
+        return
+    while _guards.pop() is not guard:
+        pass  # one whose end was cut off
+    if guard._pending:  # noqa: SLF001
+        _guards[-1]._pending = True  # noqa: SLF001
+    _deliver(sys._getframe(2))  # noqa: SLF001
 
 
-@protect
+@_protect
+def _deliver(frame: FrameType | None) -> None:
+    """Call the former handler for what the innermost guard has noted, if it holds nothing back where a frame is."""
+    while _guards and _guards[-1]._pending and not _guards[-1].holds_back(frame):  # noqa: SLF001
+        _guards[-1]._pending = False  # noqa: SLF001
+        _former(SIGINT, frame)
+
+
+@_protect
 def _on_sigint(number: int, frame: FrameType | None) -> None:
     if _guards and _guards[-1].holds_back(frame):
         _guards[-1]._pending = True  # noqa: SLF001 - one class

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, overload
+from typing import TYPE_CHECKING, Any, overload
 
-from dl.api.blocks import BlockSource, GuestBlock, allocated
-from dl.api.callbacks import Callback
 from dl.api.linker_base import LinkerBase
-from dl.api.values import AnnotatedFunction, AnnotatedHostFunction
 from dl.errors import LinkerUsageError
 from dl.wasm.types import FuncType
+
+if TYPE_CHECKING:
+    from dl.api.blocks import BlockSource, GuestBlock
+    from dl.api.callbacks import Callback
 
 
 class Calling(LinkerBase):
@@ -31,6 +32,8 @@ class Calling(LinkerBase):
                 thread has no group, where guest code must run.
             SymbolNotFoundError: the program has no `malloc`.
         """
+        from dl.api.blocks import allocated  # noqa: PLC0415  few programs get memory from the host
+
         self._check_open()
         return allocated(self, size, align, source, "a block of the host's")
 
@@ -65,11 +68,15 @@ class Calling(LinkerBase):
         if function is None:
             if isinstance(signature, (str, FuncType)) or not callable(signature):
                 raise LinkerUsageError(f"a callback needs a function, beside the signature {signature!r}")
+            from dl.api.values import AnnotatedFunction, AnnotatedHostFunction  # noqa: PLC0415  as above
+
             read = isinstance(signature, AnnotatedHostFunction) and signature.annotated
             annotated = read or AnnotatedFunction(signature)
-            return self.parts.callbacks.make(annotated.type, annotated.bound(lambda: self.memory), signature)
+            return self.parts.callbacks().make(
+                annotated.type, annotated.bound(lambda: self.memory), signature
+            )
         if not isinstance(signature, (str, FuncType)):
             raise LinkerUsageError(
                 f"the signature of a callback is text such as '(i32) -> i32', not {signature!r}"
             )
-        return self.parts.callbacks.make(signature, function)
+        return self.parts.callbacks().make(signature, function)

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from dl.api.linker_base import LinkerBase
-from dl.instances.externals import External, Function, Global, Memory, Table, Tag
-from dl.instances.instance import Given, Instance, Module
-from dl.instances.lists import spectest_imports, wasi_imports
-from dl.instances.made import limits, signature
-from dl.instances.rules import Initialize
 from dl.options import ModuleSource
 from dl.wasm.types import FuncType, GlobalType, MemoryType, TableType, TagType
+
+if TYPE_CHECKING:
+    from dl.instances.externals import External, Function, Global, Memory, Table, Tag
+    from dl.instances.instance import Given, Instance, Module
+    from dl.instances.rules import Initialize
 
 
 class Instantiation(LinkerBase):
@@ -57,7 +57,7 @@ class Instantiation(LinkerBase):
             DlError: a module cannot be read or compiled. After any of these all externals can be used as before.
         """
         self._check_open()
-        return self.parts.instances.instantiate(
+        return self.parts.instances().instantiate(
             module, imports, name=name, strict=strict, initialize=initialize
         )
 
@@ -74,7 +74,7 @@ class Instantiation(LinkerBase):
             DlError: it cannot be read.
         """
         self._check_open()
-        return self.parts.instances.load(module, name, resolve=resolve)
+        return self.parts.instances().load(module, name, resolve=resolve)
 
     def register(self, name: str, what: Instance | Module, *, replace: bool = False) -> None:
         """Let modules import from an instance, or from a module that is instantiated when the first one does, by a name.
@@ -88,17 +88,17 @@ class Instantiation(LinkerBase):
             LinkerUsageError: the name is that of another module, or of what is built in, or the module has another name.
         """
         self._check_open()
-        self.parts.instances.named.register(name, what, replace=replace)
+        self.parts.instances().named.register(name, what, replace=replace)
 
     def find(self, name: str) -> Module | None:
         """Return the module of a name: registered, or found because another imports from it; None if there is none."""
         self._check_open()
-        return self.parts.instances.named.find(name)
+        return self.parts.instances().named.find(name)
 
     def instance(self, name: str) -> Instance | None:
         """Return the one instance of a name: registered, or made for another module's import; None if there is none."""
         self._check_open()
-        return self.parts.instances.instance(name)
+        return self.parts.instances().instance(name)
 
     # externals of the host
 
@@ -117,8 +117,10 @@ class Instantiation(LinkerBase):
             LinkerUsageError: the sizes are impossible, or it is not shared and the program has several threads.
             ResourceLimitError: `Limits.memory_pages`, or the engine has no room.
         """
+        from dl.instances.made import limits  # noqa: PLC0415  few programs have objects for instances; see `Later`
+
         self._check_open()
-        return self.parts.instances.made.memory(
+        return self.parts.instances().made.memory(
             MemoryType(limits(minimum, maximum, shared=shared, is64=is64))
         )
 
@@ -145,9 +147,11 @@ class Instantiation(LinkerBase):
             ResourceLimitError: `Limits.table_elements`.
             ValueConversionError: `initial` is no element.
         """
+        from dl.instances.made import limits  # noqa: PLC0415  as above
+
         self._check_open()
         kind = TableType(element, limits(minimum, maximum, is64=is64))
-        return self.parts.instances.made.table(kind, initial)
+        return self.parts.instances().made.table(kind, initial)
 
     def new_global(self, kind: str, value: Any, *, mutable: bool = False) -> Global:
         """Make a global that modules can import.
@@ -163,7 +167,7 @@ class Instantiation(LinkerBase):
                 something.
         """
         self._check_open()
-        return self.parts.instances.made.global_(GlobalType(kind, mutable), value)
+        return self.parts.instances().made.global_(GlobalType(kind, mutable), value)
 
     def new_function(self, kind: FuncType | str, function: Callable[..., Any]) -> Function:
         """Make a Python function one that modules can import, and that tables can hold.
@@ -176,8 +180,10 @@ class Instantiation(LinkerBase):
             LinkerUsageError: the text is no signature.
             ValueConversionError: the signature has values that Python code cannot hold.
         """
+        from dl.instances.made import signature  # noqa: PLC0415  as above
+
         self._check_open()
-        return self.parts.instances.made.function(signature(kind), function)
+        return self.parts.instances().made.function(signature(kind), function)
 
     def new_tag(self, kind: FuncType | str) -> Tag:
         """Make an exception tag that modules can import.
@@ -188,8 +194,10 @@ class Instantiation(LinkerBase):
         Raises:
             LinkerUsageError: the text is no signature, it has results, or the engine has no exceptions.
         """
+        from dl.instances.made import signature  # noqa: PLC0415  as above
+
         self._check_open()
-        return self.parts.instances.made.tag(TagType(signature(kind)))
+        return self.parts.instances().made.tag(TagType(signature(kind)))
 
     # lists that are made for a purpose
 
@@ -200,8 +208,10 @@ class Instantiation(LinkerBase):
             ImportTypeError: it imports something of these with another type.
             UnsupportedModuleError: a function cannot work on the module's memory.
         """
+        from dl.instances.lists import wasi_imports  # noqa: PLC0415  as above
+
         self._check_open()
-        instances = self.parts.instances
+        instances = self.parts.instances()
         return wasi_imports(module, instances.built_in, instances.made)
 
     def spectest_imports(
@@ -217,5 +227,7 @@ class Instantiation(LinkerBase):
         Raises:
             LinkerUsageError: the program has several threads.
         """
+        from dl.instances.lists import spectest_imports  # noqa: PLC0415  as above
+
         self._check_open()
-        return spectest_imports(self.parts.instances.made, self.engine.capabilities, output)
+        return spectest_imports(self.parts.instances().made, self.engine.capabilities, output)

@@ -1,22 +1,28 @@
-"""Looking into a linked program."""
+"""Looking into a linked program; what a method needs for that is imported with its first call."""
 
 from __future__ import annotations
 
 from operator import index
-from typing import Literal, SupportsIndex
+from typing import TYPE_CHECKING, Literal, SupportsIndex
 
-from dl.api.explain import Explanation, explain
 from dl.api.linker_base import LinkerBase
-from dl.api.loaded import AddressInfo, LoadedModule, address_info
-from dl.api.memory_map import MemoryMap, memory_map
-from dl.api.profile import DEFAULT_INTERVAL, DEFAULT_PROFILE_SAMPLES, Profile
 from dl.dlfcn import ModuleHandle
 from dl.errors import InvalidHandleError, LinkerUsageError
 from dl.groups.errors import check_process
 from dl.modules.linked_module import LinkedModule
 from dl.program.events import Events
 from dl.program.statistics import LinkerStatistics, linker_statistics, unused_imports
-from dl.wamr.dlfcn import WamrStatistics
+
+if TYPE_CHECKING:
+    from dl.api.explain import Explanation
+    from dl.api.loaded import AddressInfo, LoadedModule
+    from dl.api.memory_map import MemoryMap
+    from dl.api.profile import Profile
+    from dl.wamr.dlfcn import WamrStatistics
+
+DEFAULT_INTERVAL = 0.001
+DEFAULT_PROFILE_SAMPLES = 1_000_000
+"""4 bytes each, beside the stacks themselves, of which there are few."""
 
 
 class Introspection(LinkerBase):
@@ -25,6 +31,8 @@ class Introspection(LinkerBase):
     @property
     def modules(self) -> tuple[LoadedModule, ...]:
         """The loaded modules, in handle order: who they are, where they lie, and how they hang together."""
+        from dl.api.loaded import LoadedModule  # noqa: PLC0415  few programs are looked into
+
         check_process(self.program.rendezvous.process)
         modules = self.program.state.modules.copy()
         return tuple(LoadedModule(self.program, modules[handle]) for handle in sorted(modules))
@@ -35,6 +43,8 @@ class Introspection(LinkerBase):
         Raises:
             InvalidHandleError: no module has this handle.
         """
+        from dl.api.loaded import LoadedModule  # noqa: PLC0415  as above
+
         return LoadedModule(self.program, self._linked(handle))
 
     def _linked(self, handle: SupportsIndex) -> LinkedModule:
@@ -55,6 +65,8 @@ class Introspection(LinkerBase):
         Raises:
             LinkerUsageError: the engine has no profiler, the program was made without interrupts, or a number is out of range.
         """
+        from dl.api.profile import Profile  # noqa: PLC0415  as above
+
         check_process(self.program.rendezvous.process)
         return Profile(self.program, interval, limit)
 
@@ -69,6 +81,8 @@ class Introspection(LinkerBase):
             SymbolNotFoundError: the module does not import it.
             InvalidHandleError: no module has this handle.
         """
+        from dl.api.explain import explain  # noqa: PLC0415  as above
+
         return explain(self.program, symbol, self._linked(in_module))
 
     def dladdr(
@@ -88,6 +102,8 @@ class Introspection(LinkerBase):
         Raises:
             LinkerUsageError: `kind` is neither.
         """
+        from dl.api.loaded import address_info  # noqa: PLC0415  as above
+
         check_process(self.program.rendezvous.process)
         return address_info(self.program, pointer, kind)
 
@@ -96,8 +112,10 @@ class Introspection(LinkerBase):
 
         From any thread, while others run; each region is right, but they may be moments apart.
         """
+        from dl.api.memory_map import memory_map  # noqa: PLC0415  as above
+
         check_process(self.program.rendezvous.process)
-        return memory_map(self.program, self.parts.groups, self.parts.slots.pool)
+        return memory_map(self.program, self.parts.groups, self.parts.slots().pool)
 
     @property
     def events(self) -> Events:

@@ -13,7 +13,6 @@ from dl.group import InstanceGroup
 from dl.groups.entry import Group
 from dl.groups.errors import check_process
 from dl.groups.run import run_program
-from dl.link.close import close_library
 from dl.link.host_libraries import open_for_host
 from dl.link.lookup import look_up
 from dl.modules.symbols import Symbol
@@ -52,6 +51,8 @@ class LinkerActions:
 
     def close_library(self, group: Group, handle: int) -> None:
         """Close a library for a group; see `InstanceGroup.dlclose`."""
+        from dl.link.close import close_library  # noqa: PLC0415  most programs close nothing
+
         self._check_open()
         close_library(self._linker.parts.groups, self._linker.parts.finalizers, group, handle)
 

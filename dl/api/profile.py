@@ -16,10 +16,6 @@ if TYPE_CHECKING:
     from dl.groups.entry import Group
     from dl.program.program import Program
 
-DEFAULT_INTERVAL = 0.001
-DEFAULT_PROFILE_SAMPLES = 1_000_000
-"""4 bytes each, beside the stacks themselves, of which there are few."""
-
 _AT_ONCE = 1000
 """Samples that the engine keeps before they are taken from it: some 20 kB."""
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import difflib
+
 import click
 
 _AS_A_COMPILER = {
@@ -69,11 +71,30 @@ def ar(words: tuple[str, ...]) -> int:
     return make_archive(words)
 
 
+def _template(word: str) -> str:
+    from dl.build.projects import TEMPLATES  # noqa: PLC0415  as above
+
+    if word in TEMPLATES:
+        return word
+    close = difflib.get_close_matches(word[:100], TEMPLATES, 1, 0.5)
+    said = f"did you mean {close[0]!r}?" if close else f"there is {', '.join(TEMPLATES)}"
+    raise click.BadParameter(f"{word!r} is no template; {said}")
+
+
+def _complete_template(_context: click.Context, _parameter: click.Parameter, incomplete: str) -> list[str]:
+    from dl.build.projects import TEMPLATES  # noqa: PLC0415  as above
+
+    return [name for name in TEMPLATES if name.startswith(incomplete)]
+
+
 @click.command("new", short_help="Write a small project that builds and runs.")
-@click.argument("template", type=click.Choice(["plugin-host"]))
+@click.argument("template", metavar="TEMPLATE", type=_template, shell_complete=_complete_template)
 @click.argument("directory", type=click.Path(path_type=str))
 def new(template: str, directory: str) -> None:
-    """Write a small project into a new DIRECTORY: sources, a script that builds them, a program that loads them."""
+    """Write a small project into a new DIRECTORY: sources, a script that builds them, a program that loads them.
+
+    TEMPLATE is plugin-host: a program in C that opens plug-ins, in C too.
+    """
     from dl.build.projects import write_project  # noqa: PLC0415
 
     for path in write_project(template, directory):

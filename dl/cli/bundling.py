@@ -8,9 +8,10 @@ from pathlib import Path
 import click
 from rich.text import Text
 
+from dl.cli.arguments import module_argument
 from dl.cli.console import output, shown
 from dl.cli.links import links_of
-from dl.cli.modules import complete_file, image_of, search_path
+from dl.cli.modules import image_of, search_path
 from dl.cli.named import modules_by_name
 from dl.cli.params import engine_option, preopen
 from dl.cli.run import library_path_option, module_path_option
@@ -77,7 +78,7 @@ from dl.shipping.patch import open_imports
 )
 @click.option("--force", is_flag=True, help="Replace the bundle that is there.")
 @click.option("--list", "only_list", is_flag=True, help="Print what would be in it, and write nothing.")
-@click.argument("program", metavar="APP.WASM", shell_complete=complete_file)
+@module_argument("program", "APP.WASM", bundles=False)
 def bundle(
     program: str,
     library_path: tuple[list[Path], ...],

@@ -38,7 +38,7 @@ Examples:
 
 \b
 Exit codes: the program's own; 2 for a wrong command line, 127 if the program
-cannot be linked, 134 if it trapped, 130 for Ctrl-C.
+cannot be linked, 134 if it trapped, 130 for Ctrl-C, 143 for SIGTERM.
 
 \b
 A program whose name is that of a command is reached by its path: ./inspect

@@ -8,8 +8,9 @@ from pathlib import Path
 import click
 from rich.text import Text
 
+from dl.cli.arguments import module_argument
 from dl.cli.console import output, shown
-from dl.cli.modules import search_path
+from dl.cli.modules import complete_file, search_path
 from dl.cli.named import modules_by_name
 from dl.cli.params import engine_option
 from dl.cli.run import library_path_option, module_path_option
@@ -38,8 +39,8 @@ from dl.modules.locate import Locator
     help="As for running: code that can be interrupted is other code. Default: what the program needs.",
 )
 @engine_option
-@click.argument("program", metavar="APP.WASM")
-@click.argument("libraries", metavar="[LIBRARIES]...", nargs=-1)
+@module_argument("program", "APP.WASM", bundles=False)
+@click.argument("libraries", metavar="[LIBRARIES]...", nargs=-1, shell_complete=complete_file)
 def compile(  # noqa: A001  the name of the command
     program: str,
     libraries: tuple[str, ...],

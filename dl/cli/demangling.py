@@ -4,16 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import lru_cache
-from importlib import import_module
 
 import click
 
 from dl.cli.params import F
+from dl.text import demangle_function
 
 Demangler = Callable[[str], str]
-
-_LIBRARY = "pydemumble"
-"""LLVM's own demanglers, for C++, Rust and others."""
 
 
 def demangle_option(command: F) -> F:
@@ -38,13 +35,12 @@ def demangler(wanted: bool | None) -> Demangler:
     """
     if wanted is False:
         return str
-    try:
-        demangle: Callable[[str], str] = import_module(_LIBRARY).demangle
-    except ModuleNotFoundError:
+    demangle = demangle_function()
+    if demangle is None:
         if wanted:
             raise click.UsageError(
                 "names cannot be demangled without a library that is not here: pip install 'wasix-dl[demangle]'"
-            ) from None
+            )
         return str
 
     @lru_cache(maxsize=4096)

@@ -10,6 +10,7 @@ import click
 from rich.text import Text
 from rich.tree import Tree
 
+from dl.cli.arguments import module_argument
 from dl.cli.columns import print_columns
 from dl.cli.console import output, print_note, shown
 from dl.cli.demangling import Demangler, demangle_option, demangler
@@ -137,7 +138,7 @@ def _needed(image: ModuleImage) -> tuple[str, ...]:
 @demangle_option
 @engine_option
 @click.option("--json", "as_json", is_flag=True, help="Print JSON; its keys are documented and stable.")
-@click.argument("file", metavar="FILE")
+@module_argument("file", "FILE")
 def deps(
     file: str,
     library_path: tuple[list[Path], ...],

@@ -9,6 +9,7 @@ code   meaning
 124    the program was stopped by --timeout
 127    the program could not be linked, or called what nothing provides
 130    interrupted (Ctrl-C)
+143    terminated (SIGTERM)
 74     the output cannot be written
 134    the program trapped or aborted, or all its threads wait for each other
 141    nobody reads the output any more
@@ -32,6 +33,7 @@ from dl.errors import (
     ProgramDeadlockedError,
     ProgramExited,
     TrapError,
+    UncaughtExceptionError,
 )
 from dl.text import runs
 
@@ -42,6 +44,8 @@ NOT_BUILT = 1
 TIMED_OUT = 124
 """As `timeout` of coreutils has it."""
 USAGE, NOT_LINKED, INTERRUPTED, TRAPPED = 2, 127, 130, 134
+TERMINATED = 143
+"""Ended by SIGTERM, as a shell has it."""
 NOT_FOUND = 1
 """What was asked for is not there, or what was looked for is: for scripts, as `grep` has it."""
 INPUT_OUTPUT = 74
@@ -50,6 +54,10 @@ FAILED = 70
 """dlrun itself failed: EX_SOFTWARE of sysexits.h."""
 BROKEN_PIPE = 141
 """Nobody reads the output: what a shell reports for SIGPIPE."""
+
+
+class Terminated(KeyboardInterrupt):
+    """SIGTERM: ends the guest like a Ctrl-C, so that a timeline, a trace or a profile is written to its end."""
 
 
 def program_code(code: int) -> int:
@@ -99,6 +107,9 @@ def _report(error: BaseException) -> int:
     if isinstance(error, BuildError):
         print_error(error)
         return NOT_BUILT
+    if isinstance(error, Terminated):
+        print_error("terminated")
+        return TERMINATED
     if isinstance(error, (KeyboardInterrupt, click.Abort)):
         print_error("interrupted")
         return INTERRUPTED
@@ -147,16 +158,21 @@ def _nobody_reads() -> int:
 
 
 def _report_usage(error: click.ClickException) -> None:
+    import click  # noqa: PLC0415  as above
+
+    context = getattr(error, "ctx", None)  # of a UsageError
+    if context is not None and type(error).__name__ == "NoArgsIsHelpError":  # which click has since 8.2
+        click.echo(context.get_help(), err=True)
+        return
     message = error.format_message().strip()
     message = message[:1].lower() + message[1:].rstrip(".")
-    context = getattr(error, "ctx", None)  # of a UsageError
     command = context.command_path.removesuffix(" run") if context else "dlrun"
     print_error(f"{message} (try '{command} --help')")
 
 
 def _report_trap(error: BaseException, trap: TrapError) -> None:
-    print_error(
-        f"guest trapped: {trap.reason}" if error is trap else str(error).replace(str(trap), trap.reason)
-    )
+    threw = isinstance(trap, UncaughtExceptionError) and trap.type_name is not None
+    own = f"terminating due to {trap.reason}" if threw else f"guest trapped: {trap.reason}"
+    print_error(own if error is trap else str(error).replace(str(trap), trap.reason))
     for frame in runs([f"{frame} ({frame.source})" if frame.source else frame for frame in trap.frames]):
         print_note(f"at {frame}", style="dim")

@@ -10,6 +10,7 @@ import click
 from rich.text import Text
 
 from dl.api.explain import explain as explained
+from dl.cli.arguments import module_argument
 from dl.cli.console import output, print_note, shown
 from dl.cli.demangling import Demangler, demangle_option, demangler, is_named
 from dl.cli.endings import NOT_FOUND, NOT_LINKED
@@ -26,7 +27,7 @@ from dl.link.why import BoundImport
 @library_path_option
 @demangle_option
 @click.option("--json", "as_json", is_flag=True, help="Print JSON; its keys are documented and stable.")
-@click.argument("file", metavar="APP.WASM")
+@module_argument("file", "APP.WASM")
 @click.argument("symbol", metavar="SYMBOL")
 def explain(
     file: str, symbol: str, library_path: tuple[list[Path], ...], demangle: bool | None, as_json: bool

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import click
 
+from dl.cli.arguments import module_argument
 from dl.cli.demangling import Demangler, demangle_option, demangler
 from dl.cli.links import links_of
 from dl.cli.modules import image_of, search_path
@@ -37,7 +38,7 @@ _LINKERS = ("memory", "table")
     type=click.Choice(["dot", "svg"]),
     help="What to write. Default: what the file's name says, or dot. SVG needs the program `dot` of Graphviz.",
 )
-@click.argument("file", metavar="APP.WASM")
+@module_argument("file", "APP.WASM")
 def graph(
     file: str,
     library_path: tuple[list[Path], ...],

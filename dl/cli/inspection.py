@@ -11,6 +11,7 @@ import click
 from rich.console import Console
 from rich.text import Text
 
+from dl.cli.arguments import module_argument
 from dl.cli.columns import print_columns
 from dl.cli.console import output, shown
 from dl.cli.demangling import Demangler, demangle_option, demangler
@@ -52,7 +53,7 @@ _KINDS = {
 @demangle_option
 @library_path_option
 @module_path_option
-@click.argument("files", metavar="FILE...", nargs=-1, required=True)
+@module_argument("files", "FILE...", several=True)
 def inspect(
     files: tuple[str, ...],
     as_json: bool,

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
+from dl.cli.arguments import module_argument
 from dl.cli.endings import program_code
 from dl.cli.modules import contents, parsed, search_path
 from dl.cli.run import library_path_option
@@ -36,13 +39,19 @@ if TYPE_CHECKING:
     "--output",
     "target",
     metavar="FILE",
-    help="Write a page to be looked at in a browser, instead of text.",
+    help="Write a page to be looked at in a browser, instead of text; with --json, the JSON.",
 )
 @click.option(
     "--run", "running", is_flag=True, help="Run the program first, with the arguments after its name."
 )
-@click.option("--json", "as_json", is_flag=True, help="Print JSON; its keys are documented and stable.")
-@click.argument("program", metavar="APP.WASM")
+@click.option(
+    "--json",
+    "as_json",
+    is_flag=True,
+    help="Print JSON; its keys are documented and stable. With --run and without -o, the program writes to standard error "
+    "what it writes to standard output.",
+)
+@module_argument("program", "APP.WASM")
 @click.argument("arguments", metavar="[ARGS]...", nargs=-1, type=click.UNPROCESSED)
 def map(  # noqa: A001  the name of the command
     program: str,
@@ -61,7 +70,8 @@ def map(  # noqa: A001  the name of the command
     if arguments and not running:
         raise click.UsageError("arguments are for a program that is run: give --run")
     code = 0
-    with _linked(program, arguments, search_path(library_path, program)) as linker:
+    aside = running and as_json and target is None
+    with _linked(program, arguments, search_path(library_path, program), aside=aside) as linker:
         try:
             if running:
                 code = program_code(linker.main_group.run())
@@ -71,31 +81,42 @@ def map(  # noqa: A001  the name of the command
 
 
 def _show(found: MemoryMap, target: str | None, *, as_json: bool) -> None:
-    if target is not None:
-        page = found.to_html()
-        with naming(target):
-            Path(target).write_text(page, encoding="utf-8")
-    elif as_json:
+    if as_json:
         report = {
             "program": found.program,
             "memory": [asdict(region) for region in found.memory],
             "table": [asdict(region) for region in found.table],
         }
-        print(json.dumps(report, indent=2))
+        text = json.dumps(report, indent=2)
     else:
-        print(found)
+        text = str(found) if target is None else found.to_html()
+    if target is None:
+        print(text)
+        return
+    with naming(target):
+        Path(target).write_text(f"{text}\n" if as_json else text, encoding="utf-8")
+
+
+def _write_all(descriptor: int, data: bytes) -> None:
+    while data:
+        data = data[os.write(descriptor, data) :]
 
 
 @contextmanager
-def _linked(file: str, arguments: tuple[str, ...], library_path: list[Path]) -> Iterator[Linker]:
-    """Link a program, or a library into an empty one."""
+def _linked(
+    file: str, arguments: tuple[str, ...], library_path: list[Path], *, aside: bool
+) -> Iterator[Linker]:
+    """Link a program, or a library into an empty one; `aside` for standard output to standard error."""
     from dl.linker import Linker  # noqa: PLC0415  the help needs nothing of the linker
 
     data = contents(file)
     source = file if data is None else data
     image = parsed(source, file)
     if kind_of(image.wasm) is not ModuleKind.SIDE:
-        with Linker(source, name=file, library_path=library_path, args=(file, *arguments)) as linker:
+        output = partial(_write_all, 2) if aside else None
+        with Linker(
+            source, name=file, library_path=library_path, args=(file, *arguments), stdout=output
+        ) as linker:
             yield linker
         return
     shared = any(isinstance(e.type, WasmMemoryType) and e.type.limits.shared for e in image.wasm.imports)

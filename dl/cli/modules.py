@@ -17,9 +17,8 @@ if TYPE_CHECKING:
     from dl.modules.image import ModuleImage
 
 STDIN = "-"
-_TEXT_BEGINS = re.compile(
-    rb"\s*(\((module|;|@|func|import|export|memory|table|global|data|type|rec)\b|\(;|;;)"
-)
+_BINARY_BEGINS = b"\0asm"
+_TEXT_BEGINS = rb"\s*(\((module|;|@|func|import|export|memory|table|global|data|type|rec)\b|\(;|;;)"
 _MOST_BYTES = 1 << 30
 _reported: set[str] = set()
 """Directories that were reported as missing; what patches several files asks for each."""
@@ -44,7 +43,7 @@ def contents(name: str) -> bytes | None:
                 data = pipe.read(_MOST_BYTES)
         else:
             with open(name, "rb") as file:
-                if not (name.endswith(".wat") or _TEXT_BEGINS.match(file.read(64))):
+                if not _is_text(name, file.read(64)):
                     return None
                 file.seek(0)
                 data = file.read(_MOST_BYTES)
@@ -52,7 +51,14 @@ def contents(name: str) -> bytes | None:
         return None  # whoever opens it says that it is not there, or no path
     except OSError as error:
         raise LinkError(name, (error.strerror or str(error)).lower()) from error
-    return binary_of(data, name) if name.endswith(".wat") or _TEXT_BEGINS.match(data[:64]) else data
+    return binary_of(data, name) if _is_text(name, data[:64]) else data
+
+
+def _is_text(name: str, begin: bytes) -> bool:
+    """Whether a module is text, by its name or by how it begins."""
+    return name.endswith(".wat") or (
+        not begin.startswith(_BINARY_BEGINS) and re.match(_TEXT_BEGINS, begin) is not None
+    )
 
 
 def image_of(name: str) -> ModuleImage:

@@ -22,14 +22,14 @@ if TYPE_CHECKING:
 def opened(linker: Linker, name: str) -> Module | str:
     """Return the module of a name, or why there is none."""
     try:
-        return linker.parts.instances.named.open(name) or "not found"
+        return linker.parts.instances().named.open(name) or "not found"
     except DlError as error:
         return str(error)
 
 
 def tried(linker: Linker, name: str) -> list[tuple[str, str]]:
     """Return where the module of a name was looked for."""
-    return [(place, "no such file") for place in linker.parts.instances.named.places(name)]
+    return [(place, "no such file") for place in linker.parts.instances().named.places(name)]
 
 
 def _name_of(module: Module, top: Module | None = None) -> str:
@@ -51,7 +51,7 @@ def _all_modules(linker: Linker, top: Module) -> Iterator[Module]:
 
 
 def _links_of(linker: Linker, module: Module, importer: str) -> Iterator[Link]:
-    instances = linker.parts.instances
+    instances = linker.parts.instances()
     for entry, want in zip(module.imports, import_types(module.image.wasm), strict=True):
 
         def link(state: str, meaning: str, provider: str | None = None, entry: Any = entry) -> Link:

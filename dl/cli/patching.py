@@ -10,9 +10,10 @@ from pathlib import Path
 import click
 from rich.text import Text
 
+from dl.cli.arguments import module_argument
 from dl.cli.console import messages, output, print_note, shown
 from dl.cli.links import links_of
-from dl.cli.modules import complete_file, contents, parsed, search_path
+from dl.cli.modules import contents, parsed, search_path
 from dl.cli.params import F
 from dl.cli.run import library_path_option
 from dl.engine.compiled_form import form_of
@@ -88,7 +89,7 @@ def _renames(option: str, about: str) -> Callable[[F], F]:
 )
 @click.option("--no-check", is_flag=True, help="Do not try whether the result can still be linked.")
 @library_path_option
-@click.argument("files", metavar="FILE...", nargs=-1, required=True, shell_complete=complete_file)
+@module_argument("files", "FILE...", bundles=False, several=True)
 def patch(
     files: tuple[str, ...],
     add_needed: tuple[str, ...],

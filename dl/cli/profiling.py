@@ -6,8 +6,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from dl.shipping.files import naming
-
 if TYPE_CHECKING:
     from dl.linker import Linker
 
@@ -55,6 +53,8 @@ def profiling(linker: Linker, target: str | None, program: str) -> Iterator[None
     if target is None:
         yield
         return
+    from dl.shipping.files import naming  # noqa: PLC0415  most programs are not measured
+
     with open(target, "a", encoding="utf-8"):
         pass  # an error comes before the program runs
     profile = linker.profile()

@@ -118,7 +118,10 @@ def run_program(program: str, arguments: tuple[str, ...], options: Running, call
             library_path=libraries,
             module_path=module_directories(options.module_path, program) if named else (),
             args=(called,) if options.function else (called, *arguments),
-            env={**(os.environ if options.inherit_env else {}), **dict(options.variables)},
+            env={
+                **(_inherited(dict(options.variables)) if options.inherit_env else {}),
+                **dict(options.variables),
+            },
             preopens=dict(options.preopens),
             stack_size=options.stack_size + -options.stack_size % _STACK_STEP,
             side_memory=options.side_memory,
@@ -217,16 +220,36 @@ def run_by_name(
     return invoke(lambda: (found, found.type), function, arguments)
 
 
+def _inherited(given: dict[str, str]) -> dict[str, str]:
+    """Return the variables of this process that a program can get, and report the others that are not given anew."""
+    passed = {name: value for name, value in os.environ.items() if _is_utf8(name) and _is_utf8(value)}
+    left = [name for name in os.environ if name not in passed and name not in given]
+    if left:
+        from dl.cli.console import print_warning  # noqa: PLC0415  only where something is wrong
+        from dl.text import first_of, shown  # noqa: PLC0415  as above
+
+        names = first_of([shown(name) for name in left], len(left))
+        print_warning(f"not UTF-8, which programs take, and so not passed on by --inherit-env: {names}")
+    return passed
+
+
+def _is_utf8(text: str) -> bool:
+    """Whether a text of the system's was UTF-8: what was not has surrogates."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def _check_text(text: str) -> None:
     """Check that the program can get a text: WASI passes UTF-8.
 
     Raises:
         click.UsageError: it cannot.
     """
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        raise usage_error(f"{os.fsencode(text)!r} is not UTF-8, which programs take") from None
+    if not _is_utf8(text):
+        raise usage_error(f"{os.fsencode(text)!r} is not UTF-8, which programs take")
 
 
 def _memory(source: str | bytes, program: str, least: int | None, most: int | None) -> MemoryType | None:

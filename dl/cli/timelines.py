@@ -6,8 +6,6 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from dl.shipping.files import naming
-
 
 @contextmanager
 def timeline(output: str | None, program: str) -> Iterator[None]:
@@ -24,6 +22,7 @@ def timeline(output: str | None, program: str) -> Iterator[None]:
         yield
         return
     from dl.api.timeline import Timeline  # noqa: PLC0415  running needs nothing of it
+    from dl.shipping.files import naming  # noqa: PLC0415  as above
 
     path = output.replace("%p", str(os.getpid()))
     with naming(path):

@@ -10,6 +10,8 @@ import threading
 from collections.abc import Callable
 from typing import NoReturn
 
+from dl.cli import code_file
+
 _state = {"held": False}
 
 
@@ -30,7 +32,14 @@ def release_collector() -> None:
 def run_process(main: Callable[[], int]) -> NoReturn:
     """Run a command line, and end the process with its exit code."""
     hold_collector()
-    _end(main())
+    path = code_file.path()
+    if path is None:
+        _end(main())
+    code = code_file.CodeFile(path)
+    sys.meta_path.insert(0, code)
+    exit_code = main()
+    code.update()
+    _end(exit_code)
 
 
 def _end(code: int) -> NoReturn:

@@ -218,6 +218,7 @@ class Compiler:
         name: str,
         digest: bytes | None = None,
         made_before: Callable[[bytes], CompiledModule | None] | None = None,
+        starting: Callable[[], None] | None = None,
     ) -> CompiledModule:
         """Return the code of a module.
 
@@ -226,6 +227,7 @@ class Compiler:
             name: what to call it if the engine refuses it.
             digest: that of the bytes, if the caller has it already.
             made_before: returns code that lies elsewhere, by digest; asked before the store.
+            starting: called before the engine compiles it, which it need not if the code is known.
 
         Raises:
             InvalidModuleError: the engine refuses the module; the text says why.
@@ -246,6 +248,8 @@ class Compiler:
                 stored = None if self._store is None else self._store.load(self.engine, digest)
             if stored is not None:
                 return stored
+            if starting is not None:
+                starting()
             with recording.span("load", "compile", name, bytes=len(wasm)):
                 return self.engine.compile(wasm)
 
@@ -258,6 +262,11 @@ class Compiler:
             with recording.span("load", "keep compiled code", name):
                 self._store.save(self.engine, digest, module)
         return module
+
+    @property
+    def room(self) -> int:
+        """How many more compiled modules the program may use."""
+        return max(self._limits.code_modules - len(self._counted), 0)
 
     def find(self, digest: bytes) -> CompiledModule | None:
         """Return the code of the module with a digest, if it is known without the module's bytes.

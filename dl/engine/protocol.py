@@ -14,7 +14,9 @@ from collections.abc import Callable, Hashable, Sequence
 from typing import Any, Protocol
 
 from dl.engine.capabilities import Capabilities
+from dl.engine.import_list import ListingStore
 from dl.errors.frames import SourcePlace
+from dl.errors.running import DescribeException
 from dl.records import dataclass
 from dl.wasm.types import FuncType, GlobalType, MemoryType, ValType
 
@@ -248,14 +250,13 @@ class StackProfiler(Protocol):
         """Return the samples, each as texts `module!function`, outermost first; nothing else may follow. From any thread."""
 
 
-class Store(Protocol):
+class Store(ListingStore, Protocol):
     """One thread's instances. Used by one thread at a time; nothing in it is locked."""
 
     def limit(self, *, memory_bytes: int, table_elements: int) -> None:
         """Bound each memory and each table that instances of this store define, whatever their types allow.
 
-        One that begins larger is refused with its instance, and growing beyond fails. Memories that are shared, or made by
-        the engine, are bounded by their types alone.
+        One that begins larger is refused, and growing beyond fails. Shared ones, and the engine's own obey their types alone.
         """
 
     def runs(self, modules: Sequence[CompiledModule]) -> bool:
@@ -322,10 +323,10 @@ class Store(Protocol):
         """
 
     def find_lines(self, module: CompiledModule, find: Callable[[int, int], SourcePlace | None]) -> None:
-        """Set what finds source lines in a module's code, by a function's index and an instruction's place in its body.
+        """Set what finds source lines of a module's traps, by function index and place in its body, if stacks have places."""
 
-        For the frames of traps in this store, if the engine's stacks say where in a function they are.
-        """
+    def describe_exceptions(self, describe: DescribeException) -> None:
+        """Set what describes exceptions that no guest code caught; what it raises takes the place of the error."""
 
     def new_profiler(self) -> StackProfiler:
         """Return what takes samples of the stack of the store's thread, in the modules that the store has now.

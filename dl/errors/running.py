@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import TypeAlias
 
 from dl.errors.base import DlError
 from dl.errors.frames import Frame
@@ -61,17 +62,34 @@ class UncaughtExceptionError(TrapError):
         tag: name of the exception's tag, `__cpp_exception` or `__c_longjmp` for C++ and `longjmp`; None for a tag that
             no module exports.
         value: its first value if that is an i32, unsigned: with the two tags, an address in linear memory; None otherwise.
+        type_name: the type of a C++ exception, as its author wrote it; None if it is no such exception, or not known.
+        what: what a C++ exception that derives from `std::exception` says of itself, at most 4,096 bytes; None otherwise.
     """
 
     def __init__(
-        self, tag: str | None, value: int | None, code: int | None = None, frames: Sequence[str] = ()
+        self,
+        tag: str | None,
+        value: int | None,
+        code: int | None = None,
+        frames: Sequence[str] = (),
+        type_name: str | None = None,
+        what: str | None = None,
     ) -> None:
-        named = f" with tag {tag}" if tag else ""
-        carries = "" if value is None else f" (its first value is {value:#x})"
+        if type_name is None:
+            named = f" with tag {tag}" if tag else ""
+            carries = "" if value is None else f" (its first value is {value:#x})"
+        else:
+            named, carries = f" of type {shown(type_name)}", "" if what is None else f": {shown(what)}"
         super().__init__(f"uncaught exception{named}{carries}", code, frames)
-        self.args = (tag, value, code, frames)
+        self.args = (tag, value, code, frames, type_name, what)
         self.tag = tag
         self.value = value
+        self.type_name = type_name
+        self.what = what
+
+
+DescribeException: TypeAlias = Callable[[str | None, int | None], tuple[str, str | None] | None]
+"""Returns the type of an exception and what it says, from its tag's name and its first value; None if neither is known."""
 
 
 class ProgramExited(DlError):  # noqa: N818  an ending asked for, not a fault

@@ -28,6 +28,7 @@ def generated(
     *,
     weight: int = 1,
     made_before: Callable[[bytes], CompiledModule | None] | None = None,
+    starting: Callable[[], None] | None = None,
 ) -> CompiledModule:
     """Return the code of a generated module.
 
@@ -39,6 +40,7 @@ def generated(
         make: generates the bytes.
         weight: of how many values the inputs consist, about.
         made_before: returns code that lies elsewhere, by digest; see `Compiler.compile`.
+        starting: called before the engine compiles; see there.
 
     Raises:
         InvalidModuleError: the engine refuses the module.
@@ -51,6 +53,6 @@ def generated(
             return known
     wasm = make()
     digest = content_digest(wasm)
-    code = compiler.compile(wasm, name, digest, made_before)
+    code = compiler.compile(wasm, name, digest, made_before, starting)
     _DIGESTS.keep(inputs, digest, weight)
     return code

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 
 from dl.glue.names import (
     ADDRESS_TO_NOTHING,
@@ -75,6 +75,7 @@ def import_module(
     *,
     tail_calls: bool = True,
     keeps_targets: bool = True,
+    only: Collection[int] | None = None,
 ) -> bytes:
     """Generate the module that exports what one linked module imports.
 
@@ -89,11 +90,14 @@ def import_module(
         where: of each import that is bound to an address in a module: which, and in the place of the binding's number.
         tail_calls: whether the engine has tail calls.
         keeps_targets: whether a stub keeps the table index that it was bound to; else it asks for it at each call.
+        only: the positions of the imports that it exports; None for all.
     """
     build = ModuleBuilder()
-    names = link_names(imports)
+    rows = list(zip(range(len(imports)), imports, link_names(imports), bindings, where, strict=True))
+    if only is not None:
+        rows = [rows[position] for position in sorted(only)]
     resolver = None
-    kinds = {type(binding) for binding in bindings}
+    kinds = {type(binding) for _, _, _, binding, _ in rows}
     onward = onward_calls(seat, imports, bindings, places)
     if onward:
         private = TableType("funcref", Limits(len(onward), None, shared=False, is64=False))
@@ -103,7 +107,7 @@ def import_module(
     if LazyStub in kinds:
         resolver = build.import_(HOST_NAMESPACE, RESOLVE_STUB, RESOLVE_STUB_TYPE)
     with_caller: list[tuple[str, FuncType, int]] = []
-    for entry, name, binding in zip(imports, names, bindings, strict=True):
+    for _, entry, name, binding, _ in rows:
         if isinstance(binding, FromNamespace) and entry.kind != "memory":
             if binding.takes_caller:
                 assert isinstance(entry.type, FuncType)
@@ -112,9 +116,9 @@ def import_module(
                 continue
             index = build.import_(binding.namespace, binding.name, entry.type)
             build.export(name, entry.kind, index)
-    bases = import_bases(build, where)
+    bases = import_bases(build, (place for _, _, _, _, place in rows))
     handle = None
-    if needs_handle(bindings):
+    if needs_handle([binding for _, _, _, binding, _ in rows]):
         handle = build.global_(GlobalType("i32", mutable=True), 0)
         set_handle = build.function(ADDRESS_TO_NOTHING, local_get(0) + global_set(handle))
         build.export(SET_HANDLE, "func", set_handle)
@@ -124,9 +128,7 @@ def import_module(
         build.export(name, "func", build.function(kind, global_get(handle) + arguments + call(index)))
     forward = _Forwarding(build, private=bool(onward), tail_calls=tail_calls)
     settings = b""
-    for position, (entry, name, binding, place) in enumerate(
-        zip(imports, names, bindings, where, strict=True)
-    ):
+    for position, entry, name, binding, place in rows:
         if isinstance(binding, Constant) and place is not None:
             assert isinstance(entry.type, GlobalType)
             if not entry.type.mutable:
@@ -175,7 +177,7 @@ def address(bases: Mapping[tuple[int, str], int], place: Place) -> bytes:
     return base + i32_const(place.offset) + I32_ADD if place.offset else base
 
 
-def needs_handle(bindings: Sequence[Binding]) -> bool:
+def needs_handle(bindings: Iterable[Binding]) -> bool:
     """Whether an import module for these bindings must be told its module's handle, by `set_handle`."""
     return any(
         isinstance(binding, LazyStub) or (isinstance(binding, FromNamespace) and binding.takes_caller)

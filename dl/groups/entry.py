@@ -95,6 +95,7 @@ class Group(Uncopied):
         self.functions: dict[tuple[int, str], Any] = {}
         self.answers: dict[tuple[int, str], Any] = {}
         self._answers_of = -1
+        self._exported: dict[tuple[int, str], Callable[..., Any]] = {}  # what `call_export` has called
         self.view: Any = None
         self.applying = False
         self.must_notice = False
@@ -117,6 +118,8 @@ class Group(Uncopied):
 
     def may_run(self, subject: Subject) -> bool:
         """Whether code of modules that are gone may be on its thread's stack; see `dl.program.limbo`."""
+        if self.owner == get_ident():  # which may have returned from them, and never leave guest code
+            self.instances.look_again(subject)
         return self.instances.may_run(subject)
 
     def is_unaware(self) -> bool:
@@ -187,6 +190,7 @@ class Group(Uncopied):
     def take_back(self, operation: LoadModules) -> None:
         """Undo a load that this group has applied, completely or in part, and no other group has seen."""
         undo = UnloadModules.of(operation.modules)
+        self._forget_functions(undo)
         try:
             with self._entered_to_apply():
                 undo.apply(self.instances)
@@ -204,6 +208,8 @@ class Group(Uncopied):
         if isinstance(operation, UnloadModules):
             self.answers.clear()
             gone = {module.handle for module in operation.modules}
+            for exported in [key for key in self._exported if key[0] in gone]:
+                del self._exported[exported]
             for key in [k for k, function in self.functions.items() if function.module in gone]:
                 self.functions.pop(key).close()
 
@@ -296,7 +302,12 @@ class Group(Uncopied):
         if export is None or export.type != kind:
             raise SymbolNotFoundError(name, [module.name])
         self.synchronize()
-        return self.in_guest(self.instances.function(module.handle, name, kind), *arguments)
+        function = self._exported.get((module.handle, name))
+        if function is None:
+            function = self._exported[module.handle, name] = self.instances.function(
+                module.handle, name, kind
+            )
+        return self.in_guest(function, *arguments)
 
     def call_invoker(self, code: CompiledModule, *arguments: int) -> int:
         """Call the invoker of a signature; see `dl.glue.trampolines.invoker_module`."""
@@ -361,4 +372,5 @@ class Group(Uncopied):
         self.view = None
         self.functions.clear()
         self.answers.clear()
+        self._exported.clear()
         self.instances.close()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from dl.dlfcn import MAIN_HANDLE, ModuleHandle
 from dl.engine.protocol import CompiledModule, EngineInstance, StackProfiler
@@ -44,10 +44,12 @@ from dl.glue.names import (
     module_namespace,
 )
 from dl.glue.placement import BIND_THREAD_LOCALS, INIT_THREAD
+from dl.glue.table_reader import READ_TABLE
 from dl.groups.closed_functions import ClosedFunctions
 from dl.groups.externals import GroupExternals
 from dl.groups.slot_functions import SlotFunctions
 from dl.groups.thread_locals import ThreadLocals
+from dl.modules.function_runs import apart
 from dl.modules.linked_module import LinkedModule
 from dl.modules.source_lines import source_lines
 from dl.modules.symbols import (
@@ -73,6 +75,9 @@ from dl.program.operations import (
 from dl.program.program import Program
 from dl.wasm.types import FuncType
 from memory import Block
+
+if TYPE_CHECKING:
+    from dl.groups.cxx_exceptions import CxxExceptions
 
 
 class Instances:
@@ -110,12 +115,15 @@ class Instances:
         self.stack_top = stack_pointer
         self._thread_locals = ThreadLocals(program, main_tls)
         self._by_handle: dict[ModuleHandle, EngineInstance] = {}
-        self._inside: set[Subject] = set()  # what was on the stack when it was forgotten
+        # What was on the stack when it was forgotten, and its code.
+        self._inside: dict[Subject, list[CompiledModule]] = {}
         self._base: EngineInstance | None = None
+        self._reads_table = False
         self._store = program.new_store()
         self._slots = SlotFunctions(self._store)
         self.externals = GroupExternals(self._store)
         self._closed_functions = ClosedFunctions(self._store)
+        self._exceptions: CxxExceptions | None = None
         self.wasi: StoreWasi | None = None
         try:
             if program.guest_wasi is not None:
@@ -160,7 +168,7 @@ class Instances:
         self._clear_table(self._closed_functions.taken(operation.table_indices()))
         if self._base is not None:
             self.grow_table(operation.table_length)
-        for module in operation.modules:
+        for module in operation.based:
             self._define_bases(module)
         for module in operation.modules:
             checkpoint("instantiate", self._name)
@@ -174,10 +182,10 @@ class Instances:
                 raise InstantiationError(module.name, error.reason) from error
             if module.handle == MAIN_HANDLE:
                 self._main_instantiated(operation)
-        checkpoint("place", self._name)
-        for module in operation.modules:
             if module.first_placed is not None and places_itself(module.wasm):
+                # Before the next module, whose imports may be taken from the table.
                 self._by_handle[module.handle].function(PLACE, ADDRESS_TO_NOTHING)(module.first_placed)
+        checkpoint("place", self._name)
         if operation.placement is not None:
             name = f"{operation.modules[-1].name if operation.modules else 'host'} (placement)"
             self._set_up_thread_locals(operation, self._store.instantiate(operation.placement, name))
@@ -190,10 +198,11 @@ class Instances:
             inside = False
             self._inside.clear()
         else:
-            inside = self._runs(operation.modules)
-        if inside:
-            self._inside.add(operation.subject)  # before it is forgotten: other threads ask
-        self.forget(operation.modules, inside=inside)
+            code = [module.code for module in operation.modules if module.code is not None]
+            inside = self._store.runs(code)
+            if inside:
+                self._inside[operation.subject] = code  # before it is forgotten: other threads ask
+        self.forget(operation.modules, operation.subject, inside=inside)
         if operation.indices is not None:
             self.hold_indices(operation.indices)
 
@@ -257,6 +266,12 @@ class Instances:
         """Return whether code of some modules may be on this thread's stack; from any thread. See `dl.program.limbo`."""
         return subject in self._inside or any(handle in self._by_handle for handle in subject)
 
+    def look_again(self, subject: Subject) -> None:
+        """See whether modules that were on this thread's stack when it forgot them still are; in its own thread."""
+        code = self._inside.get(subject)
+        if code is not None and not self._store.runs(code):
+            del self._inside[subject]
+
     def new_profiler(self) -> StackProfiler:
         """Return what takes samples of this thread's stack, in the modules that it has now.
 
@@ -265,22 +280,21 @@ class Instances:
         """
         return self._store.new_profiler()
 
-    def _runs(self, modules: tuple[LinkedModule, ...]) -> bool:
-        """Return whether code of modules is on this thread's stack, or may be."""
-        return self._store.runs([module.code for module in modules if module.code is not None])
-
-    def forget(self, modules: tuple[LinkedModule, ...], *, inside: bool = True) -> None:
+    def forget(
+        self, modules: tuple[LinkedModule, ...], subject: Subject | None = None, *, inside: bool = True
+    ) -> None:
         """Drop the instances and thread-local blocks of modules, without touching the table.
 
         Args:
             modules: what goes.
+            subject: what `may_run` knows them by; None if it does not.
             inside: whether a function of theirs may be on this thread's stack.
         """
         for module in modules:
             self._by_handle.pop(module.handle, None)
             release = self._thread_locals.take(module.handle)
             if release is not None:
-                self._program.limbo.hold([self._visitor] if inside else [], release)
+                self._program.limbo.hold([self._visitor] if inside else [], release, subject)
 
     def _define_base(self) -> None:
         """Instantiate the base module; the table and memory that it needs exist."""
@@ -288,6 +302,7 @@ class Instances:
         self._store.define_instance(BASE_NAMESPACE, self._base)
         for name in EXCEPTION_TAG_NAMES if self._program.engine.capabilities.exceptions else ():
             self._store.name_tag(self._base, name)
+        self._store.describe_exceptions(self._described_exception)
         self._ensure_table = self._base.function(ENSURE_TABLE, ENSURE_TABLE_TYPE)
         self._table_size = self._base.function(GET_TABLE_SIZE, GET_TABLE_SIZE_TYPE)
         self._set_stack_pointer = self._base.function(SET_STACK_POINTER, SET_STACK_POINTER_TYPE)
@@ -301,6 +316,13 @@ class Instances:
             self.grow_table(self._program.main.table_length)
             self._store.instantiate(waits, "waits")
 
+    def _described_exception(self, tag: str | None, value: int | None) -> tuple[str, str | None] | None:
+        if self._exceptions is None:
+            from dl.groups.cxx_exceptions import CxxExceptions  # noqa: PLC0415  most programs end without
+
+            self._exceptions = CxxExceptions(self._store, self._program)
+        return self._exceptions.described(tag, value)
+
     def _define_bases(self, module: LinkedModule) -> None:
         """Say to generated code where a library is."""
         if module.handle == MAIN_HANDLE:
@@ -313,17 +335,26 @@ class Instances:
 
     def _instantiate(self, module: LinkedModule, *, keep_glue: bool) -> None:
         assert module.code is not None
+        glue = None
         if module.import_code is not None:
             glue = self._store.instantiate(module.import_code, f"{module.name} (imports)")
-            self._store.define_instance(LINK_NAMESPACE, glue)
-            if needs_handle(module.bindings):
+            if module.import_list is None:
+                self._store.define_instance(LINK_NAMESPACE, glue)
+            if needs_handle(apart(module.bindings)):
                 glue.function(SET_HANDLE, ADDRESS_TO_NOTHING)(module.handle)
             if keep_glue:
                 self._store.define_instance(glue_namespace(module.seat), glue)
         lines = source_lines(module.wasm)
         if lines is not None:
             self._store.find_lines(module.code, lines)
-        instance = self._store.instantiate(module.code, module.name)
+        if module.import_list is None:
+            instance = self._store.instantiate(module.code, module.name)
+        else:
+            if module.import_list.placed and not self._reads_table:
+                reader = self._store.instantiate(self._program.table_reader_code(), "table reader")
+                self._store.read_table_by(reader, TABLE_NAME, READ_TABLE)
+                self._reads_table = True
+            instance = self._store.instantiate_listed(module.code, module.name, module.import_list, glue)
         self._store.offer_instance(module_namespace(module.seat), instance)
         for name in exported_tags(module.wasm):
             self._store.name_tag(instance, name)
@@ -360,7 +391,7 @@ class Instances:
 
     def _clear_table(self, runs: Sequence[tuple[int, int]]) -> None:
         """Set runs of table elements to null; what this group's table does not reach is null already."""
-        if self._base is None:
+        if self._base is None or not runs:
             return
         clear = self._base.function(CLEAR_TABLE, CLEAR_TABLE_TYPE)
         length = self.table_length()

@@ -103,6 +103,9 @@ class LibcThreads:
         self._maker: Group | None = None
         self._kept = ExitStack()
         self._entry = 0
+        self._told: tuple[int, int] | None = (
+            None  # addresses of the `pthread_t` and of the attributes of each thread
+        )
 
     def record(self, number: int, start: int, stack_pointer: int, tls: int | None) -> bool:
         """Note what a thread is to begin with, if it is one that was asked for here; else return False."""
@@ -170,19 +173,21 @@ class LibcThreads:
         me = get_ident()
         side_memory, memory = self._program.side_memory, self._program.memory
         assert side_memory is not None
-        block = side_memory.allocate(_ATTRIBUTE_BYTES, 4, "attributes of a thread")
+        if self._told is None:
+            block = side_memory.allocate(_ATTRIBUTE_BYTES, 4, "attributes of threads")
+            self._kept.callback(side_memory.free_later, block)
+            self._told = block.address, self._attributes(group, main, block.address + 16)
+        answer, attributes = self._told
         self._asked[me] = None
         try:
-            attributes = self._attributes(group, main, block.address + 16)
-            error = group.call_export(main, _CREATE, _CREATE_TYPE, block.address, attributes, self._entry, 0)
+            error = group.call_export(main, _CREATE, _CREATE_TYPE, answer, attributes, self._entry, 0)
             record = self._asked[me]
             if error or record is None:
                 raise ResourceLimitError(main.name, f"its C library makes no thread: error {error}")
-            group.call_export(main, _DETACH, _ONE_TO_ONE, memory.read_u32(block.address))
+            group.call_export(main, _DETACH, _ONE_TO_ONE, memory.read_u32(answer))
             return record
         finally:
             del self._asked[me]
-            side_memory.free(block)
 
     def _attributes(self, group: Group, main: LinkedModule, address: int) -> int:
         """Ask for a small stack, if the library can be asked; return the address of its attributes, or 0."""

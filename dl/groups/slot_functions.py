@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from dl.engine.protocol import CompiledModule, Store
-from dl.glue.trampolines import FUNCTION, INVOKER_TYPE, PLACE, PLACE_TYPE, TRAMPOLINE
 from dl.program.operations import SetSlot
 
 
@@ -42,12 +41,16 @@ class SlotFunctions:
         self._placed[address] = code, place
 
     def _instantiate(self, code: CompiledModule) -> Callable[..., object]:
+        from dl.glue.trampolines import PLACE, PLACE_TYPE, TRAMPOLINE  # noqa: PLC0415  not every program makes functions
+
         return self._store.instantiate(code, TRAMPOLINE).function(PLACE, PLACE_TYPE)
 
     def invoker(self, code: CompiledModule) -> Callable[..., int]:
         """Return the function of an invoker's instance that is in no table index."""
         known = self._invokers.get(code)
         if known is None:
+            from dl.glue.trampolines import FUNCTION, INVOKER_TYPE, TRAMPOLINE  # noqa: PLC0415  as above
+
             known = self._invokers[code] = self._store.instantiate(code, TRAMPOLINE).function(
                 FUNCTION, INVOKER_TYPE
             )

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,14 +21,11 @@ from dl.instances.instance import Instance, Module
 from dl.modules.beneath import NotOpenedError, Place, open_beneath
 from dl.modules.image import ModuleImage, image_from_bytes, image_from_file, image_from_opened
 from dl.modules.locate import Locator
-from dl.options import ModuleSource, listed
+from dl.options import Finder, ModuleSource, listed
 from dl.text import shown
 
 if TYPE_CHECKING:
     from dl.instances.program_instances import ProgramInstances
-
-Finder = Callable[[str], "ModuleSource | AbstractContextManager[ModuleSource] | None"]
-"""Returns the module of a name: bytes, a path, a context manager that gives one of these and releases it, or None for none."""
 
 _SUFFIX = ".wasm"
 _SOURCES = (bytes, bytearray, memoryview, str, os.PathLike)

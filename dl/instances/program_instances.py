@@ -6,9 +6,8 @@ frames. Modules that import from each other in a circle are refused, before any 
 
 from __future__ import annotations
 
-import os
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 
 from dl.engine.protocol import CompiledModule
 from dl.engine.requirements import check_capabilities
@@ -29,7 +28,7 @@ from dl.instances.externals import External, Function, Memory, external_for
 from dl.instances.given import GivenImports
 from dl.instances.instance import Given, ImportSource, Instance, Module
 from dl.instances.made import HostMade
-from dl.instances.named import Finder, NamedModules
+from dl.instances.named import NamedModules
 from dl.instances.reach import Reach
 from dl.instances.rules import (
     Initialize,
@@ -45,7 +44,7 @@ from dl.link.find import form_reader
 from dl.link.host_libraries import module_image
 from dl.modules.construction import Construction
 from dl.modules.source_lines import source_lines, source_lines_of_copy
-from dl.options import ModuleSource
+from dl.options import ModuleSource, NamingOptions
 from dl.program.operations import Instantiate, instance_namespace
 from dl.records import dataclass, field
 from dl.wasix.system import System
@@ -56,16 +55,6 @@ from dl.wasm.rewrite import numbered_copy
 
 _MOST_COPIES = 64
 """Modules of one content that stack traces tell apart."""
-
-
-@dataclass(frozen=True)
-class NamingOptions:
-    """How modules are found by the names that others import from; see `Linker`."""
-
-    modules: Mapping[str, ModuleSource] | None = None
-    module_path: Sequence[str | os.PathLike[str]] = ()
-    finder: Sequence[Finder] | Finder = ()
-    isolate: bool = False
 
 
 @dataclass(eq=False)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import itertools
 from collections.abc import Callable, Iterator, Mapping
 
 from dl.engine.code_cache import Compiler
@@ -38,10 +37,6 @@ LEGACY_EXCEPTIONS = (
     "-sWASM_LEGACY_EXCEPTIONS=0), or convert with wasm-opt --translate-to-exnref"
 )
 """Short, with the remedy in front: a guest's buffer for dlerror holds some 250 bytes."""
-
-
-_MOST_COPIES = 64
-"""Modules of equal content that have code of their own; beyond, traps show the last one's name."""
 
 
 @dataclass(eq=False)
@@ -168,27 +163,6 @@ def _found(program: Program, image: ModuleImage) -> FoundModule:
     return FoundModule(as_library(image, program.main.wait_slots))
 
 
-def compile_modules(program: Program, tree: FoundTree) -> None:
-    """Compile the new modules of a tree.
-
-    Raises:
-        InvalidModuleError: the engine refuses one.
-        UnsupportedModuleError: it does so for exceptions in their former encoding.
-    """
-    taken: dict[bytes, set[int]] = {}
-    for module in tree.new:
-        copies = taken.get(module.image.digest)
-        if copies is None:
-            copies = taken[module.image.digest] = program.state.copies_of(module.image.digest)
-        # The least number that no module of the program has: another run of it compiles the same.
-        module.copy = next(n for n in itertools.count() if n not in copies or n >= _MOST_COPIES)
-        copies.add(module.copy)
-        with program.compiling.one(module.image.digest):
-            module.code = compile_module(
-                program.compiler, module.image, module.copy, form_reader(program, module.image)
-            )
-
-
 def form_reader(program: Program, image: ModuleImage) -> Callable[[bytes], CompiledModule | None] | None:
     """Return what looks into a module's compiled form; None if it can have none that is to be trusted."""
     path, options = image.path, program.options
@@ -205,6 +179,7 @@ def compile_module(
     image: ModuleImage,
     copy: int,
     made_before: Callable[[bytes], CompiledModule | None] | None = None,
+    starting: Callable[[], None] | None = None,
 ) -> CompiledModule:
     """Compile a module, or return the code that was compiled before.
 
@@ -213,6 +188,7 @@ def compile_module(
         image: the module.
         copy: which of several modules with the same content it is; each has code of its own, so that traps name the right one.
         made_before: returns code that lies elsewhere, by the digest of what is compiled.
+        starting: called before the engine compiles it.
 
     Raises:
         InvalidModuleError: the engine refuses it.
@@ -228,6 +204,7 @@ def compile_module(
             image.name,
             lambda: compiled_bytes(image, copy),
             made_before=made_before,
+            starting=starting,
         )
     except InvalidModuleError as refused:
         try:

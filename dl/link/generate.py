@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 
 from dl.dlfcn import MAIN_HANDLE, ModuleHandle
@@ -11,8 +11,10 @@ from dl.glue.imports import import_module, link_names, onward_calls
 from dl.glue.names import BASE_NAMESPACE, MEMORY_BASE, TABLE_BASE, module_namespace
 from dl.glue.placement import PlacedFunction, PlacedRun, placement_module
 from dl.glue.resolution import Binding, Constant, FromNamespace, Place, ThreadLocalAddress, ThroughTable
+from dl.link.import_lists import import_list
 from dl.link.plan import LinkPlan
 from dl.link.sources import ENV, GOT_FUNC, GOT_MEM, is_variable
+from dl.modules.function_runs import numbered_apart
 from dl.modules.linked_module import LinkedModule
 from dl.modules.symbols import placed_functions, places_itself
 from dl.program.operations import LoadModules
@@ -52,17 +54,23 @@ def generate_glue(plan: LinkPlan) -> LoadModules:
     anchors = program.main.anchors
     tail_calls = program.engine.capabilities.tail_calls
     keeps_targets = program.options.keeps_stub_targets
+    arriving = {module.handle for module in plan.new}
+    based: dict[int, LinkedModule] = {}
     for module in plan.new:
         imports = module.wasm.imports
-        where = _places(program, module)
-        if imports:
+        only = None
+        if program.engine.capabilities.import_lists:
+            module.import_list = import_list(program, module, arriving)
+            only = None if module.import_list is None else [at for at, _ in module.import_list.generated]
+        if imports if only is None else only:
+            where = _places(program, module, range(len(imports)) if only is None else only, based)
             module.import_code = generated(
                 program.compiler,
                 (
                     "imports",
                     module.seat,
                     module.image.digest,
-                    _generated_from(module.bindings, where),
+                    _generated_from(module.bindings, where, only),
                     anchors,
                     tail_calls,
                     keeps_targets,
@@ -77,34 +85,43 @@ def generate_glue(plan: LinkPlan) -> LoadModules:
                     where,
                     tail_calls=tail_calls,
                     keeps_targets=keeps_targets,
+                    only=only,
                 ),
                 weight=1 + 2 * len(imports),
             )
-    return load_operation(program, plan.new, plan.host_functions, plan.table_length)
+    return load_operation(program, plan.new, plan.host_functions, plan.table_length, based)
 
 
-def _places(program: Program, module: LinkedModule) -> list[Place | None]:
+def _places(
+    program: Program, module: LinkedModule, positions: Iterable[int], based: dict[int, LinkedModule]
+) -> list[Place | None]:
     """Return, of each import that is bound to an address in a library, which it is: that differs each time a library is loaded.
 
-    So the code that is generated does not, and a library that comes again is not compiled again.
+    So the code that is generated does not, and a library that comes again is not compiled again. `based` gets these libraries.
     """
-    places: list[Place | None] = []
-    for entry, binding in zip(module.wasm.imports, module.bindings, strict=True):
+    places: list[Place | None] = [None] * len(module.wasm.imports)
+    for position in positions:
+        entry, binding = module.wasm.imports[position], module.bindings[position]
         place = None
+        provider = binding.provider
         if isinstance(binding, ThroughTable):
-            place = _in_table(program, binding.provider, binding.address)
+            place = _in_table(program, provider, binding.address)
         elif (
             isinstance(binding, Constant) and isinstance(entry.type, GlobalType) and entry.type.value == "i32"
         ):
             own = entry.module == ENV and entry.name.startswith(("__memory_base", "__table_base"))
-            provider = module.handle if own else binding.provider
+            provider = module.handle if own else provider
             if "memory" in entry.name if own else entry.module == GOT_MEM:
                 place = _in_memory(program, provider, binding.value)
             elif own or entry.module == GOT_FUNC:
                 place = _in_table(program, provider, binding.value)
             if place is not None and place.offset and not entry.type.mutable:
                 place = None  # only code can add, and it sets what it has added
-        places.append(place)
+        if place is not None:
+            holder = program.state.module(provider)
+            assert holder is not None
+            based[place.seat] = holder
+        places[position] = place
     return places
 
 
@@ -127,10 +144,13 @@ def _in_memory(program: Program, handle: ModuleHandle, address: int) -> Place | 
     return Place(module.seat, MEMORY_BASE, address - block.address)
 
 
-def _generated_from(bindings: Sequence[Binding], where: Sequence[Place | None]) -> tuple[object, ...]:
+def _generated_from(
+    bindings: Sequence[Binding], where: Sequence[Place | None], only: Sequence[int] | None
+) -> tuple[object, ...]:
     """Return what of some bindings an import module is generated from: not who provides it, which differs with each load."""
-    inputs: list[object] = []
-    for binding, place in zip(bindings, where, strict=True):
+    inputs: list[object] = [] if only is None else [tuple(only)]
+    for position in range(len(where)) if only is None else only:
+        binding, place = bindings[position], where[position]
         match binding:
             case Constant() | ThroughTable() if place is not None:
                 inputs.append((type(binding).__name__, place))
@@ -150,6 +170,7 @@ def load_operation(
     modules: Sequence[LinkedModule],
     host_functions: Sequence[PlacedFunction],
     table_length: int,
+    based: Mapping[int, LinkedModule] | None = None,
 ) -> LoadModules:
     """Compile the placement module of some modules, and return the operation that loads them.
 
@@ -158,6 +179,7 @@ def load_operation(
         modules: in handle order; their import modules are compiled.
         host_functions: functions of the host that get their table indices with them.
         table_length: elements that the table needs.
+        based: the libraries whose places import modules know by a base, by their seats.
 
     Raises:
         InvalidModuleError: the engine refuses what was generated.
@@ -167,11 +189,14 @@ def load_operation(
     thread_addresses: list[tuple[int, str, GlobalType, int, int]] = []
     placed, runs = tuple(host_functions), list[PlacedRun]()
     onward: dict[int, tuple[FuncType, ...]] = {}
+    places = dict(based or {})
     for module in modules:
         imports = module.wasm.imports
-        kinds = set(map(type, module.bindings))
+        bound = numbered_apart(module.bindings)
+        kinds = {type(binding) for _, binding in bound}
         names = link_names(imports) if kinds & {ThreadLocalAddress, Constant} else ()
-        for entry, name, binding in zip(imports, names, module.bindings, strict=False):
+        for position, binding in bound if names else ():
+            entry, name = imports[position], names[position]
             if isinstance(binding, ThreadLocalAddress):
                 assert isinstance(entry.type, GlobalType)
                 keeps_glue.add(module.handle)
@@ -183,6 +208,8 @@ def load_operation(
         run = _placed_run(module)
         if run is not None:
             runs.append(run)
+            if isinstance(run.first, Place):
+                places[module.seat] = module
         calls = onward_calls(module.seat, imports, module.bindings, anchors)
         if calls:
             keeps_glue.add(module.handle)
@@ -216,6 +243,7 @@ def load_operation(
         frozenset(keeps_glue),
         bool(thread_addresses),
         tuple(host_functions),
+        tuple(places.values()),
     )
 
 

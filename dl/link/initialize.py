@@ -21,7 +21,6 @@ from dl.groups.entry import Group
 from dl.groups.libc_threads import INIT_FIRST, has_threads
 from dl.groups.registry import Groups
 from dl.link.order import dependencies_first
-from dl.link.root_allocator import CalledAllocator, RootAllocator
 from dl.logs import logger
 from dl.modules.linked_module import LinkedModule, breadth_first
 from dl.program.events import EventKind
@@ -135,6 +134,8 @@ def _start_allocator(groups: Groups, main: LinkedModule) -> None:
     side_memory = groups.program.side_memory
     if side_memory is None or not side_memory.calls_guest:
         return
+    from dl.link.root_allocator import CalledAllocator, RootAllocator  # noqa: PLC0415  few C libraries need it
+
     exports = RootAllocator.of(main.wasm, groups.program.options.root_names)
     missing = [function for function in exports.missing if not function.startswith("realloc")]
     if missing:

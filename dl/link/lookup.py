@@ -8,7 +8,7 @@ from typing import TypeVar
 from dl.dlfcn import MAIN_HANDLE, RTLD_DEFAULT, RTLD_NEXT, ModuleHandle
 from dl.errors import InvalidHandleError, LinkerUsageError, SymbolNotFoundError
 from dl.link.sources import find_symbol, scope_of
-from dl.link.why import symbols_log
+from dl.link.tracing import symbols_log
 from dl.logs import DEBUG
 from dl.modules.linked_module import LinkedModule, breadth_first
 from dl.modules.symbols import Symbol

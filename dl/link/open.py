@@ -17,10 +17,10 @@ from dl.dlfcn import MAIN_HANDLE, DlFlags, ModuleHandle
 from dl.errors import LibraryNotFoundError, LinkerUsageError, NotDynamicError
 from dl.groups.entry import Group
 from dl.groups.registry import Groups
+from dl.link.compile import compile_modules
 from dl.link.find import (
     FoundModule,
     FoundTree,
-    compile_modules,
     find_main,
     find_tree,
     release_memory,

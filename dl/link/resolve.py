@@ -13,8 +13,7 @@ One list of sources, the same every time, for loads, functions that are exported
 
 Weak definitions do not differ from strong ones: `dylink.0` does not say which is which. Functions that nothing defines become
 stubs unless everything is demanded now, and so do their addresses where a signature is known; data that nothing defines is an
-error unless weak. All errors of a pass are reported
-together.
+error unless weak. All errors of a pass are reported together.
 """
 
 from __future__ import annotations
@@ -44,6 +43,7 @@ from dl.glue.resolution import (
     ThreadLocalAddress,
     ThroughTable,
 )
+from dl.link.bind_runs import bind_all
 from dl.link.host_numbers import label
 from dl.link.instance_exports import InstanceExports
 from dl.link.named import named_module
@@ -61,7 +61,8 @@ from dl.link.sources import (
     UserImports,
     scope_of,
 )
-from dl.link.why import trace_bindings, trace_stub
+from dl.link.tracing import trace_bindings, trace_stub
+from dl.modules.function_runs import Bindings
 from dl.modules.linked_module import LinkedModule, StubTarget
 from dl.modules.symbols import FunctionSymbol, element_positions, exported_imports
 from dl.program.events import EventKind
@@ -125,14 +126,15 @@ class Resolver:
                 return found
         return None
 
-    def bind(self, module: LinkedModule) -> tuple[Binding, ...]:
+    def bind(self, module: LinkedModule) -> Bindings:
         """Return what each import of a module means; adds to `missing` what nothing defines.
 
         Raises:
             ImportTypeError: a definition has another type than the import.
             UnsupportedModuleError: an import of a kind or type that cannot be served.
         """
-        return tuple(self.bind_import(module, entry) for entry in module.wasm.imports)
+        assert self._plan is not None
+        return bind_all(self._plan, module, self._before_modules, self.bind_import)
 
     def bind_import(self, module: LinkedModule, entry: Import) -> Binding:
         """Return what one import means; see `bind`."""
@@ -375,8 +377,8 @@ def resolve_imports(plan: LinkPlan) -> None:
     resolver = Resolver(plan.program, plan)
     define_reexports(plan, resolver)
     for module in plan.new:
-        module.bindings = resolver.bind(module)
-        module.providers = frozenset(binding.provider for binding in module.bindings)
+        module.bindings = bindings = resolver.bind(module)
+        module.providers = bindings.providers
     if resolver.missing:
         global_scope = [*state.global_scope, *state.not_global(plan.promoted)]
         searched = [module.name for module in scope_of(plan.opened, global_scope)]

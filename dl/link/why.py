@@ -7,7 +7,6 @@ import, and the place of the provider in the importer's search order says why. T
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import NamedTuple
 
 from dl.dlfcn import MAIN_HANDLE, ModuleHandle
 from dl.glue.resolution import (
@@ -21,15 +20,12 @@ from dl.glue.resolution import (
 )
 from dl.link.plan import LinkPlan
 from dl.link.sources import ENV, GOT_FUNC, GOT_MEM, described, scope_of
-from dl.logs import DEBUG, logger
+from dl.link.tracing import bindings_log, symbols_log
 from dl.modules.linked_module import LinkedModule
 from dl.program.host_symbols import FINALIZERS
 from dl.program.program import Program
-from dl.records import dataclass
+from dl.records import NamedTuple, dataclass
 from dl.wasm.records import Import
-
-bindings_log = logger("dl.link.bindings")
-symbols_log = logger("dl.link.symbols")
 
 _BY_SCOPE = (ENV, GOT_MEM, GOT_FUNC)
 """Import modules whose imports mean the first definition of their name that the importer sees; others name whose they mean."""
@@ -254,26 +250,17 @@ def _why_not(
     return "it came into sight after the import was bound"
 
 
-def trace_bindings(program: Program, modules: Sequence[LinkedModule], plan: LinkPlan | None = None) -> None:
-    """Tell the loggers what each import of some modules is bound to and why, and where its name was looked for.
-
-    Args:
-        program: the program.
-        modules: those whose imports are bound.
-        plan: the load that has bound them; None for what is loaded.
-    """
-    if not (bindings_log.isEnabledFor(DEBUG) or symbols_log.isEnabledFor(DEBUG)):
-        return
+def tell_bindings(program: Program, modules: Sequence[LinkedModule], plan: LinkPlan) -> None:
+    """Tell the loggers about bindings; see `dl.link.tracing.trace_bindings`."""
     world = world_of(program, plan)
     for module in modules:
         for position, binding in enumerate(module.bindings):
             _trace_binding(world, module, position, binding)
 
 
-def trace_stub(program: Program, module: LinkedModule, position: int) -> None:
-    """Tell the loggers what a function that was found at its first call is bound to; as `trace_bindings`."""
-    if bindings_log.isEnabledFor(DEBUG) or symbols_log.isEnabledFor(DEBUG):
-        _trace_binding(world_of(program), module, position, module.bindings[position])
+def tell_stub(program: Program, module: LinkedModule, position: int) -> None:
+    """Tell the loggers about a stub; see `dl.link.tracing.trace_stub`."""
+    _trace_binding(world_of(program), module, position, module.bindings[position])
 
 
 def _trace_binding(world: World, module: LinkedModule, position: int, binding: Binding) -> None:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterable
+from collections.abc import Container, Iterable, Sequence
 
 from dl.dlfcn import RTLD_DEFAULT, ModuleHandle
+from dl.engine.import_list import ImportList
 from dl.engine.protocol import CompiledModule
 from dl.glue.placement import ThreadLocalModule
 from dl.glue.resolution import Binding
@@ -65,6 +66,7 @@ class LinkedModule:
             `stub_lock`).
         copy: which of the modules of equal content it is, from 0 (set once).
         code: its code with renamed imports, and that of its import module.
+        import_list: where a store finds each import by its position; None if it imports by name.
         copy: which copy of its content it is in the program, so that stack traces name the right one.
         thread_local: its thread-local storage; None for none.
         load_number: number of the operation that loads it, in the operation log; 0 before it is committed.
@@ -90,13 +92,14 @@ class LinkedModule:
     block: Block | None = None
     elements: Region | None = None
     symbols: ModuleSymbols = field(default_factory=lambda: NO_SYMBOLS)
-    bindings: tuple[Binding, ...] = ()
+    bindings: Sequence[Binding] = ()
     providers: frozenset[ModuleHandle] = frozenset()
     stub_targets: dict[int, StubTarget] = field(default_factory=dict)
     looked_up: dict[ModuleHandle, str] = field(default_factory=dict)
     copy: int = 0
     code: CompiledModule | None = None
     import_code: CompiledModule | None = None
+    import_list: ImportList | None = None
     thread_local: ThreadLocalModule | None = None
     load_number: int = 0
 

@@ -38,7 +38,7 @@ from dl.records import dataclass, field
 log = logger("dl.link")
 
 _WASM_MAGIC = b"\0asm"
-_ORIGIN = re.compile(r"\$(?:\{ORIGIN\}|ORIGIN(?![A-Za-z0-9_]))")
+_ORIGIN = r"\$(?:\{ORIGIN\}|ORIGIN(?![A-Za-z0-9_]))"
 _OUTSIDE = "outside the directories that the program may load from; -L or --dir adds one"
 
 
@@ -306,12 +306,12 @@ def _run_path(requester: Requester) -> Iterator[tuple[str, str]]:
     """Walk a run path: each entry as it is, and the directory that it means; not more than a search path may have."""
     entries = (part for entry in requester.run_path for part in entry.split(":") if part)
     for _, part in zip(range(MAX_SEARCH_DIRECTORIES), entries, strict=False):
-        if not _ORIGIN.search(part):
+        if not re.search(_ORIGIN, part):
             yield part, part
         elif requester.origin is not None:
             origin = str(requester.origin)
             # The origin is a resolved path, so that a `..` behind it may be applied to its text.
-            yield part, os.path.normpath(_ORIGIN.sub(lambda _match: origin, part))  # noqa: B023  used at once
+            yield part, os.path.normpath(re.sub(_ORIGIN, lambda _match: origin, part))  # noqa: B023  used at once
 
 
 def _fault(name: str) -> str:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import threading
+from typing import TYPE_CHECKING
 
 from dl.errors import MalformedModuleError
 from dl.wasm.instructions import Body, walk_bodies
-from dl.wasm.lines import LineTable, SourceLine
 from dl.wasm.module import WasmModule, parse_module
 from dl.wasm.rewrite import position_before_rewriting
+
+if TYPE_CHECKING:
+    from dl.wasm.lines import LineTable, SourceLine
 
 _LINE, _LINE_STRINGS, _STRINGS = ".debug_line", ".debug_line_str", ".debug_str"
 _KEY = "source lines"
@@ -50,6 +53,8 @@ class SourceLines:
 
     def _find(self, function: int, offset: int) -> SourceLine | None:
         if self.table is None:
+            from dl.wasm.lines import LineTable  # noqa: PLC0415  only where something traps
+
             self.table = LineTable(*(self._section(name) for name in (_LINE, _LINE_STRINGS, _STRINGS)))
             try:
                 changed = [] if self._compiled is None else list(walk_bodies(self._compiled))

@@ -159,19 +159,29 @@ def places_itself(module: WasmModule) -> bool:
     """Whether `functions_without_index` are put into the table by code that is added to the module.
 
     An engine takes a function of the module itself by its number, where a module that places functions of another one imports
-    each by its name. It needs the program's table as table 0, which a library that has none may import; main modules that make
-    the table have it otherwise.
+    each by its name. It needs the program's table as table 0: a library that has none may import it, and a main module may make
+    and export it.
     """
     known: bool | None = module.derived.get("places itself")
     if known is None:
         has_table = module.import_counts["table"] > 0 and module.tables[0].element == "funcref"
         takes_table = module.dylink is not None and not module.tables
         known = module.derived["places itself"] = (
-            (has_table or takes_table)
+            (has_table or takes_table or _makes_table(module))
             and PLACE not in module.exports
             and bool(functions_without_index(module))
         )
     return known
+
+
+def _makes_table(module: WasmModule) -> bool:
+    """Whether a module is a main module whose table 0 is the program's, and can take more functions."""
+    if module.dylink is not None or not module.tables or module.import_counts["table"]:
+        return False
+    table = module.tables[0]
+    can_grow = table.limits.maximum is None or table.limits.maximum > table.limits.minimum
+    exported = any(e.kind == "table" and e.index == 0 for e in module.exports.values())
+    return exported and can_grow and table.element == "funcref"
 
 
 def exported_tags(module: WasmModule) -> tuple[str, ...]:
@@ -234,6 +244,11 @@ class ModuleSymbols(Mapping[str, Symbol]):
         self._positions: dict[int, int] | None = None
         self._made: dict[str, Symbol] = {}
         self._added: dict[str, Symbol] = {}
+
+    @property
+    def handle(self) -> ModuleHandle:
+        """The module."""
+        return self._handle
 
     def add(self, symbol: FunctionSymbol) -> None:
         """Add a function that the module imports and exports again; before others can find the module."""
@@ -335,6 +350,10 @@ class FirstDefinitions(Mapping[str, Symbol]):
         """Return a symbol, or the default."""
         owner = self._owners.get(name)
         return default if owner is None else owner.get(name, default)
+
+    def owners(self, names: Iterable[str]) -> list[ModuleSymbols | None]:
+        """Return what each of some names is defined by."""
+        return list(map(self._owners.get, names))
 
     def __getitem__(self, name: str) -> Symbol:
         return self._owners[name][name]

@@ -27,6 +27,7 @@ from dl.glue.base import base_module
 from dl.glue.names import BASE_NAMESPACE
 from dl.glue.placement import PlacedFunction, placement_module
 from dl.glue.resolution import FromNamespace
+from dl.glue.table_reader import table_reader
 from dl.limits import Limits
 from dl.logs import logger
 from dl.modules.guest_paths import GuestPaths
@@ -195,6 +196,7 @@ class Program:
         self._wasi_store: Store | None = None
         self._base_code: CompiledModule | None = None
         self._waits_code: CompiledModule | None = None
+        self._table_reader_code: CompiledModule | None = None
         if main.shares_memory:
             if not engine.capabilities.shared_memory:
                 raise LinkerUsageError(f"the program uses shared memory, which engine {engine.name} lacks")
@@ -384,9 +386,16 @@ class Program:
                 self.main.table_length,
                 self.main.stack_pointer or 0,
                 exceptions=self.engine.capabilities.exceptions,
+                type_tests=self.engine.capabilities.type_tests,
             )
             self._base_code = self.compiler.compile(wasm, "base")
         return self._base_code
+
+    def table_reader_code(self) -> CompiledModule:
+        """Return the code that reads the table, made at its first use."""
+        if self._table_reader_code is None:
+            self._table_reader_code = self.compiler.compile(table_reader(), "table reader")
+        return self._table_reader_code
 
     def waits_code(self) -> CompiledModule | None:
         """Return code that places what stands in for atomic waits; None when nothing waits on shared memory."""

@@ -26,9 +26,12 @@ class Errno(enum.IntEnum):
     ACCES = 2
     AGAIN = 6
     BADF = 8
+    BUSY = 10
     CHILD = 12
+    DQUOT = 19
     EXIST = 20
     FAULT = 21
+    FBIG = 22
     INTR = 27
     INVAL = 28
     IO = 29
@@ -40,6 +43,7 @@ class Errno(enum.IntEnum):
     NOENT = 44
     NOEXEC = 45
     NOMEM = 48
+    NOSPC = 51
     NOSYS = 52
     NOTDIR = 54
     NOTSOCK = 57
@@ -50,8 +54,12 @@ class Errno(enum.IntEnum):
     PERM = 63
     PIPE = 64
     RANGE = 68
+    ROFS = 69
     SPIPE = 70
     SRCH = 71
+    STALE = 72
+    TIMEDOUT = 73
+    TXTBSY = 74
     NOTCAPABLE = 76
     MEMVIOLATION = 78
     UNKNOWN = 79

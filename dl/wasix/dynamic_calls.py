@@ -1,8 +1,9 @@
 """`call_dynamic` and `reflect_signature` of WASIX: calls of functions whose types the caller's code does not know.
 
-`call_dynamic` is a function of WebAssembly, in the base module: it asks the host for the invoker of the callee's signature,
-generated once, and calls it through the table. So no host frame lies between caller and callee, and an exit, a trap, an
-exception or a longjmp in the callee passes as through any call.
+`call_dynamic` is a function of WebAssembly, in the base module. It calls the invoker that it called last for a function of that
+index, or one like it, which looks whether the callee is of its signature. If not, or where the engine cannot tell, it asks the
+host for the invoker of the callee's signature, generated once, and calls it through the table. So no host frame lies between
+caller and callee, and an exit, a trap, an exception or a longjmp in the callee passes as through any call.
 
 A static main module is instantiated before the base module, which uses its table; it, and what is linked into its program, gets
 `call_dynamic` as a host function: there an exception of the guest's does not pass from callee to caller.
@@ -19,7 +20,7 @@ from dl.errors import ResourceLimitError
 from dl.glue.base import CALL_DYNAMIC
 from dl.glue.names import BASE_NAMESPACE
 from dl.glue.resolution import FromNamespace
-from dl.glue.trampolines import is_packable
+from dl.glue.trampolines import ANOTHER_TYPE
 from dl.wasix.abi import Errno
 from dl.wasix.adapter import bound, running_guest
 from dl.wasix.closures import VALUE_TYPES
@@ -52,7 +53,7 @@ class _DynamicCalls:
         if not self._system.reaches_table:
             return Errno.NOTSUP
         kind = group.instances.function_type(function)
-        if kind is None or not is_packable(kind):
+        if kind is None or kind.references():
             return Errno.INVAL
         try:
             code = self._system.slots.pool.invoker_code(kind)
@@ -61,7 +62,8 @@ class _DynamicCalls:
         if code is None:
             return Errno.NOTSUP
         with running_guest():
-            return group.call_invoker(code, function, *arguments)
+            errno = group.call_invoker(code, function, *arguments)
+        return Errno.INVAL if errno == ANOTHER_TYPE else errno  # the function was exchanged meanwhile
 
     def reflect(
         self, function: int, arguments: int, arguments_size: int, results: int, results_size: int, out: int
@@ -85,7 +87,7 @@ class _DynamicCalls:
         memory.write_struct(_INFO, out, cacheable, len(kind.params), len(kind.results))
         if len(kind.params) > arguments_size & 0xFFFF or len(kind.results) > results_size & 0xFFFF:
             return Errno.OVERFLOW
-        if not is_packable(kind):
+        if kind.references():
             return Errno.INVAL
         lists = [(types, at) for types, at in ((kind.params, arguments), (kind.results, results)) if types]
         for types, address in lists:
@@ -120,7 +122,7 @@ class Invokers:
 
     def _place(self, kind: FuncType) -> int:
         slots = self._system.slots
-        if not is_packable(kind):
+        if kind.references():
             return -Errno.INVAL
         try:
             code = slots.pool.invoker_code(kind)

@@ -45,7 +45,7 @@ if TYPE_CHECKING:
 log = logger("dl.wasix")
 
 HANDLER_TYPE = FuncType(("i32",), ())
-SIGINT, SIGABRT, SIGKILL, SIGPIPE = 2, 6, 9, 13
+SIGINT, SIGABRT, SIGKILL, SIGPIPE, SIGTERM = 2, 6, 9, 13, 15
 LAST_SIGNAL = 64
 _IGNORED = frozenset({13, 16, 17, 18, 19, 20, 21, 22, 23, 28})
 _EXIT_BASE = 128
@@ -68,7 +68,8 @@ class Signals:
 
     Attributes:
         alarms: signals that come after a time.
-        interrupt_pending: whether a SIGINT of the host's was sent on and its handler has not begun; see `dl.cli.interrupt`.
+        interrupt_pending: whether a SIGINT or SIGTERM of the host's was sent on and its handler has not begun; see
+            `dl.cli.interrupt`.
     """
 
     def __init__(self, system: System) -> None:
@@ -221,7 +222,7 @@ class Signals:
         handling = self._handling.setdefault(group, [])
         handling.append(signal)
         self._aborted.discard(group)
-        if signal == SIGINT:
+        if signal in (SIGINT, SIGTERM):
             self._interrupted, self.interrupt_pending = self.interrupt_pending, False
         try:
             group.call_export(main, name, HANDLER_TYPE, signal)

@@ -11,13 +11,10 @@ from dl.groups.entry import Group
 from dl.groups.guest_threads import GuestThread, GuestThreads
 from dl.groups.registry import MAIN_THREAD_ID, Groups
 from dl.limits import Limits
-from dl.link.addresses import Location, data_at, data_range, function_at, location_of, thread_local_block
-from dl.link.close import close_library
 from dl.link.finalizers import Finalizers
 from dl.link.lookup import look_up, look_up_for_code
 from dl.link.open import open_library
 from dl.link.plan import LoadRequest
-from dl.link.slots import SlotOperations
 from dl.modules.guest_paths import GuestPaths
 from dl.modules.linked_module import LinkedModule
 from dl.modules.locate import Requester, SearchPolicy, requester_of
@@ -28,9 +25,11 @@ from memory import LinearMemory, round_up
 from threads import FutexTable, Nudger, Waits
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Callable, Iterable, Mapping
 
     from dl.glue.resolution import FromNamespace
+    from dl.link.addresses import Location
+    from dl.link.slots import SlotOperations
     from dl.wasix.process import Process
 
 FIRST_THREAD = MAIN_THREAD_ID
@@ -50,24 +49,27 @@ class System:
     Args:
         groups: the program's groups, and the program.
         guest_threads: the threads that the guest has started.
-        slots: table indices whose functions are made at run time.
+        slots: returns the table indices whose functions are made at run time.
         finalizers: what libraries have registered to run at their end.
 
     Attributes:
         process: the program's process; set once, by `dl.wasix.system_interface`.
-        slots: the table indices whose functions are made at run time.
     """
 
     process: Process
 
     def __init__(
-        self, groups: Groups, guest_threads: GuestThreads, slots: SlotOperations, finalizers: Finalizers
+        self,
+        groups: Groups,
+        guest_threads: GuestThreads,
+        slots: Callable[[], SlotOperations],
+        finalizers: Finalizers,
     ) -> None:
         self._groups = groups
         self._finalizers = finalizers
         self._guest_threads = guest_threads
         self._program = groups.program
-        self.slots = slots
+        self._slots = slots
 
     # memory
 
@@ -305,6 +307,8 @@ class System:
             InvalidHandleError: it has opened no such library.
             FinalizationError: a destructor failed; the library is gone.
         """
+        from dl.link.close import close_library  # noqa: PLC0415  most programs close nothing
+
         close_library(self._groups, self._finalizers, self._groups.current(), handle, by_guest=True)
 
     @property
@@ -366,10 +370,14 @@ class System:
 
     def data_range(self, module: LinkedModule) -> tuple[int, int]:
         """Return where a module's data begins and ends in linear memory, bytes."""
+        from dl.link.addresses import data_range  # noqa: PLC0415  few programs ask what is where
+
         return data_range(module)
 
     def thread_local_block(self, module: LinkedModule) -> int:
         """Return where the calling thread's thread-local storage of a module is, bytes; 0 if it has none."""
+        from dl.link.addresses import thread_local_block  # noqa: PLC0415  as above
+
         return thread_local_block(module, self._groups.current())
 
     def path_for_guest(self, module: LinkedModule) -> str:
@@ -385,6 +393,8 @@ class System:
             address: a table index, or bytes.
             kind: which of these; None if that is not known.
         """
+        from dl.link.addresses import data_at, function_at, location_of  # noqa: PLC0415  as above
+
         state, group = self._program.state, self._groups.current()
         if kind is AddressKind.FUNCTION:
             return function_at(state, address)
@@ -395,6 +405,11 @@ class System:
         return self._program.state.is_side_module(handle)
 
     # functions made at run time
+
+    @property
+    def slots(self) -> SlotOperations:
+        """The table indices whose functions are made at run time."""
+        return self._slots()
 
     @property
     def base_comes_after_main(self) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING
 
 from dl.engine.preview1 import PREVIEW1, UNSTABLE, WASIX
@@ -11,6 +12,7 @@ from dl.wasix.abi import NAMESPACES, PROCESS
 from dl.wasix.adapter import with_split_arguments
 from dl.wasix.files.files import LOOKED_UP
 from dl.wasix.files.forwarding import closing
+from dl.wasix.files.opening import path_open
 from dl.wasix.files.poll import PREVIEW1_LAYOUT, SNAPSHOT0_LAYOUT, Poll
 from dl.wasix.files.snapshot0 import snapshot0_functions
 from dl.wasix.files.transfers import Transfers
@@ -47,7 +49,7 @@ def process_functions(
     common = adapter.functions(PREVIEW1, typed)
     common |= {name: adapter.raw(PREVIEW1, name, files.raw(name)) for name in LOOKED_UP}
     common["fd_close"] = adapter.raw(PREVIEW1, "fd_close", closing(files, lambda: process.is_wasix))
-    common["path_open"] = adapter.raw(PREVIEW1, "path_open", files.path_open)
+    common["path_open"] = adapter.raw(PREVIEW1, "path_open", partial(path_open, files))
 
     own = {name: getattr(process, name) for name in PROCESS if name != "path_open2"}
     wasix = adapter.functions(WASIX, own | {"thread_signal": process.thread_signal})
@@ -66,6 +68,6 @@ def _path_open2(process: Process) -> RawFunction:
     def call(slots: Slots) -> None:
         cloexec = bool(slots.u32(8) & _CLOEXEC)
         slots.set_32(8, slots.u32(9))
-        process.files.path_open(slots, cloexec=cloexec)
+        path_open(process.files, slots, cloexec=cloexec)
 
     return call

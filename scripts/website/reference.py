@@ -180,7 +180,7 @@ def linked_name(match: re.Match[str]) -> str:
 
 def commands() -> str:
     """Return the reference of the command line: each command with its usage, its text and its options."""
-    context = click.Context(dlrun, info_name="dlrun")
+    context = _context(dlrun, "dlrun")
     parts = [
         "# Command line: all options\n",
         "What `--help` says, made from the command line itself. [dlrun](cli.md) explains exit codes, messages and JSON.\n",
@@ -188,8 +188,13 @@ def commands() -> str:
     for name in ["run", *sorted(set(dlrun.list_commands(context)) - {"run"})]:
         command = dlrun.get_command(context, name)
         assert command is not None
-        parts.append(command_section(command, click.Context(command, info_name=name, parent=context), 2))
+        parts.append(command_section(command, _context(command, name, context), 2))
     return "\n".join(parts)
+
+
+def _context(command: click.Command, name: str, parent: click.Context | None = None) -> click.Context:
+    """Return a context with the command's own settings: commands keep the options for help that they first have."""
+    return click.Context(command, info_name=name, parent=parent, **command.context_settings)
 
 
 def command_section(command: click.Command, context: click.Context, level: int) -> str:
@@ -213,9 +218,7 @@ def command_section(command: click.Command, context: click.Context, level: int) 
         for name in command.list_commands(context):
             below = command.get_command(context, name)
             assert below is not None
-            parts.append(
-                command_section(below, click.Context(below, info_name=name, parent=context), level + 1)
-            )
+            parts.append(command_section(below, _context(below, name, context), level + 1))
     return "\n".join(parts)
 
 

@@ -177,7 +177,7 @@ class TestLife:
             linker.callback(text, lambda x=0: x).close()
 
         assert linker.statistics().table_elements - before == 100
-        assert linker.parts.slots.pool.in_use() == 0
+        assert linker.parts.slots().pool.in_use() == 0
         slots = linker.main_group.own.instances._slots
         assert len(slots._placed) + sum(map(len, slots._idle.values())) == 3
 
@@ -222,7 +222,7 @@ class TestLife:
             linker.callback("() -> ()", 5)  # type: ignore[call-overload]
         with pytest.raises(dl.ValueConversionError):
             linker.callback(FuncType(("externref",), ()), lambda _x: None)
-        assert linker.parts.slots.pool.in_use() == 0
+        assert linker.parts.slots().pool.in_use() == 0
 
     def test_a_program_that_takes_no_functions_refuses_callbacks(self) -> None:
         """A table that the linker cannot reach or grow is said so."""
@@ -320,7 +320,7 @@ def test_guest_cannot_free_a_callback_of_the_host() -> None:
         callback = linker.callback("(i32) -> i32", lambda value: value + 1)
 
         assert free(callback) == 0
-        assert callback.address in linker.parts.slots.pool
+        assert callback.address in linker.parts.slots().pool
         again = linker.callback("(i32) -> i32", lambda value: value)
         assert again.address != callback.address
 

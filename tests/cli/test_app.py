@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
 
@@ -202,3 +203,41 @@ def test_a_directory_of_libraries_that_is_not_there_is_reported_once(dlrun: DlRu
     done = dlrun("patch", "-L", "nosuch:.", "-L", "nosuch", "--rename", "seven=eight", "one.so", "two.so")
     assert done.returncode == 0
     assert done.stderr == "dlrun: warning: nosuch, where libraries are looked for, is not a directory\n"
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["new", "pluginhost", "x"], "'pluginhost' is no template; did you mean 'plugin-host'?"),
+        (["new", "zzz", "x"], "'zzz' is no template; there is plugin-host"),
+        (["new"], "missing argument 'TEMPLATE'"),
+        (["isnpect", "x"], "'isnpect' is neither a file nor a command; did you mean 'inspect'?"),
+        (["cache", "inof"], "did you mean 'info'?"),
+    ],
+)
+def test_misspelt_words_are_told(dlrun_here: DlRun, words: list[str], said: str) -> None:
+    """A command or a template that there is not is named in one line, with the nearest that there is."""
+    done = dlrun_here(*words)
+
+    assert done.returncode == 2
+    assert said in done.stderr.replace("Did", "did")
+    assert len(done.stderr.splitlines()) == 1
+
+
+def test_a_bare_group_of_commands_shows_its_help(dlrun_here: DlRun) -> None:
+    """`dlrun cache` without a command of it shows which there are, and is a wrong command line."""
+    done = dlrun_here("cache")
+
+    assert done.returncode == 2
+    assert "verify " in done.stderr
+    assert "\\n" not in done.stderr
+
+
+def test_variables_that_are_not_utf_8_stay_behind(dlrun: DlRun) -> None:
+    """`--inherit-env` passes on what programs can take, and names what they cannot; `--env` in its place is no news."""
+    odd = {"ODD": os.fsdecode(b"a\xffb"), "EVEN": "1"}
+    done = dlrun("--inherit-env", HELLO, environment=odd)
+    assert (done.returncode, done.stdout) == (dlrun(HELLO).returncode, dlrun(HELLO).stdout)
+    assert done.stderr.startswith("dlrun: warning: ")
+    assert done.stderr.rstrip().endswith("--inherit-env: ODD")
+    assert dlrun("--inherit-env", "--env", "ODD=plain", HELLO, environment=odd).stderr == ""

@@ -275,3 +275,50 @@ def test_a_damaged_folder_is_reported(dlrun_here: DlRun, tmp_path: Path) -> None
     manifest.write_text(text)
     (tmp_path / "b/main.wasm").unlink()
     assert dlrun_here("b").returncode == 127
+
+
+@pytest.mark.parametrize("archive", [True, False])
+def test_it_is_looked_into_like_its_program(
+    dlrun_here: DlRun, tmp_path: Path, moved: Move, monkeypatch: pytest.MonkeyPatch, archive: bool
+) -> None:
+    """`inspect`, `deps`, `explain`, `graph` and `map` take a bundle for its program and libraries, and leave nothing behind."""
+    (tmp_path / "app").mkdir()
+    (tmp_path / "app/main.wasm").write_bytes(app("libnumber.so"))
+    (tmp_path / "app/libnumber.so").write_bytes(library(returns("number", 7)))
+    bundle = str(moved("app/main.wasm", archive=archive))
+    temporary = tmp_path / "temporary"
+    temporary.mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(temporary))
+
+    for words, shows in (
+        (["inspect", bundle], "libnumber.so"),
+        (["inspect", "--links", bundle], "linked  func    env.number"),
+        (["deps", "-r", bundle], "libnumber.so"),
+        (["explain", bundle, "number"], "libnumber.so"),
+        (["graph", bundle], "libnumber.so"),
+        (["map", bundle], "libnumber.so"),
+    ):
+        done = dlrun_here(*words)
+        assert (done.returncode, done.stderr) == (0, ""), words
+        assert shows in done.stdout, words
+    assert dlrun_here("map", "--run", bundle).returncode == 7
+    assert list(temporary.iterdir()) == []
+
+
+def test_a_damaged_one_is_not_looked_into(
+    dlrun_here: DlRun, tmp_path: Path, moved: Move, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An archive that is none is refused by name, and what was unpacked of others before it is removed."""
+    (tmp_path / "app").mkdir()
+    (tmp_path / "app/main.wasm").write_bytes(app("libnumber.so"))
+    (tmp_path / "app/libnumber.so").write_bytes(library(returns("number", 7)))
+    bundle = str(moved("app/main.wasm"))
+    (tmp_path / "damaged.zip").write_bytes(Path(bundle).read_bytes()[:-30])
+    temporary = tmp_path / "temporary"
+    temporary.mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(temporary))
+    done = dlrun_here("inspect", bundle, "damaged.zip")
+
+    assert done.returncode == 127
+    assert "damaged.zip" in done.stderr
+    assert list(temporary.iterdir()) == []

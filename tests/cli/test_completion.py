@@ -1,13 +1,15 @@
-"""Completion as a shell does it: bash on a terminal of its own, with the script that dlrun prints, and keys pressed."""
+"""Completion as shells do it: each on a terminal of its own, with the script that dlrun prints, and keys pressed."""
 
 from __future__ import annotations
 
+import fcntl
 import os
 import pty
 import select
 import shutil
 import subprocess
 import sys
+import termios
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,8 +17,6 @@ from pathlib import Path
 import pytest
 
 from tests.support.paths import ROOT
-
-pytestmark = pytest.mark.skipif(shutil.which("bash") is None, reason="no bash")
 
 TAB, ERASE_LINE = "\t", "\x15"
 
@@ -40,29 +40,52 @@ class Terminal:
         return True
 
 
-@pytest.fixture
-def bash(tmp_path: Path) -> Iterator[Terminal]:
-    """An interactive bash that has the script of dlrun, in an empty directory."""
+SHELLS = {
+    "bash": (
+        ["bash", "--noprofile", "--rcfile", "rc", "-i"],
+        "PS1='ready> '\neval \"$(_DLRUN_COMPLETE=bash_source dlrun)\"\n",
+    ),
+    "zsh": (
+        ["zsh", "-i"],
+        "PS1='ready> '\nautoload -Uz compinit\ncompinit -u -D\neval \"$(_DLRUN_COMPLETE=zsh_source dlrun)\"\n",
+    ),
+    "fish": (
+        ["fish", "--no-config", "-i", "-C", "source rc"],
+        "function fish_prompt; printf 'ready> '; end\nset -g fish_greeting\nset -g fish_autosuggestion_enabled 0\n"
+        "_DLRUN_COMPLETE=fish_source dlrun | source\n",
+    ),
+}
+"""How each shell begins, interactive and without the user's own files, and what it reads then."""
+
+
+@pytest.fixture(params=[shell for shell in SHELLS if shutil.which(shell)])
+def shell(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Terminal]:
+    """An interactive shell that has the script of dlrun, in an empty directory."""
+    argv, rc = SHELLS[request.param]
     (tmp_path / "bin").mkdir()
     command = tmp_path / "bin/dlrun"
     command.write_text(f'#!/bin/sh\nPYTHONPATH={ROOT} exec {sys.executable} -m dl "$@"\n')
     command.chmod(0o755)
-    (tmp_path / "rc").write_text("PS1='ready> '\neval \"$(_DLRUN_COMPLETE=bash_source dlrun)\"\n")
+    (tmp_path / "rc").write_text(rc)
+    (tmp_path / ".zshrc").write_text(rc)
     environment = {
         **os.environ,
         "PATH": f"{tmp_path / 'bin'}:{os.environ['PATH']}",
-        "TERM": "dumb",
+        "TERM": "xterm" if request.param == "fish" else "dumb",
         "INPUTRC": os.devnull,
+        "ZDOTDIR": str(tmp_path),
+        "HOME": str(tmp_path),
     }
     descriptor, theirs = pty.openpty()
     process = subprocess.Popen(
-        ["bash", "--noprofile", "--rcfile", "rc", "-i"],
+        argv,
         cwd=tmp_path,
         env=environment,
         stdin=theirs,
         stdout=theirs,
         stderr=theirs,
         start_new_session=True,
+        preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),  # noqa: PLW1509  which fish insists on
     )
     try:
         terminal = Terminal(descriptor)
@@ -75,7 +98,7 @@ def bash(tmp_path: Path) -> Iterator[Terminal]:
         os.close(descriptor)
 
 
-def test_keys_complete_commands_options_values_and_files(bash: Terminal, tmp_path: Path) -> None:
+def test_keys_complete_commands_options_values_and_files(shell: Terminal, tmp_path: Path) -> None:
     """A part of a command, of an option of running, of a command's option, of a value and of a file's name is completed."""
     (tmp_path / "program.wasm").write_bytes(b"")
     for typed, completed in (
@@ -84,5 +107,8 @@ def test_keys_complete_commands_options_values_and_files(bash: Terminal, tmp_pat
         ("dlrun deps --unde", "fined "),
         ("dlrun --guest-dlfcn el", "f "),
         ("dlrun prog", "ram.wasm "),
+        ("dlrun inspect prog", "ram.wasm "),
+        ("dlrun explain prog", "ram.wasm "),
+        ("dlrun new ", "plugin-host "),
     ):
-        assert bash.shows(ERASE_LINE + typed + TAB, typed + completed), typed
+        assert shell.shows(ERASE_LINE + typed + TAB, typed + completed), typed

@@ -99,6 +99,16 @@ class TestMap:
         assert text == capfd.readouterr().out
         assert main(["map", HELLO, "one"]) == 2
 
+    def test_json_of_a_run_is_not_mixed_with_its_output(self, tmp_path: Path, dlrun: DlRun) -> None:
+        """With `--run --json` standard output is JSON and the program's output is on standard error; `-o` writes a file."""
+        done = dlrun("map", "--run", "--json", HELLO, "one")
+        printed = dlrun(HELLO, "one")
+        assert json.loads(done.stdout)["memory"]
+        assert (done.returncode, done.stderr) == (printed.returncode, printed.stdout)
+        done = dlrun("map", "--run", "--json", "-o", "map.json", HELLO, "one")
+        assert (done.returncode, done.stdout) == (printed.returncode, printed.stdout)
+        assert json.loads((tmp_path / "map.json").read_text())["memory"]
+
     def test_after_a_trap(self, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
         """With `--run` the map of a program that traps is written, and the exit code is that of the trap."""
         page = tmp_path / "map.html"

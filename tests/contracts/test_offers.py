@@ -63,6 +63,19 @@ def test_the_last_one_of_a_name_counts(engine: Engine, store: Any) -> None:
     assert linked(engine, store, ("m1", "f")) == 3
 
 
+@pytest.mark.parametrize("count", [1, 5, 6, 7, 20])
+def test_some_of_many_exports(engine: Engine, store: Any, count: int) -> None:
+    """However many of an instance's exports are imported, by one instance or by several; then those of another in its place."""
+    names = [f"f{n}" for n in range(20)]
+    for number in (1, 2):
+        offered(engine, store, "m1", number, *names)
+        assert linked(engine, store, *(("m1", name) for name in names[:count])) == number * count
+        for name in names[:count]:
+            assert linked(engine, store, ("m1", name), ("m1", "f19")) == 2 * number
+        with pytest.raises(InstantiationError, match="f20"):
+            linked(engine, store, ("m1", "f20"))
+
+
 def test_what_nobody_offers_is_an_error(engine: Engine, store: Any) -> None:
     """A namespace or a name that is unknown, also of an instance that was offered; and the store is as before."""
     offered(engine, store, "m1", 1, "f")

@@ -46,6 +46,15 @@ def test_the_least_recently_used_go_first(most: int, steps: list[tuple[int, int]
     assert all(recent.find(key) == key for key, _ in model)
 
 
+def test_a_replaced_value_counts_once() -> None:
+    """What is kept in the place of another value has its weight alone, and is found."""
+    recent: Recent[int] = Recent(10)
+    for value in range(5):
+        recent.replace("a", value, 6)
+    recent.keep("b", 7, 4)
+    assert (recent.find("a"), recent.find("b"), len(recent)) == (4, 7, 2)
+
+
 def test_threads_get_one_value() -> None:
     """Threads that make a value at the same time all get the one that was kept first."""
     recent: Recent[object] = Recent(10)

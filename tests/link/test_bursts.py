@@ -192,7 +192,7 @@ def test_at_every_line_of_making_and_closing_a_callback(times: int) -> None:
     """Pressed at any line of making or closing a callback: no table index is lost, and groups are equal."""
     print(f"seed {SEED}")
     with followed() as (p, check):
-        pool = p.linker.parts.slots.pool
+        pool = p.linker.parts.slots().pool
 
         def make_and_close(presser: Presser) -> None:
             made = []

@@ -80,6 +80,22 @@ def test_a_thread_that_never_leaves_guest_code_gives_memory_back(world: World) -
     assert world.inside(cycles) == [0] * 20
 
 
+def test_a_thread_that_has_returned_from_a_closed_library_gives_its_memory_back(world: World) -> None:
+    """Libraries that close themselves, one after the other, in a loop of the program."""
+
+    def cycles() -> list[int]:
+        sizes = []
+        for _ in range(20):
+            handle = world.group.dlopen("plugin.so")
+            work = world.group.dlsym(handle, "work")
+            world.pause = lambda handle=handle: world.group.dlclose(handle)  # type: ignore[misc]
+            assert work() == 99
+            sizes.append(world.side_bytes())
+        return sizes
+
+    assert max(world.inside(cycles)) <= SIZE
+
+
 def test_a_thread_inside_the_library_keeps_its_memory(world: World) -> None:
     """A library that is closed below its own function keeps its data until that has returned, whoever else comes."""
     handle = world.group.dlopen("plugin.so")

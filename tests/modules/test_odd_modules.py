@@ -13,7 +13,7 @@ from dl.modules.kind import ModuleKind, check_side_module, kind_of
 from dl.wasm.dylink import SymbolFlags, parse_dylink
 from dl.wasm.encode import name_bytes, section, unsigned, vector
 from dl.wasm.module import parse_module
-from tests.support.modules import MEMORY, library, module, returns, static
+from tests.support.modules import MEMORY, library, linker, module, returns, static
 
 HEADER = b"\0asm\x01\0\0\0"
 SEED = 20240613
@@ -320,3 +320,14 @@ def test_vectors_are_what_they_seem() -> None:
     """The test's own encoder agrees with the parser on the simplest module."""
     assert vector([b"a", b"b"]) == b"\x02ab"
     assert parse_module(HEADER, "empty").exports == {}
+
+
+def test_other_bytes_of_the_same_name_and_length_are_another_module() -> None:
+    """What is parsed is told apart by its bytes, also where name and length are those of the module before."""
+    for value in (1, 2, 1):
+        with linker({}) as program:
+            found = program.main_group.dlsym(
+                program.main_group.dlopen(library(returns("f", value)), name="same.so"), "f"
+            )
+            assert isinstance(found, dl.GuestFunction)
+            assert found() == value

@@ -32,6 +32,7 @@ ORDER = (
         "include",
         "limits",
         "recent",
+        "later",
         "forks",
         "text",
         "records",

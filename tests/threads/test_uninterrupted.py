@@ -17,6 +17,7 @@ from typing import Any
 
 import pytest
 
+import threads
 from tests.support.rendezvous_program import DEADLINE, AtLine, Program, held, running
 from threads import HOST, BarrierTimeoutError, protect, uninterrupted, unwound_whole
 
@@ -192,6 +193,95 @@ class TestUnwoundWhole:
         with pytest.raises(KeyboardInterrupt), unwound_whole():
             release()
         assert done == [1]
+
+
+class AtLook:
+    """Acts once, at the n-th place of `threads/` where the interpreter looks for signals: a start, or after a native call."""
+
+    def __init__(self, number: int, action: Callable[[], object]) -> None:
+        self.number = number
+        self.action = action
+        self.count = 0
+
+    def __enter__(self) -> AtLook:  # noqa: PYI034 - `Self` needs 3.11
+        sys.setprofile(self._look)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        sys.setprofile(None)
+
+    @property
+    def acted(self) -> bool:
+        return self.count >= self.number
+
+    def _look(self, frame: FrameType, event: str, _argument: object) -> None:
+        in_threads = os.path.dirname(frame.f_code.co_filename) == os.path.dirname(threads.__file__)
+        if in_threads and event in {"call", "c_return"} and not self.acted:
+            self.count += 1
+            if self.acted:
+                sys.setprofile(None)
+                self.action()
+
+
+class TestPromptness:
+    """What is held back for a function comes at its end, also when the guard's body then waits for ever."""
+
+    @pytest.mark.parametrize("outer", [contextlib.nullcontext, unwound_whole])
+    def test_press_while_a_guard_is_entered_or_left_does_not_wait_for_a_body(
+        self, outer: Callable[[], contextlib.AbstractContextManager[object]]
+    ) -> None:
+        """Wherever it comes in a guard, or in a protected function within: the handler has run before the body goes on."""
+
+        @protect
+        def step() -> None:
+            pass
+
+        pressed: list[int] = []
+        handled: list[int] = []
+        late: list[str] = []
+        former = signal.signal(signal.SIGINT, lambda *_: handled.append(1))
+
+        def look(where: str) -> None:
+            if len(handled) < len(pressed):
+                late.append(f"{number}: {where}")
+
+        def act() -> None:
+            pressed.append(1)
+            press()
+
+        try:
+            for number in range(1, 500):
+                with AtLook(number, act) as place, outer():
+                    with unwound_whole():
+                        look("entered")
+                        with unwound_whole():
+                            look("nested")
+                        look("left")
+                        step()
+                        look("returned")
+                    look("outermost left")
+                assert late == []
+                assert len(handled) == len(pressed)
+                if not place.acted:
+                    break
+        finally:
+            signal.signal(signal.SIGINT, former)
+        assert number > 30
+
+    def test_press_that_raises_while_a_guard_is_entered_leaves_no_guard(self) -> None:
+        """The handler of before is back, and the body has not begun or is interrupted."""
+        for number in range(1, 500):
+            began = []
+            place = AtLook(number, press)
+            try:
+                with place, unwound_whole():
+                    began.append(1)
+            except KeyboardInterrupt:
+                pass
+            assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+            if not place.acted:
+                break
+        assert number > 10
 
 
 def at_a_with(frame: FrameType) -> bool:

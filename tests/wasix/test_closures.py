@@ -117,9 +117,9 @@ class TestLife:
         for _ in range(3):
             assert guest.closure_allocate(0xFFFFFFFE) == SUCCESS
 
-        assert linker.parts.slots.pool.in_use() == 0
+        assert linker.parts.slots().pool.in_use() == 0
         assert closure in [guest.allocate() for _ in range(100)]
-        assert linker.parts.slots.pool.in_use() == 100
+        assert linker.parts.slots().pool.in_use() == 100
 
     def test_the_pool_grows_in_steps_each_of_which_is_one_operation(
         self, linker: dl.Linker, guest: Guest
@@ -145,7 +145,7 @@ class TestLimits:
 
             assert group.dlsym(linker.main, "closure_allocate")(0) == FAULT
             assert linker.statistics().table_elements == before
-            assert linker.parts.slots.pool.in_use() == 0
+            assert linker.parts.slots().pool.in_use() == 0
             small = library(MEMORY, TABLE, '(func (export "seven") (result i32) i32.const 7)')
             assert group.dlsym(group.dlopen(small, name="small.so"), "seven")() == 7
 
@@ -315,7 +315,7 @@ def test_an_operation_that_fails_leaves_everything_as_it_was(
     linker.program.checkpoint = lambda _step, _group: None
 
     assert linker.main_group.table()[: len(table)] == table
-    assert len(taken) == linker.parts.slots.pool.in_use() - 2 == 98
+    assert len(taken) == linker.parts.slots().pool.in_use() - 2 == 98
     assert linker.statistics().table_elements == before.table_elements
     assert guest.call(closure, 1) == 6
     assert in_thread(linker, lambda other: other.call(closure, 1)) == 6

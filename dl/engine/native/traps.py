@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from typing import Generic, TypeAlias, TypeVar
 
-from dl.errors.frames import SourcePlace
+from dl.errors import UncaughtExceptionError
+from dl.errors.frames import Frame, SourcePlace
+from dl.errors.running import DescribeException
 from dl.records import dataclass, field
 
 Tag = TypeVar("Tag")
@@ -52,11 +54,20 @@ class Names(Generic[Tag]):
         modules: names of modules, by the names that their code carries.
         lines: what finds source lines in them, likewise.
         tags: exception tags with their names; the first name of a tag counts.
+        describe: returns type and text of an exception that no guest code caught, from its tag's name and its first value.
     """
 
     modules: dict[str, str] = field(default_factory=dict)
     lines: dict[str, FindLine] = field(default_factory=dict)
     tags: list[tuple[str, Tag]] = field(default_factory=list)
+    describe: DescribeException | None = None
+
+    def uncaught(
+        self, tag: str | None, value: int | None, frames: Sequence[Frame | str]
+    ) -> UncaughtExceptionError:
+        """Return the error for an exception that no guest code caught; guest code may run to describe it."""
+        described = self.describe(tag, value) if self.describe is not None else None
+        return UncaughtExceptionError(tag, value, UNCAUGHT, frames, *(described or ()))
 
 
 @lru_cache(maxsize=4096)

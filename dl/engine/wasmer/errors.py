@@ -7,9 +7,9 @@ from collections.abc import Callable
 from typing import Any
 
 from dl.engine.native.pending import take_pending
-from dl.engine.native.traps import TRAPS, UNCAUGHT, Names
+from dl.engine.native.traps import TRAPS, Names
 from dl.engine.wasmer import c
-from dl.errors import EngineError, InstantiationError, TrapError, UncaughtExceptionError
+from dl.errors import EngineError, InstantiationError, TrapError
 from memory import Uncopied
 
 _NO_WAIT = 12
@@ -86,7 +86,7 @@ def _described(failure: int | None, view: c.FailureView, names: Names[Handle], m
     if view.kind == c.FAILED_EXCEPTION:
         tag = next((name for name, tag in names.tags if c.failure_has_tag(failure, tag.pointer)), None)
         value = view.value if view.value >= 0 else None
-        return UncaughtExceptionError(tag, value, UNCAUGHT, _frames(view, names))
+        return names.uncaught(tag, value, _frames(view, names))
     if view.kind == c.FAILED_TRAP:
         code = _CODES.get(view.code)
         return TrapError(text if code is None else TRAPS[code], code, _frames(view, names))

@@ -30,11 +30,15 @@ from dl.engine.wasmer.memory import WasmerMemory, new_memory
 from dl.engine.wasmer.references import Objects
 from dl.engine.wasmer.wasi import StoreWasi
 from dl.errors import EngineError
+from dl.errors.running import DescribeException
 from dl.wasm.types import FuncType, GlobalType, MemoryType
 from memory import Uncopied
 
 if TYPE_CHECKING:
     from dl.engine.wasmer.engine import WasmerEngine
+
+
+NO_LISTS = "this engine imports by name only"
 
 
 class _OwnedStore(Uncopied):
@@ -143,6 +147,9 @@ class WasmerStore(NativeStore):
     def find_lines(self, module: Any, find: FindLine) -> None:
         """Do nothing: Wasmer's stacks do not say where in a function they are."""
 
+    def describe_exceptions(self, describe: DescribeException) -> None:
+        self._names.describe = describe
+
     def new_profiler(self) -> Any:
         raise EngineError("Wasmer has no profiler of guest code")
 
@@ -180,6 +187,12 @@ class WasmerStore(NativeStore):
                 raise error_of(failure, self._names, name)
         assert instance is not None
         return instance
+
+    def read_table_by(self, *_table: object) -> None:
+        raise EngineError(NO_LISTS)
+
+    def instantiate_listed(self, *_module: Any) -> WasmerInstance:
+        raise EngineError(NO_LISTS)
 
     def raise_ending(self, error: int | None) -> None:
         failure = self.take_trap(error)

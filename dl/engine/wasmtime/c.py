@@ -213,6 +213,7 @@ linker_instantiate = _prototype("wasmtime_linker_instantiate", _P, _P, _P, _P, _
 instance_new = _prototype("wasmtime_instance_new", _P, _P, _P, _P, _N, _P, _P)
 instance_export = _prototype("wasmtime_instance_export_get", c_bool, _P, _P, c_char_p, _N, _P)
 function_call = _prototype("wasmtime_func_call_unchecked", _P, _P, _P, _P, _N, _P)
+func_from_raw = _prototype("wasmtime_func_from_raw", None, _P, _P, _P)
 function_call_checked = _prototype("wasmtime_func_call", _P, _P, _P, _P, _N, _P, _N, _P)
 caller_context = _prototype("wasmtime_caller_context", _P, _P)
 

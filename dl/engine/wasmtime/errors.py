@@ -11,13 +11,13 @@ import re
 from collections.abc import Callable
 
 from dl.engine.native.pending import is_pending, take_pending
-from dl.engine.native.traps import TRAPS, UNCAUGHT, Names
+from dl.engine.native.traps import TRAPS, Names
 from dl.engine.wasmtime import c
 from dl.errors import EngineError, InstantiationError, ProgramExited, TrapError, UncaughtExceptionError
 from dl.errors.frames import Frame
 
 _TRAP_PREFIX = "wasm trap: "
-_CAUSE_NUMBER = re.compile(r"^ +[0-9]+: ")
+_CAUSE_NUMBER = r"^ +[0-9]+: "
 
 
 def check(error: int | None) -> None:
@@ -39,7 +39,7 @@ def error_text(error: int) -> str:
 
 def _lines(text: str) -> list[str]:
     """Return what wasmtime prints as "first line, Caused by:, 0: cause, 1: its cause", without what is not text."""
-    lines = (_CAUSE_NUMBER.sub("", line).strip() for line in text.rstrip("\0").splitlines())
+    lines = (re.sub(_CAUSE_NUMBER, "", line).strip() for line in text.rstrip("\0").splitlines())
     return [line for line in lines if line and line != "Caused by:"]
 
 
@@ -139,7 +139,7 @@ def _take_exception(
     """
     exception, value = c.Exception_(), c.Val()
     if not c.context_take_exception(context, ctypes.addressof(exception)):
-        return UncaughtExceptionError(None, None, UNCAUGHT, frames)
+        return names.uncaught(None, None, frames)
     first = None
     if c.exception_field_count(context, ctypes.addressof(exception)):
         error = c.exception_field(context, ctypes.addressof(exception), 0, ctypes.addressof(value))
@@ -151,7 +151,7 @@ def _take_exception(
             c.val_unroot(ctypes.addressof(value))
     tag = _tag_name(context, exception, names)
     c.exception_unroot(ctypes.addressof(exception))
-    return UncaughtExceptionError(tag, first, UNCAUGHT, frames)
+    return names.uncaught(tag, first, frames)
 
 
 def _tag_name(context: int, exception: c.Exception_, names: Names[c.Extern]) -> str | None:

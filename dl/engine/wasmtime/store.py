@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import ctypes
-import functools
 import struct
 from collections.abc import Callable, Sequence
 from threading import get_ident
 from typing import TYPE_CHECKING, Any
 
+from dl.engine.import_list import ImportList
 from dl.engine.native.entry import entry, need_room
 from dl.engine.native.pending import interrupt_guest
 from dl.engine.native.store import DEFERRED, NativeStore
@@ -21,7 +21,6 @@ from dl.engine.wasmtime.errors import (
     raise_ending,
     raise_instantiation_ending,
 )
-from dl.engine.wasmtime.externals import WasmtimeGlobal, external_of, new_global
 from dl.engine.wasmtime.host import (
     Definition,
     WasmtimeHostFunctions,
@@ -30,6 +29,7 @@ from dl.engine.wasmtime.host import (
     described_type,
 )
 from dl.engine.wasmtime.instance import WasmtimeInstance
+from dl.engine.wasmtime.listed import TableReader, externals, new_number
 from dl.engine.wasmtime.memory import (
     PROBE_NAMESPACE,
     WasmtimeMemory,
@@ -39,14 +39,16 @@ from dl.engine.wasmtime.memory import (
 )
 from dl.engine.wasmtime.offered import OfferedInstances
 from dl.engine.wasmtime.references import STORES
-from dl.engine.wasmtime.stack import WasmtimeProfiler, is_on_stack
 from dl.engine.wasmtime.wasi import wasi_config
-from dl.errors import EngineError
+from dl.errors import EngineError, InstantiationError
+from dl.errors.running import DescribeException
 from dl.wasm.types import FuncType, GlobalType, MemoryType
 from memory import Uncopied
 
 if TYPE_CHECKING:
     from dl.engine.wasmtime.engine import WasmtimeEngine
+    from dl.engine.wasmtime.externals import WasmtimeGlobal
+    from dl.engine.wasmtime.stack import WasmtimeProfiler
 
 _UNLIMITED = -1
 
@@ -70,13 +72,6 @@ class _OwnedStore(Uncopied):
         _delete(self._pointer)
 
 
-@functools.cache
-def _number_type() -> int:
-    """Return the type of an i32 global that cannot be set; it belongs to no engine, and stays."""
-    made: int = c.globaltype_new(c.valtype_new(c.VALUE_KINDS["i32"]), 0)
-    return made
-
-
 _OWN_SHARED_MEMORY = "a shared memory that an instance defines cannot be imported by others; have it imported (--import-memory)"
 
 
@@ -89,6 +84,9 @@ class WasmtimeStore(NativeStore):
 
     Raises:
         EngineError: the calling thread's stack is too small for guest code.
+
+    Attributes:
+        table_reader: what takes functions from the program's table; None before there is one.
     """
 
     def __init__(self, engine: WasmtimeEngine, host: WasmtimeHostFunctions) -> None:
@@ -104,7 +102,9 @@ class WasmtimeStore(NativeStore):
         self._names: Names[c.Extern] = Names()
         self._offered = OfferedInstances()
         self._interrupt_callback: Any = None
+        self.table_reader: TableReader | None = None
         self._memories: dict[tuple[str, str], c.Extern] = {}
+        self._known: dict[str, dict[str, c.Extern]] = {}  # what was looked up, until its namespace gets more
         self._kept = self._native.kept
         self._boundary = host.new_boundary()
         if self._boundary is not None:
@@ -137,6 +137,8 @@ class WasmtimeStore(NativeStore):
         return self._native
 
     def runs(self, modules: Sequence[Any]) -> bool:
+        from dl.engine.wasmtime.stack import is_on_stack  # noqa: PLC0415  few programs close libraries
+
         self.context()
         return not self._engine.capabilities.stack_inspection or is_on_stack(
             self._engine.pointer, self._store, [module.pointer for module in modules]
@@ -155,22 +157,14 @@ class WasmtimeStore(NativeStore):
         self._define(namespace, name, extern)
 
     def _define(self, namespace: str, name: str, extern: c.Extern) -> None:
+        self._known.pop(namespace, None)
         define_extern(self._linker, self.context(), namespace, name, extern)
 
     def define_number(self, namespace: str, name: str, value: int) -> None:
-        content, extern = c.Val(c.VALUE_KINDS["i32"]), c.Extern(c.EXTERN_GLOBAL)
-        content.of.i32 = value
-        check(
-            c.global_new(
-                self.context(),
-                _number_type(),
-                ctypes.addressof(content),
-                ctypes.addressof(extern.of.global_),
-            )
-        )
-        self._define(namespace, name, extern)
+        self._define(namespace, name, new_number(self.context(), value, mutable=False))
 
     def define_instance(self, namespace: str, instance: Any) -> None:
+        self._known.pop(namespace, None)
         raw = namespace.encode()
         check(
             c.linker_define_instance(
@@ -183,10 +177,21 @@ class WasmtimeStore(NativeStore):
         if not self._offered.offer(namespace, instance):
             self.define_instance(namespace, instance)
 
-    def _define_offered(self, namespace: str) -> None:
-        instance = self._offered.take(namespace)
-        if instance is not None:
+    def _define_offered(self, namespace: str, name: str) -> bool:
+        """Make an export of an offered instance importable, with all others if there were many; return whether it has it."""
+        instance = self._offered.waiting(namespace)
+        if instance is None:
+            return False
+        if not self._offered.enters_one(namespace):
+            self._offered.take(namespace)
             self.define_instance(namespace, instance)
+            return True
+        try:
+            extern = instance.export(name)
+        except KeyError:
+            return False
+        self._define(namespace, name, extern)
+        return True
 
     def name_tag(self, instance: Any, name: str) -> None:
         self._names.tags.append((name, instance.tag(name)))
@@ -194,6 +199,7 @@ class WasmtimeStore(NativeStore):
     def _define_host_functions(self) -> None:
         """Make importable what the program's host functions have got since."""
         for definition in self._host.definitions[self._host_known :]:
+            self._known.pop(definition.namespace.decode(), None)
             self._define_host_function(definition)
             self._host_known += 1
 
@@ -204,7 +210,12 @@ class WasmtimeStore(NativeStore):
 
     def external(self, namespace: str, name: str) -> Any:
         self._define_host_functions()
-        self._define_offered(namespace)
+        offered = self._offered.waiting(namespace)
+        return self.external_of(
+            self._importable(namespace, name) if offered is None else offered.export(name)
+        )
+
+    def _importable(self, namespace: str, name: str) -> c.Extern:
         raw_namespace, raw_name = namespace.encode(), name.encode()
         extern = c.Extern()
         if not c.linker_get(
@@ -217,19 +228,68 @@ class WasmtimeStore(NativeStore):
             ctypes.addressof(extern),
         ):
             raise KeyError(f"{namespace}.{name}")
-        return external_of(self, extern)
+        return extern
+
+    def known_extern(self, namespace: str, name: str) -> c.Extern:
+        """Return what was defined or offered under a namespace and a name, in its native form; stays the store's.
+
+        Raises:
+            KeyError: nothing was.
+        """
+        memory = self._memories.get((namespace, name))
+        if memory is not None:
+            return memory
+        offered = self._offered.waiting(namespace)
+        if offered is not None:
+            return offered.export(name)
+        known = self._known.setdefault(namespace, {})
+        extern = known.get(name)
+        if extern is None:
+            extern = known[name] = self._importable(namespace, name)
+        return extern
+
+    def read_table_by(self, instance: Any, table: str, reader: str) -> None:
+        self.table_reader = TableReader(self, instance, table, reader)
+
+    def instantiate_listed(
+        self, module: Any, name: str, imports: ImportList, generated: Any = None
+    ) -> WasmtimeInstance:
+        context = self.context()
+        self._names.modules[module.name] = frame_name(name)
+        self._define_host_functions()
+        try:
+            given = externals(self, name, imports, generated)
+        except KeyError as error:
+            raise InstantiationError(name, f"unknown import {error.args[0]}") from None
+        raw = c.Instance()
+        out, address = ctypes.addressof(raw), given.buffer_info()[0]
+        self._make(
+            module,
+            name,
+            lambda: c.instance_new(context, module.pointer, address, imports.count, out, self.trap_address),
+        )
+        return WasmtimeInstance(self, raw)
 
     def external_of(self, extern: c.Extern) -> Any:
         """Return the object for a native external; see `dl.engine.wasmtime.externals.external_of`."""
+        from dl.engine.wasmtime.externals import external_of  # noqa: PLC0415  few programs have objects for externals
+
         return external_of(self, extern)
 
     def new_global(self, kind: GlobalType, value: Any) -> WasmtimeGlobal:
+        from dl.engine.wasmtime.externals import new_global  # noqa: PLC0415  as above
+
         return new_global(self, self._engine.pointer, kind, value)
 
     def find_lines(self, module: Any, find: FindLine) -> None:
         self._names.lines[module.name] = find
 
+    def describe_exceptions(self, describe: DescribeException) -> None:
+        self._names.describe = describe
+
     def new_profiler(self) -> WasmtimeProfiler:
+        from dl.engine.wasmtime.stack import WasmtimeProfiler  # noqa: PLC0415  few programs are measured
+
         names = [(self._names.modules.get(module.name, module.name), module.pointer) for module in self._code]
         return WasmtimeProfiler(self._engine.pointer, self._store, names, lambda: len(self._code))
 
@@ -250,8 +310,9 @@ class WasmtimeStore(NativeStore):
             if given is None:
                 error = c.linker_instantiate(self._linker, context, module.pointer, out, self.trap_address)
                 while error and self._offered and (wanted := self._offered.wanted(error)):
+                    if not self._define_offered(*wanted):
+                        break
                     c.error_delete(error)
-                    self._define_offered(wanted)
                     error = c.linker_instantiate(
                         self._linker, context, module.pointer, out, self.trap_address
                     )
@@ -408,6 +469,7 @@ class WasmtimeStore(NativeStore):
         self._native = None  # and with it the native store, unless there are views of its memory
         self._code.clear()
         self._offered = OfferedInstances()
+        self.table_reader = None
         self._interrupt_callback = None
 
     def __del__(self) -> None:

@@ -11,6 +11,7 @@ import heapq
 
 from dl.records import dataclass, field
 from dl.wasix.abi import Errno, ErrnoError
+from dl.wasix.files.host_files import HostDirectory, HostFile
 from dl.wasix.files.streams import Stream
 
 MAX_DESCRIPTORS = 1 << 16
@@ -23,19 +24,23 @@ class OpenFile:
     """What one or more descriptors refer to.
 
     Attributes:
-        wasi: WASI's number for it; None for a stream of ours.
-        stream: the stream; None for what WASI has open.
+        wasi: WASI's number for it; None for what WASI has not open.
+        stream: a stream of ours; None for a file.
+        host: a regular file that the host has open for the guest; None for all else.
         host_input: the host's descriptor that it reads, when reading may wait: standard input, if the program
             has the host's.
         preopen: the guest's name of a directory that was open from the start.
+        directory: that directory as the host holds it, to open files in; None if it does not.
         nonblocking: whether reading and writing never wait.
         references: how many descriptors there are, and calls under way.
     """
 
     wasi: int | None = None
     stream: Stream | None = None
+    host: HostFile | None = None
     host_input: int | None = None
     preopen: str | None = None
+    directory: HostDirectory | None = None
     nonblocking: bool = False
     references: int = 0
 

@@ -3,7 +3,7 @@
 Every function that takes a descriptor is served here, for every namespace. For a file of WASI's the number is replaced and
 the engine's function called, under the lock of `WasiCalls`; that lock also guards the table, so a descriptor cannot be
 closed, and its number reused, between look-up and use. Nothing waits under it: waits for standard input are outside,
-and pipes and events are not WASI's at all.
+and pipes and events are not WASI's at all. Regular files of the host's are not either: see `regular.py`.
 """
 
 from __future__ import annotations
@@ -19,9 +19,11 @@ from dl.wasix.clocks import Clocks
 from dl.wasix.files.descriptors import FIRST_PREOPEN, DescriptorTable, OpenFile
 from dl.wasix.files.devices import CHARACTER_DEVICE, DEVICES, TERMINAL, TerminalDevice, terminal_output
 from dl.wasix.files.devices import LONGEST as LONGEST_DEVICE
-from dl.wasix.files.forwarding import by_descriptor, by_path, is_plain
+from dl.wasix.files.forwarding import by_descriptor, by_path
+from dl.wasix.files.host_files import HostDirectory
 from dl.wasix.files.host_input import CAN_WAIT, HostInput
 from dl.wasix.files.preopens import below_preopen
+from dl.wasix.files.regular import RegularFiles
 from dl.wasix.files.streams import Changes, Stream
 from dl.wasix.limits import Budget
 from dl.wasix.signals import Signals
@@ -86,6 +88,14 @@ LOOKED_UP = (*_STREAM_ANSWERS, *_PATHS)
 """Functions of preview 1 that are the engine's, once their descriptors are looked up."""
 
 
+def _held(path: str) -> HostDirectory | None:
+    """Hold a directory of the host's open; None where files in it are the engine's to open."""
+    try:
+        return HostDirectory(path)
+    except OSError:
+        return None
+
+
 class Files:
     """The open files of one program.
 
@@ -98,6 +108,7 @@ class Files:
         host_input: waits for standard input.
         signals: the program's signals; they end waits.
         clocks: the program's clocks.
+        regular: calls on the host's files.
     """
 
     def __init__(self, system: System, signals: Signals, clocks: Clocks) -> None:
@@ -108,6 +119,7 @@ class Files:
         self.pipe_budget = Budget(system.limits.pipe_bytes)
         self.changes = Changes(system.waits)
         self.host_input = HostInput(system.waits)
+        self.regular = RegularFiles(self)
         self._has_devices = system.default_files
         self._dot_block: int | None = None
         self._lock: threading.RLock | None = None  # that of `wasi`
@@ -123,8 +135,8 @@ class Files:
         self.table.put(0, OpenFile(wasi=0, host_input=self._host_input))
         for number in (1, 2):
             self.table.put(number, OpenFile(wasi=number))
-        for number, (guest, _) in enumerate(options.preopens, FIRST_PREOPEN):
-            self.table.put(number, OpenFile(wasi=number, preopen=guest))
+        for number, (guest, host) in enumerate(options.preopens, FIRST_PREOPEN):
+            self.table.put(number, OpenFile(wasi=number, preopen=guest, directory=_held(host)))
 
     @property
     def memory(self) -> LinearMemory:
@@ -192,12 +204,18 @@ class Files:
                 if path is not None:
                     file = self._place_path(file, slots, path)
                 if file.wasi is None:
+                    if file.host is not None:
+                        break
                     if name in _POSITIONS and file.stream is not None and file.stream.seeks:
                         self._tell_0(slots, _POSITIONS[name])
                         return
                     raise ErrnoError(answer)
                 slots.set_32(descriptor, file.wasi)
-            wasi.raw(name)(slots)
+            else:
+                wasi.raw(name)(slots)
+                return
+        assert file.host is not None
+        self.regular.call(name, file.host, slots)
 
     def _tell_0(self, slots: Slots, out: int) -> None:
         """Return 0 as the position."""
@@ -254,9 +272,7 @@ class Files:
         address, size = slots.u32(position), slots.u32(position + 1)
         if not size or self.memory.read_u8(address) != ord("/"):
             return file
-        path = self.memory.read(address, size)
-        open_now = (entry.file for entry in self.table.entries.values() if entry.file.preopen is not None)
-        found = below_preopen(path, open_now)
+        found = self.placed(self.memory.read(address, size))
         if found is None:
             raise ErrnoError(Errno.NOENT)
         file, skipped = found
@@ -268,6 +284,11 @@ class Files:
             slots.set_32(position + 1, size - skipped)
         return file
 
+    def placed(self, path: bytes) -> tuple[OpenFile, int] | None:
+        """Return the open directory that an absolute path leads into, and how many of its bytes to leave out."""
+        entries = self.table.entries.copy().values()
+        return below_preopen(path, (entry.file for entry in entries if entry.file.preopen is not None))
+
     def _dot(self) -> int:
         """Return the address of a `.`, WASI's name for an open directory itself, which no part of its path is."""
         if self._dot_block is None:
@@ -278,40 +299,6 @@ class Files:
             self.memory.write(address, b".")
             self._dot_block = address
         return self._dot_block
-
-    def path_open(self, slots: Slots, *, cloexec: bool = False) -> None:
-        """`path_open`: WASI's, and its number replaced by ours.
-
-        Args:
-            slots: the arguments of preview 1's `path_open`.
-            cloexec: the new descriptor's flag.
-        """
-        place, address, size = slots.u32(8), slots.u32(2), slots.u32(3)
-        memory, wasi = self.memory, self.wasi
-        memory.read_u32(place)
-        with self.wasi_lock:
-            directory = self.table.file(slots.s32(0))
-            if directory.wasi is not None and is_plain(self, directory, address, size):
-                slots.set_32(0, directory.wasi)
-                wasi.raw("path_open")(slots)
-            else:
-                device = self.device(slots.s32(0), address, size)
-                if device is not None:
-                    number = self.open_device(device, slots.u32(4), cloexec=cloexec)
-                    memory.write_u32(place, number)
-                    slots.set_32(0, Errno.SUCCESS)
-                    return
-                self.forward("path_open", slots)
-            if slots.u32(0):
-                return
-            opened = memory.read_u32(place)
-            try:
-                number = self.table.add(OpenFile(wasi=opened), cloexec=cloexec)
-            except ErrnoError:
-                wasi.call("fd_close", opened)
-                raise
-            if number != opened:
-                memory.write_u32(place, number)
 
     # calls on typed values: descriptors come signed, addresses unsigned
 
@@ -370,7 +357,9 @@ class Files:
         return self._close(closed)
 
     def _close(self, closed: OpenFile | None) -> int:
-        if closed is None:
+        if (
+            closed is None or closed.host is not None
+        ):  # whose last reference ends with a call that is under way
             return Errno.SUCCESS
         if closed.stream is not None:
             closed.stream.close()
@@ -415,6 +404,8 @@ class Files:
                 if not error and file.host_input is not None and file.nonblocking:
                     self.memory.write_u16(out + 2, self.memory.read_u16(out + 2) | _NONBLOCK)
                 return error
+        if file.host is not None:
+            return self.regular.fdstat_get(file.host, out)
         stream = file.stream
         assert stream is not None
         rights = _RIGHT_SET_FLAGS | _RIGHT_FILESTAT | _RIGHT_POLL
@@ -429,6 +420,8 @@ class Files:
         wasi = self.wasi
         with wasi.lock:
             file = self.table.file(number)
+            if file.host is not None:
+                return self.regular.fdstat_set_flags(file.host, flags)
             if file.wasi is not None and file.host_input is None:
                 return wasi.call("fd_fdstat_set_flags", file.wasi, flags)
             file.nonblocking = bool(flags & _NONBLOCK)
@@ -441,6 +434,8 @@ class Files:
             file = self.table.file(number)
             if file.wasi is not None:
                 return wasi.call("fd_filestat_get", file.wasi, out)
+        if file.host is not None:
+            return self.regular.filestat_get(file.host, out)
         assert file.stream is not None
         size = 0 if file.stream.seeks else file.stream.available()
         self.memory.write_struct(
@@ -453,7 +448,9 @@ class Files:
         wasi = self.wasi
         with wasi.lock:
             file = self.table.file(number)
-            return Errno.SPIPE if file.wasi is None else wasi.call("fd_seek", file.wasi, offset, whence, out)
+            if file.wasi is not None:
+                return wasi.call("fd_seek", file.wasi, offset, whence, out)
+        return Errno.SPIPE if file.host is None else self.regular.seek(file.host, offset, whence, out)
 
     def path_filestat_get(self, number: int, flags: int, path: int, size: int, out: int) -> int:
         """`path_filestat_get`, without absolute paths but for those of devices."""
@@ -464,8 +461,12 @@ class Files:
         with wasi.lock:
             file = self.table.file(number)
             if file.wasi is None:
-                return Errno.NOTDIR
+                return Errno.NOTDIR if file.host is None else Errno.BADF
             return wasi.call("path_filestat_get", file.wasi, flags, path, size, out)
+
+    def end(self) -> None:
+        """Close the host's files, each once no call on it is under way; the program has ended."""
+        self.table.entries.clear()
 
     def done_with(self, file: OpenFile) -> None:
         """Drop a reference that a call held."""

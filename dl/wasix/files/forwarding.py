@@ -24,13 +24,17 @@ _DEVICE_PART, _SLASH = b"dev", 0x2F
 
 def by_descriptor(files: Files, name: str) -> RawFunction:
     """Return a function whose first argument is a descriptor, and that has no path."""
-    entries = files.table.entries
+    entries, answer = files.table.entries, files.regular.calls[name]
     function: RawFunction | None = None
 
     def call(slots: Slots) -> None:
         nonlocal function
         if function is None:
             function = files.wasi.raw(name)
+        entry = entries.get(slots.s32(0))
+        if entry is not None and (host := entry.file.host) is not None:
+            slots.set_32(0, answer(host, slots))
+            return
         with files.wasi_lock:
             entry = entries.get(slots.s32(0))
             if entry is None:
@@ -89,6 +93,10 @@ def closing(files: Files, keeps_preopens: Callable[[], bool]) -> RawFunction:
         number = slots.s32(0)
         with files.wasi_lock:
             file = table.file(number)
+            if file.host is not None:
+                table.remove(number)
+                slots.set_32(0, Errno.SUCCESS)
+                return
             if file.wasi is not None and file.preopen is None and file.references == 1:
                 table.remove(number)
                 slots.set_32(0, file.wasi)
@@ -109,6 +117,10 @@ def is_plain(files: Files, directory: OpenFile, address: int, size: int) -> bool
         return True
     if size > LONGEST_DEVICE:
         return files.memory.read_u8(address) != _SLASH
-    text = files.memory.read(address, size)
+    return is_plain_text(directory, files.memory.read(address, size))
+
+
+def is_plain_text(directory: OpenFile, text: bytes) -> bool:
+    """Whether a path, which is not empty, is relative and cannot be a device's."""
     preopen = directory.preopen
     return text[0] != _SLASH and _DEVICE_PART not in text and (preopen is None or "dev" not in preopen)

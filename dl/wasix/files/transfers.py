@@ -56,6 +56,9 @@ class Transfers:
 
     def read(self, number: int, iovecs: int, count: int, out: int) -> int:
         """`fd_read`."""
+        host = self._files.file(number).host
+        if host is not None:
+            return self._files.regular.read(host, iovecs, count, out)
         wasi = self._files.wasi
         with wasi.lock:
             file = self._files.table.file(number)
@@ -113,6 +116,9 @@ class Transfers:
 
     def write(self, number: int, iovecs: int, count: int, out: int) -> int:
         """`fd_write`: all of one call is written together, whatever other threads write."""
+        host = self._files.file(number).host
+        if host is not None:
+            return self._files.regular.write(host, iovecs, count, out)
         wasi = self._files.wasi
         with wasi.lock:
             file = self._files.table.file(number)

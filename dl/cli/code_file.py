@@ -1,0 +1,173 @@
+"""The linker's own code in one file: a process that imports two hundred files of Python opens one.
+
+Finding, opening and checking a file of a few functions takes Python longer than loading its code. So the first `dlrun` puts the
+code of all that it has imported into one file, and later ones load it from there. Each module is still held against its source
+by time and size, as Python does it with its `.pyc` files: one that was edited is imported as usual, and then replaced.
+
+The file is beside the `.pyc` of this one, wherever Python keeps that, and is trusted as those are: who may write there may have
+any code run already. Where Python writes none (`PYTHONDONTWRITEBYTECODE`, a folder of somebody else), nor is this one written.
+Only a process of `dlrun` has it: a library that changes how its users' programs import would surprise them. An archive was not
+taken, because Python's importer for archives is slower than separate files are.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import marshal
+import os
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from importlib.machinery import ModuleSpec, SourceFileLoader
+from types import CodeType, ModuleType
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from typing import TypeAlias
+
+    _Source: TypeAlias = tuple[str, int, int, str]
+    _Entry: TypeAlias = tuple[str, int, int, str, int, int]
+
+SUFFIX = ".code"
+_INDEX_LENGTH_BYTES = 4
+_PACKAGE_FILE = "/__init__.py"
+
+
+def path() -> str | None:
+    """Return the path of this Python's file; None where Python keeps no code of this package."""
+    cached = __spec__.cached
+    return None if cached is None else os.path.splitext(cached)[0] + SUFFIX
+
+
+class _Loader(SourceFileLoader):
+    """Loads a module whose code is known; what else loaders are asked for, such as its source, is as usual."""
+
+    def __init__(self, name: str, path: str, code: bytes) -> None:
+        super().__init__(name, path)
+        self._code: bytes | None = code
+
+    def get_code(self, fullname: str) -> CodeType | None:
+        """Return the module's code, the first time from the file."""
+        code, self._code = self._code, None
+        if code is None:
+            return super().get_code(fullname)
+        loaded: CodeType = marshal.loads(code)  # noqa: S302  trusted as .pyc files are
+        return loaded
+
+
+class CodeFile:
+    """Finds modules of the linker in one file; an element of `sys.meta_path`, for whatever is imported after it was made.
+
+    The file has the length of its index, the index, and the codes. The index has the version of Python, the bytes of all codes,
+    and of each module: the path of its source, when that was changed (nanoseconds since 1970) and its size, the path of its
+    `.pyc`, and where its code begins and how long it is (bytes, behind the index).
+
+    Args:
+        path: the file; it need not exist.
+        packages: the packages whose modules it has.
+    """
+
+    def __init__(self, path: str, packages: tuple[str, ...] = ("dl", "memory", "threads")) -> None:
+        self._path = path
+        self._prefixes = tuple(f"{package}." for package in packages)
+        self._before = frozenset(sys.modules)
+        self._index: dict[str, _Entry] = {}
+        with contextlib.suppress(OSError):
+            self._file = open(path, "rb", buffering=0)  # noqa: SIM115  for the process's life
+            if not self._read_index():
+                self._file.close()
+
+    def _read_index(self) -> bool:
+        """Read the index; return whether the file is whole, and of this Python."""
+        number = self._file.fileno()
+        size = os.fstat(number).st_size
+        length = int.from_bytes(os.pread(number, _INDEX_LENGTH_BYTES, 0), "little")
+        self._codes_at = _INDEX_LENGTH_BYTES + length
+        if self._codes_at > size:
+            return False
+        try:
+            python, codes, index = marshal.loads(os.pread(number, length, _INDEX_LENGTH_BYTES))  # noqa: S302  as above
+        except (EOFError, TypeError, ValueError):  # not one of ours
+            return False
+        if python != sys.version or size != self._codes_at + codes:
+            return False
+        self._index = index
+        return True
+
+    def find_spec(
+        self, name: str, path: Sequence[str] | None, _target: ModuleType | None = None
+    ) -> ModuleSpec | None:
+        """Return how a module is loaded; None if its code is not here, or that of another source."""
+        entry = self._index.get(name)
+        if entry is None or not path or not self._is_current(entry):
+            return None
+        source, _, _, cached, at, length = entry
+        folder = source.removesuffix(_PACKAGE_FILE)
+        if os.path.dirname(folder) != path[0]:  # the package is another one than it was
+            return None
+        code = os.pread(self._file.fileno(), length, self._codes_at + at)
+        spec = ModuleSpec(name, _Loader(name, source, code), origin=source, is_package=folder != source)
+        spec.has_location, spec.cached = True, cached
+        if spec.submodule_search_locations is not None:
+            spec.submodule_search_locations.append(folder)
+        return spec
+
+    @staticmethod
+    def _is_current(entry: _Entry) -> bool:
+        try:
+            found = os.stat(entry[0])
+        except OSError:
+            return False
+        return (found.st_mtime_ns, found.st_size) == entry[1:3]
+
+    def update(self) -> None:
+        """Write the file again if modules were imported that it does not have; does nothing where that cannot be."""
+        missing = [
+            (name, module)
+            for name, module in sys.modules.copy().items()
+            if name.startswith(self._prefixes)
+            and name not in self._before
+            and type(getattr(module, "__loader__", None)) is SourceFileLoader
+        ]
+        if missing and not sys.dont_write_bytecode:
+            # A source may have become what is no Python since it was imported.
+            with contextlib.suppress(OSError, SyntaxError, ValueError, ImportError):
+                self._write(missing)
+
+    def _write(self, missing: Iterable[tuple[str, ModuleType]]) -> None:
+        temporary = f"{self._path}.{os.getpid()}"
+        with open(temporary, "xb", opener=_opened) as file:  # fails at once where nothing may be written
+            try:
+                index, codes, at = {}, [], 0
+                for name, of_source, code in (*self._kept(), *_codes(missing)):
+                    index[name] = (*of_source, at, len(code))
+                    codes.append(code)
+                    at += len(code)
+                head = marshal.dumps((sys.version, at, index))
+                file.writelines((len(head).to_bytes(_INDEX_LENGTH_BYTES, "little"), head, *codes))
+                file.flush()
+                os.replace(temporary, self._path)
+            except BaseException:
+                os.unlink(temporary)
+                raise
+
+    def _kept(self) -> Iterator[tuple[str, _Source, bytes]]:
+        for name, entry in self._index.items():
+            if self._is_current(entry):
+                *_, at, length = entry
+                yield name, entry[:4], os.pread(self._file.fileno(), length, self._codes_at + at)
+
+
+def _opened(path: str, flags: int) -> int:
+    """Open a file that nobody else may write, whatever the process's mask lets others do."""
+    return os.open(path, flags, 0o644)
+
+
+def _codes(modules: Iterable[tuple[str, ModuleType]]) -> Iterator[tuple[str, _Source, bytes]]:
+    """Return modules' code, as Python's own loader has it, and the sources that it is no older than."""
+    for name, module in modules:
+        spec = module.__spec__
+        if spec is None or spec.origin is None or spec.cached is None:
+            continue
+        found = os.stat(spec.origin)
+        code = SourceFileLoader(name, spec.origin).get_code(name)
+        yield name, (spec.origin, found.st_mtime_ns, found.st_size, spec.cached), marshal.dumps(code)
