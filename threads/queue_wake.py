@@ -1,8 +1,8 @@
 """Waiting without a GIL: a queue, since a lock of Python's spins there.
 
-Where there is no GIL, a thread that waits for a lock gives the processor up forty times (`sched_yield`) before it sleeps. Beside
-threads that compute, each of those times lets others have a time slice: 60 ms until a barrier notices that all threads have come,
-and no time limit is kept meanwhile. Who reads a queue sleeps at once.
+Where there is no GIL, a thread that waits for a lock gives the processor up forty times (`sched_yield`) before it sleeps.
+Beside threads that compute, each time lets others have a time slice: 60 ms until a barrier notices that all threads have
+come, and no time limit is kept meanwhile. Who reads a queue sleeps at once.
 """
 
 from __future__ import annotations

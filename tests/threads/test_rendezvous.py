@@ -429,7 +429,9 @@ class TestInterrupts:
 
         with pytest.raises(Interrupted):
             group.replica.safe_point()
-        assert program.rendezvous.nudger._repeating.acquire(timeout=DEADLINE)  # taken once the repeating thread has given up
+        assert program.rendezvous.nudger._repeating.acquire(
+            timeout=DEADLINE
+        )  # taken once the repeating thread has given up
         bumps = program.bumps
         program.rendezvous.nudger._repeating.release()
         assert program.bumps == bumps

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import pytest
 
-from tests.support.rendezvous_program import DEADLINE, Group, Program, running, is_locked
+from tests.support.rendezvous_program import DEADLINE, Group, Program, is_locked, running
 from threads import (
     DETACHED,
     Interrupted,

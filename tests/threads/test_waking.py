@@ -52,7 +52,7 @@ def test_wakes_come_from_other_threads(kind: str) -> None:
 
 @pytest.mark.skipif(not FREE_THREADED, reason="with a GIL a lock of Python's does not spin")
 def test_wait_keeps_its_time_limit_beside_threads_that_compute() -> None:
-    """Beside threads that compute, waits of a millisecond take less than those for a lock, which spin; if not, locks will do again."""
+    """Beside threads that compute, waits of a millisecond take less than those for a lock, which spins; if not, use locks."""
     stop = threading.Event()
 
     def compute() -> None:
