@@ -156,7 +156,7 @@ def test_a_function_is_its_stores_number_and_the_pointer_of_calls() -> None:
     text = """(module (func $f (export "f")) (func $g (param i64)) (elem declare func $f $g)
       (func (export "get") (result funcref funcref) (ref.func $f) (ref.func $g)))"""
     instance = store.instantiate(engine.compile(bytes(wasmtime.wat2wasm(text))), "functions")
-    slots = engine.slots(2)
+    slots: Any = engine.slots(2)
     instance.raw_function("get")(slots)
     raws = [ctypes.c_uint64.from_address(slots.address + 16 * number).value for number in range(2)]
     found = []
