@@ -8,6 +8,7 @@ from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 
+from dl.api.agreement import disagreement
 from dl.api.callbacks import Callbacks
 from dl.api.values import bound_imports
 from dl.engine import chosen_engine
@@ -232,7 +233,10 @@ def assemble(image: ModuleImage | None, locator: Locator, options: Options) -> P
     functions = engine.host_functions(boundary)
     memory = LateMemory()
     host = HostSymbols(
-        functions, bound_imports(options.imports or {}, memory), wamr.imports() if wamr else None
+        functions,
+        bound_imports(options.imports or {}, memory),
+        wamr.imports() if wamr else None,
+        disagreement=disagreement,
     )
     program = Program(
         main,

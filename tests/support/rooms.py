@@ -36,6 +36,7 @@ ORDER = (
         "text",
         "records",
         "logs",
+        "checks",
         "conflicts",
     ),
 )
