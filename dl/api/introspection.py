@@ -120,7 +120,7 @@ class Introspection(LinkerBase):
     @property
     def events(self) -> Events:
         """What happens to libraries: loads, closes and late bindings as they come, by function call or from a queue."""
-        return self.program.events
+        return Events(self.program.events)
 
     def unused_imports(self) -> list[tuple[str, str]]:
         """Return what `imports` gave and no loaded module imports, by namespace and name; a library may come that does."""
