@@ -242,6 +242,69 @@ def test_many_threads_make_the_first_instance_at_once() -> None:
         assert sorted(one.a for one in made) == sorted([*range(20)] * 4)
 
 
+TUPLES = """
+from __future__ import annotations
+from {module} import NamedTuple
+
+class Place(NamedTuple):
+    \"\"\"A place.\"\"\"
+    file: str
+    line: int
+    column: int = 1
+    def __str__(self):
+        return f"{self.file}:{self.line}"
+
+class Derived(Place):
+    pass
+"""
+
+
+@pytest.mark.parametrize("name", ["Place", "Derived"])
+def test_a_named_tuple_is_as_that_of_typing(name: str) -> None:
+    """Text, fields, defaults, order, copies, pickles, changes, and what wrong arguments raise."""
+
+    def described(module: str) -> list[object]:
+        made = ModuleType(f"classes_{next(NUMBERS)}")
+        sys.modules[made.__name__] = made
+        exec(TUPLES.replace("{module}", module), made.__dict__)
+        cls = getattr(made, name)
+        one = cls("a.c", line=3)
+        return [
+            repr(one),
+            str(one),
+            one == ("a.c", 3, 1),
+            one < cls("a.c", 4),
+            hash(one) == hash(("a.c", 3, 1)),
+            [*one],
+            one.file + str(one.column),
+            cls._fields,
+            cls.__match_args__,
+            cls._field_defaults,
+            cls.__doc__,
+            cls.__mro__[-2:],
+            type(cls),
+            one._asdict(),
+            one._replace(column=7),
+            cls._make(["b", 1, 2]),
+            copy.copy(one) == one,
+            type(pickle.loads(pickle.dumps(one))) is cls,
+            pickle.loads(pickle.dumps(one)) == one,
+            name == "Derived" or hasattr(one, "__dict__"),
+            outcome(lambda: setattr(one, "line", 4)),
+            *(
+                outcome(call)
+                for call in (
+                    cls,
+                    lambda: cls("a", 1, 2, 3),
+                    lambda: cls("a", 1, file="b"),
+                    lambda: cls("a", lines=2),
+                )
+            ),
+        ]
+
+    assert described("dl.records") == described("typing")
+
+
 def test_running_a_program_imports_no_data_classes() -> None:
     """Neither the linker nor its engine imports `dataclasses` or `inspect`, which take as long as a third of the linker."""
     code = (

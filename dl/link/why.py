@@ -7,7 +7,6 @@ import, and the place of the provider in the importer's search order says why. T
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import NamedTuple
 
 from dl.dlfcn import MAIN_HANDLE, ModuleHandle
 from dl.glue.resolution import (
@@ -25,7 +24,7 @@ from dl.link.tracing import bindings_log, symbols_log
 from dl.modules.linked_module import LinkedModule
 from dl.program.host_symbols import FINALIZERS
 from dl.program.program import Program
-from dl.records import dataclass
+from dl.records import NamedTuple, dataclass
 from dl.wasm.records import Import
 
 _BY_SCOPE = (ENV, GOT_MEM, GOT_FUNC)

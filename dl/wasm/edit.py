@@ -8,9 +8,8 @@ before; nothing is decoded and encoded again that is not asked for.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from typing import NamedTuple
 
-from dl.records import dataclass, field, replace
+from dl.records import NamedTuple, dataclass, field, replace
 from dl.wasm.dylink import LEGACY_SECTION_NAME, SECTION_NAME
 from dl.wasm.encode import name_bytes, padded, vector
 from dl.wasm.module import WasmModule

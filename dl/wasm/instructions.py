@@ -11,10 +11,9 @@ What it finds it only reports; validation is the engine's.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import NamedTuple
 
 from dl.errors import MalformedModuleError, UnsupportedModuleError
-from dl.records import dataclass
+from dl.records import NamedTuple, dataclass
 from dl.wasm.module import WasmModule
 from dl.wasm.reader import Reader
 

@@ -12,7 +12,9 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Iterator
-from typing import NamedTuple, TypeAlias
+from typing import TypeAlias
+
+from dl.records import NamedTuple
 
 MAX_LINE_BYTES = 4 << 20
 """Of a module's line tables: larger ones are not read. Modules of 40 MB, most of it debugging information, have as

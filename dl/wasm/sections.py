@@ -8,8 +8,8 @@ last few of a section, go through Reader's checked reads.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple
 
+from dl.records import NamedTuple
 from dl.wasm.const_expr import ConstExpr, evaluate
 from dl.wasm.reader import MAX_ITEMS, Reader
 from dl.wasm.records import KINDS, ElementSegment, Export, Global

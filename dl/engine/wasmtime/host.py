@@ -6,7 +6,7 @@ import ctypes
 import threading
 from collections.abc import Callable, Iterable
 from functools import partial
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from dl.engine.native.callbacks import raw_callback, typed_callback
 from dl.engine.native.entry import entry
@@ -17,6 +17,7 @@ from dl.engine.wasmtime import c
 from dl.engine.wasmtime.errors import check
 from dl.engine.wasmtime.references import STORES, read_value, write_values
 from dl.errors import ValueConversionError
+from dl.records import NamedTuple
 from dl.wasm.types import FuncType
 from memory import Uncopied
 
