@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping, Sequence
+from operator import index
 from typing import Any
 
 from dl.checks import Check, UnfitError, by_name, each, flag, instance, optional, unfit
 from dl.errors import LinkerUsageError
 from dl.limits import Limits
 from dl.options import MemoryType
+from dl.text import shown
 
 
 def _path(value: Any, field: str) -> Any:
@@ -114,6 +116,34 @@ CHECKS: Mapping[str, Check] = {
     "wamr": optional(_mode),
     "profiler": optional(_word),
 }
+
+
+def check_library(library: Any, library_path: Any, name: Any) -> None:
+    """Check the types of what a `dlopen` takes.
+
+    Raises:
+        LinkerUsageError: one of them is of another type; names it.
+    """
+    try:
+        optional(_module)(library, "library")
+        optional(each(_path))(() if isinstance(library_path, Iterator) else library_path, "library_path")
+        optional(_word)(name, "name")
+    except UnfitError as error:
+        raise LinkerUsageError(f"{error.field}: {error.reason}") from None
+
+
+def number_of(handle: Any) -> int:
+    """Return the number of a module handle.
+
+    Raises:
+        LinkerUsageError: it is none.
+    """
+    try:
+        return index(handle)
+    except TypeError:
+        raise LinkerUsageError(
+            f"a handle is a Library, or what dlopen returned, not {shown(repr(handle))}"
+        ) from None
 
 
 def check_options(given: Mapping[str, Any]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -58,8 +59,9 @@ def test_every_option_has_its_check() -> None:
 
     assert set(CHECKS) == options - by_words == set(WRONG)
     for option in by_words:
+        given: dict[str, Any] = {option: 5}
         with pytest.raises(dl.LinkerUsageError, match=f"^{option} must be one of"):
-            dl.Linker(None, **{option: 5})
+            dl.Linker(None, **given)
 
 
 @pytest.mark.parametrize("bound", ["timeout", "cpu_time"])
@@ -69,3 +71,31 @@ def test_bounds_on_time_are_numbers(bound: str, value: Any) -> None:
     bounds: dict[str, Any] = {bound: value}
     with dl.Linker(None) as linker, pytest.raises(dl.LinkerUsageError, match=f"{bound} must be a number"):
         linker.main_group.run(**bounds)
+
+
+@pytest.mark.parametrize(
+    ("call", "said"),
+    [
+        (lambda group: group.dlopen(5), "library: it takes a module"),
+        (lambda group: group.library([]), "library: it takes a module"),
+        (lambda group: group.dlopen("a.so", "now"), "flags of dl.DlFlags"),
+        (lambda group: group.dlopen("a.so", 1.5), "flags of dl.DlFlags"),
+        (lambda group: group.dlopen("a.so", library_path="lib"), "library_path: it takes a list"),
+        (lambda group: group.dlopen("a.so", library_path=[5]), r"library_path\[0\]: it takes a path"),
+        (lambda group: group.dlopen(b"", name=5), "name: it takes a text"),
+        (
+            lambda group: group.dlsym("a.so", "f"),
+            "a handle is a Library, or what dlopen returned, not 'a.so'",
+        ),
+        (lambda group: group.dlsym(None, "f"), "a handle is"),
+        (lambda group: group.dlsym(dl.MAIN_HANDLE, 5), "a symbol's name is a text, not 5"),
+        (lambda group: group.dlclose("a.so"), "a handle is"),
+        (lambda group: group.linker.module("a.so"), "a handle is"),
+        (lambda group: group.linker.allocate("8"), "a block of '8' bytes"),
+        (lambda group: group.linker.executor("8"), "at least one worker, not '8'"),
+    ],
+)
+def test_arguments_of_the_wrong_type_are_named(call: Callable[[dl.InstanceGroup], object], said: str) -> None:
+    """What is given to methods in place of a library, flags, a handle, a name or a number is told as such."""
+    with dl.Linker(None) as linker, pytest.raises(dl.LinkerUsageError, match=said):
+        call(linker.main_group)
