@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from dl.engine import chosen_engine
 from dl.engine.disk_cache import open_cache
+from dl.engine.prelink import open_plan
 from dl.engine.protocol import Engine, WasiOptions
 from dl.errors import LinkerClosedError, LinkerUsageError
 from dl.glue.base import FIND_INVOKER, FIND_INVOKER_TYPE
@@ -235,6 +236,7 @@ def assemble(image: ModuleImage | None, locator: Locator, options: Options) -> P
     )
     rendezvous, boundary = new_boundary(engine.interrupt)
     functions = engine.host_functions(boundary)
+    store = open_cache(options.cache, default_files.preopens.values())
     memory = LateMemory()
     imports = _bound_imports(options.imports, memory) if options.imports else {}
     host = HostSymbols(functions, imports, wamr.imports() if wamr else None)
@@ -259,7 +261,8 @@ def assemble(image: ModuleImage | None, locator: Locator, options: Options) -> P
             options.thread_stack_size,
             options.default_files,
             options.limits,
-            open_cache(options.cache, default_files.preopens.values()),
+            store,
+            open_plan(store, engine, image.digest if image else b"") if store else None,
             paths_of_program(default_files.preopens, locator.library_path, image.path if image else None),
             checked_binding(options.bind),
             checked_dlfcn(options.guest_dlfcn),

@@ -22,6 +22,7 @@ class Capabilities:
             a list of them.
         references: values of reference types cross into Python, see `Reference`; needs `externals`.
         stack_inspection: `Store.runs` can say no.
+        type_tests: generated code tells whether a function is of a type: `ref.test`.
         profiling: files for profilers of the system (the engine's argument `profiler`), and `Store.new_profiler`.
         guest_wasi: WASI is called without Python: `HostFunctions.offer_wasi`, `Store.instantiate_with_wasi` and
             `Store.provide_wasi`.
@@ -41,4 +42,5 @@ class Capabilities:
     memory64: bool = False
     guest_wasi: bool = False
     profiling: bool = False
+    type_tests: bool = False
     import_lists: bool = False

@@ -14,6 +14,7 @@ from dl.glue.names import (
     TABLE_NAME,
     TableAndStack,
 )
+from dl.glue.trampolines import ANOTHER_TYPE
 from dl.wasm.encode import (
     ModuleBuilder,
     call,
@@ -23,17 +24,24 @@ from dl.wasm.encode import (
     i32_const,
     local_get,
     local_set,
+    local_tee,
+    table_get,
+    table_set,
     unsigned,
 )
 from dl.wasm.opcodes import (
     ELSE,
     END,
+    I32_AND,
     I32_EQ,
+    I32_EQZ,
     I32_GT_U,
     I32_LT_S,
+    I32_NE,
     I32_SUB,
     IF_I32,
     IF_VOID,
+    REF_IS_NULL,
     REF_NULL_FUNC,
     RETURN,
     TABLE_FILL,
@@ -54,6 +62,8 @@ CALL_POINTER_TYPE = ADDRESS_TO_NOTHING
 CALL_POINTER_WITH_TYPE = FuncType(("i32", "i32"), ())
 """Table index of a function without parameters or results; of one with an i32, and that."""
 CALL_DYNAMIC, FIND_INVOKER = "call_dynamic", "find_invoker"
+_KNOWN = 16
+"""Invokers that a group keeps at hand."""
 CALL_DYNAMIC_TYPE = FuncType(("i32",) * 6, ("i32",))
 FIND_INVOKER_TYPE = FuncType(("i32",), ("i32",))
 """Table index of a function, to that of the invoker for its signature, or minus an errno."""
@@ -70,6 +80,7 @@ def base_module(
     stack_pointer: int,
     *,
     exceptions: bool = True,
+    type_tests: bool = False,
 ) -> bytes:
     """Generate the module that defines what the main module does not, and the functions that work on the table.
 
@@ -82,6 +93,7 @@ def base_module(
         table_length: elements of the table, if it is defined here.
         stack_pointer: initial value of the stack pointer, if it is defined here.
         exceptions: whether the engine has exception tags, which are defined here.
+        type_tests: whether invokers know their functions; then those that were called last are kept, and the host is not asked.
     """
     build = ModuleBuilder()
     find_invoker = build.import_(HOST_NAMESPACE, FIND_INVOKER, FIND_INVOKER_TYPE)
@@ -119,11 +131,25 @@ def base_module(
     build.export(CLEAR_TABLE, "func", clear)
     arguments = b"".join(local_get(i) for i in range(len(CALL_DYNAMIC_TYPE.params)))
     invoker = len(CALL_DYNAMIC_TYPE.params)
+    at_once = keep = b""
+    if type_tests:
+        # Those that were called last, by the last bits of the function's index. One of another type says so.
+        known = build.table(TableType("funcref", Limits(_KNOWN, _KNOWN, shared=False, is64=False)))
+        place = local_get(0) + i32_const(_KNOWN - 1) + I32_AND
+        by_known = arguments + place + call_indirect(build.type_index(CALL_DYNAMIC_TYPE), known)
+        at_once = (
+            (place + table_get(known) + REF_IS_NULL + I32_EQZ + IF_VOID)
+            + (by_known + local_tee(invoker) + i32_const(ANOTHER_TYPE) + I32_NE + IF_VOID)
+            + (local_get(invoker) + RETURN + END + END)
+        )
+        keep = place + local_get(invoker) + table_get() + table_set(known)
     call_dynamic = build.function(
         CALL_DYNAMIC_TYPE,
-        (local_get(0) + call(find_invoker) + local_set(invoker))
+        at_once
+        + (local_get(0) + call(find_invoker) + local_set(invoker))
         + (local_get(invoker) + i32_const(0) + I32_LT_S + IF_VOID)
         + (i32_const(0) + local_get(invoker) + I32_SUB + RETURN + END)
+        + keep
         + (arguments + local_get(invoker) + call_indirect(build.type_index(CALL_DYNAMIC_TYPE))),
         ("i32",),
     )

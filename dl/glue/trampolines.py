@@ -23,12 +23,17 @@ from dl.wasm.encode import (
     local_tee,
     memory_access,
     ref_func,
+    ref_test,
+    table_get,
     table_set,
+    unsigned,
 )
 from dl.wasm.opcodes import (
     ELSE,
     END,
     I32_AND,
+    I32_EQZ,
+    I32_LT_U,
     I32_NE,
     I32_OR,
     I32_SUB,
@@ -40,11 +45,13 @@ from dl.wasm.opcodes import (
     I64_LE_U,
     I64_NE,
     I64_SHL,
+    IF_I32,
     IF_VOID,
     LOADS,
     MEMORY_SIZE,
     RETURN,
     STORES,
+    TABLE_SIZE,
 )  # fmt: skip
 from dl.wasm.types import FuncType, GlobalType, MemoryType
 from memory import PAGE_BYTES
@@ -69,6 +76,9 @@ VALUE_BYTES = {"i32": 4, "i64": 8, "f32": 4, "f64": 8, "v128": 16}
 """Bytes of a value in memory; references cannot lie there."""
 
 SUCCESS, INVALID, MEMORY_VIOLATION = 0, 28, 78
+
+ANOTHER_TYPE = -1
+"""What an invoker returns for a function that is of another type than its own, where the engine lets it find out."""
 
 _PAGE_BYTES_LOG2 = PAGE_BYTES.bit_length() - 1
 
@@ -179,13 +189,21 @@ def callback_module(kind: FuncType, dispatcher: str, places: TableAndStack) -> b
     return module.finish(module.build.function(kind, arguments + global_get(number) + call(host)), numbers)
 
 
-def invoker_module(kind: FuncType, memory: MemoryType, places: TableAndStack) -> bytes:
+def invoker_module(
+    kind: FuncType, memory: MemoryType, places: TableAndStack, *, type_tests: bool = False
+) -> bytes:
     """Generate the function that calls any function of a signature with values from memory: `call_dynamic`'s body.
 
     No frame of the host lies between caller and callee, so exits, traps and exceptions pass as through any call.
 
     Not strict: an argument that does not fit into what is left of the values reads as 0 and leaves what is left alone;
     results likewise. Strict: too few or too many bytes of values is an error before the call, of results after it.
+
+    Args:
+        kind: the signature.
+        memory: type of the program's memory.
+        places: where the table is.
+        type_tests: whether it looks first if the function is of its type; else another one traps.
     """
     module = _Trampoline(places)
     module.import_table()
@@ -197,7 +215,13 @@ def invoker_module(kind: FuncType, memory: MemoryType, places: TableAndStack) ->
     at, end, memory_end, short = (first_result + len(kind.results) + i for i in range(4))
     cursor = _Cursor(at, end, memory_end, short, strict)
 
-    body = cursor.begin(values, values_size)
+    body = b""
+    if type_tests:
+        mine = local_get(function) + table_get() + ref_test(module.build.type_index(kind))
+        body += local_get(function) + TABLE_SIZE + unsigned(0) + I32_LT_U
+        body += IF_I32 + mine + ELSE + i32_const(0) + END
+        body += I32_EQZ + IF_VOID + i32_const(ANOTHER_TYPE) + RETURN + END
+    body += cursor.begin(values, values_size)
     body += cursor.fits(packed_bytes(kind.params)) + IF_VOID
     for position, (value, offset) in enumerate(zip(kind.params, _offsets(kind.params), strict=True)):
         body += local_get(values) + _load(value, offset) + local_set(6 + position)

@@ -168,7 +168,7 @@ class Instances:
         self._clear_table(self._closed_functions.taken(operation.table_indices()))
         if self._base is not None:
             self.grow_table(operation.table_length)
-        for module in operation.modules:
+        for module in operation.based:
             self._define_bases(module)
         for module in operation.modules:
             checkpoint("instantiate", self._name)
@@ -391,7 +391,7 @@ class Instances:
 
     def _clear_table(self, runs: Sequence[tuple[int, int]]) -> None:
         """Set runs of table elements to null; what this group's table does not reach is null already."""
-        if self._base is None:
+        if self._base is None or not runs:
             return
         clear = self._base.function(CLEAR_TABLE, CLEAR_TABLE_TYPE)
         length = self.table_length()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 
 from dl.dlfcn import MAIN_HANDLE, ModuleHandle
@@ -55,6 +55,7 @@ def generate_glue(plan: LinkPlan) -> LoadModules:
     tail_calls = program.engine.capabilities.tail_calls
     keeps_targets = program.options.keeps_stub_targets
     arriving = {module.handle for module in plan.new}
+    based: dict[int, LinkedModule] = {}
     for module in plan.new:
         imports = module.wasm.imports
         only = None
@@ -62,7 +63,7 @@ def generate_glue(plan: LinkPlan) -> LoadModules:
             module.import_list = import_list(program, module, arriving)
             only = None if module.import_list is None else [at for at, _ in module.import_list.generated]
         if imports if only is None else only:
-            where = _places(program, module, range(len(imports)) if only is None else only)
+            where = _places(program, module, range(len(imports)) if only is None else only, based)
             module.import_code = generated(
                 program.compiler,
                 (
@@ -88,31 +89,38 @@ def generate_glue(plan: LinkPlan) -> LoadModules:
                 ),
                 weight=1 + 2 * len(imports),
             )
-    return load_operation(program, plan.new, plan.host_functions, plan.table_length)
+    return load_operation(program, plan.new, plan.host_functions, plan.table_length, based)
 
 
-def _places(program: Program, module: LinkedModule, positions: Iterable[int]) -> list[Place | None]:
+def _places(
+    program: Program, module: LinkedModule, positions: Iterable[int], based: dict[int, LinkedModule]
+) -> list[Place | None]:
     """Return, of each import that is bound to an address in a library, which it is: that differs each time a library is loaded.
 
-    So the code that is generated does not, and a library that comes again is not compiled again.
+    So the code that is generated does not, and a library that comes again is not compiled again. `based` gets these libraries.
     """
     places: list[Place | None] = [None] * len(module.wasm.imports)
     for position in positions:
         entry, binding = module.wasm.imports[position], module.bindings[position]
         place = None
+        provider = binding.provider
         if isinstance(binding, ThroughTable):
-            place = _in_table(program, binding.provider, binding.address)
+            place = _in_table(program, provider, binding.address)
         elif (
             isinstance(binding, Constant) and isinstance(entry.type, GlobalType) and entry.type.value == "i32"
         ):
             own = entry.module == ENV and entry.name.startswith(("__memory_base", "__table_base"))
-            provider = module.handle if own else binding.provider
+            provider = module.handle if own else provider
             if "memory" in entry.name if own else entry.module == GOT_MEM:
                 place = _in_memory(program, provider, binding.value)
             elif own or entry.module == GOT_FUNC:
                 place = _in_table(program, provider, binding.value)
             if place is not None and place.offset and not entry.type.mutable:
                 place = None  # only code can add, and it sets what it has added
+        if place is not None:
+            holder = program.state.module(provider)
+            assert holder is not None
+            based[place.seat] = holder
         places[position] = place
     return places
 
@@ -162,6 +170,7 @@ def load_operation(
     modules: Sequence[LinkedModule],
     host_functions: Sequence[PlacedFunction],
     table_length: int,
+    based: Mapping[int, LinkedModule] | None = None,
 ) -> LoadModules:
     """Compile the placement module of some modules, and return the operation that loads them.
 
@@ -170,6 +179,7 @@ def load_operation(
         modules: in handle order; their import modules are compiled.
         host_functions: functions of the host that get their table indices with them.
         table_length: elements that the table needs.
+        based: the libraries whose places import modules know by a base, by their seats.
 
     Raises:
         InvalidModuleError: the engine refuses what was generated.
@@ -179,6 +189,7 @@ def load_operation(
     thread_addresses: list[tuple[int, str, GlobalType, int, int]] = []
     placed, runs = tuple(host_functions), list[PlacedRun]()
     onward: dict[int, tuple[FuncType, ...]] = {}
+    places = dict(based or {})
     for module in modules:
         imports = module.wasm.imports
         bound = numbered_apart(module.bindings)
@@ -197,6 +208,8 @@ def load_operation(
         run = _placed_run(module)
         if run is not None:
             runs.append(run)
+            if isinstance(run.first, Place):
+                places[module.seat] = module
         calls = onward_calls(module.seat, imports, module.bindings, anchors)
         if calls:
             keeps_glue.add(module.handle)
@@ -230,6 +243,7 @@ def load_operation(
         frozenset(keeps_glue),
         bool(thread_addresses),
         tuple(host_functions),
+        tuple(places.values()),
     )
 
 

@@ -9,6 +9,8 @@ that leads out ends it with `EXDEV`, before anything outside is looked at: what 
 steps taken. An absolute link is followed in a confined walk only if its text begins with the path of the directory that
 confines it, which is a comparison of texts.
 
+A file that the host names, in a program whose guest has no directories, is walked by the kernel: nothing confines that walk.
+
 Linux only: descriptors are opened with `O_PATH`.
 """
 
@@ -34,6 +36,7 @@ MAX_LINKS = 40
 MAX_STEPS = 4096
 """Most components that one walk opens, those that a `..` makes it open again included."""
 
+_WHOLE = os.O_PATH | os.O_CLOEXEC
 _STEP = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC
 _READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
 
@@ -154,13 +157,47 @@ def open_beneath(place: Place, guest_directories: frozenset[Identity] = frozense
             read, the walk would leave what confines it (`EXDEV`), or a bound was reached (`ENAMETOOLONG`, `ELOOP`).
     """
     with contextlib.ExitStack() as stack:
+        whole = None if guest_directories or place.inside is not None else _open_whole(place.base)
+        if whole is not None:
+            fd, path = whole
+            stack.callback(os.close, fd)
+            yield _opened(fd, path, guest_written=False)
+            return
         walk = _Walk(stack, guest_directories, confined=place.confined)
-        fd = walk.to(place)
-        if fd is None:
+        found = walk.to(place)
+        if found is None:
             raise NotOpenedError(errno.EISDIR, walk.path())
-        status = os.fstat(fd)
-        version = (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
-        yield OpenedFile(fd, walk.path(), status.st_size, version, walk.guest_written)
+        yield _opened(found, walk.path(), guest_written=walk.guest_written)
+
+
+def _opened(fd: int, path: str, *, guest_written: bool) -> OpenedFile:
+    status = os.fstat(fd)
+    version = (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
+    return OpenedFile(fd, path, status.st_size, version, guest_written)
+
+
+def _open_whole(path: str) -> tuple[int, str] | None:
+    """Open a file that nothing confines, as the kernel walks; return its descriptor, and its path with all links resolved.
+
+    A walk would open the same, in two system calls for each directory. None if there is anything to be said against it: the
+    walk finds out what.
+    """
+    try:
+        at = os.open(path, _WHOLE)
+    except (OSError, ValueError):
+        return None
+    try:
+        status = os.fstat(at)
+        open_now = f"/proc/self/fd/{at}"
+        found = os.readlink(open_now)
+        # Looked at before it is opened: opening a device may do something. One that is gone has no path.
+        if not stat.S_ISREG(status.st_mode) or not status.st_nlink or not found.startswith("/"):
+            return None
+        return os.open(open_now, _READ & ~os.O_NOFOLLOW), found
+    except OSError:  # without a /proc, or one that may not be read
+        return None
+    finally:
+        os.close(at)
 
 
 def check_directory(place: Place, guest_directories: frozenset[Identity] = frozenset()) -> None:

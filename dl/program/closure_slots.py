@@ -123,7 +123,10 @@ class ClosureSlots:
         memory = self._main.memory_type
         if memory is None or (memory.limits.shared and not self._main.shares_memory):
             return None
-        return self._code("invoker", kind, lambda: invoker_module(kind, memory, self._main.anchors))
+        tests = self._compiler.engine.capabilities.type_tests
+        return self._code(
+            "invoker", kind, lambda: invoker_module(kind, memory, self._main.anchors, type_tests=tests)
+        )
 
     def callback_code(self, kind: FuncType, dispatcher: str) -> CompiledModule:
         """Return the trampoline that passes its first number on to a host function."""

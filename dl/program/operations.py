@@ -80,6 +80,7 @@ class LoadModules(DlOperation):
         keeps_glue: modules whose import module stays reachable by name.
         binds_thread_locals: whether import modules have addresses that depend on the thread.
         host_functions: functions of the host that it places; they keep their table indices when the modules go.
+        based: the modules whose bases its generated code imports.
     """
 
     modules: tuple[LinkedModule, ...]
@@ -89,6 +90,7 @@ class LoadModules(DlOperation):
     keeps_glue: frozenset[ModuleHandle]
     binds_thread_locals: bool
     host_functions: tuple[PlacedFunction, ...] = ()
+    based: tuple[LinkedModule, ...] = ()
 
     def table_indices(self) -> Iterator[int]:
         """Yield the table indices at which it places functions."""

@@ -1,8 +1,9 @@
 """`call_dynamic` and `reflect_signature` of WASIX: calls of functions whose types the caller's code does not know.
 
-`call_dynamic` is a function of WebAssembly, in the base module: it asks the host for the invoker of the callee's signature,
-generated once, and calls it through the table. So no host frame lies between caller and callee, and an exit, a trap, an
-exception or a longjmp in the callee passes as through any call.
+`call_dynamic` is a function of WebAssembly, in the base module. It calls the invoker that it called last for a function of that
+index, or one like it, which looks whether the callee is of its signature. If not, or where the engine cannot tell, it asks the
+host for the invoker of the callee's signature, generated once, and calls it through the table. So no host frame lies between
+caller and callee, and an exit, a trap, an exception or a longjmp in the callee passes as through any call.
 
 A static main module is instantiated before the base module, which uses its table; it, and what is linked into its program, gets
 `call_dynamic` as a host function: there an exception of the guest's does not pass from callee to caller.
@@ -19,6 +20,7 @@ from dl.errors import ResourceLimitError
 from dl.glue.base import CALL_DYNAMIC
 from dl.glue.names import BASE_NAMESPACE
 from dl.glue.resolution import FromNamespace
+from dl.glue.trampolines import ANOTHER_TYPE
 from dl.wasix.abi import Errno
 from dl.wasix.adapter import bound, running_guest
 from dl.wasix.closures import VALUE_TYPES
@@ -60,7 +62,8 @@ class _DynamicCalls:
         if code is None:
             return Errno.NOTSUP
         with running_guest():
-            return group.call_invoker(code, function, *arguments)
+            errno = group.call_invoker(code, function, *arguments)
+        return Errno.INVAL if errno == ANOTHER_TYPE else errno  # the function was exchanged meanwhile
 
     def reflect(
         self, function: int, arguments: int, arguments_size: int, results: int, results_size: int, out: int

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 from functools import lru_cache
 
 from dl.records import dataclass, field
-from dl.wasm.opcodes import END, MEMORY_COPY, REF_FUNC, TABLE_GET, TABLE_INIT, TABLE_SET
+from dl.wasm.opcodes import END, MEMORY_COPY, REF_FUNC, REF_TEST, TABLE_GET, TABLE_INIT, TABLE_SET
 from dl.wasm.types import ExternType, FuncType, GlobalType, Limits, MemoryType, TableType, TagType
 
 _VALUE_TYPES = {
@@ -140,6 +140,11 @@ def table_set(table: int = 0) -> bytes:
 def table_get(table: int = 0) -> bytes:
     """Encode ``table.get``."""
     return TABLE_GET + unsigned(table)
+
+
+def ref_test(type_index: int) -> bytes:
+    """Encode ``ref.test``: whether a reference is a function of a type, and not null."""
+    return REF_TEST + signed(type_index)
 
 
 def table_init(segment: int, table: int = 0) -> bytes:

@@ -21,6 +21,7 @@ I64_EXTEND_I32_U, I32_WRAP_I64 = b"\xad", b"\xa7"
 SELECT = b"\x1b"
 
 REF_NULL_FUNC, REF_IS_NULL, REF_FUNC = b"\xd0\x70", b"\xd1", b"\xd2"
+REF_TEST = b"\xfb\x14"
 TABLE_GET, TABLE_SET = b"\x25", b"\x26"
 TABLE_INIT, ELEM_DROP = b"\xfc\x0c", b"\xfc\x0d"
 TABLE_COPY, TABLE_GROW, TABLE_SIZE, TABLE_FILL = b"\xfc\x0e", b"\xfc\x0f", b"\xfc\x10", b"\xfc\x11"

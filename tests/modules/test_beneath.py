@@ -162,6 +162,21 @@ class TestBeneath:
         assert refused(Place(str(root), "a\0b")) == errno.ENOENT
         assert refused(Place(str(root), "\ud800")) == errno.ENOENT
 
+    @pytest.mark.parametrize(
+        "way",
+        ["file", "sub/deep", "sub/../file", "again", "dir/deep", "dir/../file", "././sub//deep", "out/file"],
+    )
+    def test_what_nothing_confines_is_where_a_walk_finds_it(self, root: Path, way: str) -> None:
+        """A file that the kernel walks to is the one of the walk in steps: the same bytes, resolved path and version."""
+        (root / "again").symlink_to("sub/../file")
+        (root / "dir").symlink_to(root / "sub")
+        (root / "out").symlink_to("../secret")
+        place, nowhere = host_place(f"{root}/{way}", confined=False), frozenset({(0, 0)})
+        with open_beneath(place) as whole, open_beneath(place, nowhere) as walked:
+            assert (whole.path, whole.size, whole.version) == (walked.path, walked.size, walked.version)
+            assert os.read(whole.fd, 100) == os.read(walked.fd, 100)
+            assert not whole.guest_written
+
     def test_a_missing_file_has_the_path_it_would_have(self, root: Path) -> None:
         """The path of what is not there is told, links before it resolved, so that a module can be known by it."""
         (root / "abs").symlink_to("sub")

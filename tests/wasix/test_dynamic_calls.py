@@ -11,6 +11,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 import dl
+from dl.engine.wasmtime.engine import WasmtimeEngine
 from tests.support.modules import MEMORY, SHARED_MEMORY, TABLE, TABLE_BASE, library, static
 
 pytestmark = pytest.mark.timeout(120)
@@ -225,6 +226,53 @@ class TestCallees:
 
         assert guest.call_dynamic(guest.where(), guest.scratch, 4, guest.scratch, 4, 1) == SUCCESS
         assert guest.memory.read_u32(guest.scratch) == 42
+
+    @pytest.mark.parametrize("type_tests", [True, False])
+    @pytest.mark.parametrize("shared", [True, False])
+    def test_a_signature_is_asked_for_once(self, shared: bool, type_tests: bool) -> None:
+        """Functions that come again do not reach the host; whatever comes into an index is called by its own signature."""
+        memory = dl.MemoryType(2, 1000, shared=shared)
+        with dl.Linker(None, memory=memory, engine=WasmtimeEngine(type_tests=type_tests)) as linker:
+            guest = Guest(
+                linker,
+                TABLE_BASE,
+                *(
+                    f"(func $f{n} (param {k}) (result {k}) (local.get 0))"
+                    for n, k in enumerate(("i32", "i64", "f32"))
+                ),
+                "(elem (global.get $table_base) $f0 $f1 $f2)",
+                '(func (export "where") (result i32) global.get $table_base)',
+                """(func (export "swap") (param i32 i32) (local funcref)
+                  (local.set 2 (table.get (local.get 0)))
+                  (table.set (local.get 0) (table.get (local.get 1))) (table.set (local.get 1) (local.get 2)))""",
+                table_size=3,
+            )
+            asked: list[int] = []
+            first = guest.where()
+            kinds = linker.main_group.own.instances.function_type
+
+            def noting(address: int) -> dl.FuncType | None:
+                asked.append(address)
+                return kinds(address)
+
+            linker.main_group.own.instances.function_type = noting  # type: ignore[method-assign]
+            for swapped in range(4):
+                for number in range(60):
+                    place = (number + swapped) % 3
+                    size = 8 if kinds(first + place).params == ("i64",) else 4
+                    guest.memory.write(guest.scratch, bytes(range(1, 9)) + b"\xdd" * 8)
+                    assert (
+                        guest.call_dynamic(first + place, guest.scratch, size, guest.scratch + 8, size, 1)
+                        == SUCCESS
+                    )
+                    assert guest.memory.read(guest.scratch + 8, size) == bytes(range(1, 1 + size))
+                    assert (
+                        guest.call_dynamic(first + place, guest.scratch, size + 1, guest.scratch, 8, 1)
+                        == INVALID
+                    )
+                guest.swap(first + swapped % 3, first + (swapped + 1) % 3)
+            assert guest.call_dynamic(0, 0, 0, 0, 0, 1) == INVALID
+            assert len(asked) < 20 if type_tests else len(asked) == 481
 
     def test_references_in_a_signature_are_refused(self, linker: dl.Linker) -> None:
         """What cannot lie in memory cannot be passed; nothing breaks."""

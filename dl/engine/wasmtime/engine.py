@@ -87,8 +87,8 @@ class WasmtimeEngine(NativeEngine):
     Args:
         interrupts: check for interruption at each loop and function entry (about 11 % on tight loops).
         shared_memory, exceptions, tail_calls, table_reflection, serialization, simd, externals, references, stack_inspection,
-            memory64, guest_wasi, profiling, import_lists: False switches the capability off; the engine can do all. See
-            `Capabilities`.
+            memory64, guest_wasi, profiling, type_tests, import_lists: False switches the capability off; the engine can do
+            all. See `Capabilities`.
         max_stack: bytes of native stack that guest code may use in a thread, counted from its outermost call into the guest;
             None for 1 MiB, or what the stacks of new threads have room for if that is less.
         profiler: for which profiler of the system it writes down where the code of functions is: `perfmap` or `jitdump`.
@@ -118,6 +118,7 @@ class WasmtimeEngine(NativeEngine):
         memory64: bool = True,
         guest_wasi: bool = True,
         profiling: bool = True,
+        type_tests: bool = True,
         import_lists: bool = True,
         max_stack: int | None = None,
         profiler: str | None = None,
@@ -136,6 +137,7 @@ class WasmtimeEngine(NativeEngine):
             memory64=memory64,
             guest_wasi=guest_wasi,
             profiling=profiling,
+            type_tests=type_tests,
             import_lists=import_lists,
         )
         super().__init__(capabilities, max_stack)
