@@ -12,7 +12,7 @@ from tests.support.imports import sources
 from tests.support.paths import ROOT
 
 PAGE = ROOT / "docs/locking.md"
-MAKERS = re.compile(r"(.*\.)?(\w*Lock|Condition|(Bounded)?Semaphore|Barrier|Turn|platform\.lock)")
+MAKERS = re.compile(r"(.*\.)?(\w*Lock|Condition|(Bounded)?Semaphore|Barrier|Turn|platform\.(lock|wake))")
 """What makes a lock when it is called."""
 
 

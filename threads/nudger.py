@@ -53,9 +53,10 @@ class Nudger:
         self._interrupt = interrupt
         self._fence = platform.fence()
         self._predicates: list[Callable[[], bool]] = [] if unheard is None else [unheard]
-        # Held = a thread repeats. Only ever tried, never waited for: a thread that fails to take it knows that the thread
+        # Taken = a thread repeats. Only ever tried, never waited for: a thread that fails to take it knows that the thread
         # holding it asks the predicates once more after releasing it.
-        self._repeating = platform.lock()
+        self._repeating = platform.wake()  # since it is given back by another thread than has taken it
+        self._repeating.release()
 
     def add(self, predicate: Callable[[], bool]) -> None:
         """Register a predicate: whether a thread that has to notice something may be in guest code, unaware of it.

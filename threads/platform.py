@@ -1,4 +1,4 @@
-"""The few things this package needs of the machine: a lock, a fence, a clock, a thread.
+"""The few things this package needs of the machine: a lock, a wake, a fence, a clock, a thread.
 
 Named in one place so that `threads.testing` can put others there, which let a test decide at every step
 which thread runs next. Everything else in the package is built from these.
@@ -12,14 +12,14 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import Protocol
 
-from threads.fences import Fence, Fences, fences_of_this_interpreter
+from threads.fences import FREE_THREADED, Fence, Fences, fences_of_this_interpreter
 from threads.switching import SWITCH_INTERVAL
 
-__all__ = ["SYSTEM", "LockLike", "Platform", "System"]
+__all__ = ["SYSTEM", "LockLike", "Platform", "System", "Wake"]
 
 
 class LockLike(Protocol):
-    """A `threading.Lock`: not re-entrant, and any thread may release it."""
+    """A lock: the thread that has taken it releases it, and does not take it twice."""
 
     def acquire(self, blocking: bool = True, timeout: float = -1) -> bool:
         """Take the lock; `timeout` in seconds, -1 waits for ever. Returns whether it was taken."""
@@ -44,6 +44,25 @@ class LockLike(Protocol):
     ) -> None: ...
 
 
+class Wake(Protocol):
+    """What one thread waits for, and any thread gives: a lock that is held.
+
+    Each method is one step that an exception of a signal handler leaves whole, and takes no lock that a handler may find held.
+    """
+
+    def acquire(self, blocking: bool = True, timeout: float = -1) -> bool:
+        """Take the wake that is stored, or the next one, within `timeout` seconds; returns whether there was one."""
+        ...
+
+    def release(self) -> None:
+        """Store a wake.
+
+        Raises:
+          RuntimeError: one is stored already.
+        """
+        ...
+
+
 class Platform(Protocol):
     """Where locks, fences, threads and the time come from.
 
@@ -55,6 +74,10 @@ class Platform(Protocol):
 
     def lock(self) -> LockLike:
         """Return a new lock that nobody holds."""
+        ...
+
+    def wake(self) -> Wake:
+        """Return a new wake; none is stored."""
         ...
 
     def fence(self) -> Fence:
@@ -93,10 +116,18 @@ class System:
         self.light_is_free = fences.light_is_free
         self.hurry = SWITCH_INTERVAL.hurry
         self.relax = SWITCH_INTERVAL.relax
+        # Both sleep at once where they have to wait; without a GIL a plain lock does not, see `threads.queue_wake`.
+        self.lock: Callable[[], LockLike] = _thread.RLock if FREE_THREADED else _thread.allocate_lock
 
-    def lock(self) -> LockLike:
-        """Return a new lock that nobody holds."""
-        return _thread.allocate_lock()
+    def wake(self) -> Wake:
+        """Return a new wake; none is stored."""
+        if FREE_THREADED:
+            from threads.queue_wake import QueueWake  # noqa: PLC0415  a library to load, for nothing elsewhere
+
+            return QueueWake()
+        lock = _thread.allocate_lock()
+        lock.acquire()
+        return lock
 
     def get_ident(self) -> int:
         """Return the calling thread's number."""

@@ -35,7 +35,7 @@ class Waiter:
       handler: no lock is taken here.
     """
 
-    __slots__ = ("_ended", "_pending", "_shields", "_signal", "alarm", "bell", "fence", "name", "platform")
+    __slots__ = ("_ended", "_pending", "_shields", "_wake", "alarm", "bell", "fence", "name", "platform")
 
     def __init__(self, name: str, platform: Platform = SYSTEM) -> None:
         self.name = name
@@ -43,10 +43,9 @@ class Waiter:
         self.fence = platform.fence()
         self.alarm: Callable[[], None] | None = None
         self.bell: Callable[[], None] | None = None
-        # Locked = no wake is stored. A lock, because releasing one is a single step that cannot be torn by an
-        # exception: a flag beside a condition could be left saying "woken" with nobody woken.
-        self._signal = platform.lock()
-        self._signal.acquire()
+        # What stores a wake in a single step that cannot be torn by an exception: a flag beside a condition could be
+        # left saying "woken" with nobody woken.
+        self._wake = platform.wake()
         # By a key of its own each, in the order they came. A dictionary, because its additions, its `pop` of a key and its
         # `copy` are single steps on every interpreter; those of a deque, beside another thread, are not.
         self._pending: dict[object, BaseException] = {}
@@ -144,14 +143,14 @@ class Waiter:
         """
         if timeout_ns is None or timeout_ns > _LONGEST_PARK_NS:
             timeout_ns = _LONGEST_PARK_NS
-        self._signal.acquire(timeout=max(timeout_ns, 0) / 1e9)
+        self._wake.acquire(timeout=max(timeout_ns, 0) / 1e9)
         # A wake that comes before this is stored no second time, so what it was for must be seen from here on.
         self.fence.light()
 
     def unpark(self) -> None:
         """Wake the thread, or make its next `park` return immediately."""
         try:  # noqa: SIM105 - `suppress` would be a second call on every wake
-            self._signal.release()
+            self._wake.release()
         except RuntimeError:
             pass  # a wake is stored already, and one is enough: its taker checks everything
         bell = self.bell

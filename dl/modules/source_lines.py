@@ -13,8 +13,8 @@ from dl.wasm.rewrite import position_before_rewriting
 if TYPE_CHECKING:
     from dl.wasm.lines import LineTable, SourceLine
 
-_LINE, _LINE_STRINGS, _STRINGS = ".debug_line", ".debug_line_str", ".debug_str"
-_KEY = "source lines"
+LINE_SECTION, _LINE_STRINGS, _STRINGS = ".debug_line", ".debug_line_str", ".debug_str"
+SOURCE_LINES = "source lines"
 WRITTEN_FROM = "written from"
 """Under which a rewritten module has, in `derived`, the one that its debugging information is about."""
 
@@ -55,7 +55,7 @@ class SourceLines:
         if self.table is None:
             from dl.wasm.lines import LineTable  # noqa: PLC0415  only where something traps
 
-            self.table = LineTable(*(self._section(name) for name in (_LINE, _LINE_STRINGS, _STRINGS)))
+            self.table = LineTable(*(self._section(name) for name in (LINE_SECTION, _LINE_STRINGS, _STRINGS)))
             try:
                 changed = [] if self._compiled is None else list(walk_bodies(self._compiled))
                 self._bodies = (list(walk_bodies(self._module)), changed)
@@ -87,14 +87,14 @@ def source_lines_of_copy(module: WasmModule, copy: bytes) -> SourceLines | None:
 
 def source_lines(module: WasmModule) -> SourceLines | None:
     """Return the source lines of a module as it is compiled; None if it has no line table."""
-    if _KEY not in module.derived:
-        has_lines = any(section.name == _LINE for section in module.sections)
+    if SOURCE_LINES not in module.derived:
         written_from = module.derived.get(WRITTEN_FROM)
+        has_lines = any(section.name == LINE_SECTION for section in module.sections)
         if not has_lines:
-            module.derived[_KEY] = None
+            module.derived[SOURCE_LINES] = None
         elif written_from is None:
-            module.derived[_KEY] = SourceLines(module)
+            module.derived[SOURCE_LINES] = SourceLines(module)
         else:
-            module.derived[_KEY] = SourceLines(written_from, module)
-    known: SourceLines | None = module.derived[_KEY]
+            module.derived[SOURCE_LINES] = SourceLines(written_from, module)
+    known: SourceLines | None = module.derived[SOURCE_LINES]
     return known

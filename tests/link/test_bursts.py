@@ -102,6 +102,7 @@ def followed() -> Iterator[tuple[Program, Callable[[], None]]]:
             assert answers.pop() == state_of(p.main)
             assert p.linker.program.rendezvous.statistics().guest == 0
 
+        check()  # its thread has begun, and has all that it takes
         yield p, check
         leave.set()
         asked.set()

@@ -58,7 +58,8 @@ class TestWork:
         assert set(seen) <= set(pool.processes)
         assert len(pool.processes) == 2
         for counts in seen.values():
-            assert counts == list(range(counts[0], counts[0] + len(counts)))
+            # Of two items the later one may come to its worker first.
+            assert sorted(counts) == list(range(min(counts), min(counts) + len(counts)))
 
     def test_what_cannot_be_sent_is_refused_at_once(self, pool: dl.ProcessPool) -> None:
         """A function without a name, or an argument that cannot be pickled, is an error of `submit`."""
@@ -223,7 +224,7 @@ class TestEnd:
         process = pool.submit(f.number).result(SECONDS)
         del pool
 
-        assert not is_there(process)
+        until_gone([process])  # a thread of the pool may still refer to it for a moment
 
     @pytest.mark.parametrize(
         "bad", [{"workers": 0}, {"retries": -1}, {"timeout": 0}, {"start_method": "fork"}]

@@ -171,7 +171,12 @@ def hurried() -> bool:
     return abs(sys.getswitchinterval() - HURRIED_SECONDS) < 1e-6
 
 
+def is_locked(lock: object) -> bool:
+    """Whether somebody has a lock of the platform; those of builds without a GIL have no method that says so."""
+    return repr(lock).startswith("<locked ")
+
+
 def held(program: Program) -> bool:
     rendezvous = program.rendezvous
     locks: tuple[Any, ...] = (rendezvous._lock, rendezvous._turn._lock, SWITCH_INTERVAL._lock)
-    return any(lock.locked() for lock in locks)
+    return any(map(is_locked, locks))

@@ -31,8 +31,9 @@ class TestNudger:
             assert again.wait(DEADLINE)
             pending[name] = False
 
-        with nudger._repeating:  # taken once the repeating thread has given up
-            count = len(bumps)
+        assert nudger._repeating.acquire(timeout=DEADLINE)  # taken once the repeating thread has given up
+        count = len(bumps)
+        nudger._repeating.release()
         nudger.nudge()
         assert len(bumps) == count + 1
 
@@ -54,8 +55,9 @@ class TestNudger:
         until(lambda: len(bumps) > 2)
         nudger.remove(unheard)
         nudger.remove(unheard)
-        with nudger._repeating:
-            count = len(bumps)
+        assert nudger._repeating.acquire(timeout=DEADLINE)
+        count = len(bumps)
+        nudger._repeating.release()
         nudger.nudge()
         assert len(bumps) == count + 1
 
@@ -67,6 +69,7 @@ class TestNudger:
         program.rendezvous.nudge()
         until(lambda: program.bumps > 3)
         unheard[0] = False
-        with program.rendezvous.nudger._repeating:
-            count = program.bumps
+        assert program.rendezvous.nudger._repeating.acquire(timeout=DEADLINE)
+        count = program.bumps
+        program.rendezvous.nudger._repeating.release()
         assert program.bumps == count

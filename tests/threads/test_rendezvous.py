@@ -429,8 +429,11 @@ class TestInterrupts:
 
         with pytest.raises(Interrupted):
             group.replica.safe_point()
-        with program.rendezvous.nudger._repeating:  # taken once the repeating thread has given up
-            bumps = program.bumps
+        assert program.rendezvous.nudger._repeating.acquire(
+            timeout=DEADLINE
+        )  # taken once the repeating thread has given up
+        bumps = program.bumps
+        program.rendezvous.nudger._repeating.release()
         assert program.bumps == bumps
 
     def test_interrupts_are_raised_in_the_order_they_came_unless_withdrawn(self) -> None:

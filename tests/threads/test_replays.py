@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import pytest
 
-from tests.support.rendezvous_program import DEADLINE, Group, Program, running
+from tests.support.rendezvous_program import DEADLINE, Group, Program, is_locked, running
 from threads import (
     DETACHED,
     Interrupted,
@@ -57,7 +57,7 @@ class TestAfterReplays:
         performed: list[tuple[str, bool]] = []
 
         def action() -> None:
-            free = not program.rendezvous._lock.locked()  # type: ignore[attr-defined]
+            free = not is_locked(program.rendezvous._lock)
             performed.append((threading.current_thread().name, free))
 
         with running(first.run, second.run):

@@ -65,9 +65,12 @@ class Run:
             table.set(self.store, slot, wasmtime.Func(self.store, signature, self._recorder(slot)))
 
     def _recorder(self, slot: int) -> Callable[..., Any]:
+        # Not of `self`: the store would keep itself until the interpreter's end, where giving it back may crash.
+        calls, result = self.calls, self.result
+
         def record(*arguments: int) -> int:
-            self.calls.append((slot, *arguments))
-            return self.result
+            calls.append((slot, *arguments))
+            return result
 
         return record
 

@@ -13,7 +13,7 @@ from types import TracebackType
 from typing import Final
 
 from threads.fences import Fence, GilFences, LockFence
-from threads.platform import LockLike
+from threads.platform import SYSTEM, LockLike, Wake
 from threads.testing import store_buffers, tracing
 
 __all__ = ["Decision", "ScheduleError", "Scheduler", "WeakMemory"]
@@ -66,7 +66,7 @@ class _Task:
     index: int
     run: Callable[[], object]
     daemon: bool
-    go: threading.Lock = field(default_factory=threading.Lock)  # released when it is this task's turn
+    go: Wake = field(default_factory=SYSTEM.wake)  # released when it is this task's turn
     waits_for: _Lock | None = None
     deadline: int | None = None  # nanoseconds, of a wait with a time limit
     timed_out: bool = False
@@ -201,8 +201,7 @@ class Scheduler:
         self._local = threading.local()
         self._now = 0
         self._steps = 0
-        self._over = threading.Lock()
-        self._over.acquire()
+        self._over = SYSTEM.wake()
         self._failure: tuple[str, str, BaseException | None] | None = None
         self._started = False
         self._trail: deque[tuple[str, str]] = deque(maxlen=400)
@@ -215,6 +214,12 @@ class Scheduler:
     def lock(self) -> LockLike:
         """Return a lock under this scheduler."""
         return _Lock(self)
+
+    def wake(self) -> Wake:
+        """Return a new wake under this scheduler: a lock that is held."""
+        lock = _Lock(self)
+        lock.acquire()
+        return lock
 
     def fence(self) -> Fence:
         """Return a new fence."""
@@ -321,7 +326,6 @@ class Scheduler:
         if starter is not None:
             starter.drain()
         task = _Task(name, len(self._tasks), run, daemon)
-        task.go.acquire()
         self._tasks.append(task)
         thread = threading.Thread(target=self._body, args=(task,), name=name, daemon=True)
         self._threads.append(thread)
