@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from dl.engine import chosen_engine
 from dl.engine.disk_cache import open_cache
@@ -70,6 +70,7 @@ if TYPE_CHECKING:
     from dl.wamr.program import WamrProgram
     from dl.wasm.module import WasmModule
     from dl.wasm.records import Import
+    from dl.wasm.types import FuncType
 
 
 @dataclass(frozen=True)
@@ -239,7 +240,7 @@ def assemble(image: ModuleImage | None, locator: Locator, options: Options) -> P
     store = open_cache(options.cache, default_files.preopens.values())
     memory = LateMemory()
     imports = _bound_imports(options.imports, memory) if options.imports else {}
-    host = HostSymbols(functions, imports, wamr.imports() if wamr else None)
+    host = HostSymbols(functions, imports, wamr.imports() if wamr else None, disagreement=_disagreement)
     program = Program(
         main,
         engine,
@@ -348,6 +349,15 @@ def _wamr_program(mode: WamrMode | int, wasm: WasmModule | None) -> WamrProgram:
     from dl.wamr.program import WamrProgram  # noqa: PLC0415  as above
 
     return WamrProgram(WamrMode.from_mode_bits(mode) if isinstance(mode, int) else mode, wasm)
+
+
+def _disagreement(function: Callable[..., Any], kind: FuncType) -> str | None:
+    """See `dl.api.agreement.disagreement`."""
+    if not getattr(function, "__annotations__", None):
+        return None
+    from dl.api.agreement import disagreement  # noqa: PLC0415  few give functions, and fewer annotate them
+
+    return disagreement(function, kind)
 
 
 def _bound_imports(imports: HostImports, memory: LateMemory) -> HostImports:

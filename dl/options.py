@@ -55,6 +55,20 @@ class NamingOptions:
         return bool(self.modules or self.module_path or self.finder)
 
 
+def flags_of(flags: int) -> DlFlags:
+    """Return the flags of a dlopen from a number.
+
+    Raises:
+        LinkerUsageError: it is none.
+    """
+    try:
+        return DlFlags(flags)
+    except (ValueError, TypeError):
+        raise LinkerUsageError(
+            f"dlopen takes flags of dl.DlFlags, such as dl.RTLD_NOW, not {flags!r}"
+        ) from None
+
+
 def checked_flags(flags: DlFlags) -> DlFlags:
     """Return the flags of a dlopen, if they are some.
 

@@ -37,7 +37,7 @@ from dl.modules.linked_module import LinkedModule
 from dl.modules.locate import Locator
 from dl.options import MAX_PAGES, SideMemorySource
 from dl.program.compiling import Compiling
-from dl.program.events import Events
+from dl.program.events import EventLog
 from dl.program.guest_wasi import GuestWasi
 from dl.program.host_symbols import ATOMICS, HostSymbols
 from dl.program.import_names import ImportNames
@@ -191,7 +191,7 @@ class Program:
         self.ended: BaseException | None = None
         self.limbo = Limbo()
         self.sampling: Callable[[Any], object] | None = None
-        self.events = Events()
+        self.events = EventLog()
         self.checkpoint: Callable[[str, str | None], None] = lambda _step, _group: None
         self._end_lock = threading.Lock()
         self._memory: EngineMemory | None = None
