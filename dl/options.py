@@ -180,6 +180,9 @@ class MemoryType:
     shared: bool = False
 
     def __post_init__(self) -> None:
+        for pages in (self.minimum, 0 if self.maximum is None else self.maximum):
+            if not hasattr(pages, "__index__"):
+                raise LinkerUsageError(f"a memory has a number of pages, not {pages!r}")
         top = MAX_PAGES if self.maximum is None else self.maximum
         if not 0 <= self.minimum <= top <= MAX_PAGES:
             raise LinkerUsageError(

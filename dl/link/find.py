@@ -26,7 +26,6 @@ from dl.modules.locate import requester_of
 from dl.modules.symbols import PLACE, functions_without_index, places_itself
 from dl.program.program import Program
 from dl.records import dataclass, field
-from dl.wasm.rewrite import numbered_copy, rename_and_place, rename_imports, uses_legacy_exceptions
 from memory import Block
 from threads import uninterrupted
 
@@ -208,6 +207,8 @@ def compile_module(
             starting=starting,
         )
     except InvalidModuleError as refused:
+        from dl.wasm.rewrite import uses_legacy_exceptions  # noqa: PLC0415  only what the engine refuses
+
         try:
             legacy = uses_legacy_exceptions(wasm)
         except (MalformedModuleError, UnsupportedModuleError):
@@ -219,6 +220,8 @@ def compile_module(
 
 def compiled_bytes(image: ModuleImage, copy: int = 0) -> bytes:
     """Return what is compiled of a module: with other names of imports, code that places its functions, and a copy's mark."""
+    from dl.wasm.rewrite import numbered_copy, rename_and_place, rename_imports  # noqa: PLC0415  only without a plan
+
     wasm, names = image.wasm, import_places(image.wasm.imports)
     if places_itself(wasm):
         table = (BASE_NAMESPACE, TABLE_NAME)

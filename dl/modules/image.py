@@ -22,7 +22,6 @@ from dl.modules.source_lines import LINE_SECTION, SOURCE_LINES, WRITTEN_FROM
 from dl.recent import Recent
 from dl.records import dataclass, replace
 from dl.wasm.module import PARSED_ATTRIBUTES, WasmModule, parse_module
-from dl.wasm.rewrite import contains_wait_instructions, import_tags, rewrite_waits
 from threads import recording
 
 _PARSED: Recent[WasmModule] = Recent(64 << 20)
@@ -146,7 +145,7 @@ def with_interruptible_waits(
         rewritten = partial(_rewritten, image.wasm, dict(slots))
         if compiled_before is not None and compiled_before(digest):
             wasm = _unchanged(image.wasm, rewritten)
-        elif contains_wait_instructions(image.wasm):
+        elif _contains_waits(image.wasm):
             wasm = rewritten()
         else:
             return image
@@ -156,7 +155,15 @@ def with_interruptible_waits(
     return replace(image, wasm=wasm, digest=digest)
 
 
+def _contains_waits(wasm: WasmModule) -> bool:
+    from dl.wasm.rewrite import contains_wait_instructions  # noqa: PLC0415  a plan knows it
+
+    return contains_wait_instructions(wasm)
+
+
 def _rewritten(wasm: WasmModule, slots: Mapping[str, int]) -> WasmModule:
+    from dl.wasm.rewrite import rewrite_waits  # noqa: PLC0415  as above
+
     copy = rewrite_waits(
         wasm, notify_slot=slots["notify"], wait32_slot=slots["wait32"], wait64_slot=slots["wait64"]
     )
@@ -188,6 +195,8 @@ def with_shared_tags(image: ModuleImage) -> ModuleImage:
     wasm = image.wasm
     if len(wasm.tags) == wasm.import_counts["tag"]:
         return image
+    from dl.wasm.rewrite import import_tags  # noqa: PLC0415  few libraries define the tags
+
     changed = import_tags(wasm, EXCEPTION_TAG_NAMES, EXCEPTION_TAG)
     if changed is wasm.data:
         return image

@@ -6,11 +6,10 @@ import threading
 from typing import TYPE_CHECKING
 
 from dl.errors import MalformedModuleError
-from dl.wasm.instructions import Body, walk_bodies
 from dl.wasm.module import WasmModule, parse_module
-from dl.wasm.rewrite import position_before_rewriting
 
 if TYPE_CHECKING:
+    from dl.wasm.instructions import Body
     from dl.wasm.lines import LineTable, SourceLine
 
 LINE_SECTION, _LINE_STRINGS, _STRINGS = ".debug_line", ".debug_line_str", ".debug_str"
@@ -53,7 +52,8 @@ class SourceLines:
 
     def _find(self, function: int, offset: int) -> SourceLine | None:
         if self.table is None:
-            from dl.wasm.lines import LineTable  # noqa: PLC0415  only where something traps
+            from dl.wasm.instructions import walk_bodies  # noqa: PLC0415  only where something traps
+            from dl.wasm.lines import LineTable  # noqa: PLC0415  as above
 
             self.table = LineTable(*(self._section(name) for name in (LINE_SECTION, _LINE_STRINGS, _STRINGS)))
             try:
@@ -68,6 +68,8 @@ class SourceLines:
         body = bodies[position]
         at = body.code + offset
         if self._compiled is not None:
+            from dl.wasm.rewrite import position_before_rewriting  # noqa: PLC0415  as above
+
             at = position_before_rewriting(self._module, body, self._compiled, changed[position], offset)
         return self.table.find(at - self._module.code_start)
 

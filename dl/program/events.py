@@ -205,6 +205,8 @@ class EventLog:
         self, listener: Listener, kinds: Iterable[EventKind | str] | None = None
     ) -> EventSubscription:
         """Add a function; see `Events.subscribe`."""
+        if not callable(listener):
+            raise LinkerUsageError(f"events are told to a function, not to {listener!r}")
         wanted = _checked(kinds)
         with self.changed:
             subscription = EventSubscription(self, listener, wanted, self._number)
@@ -214,8 +216,8 @@ class EventLog:
 
     def queue(self, kinds: Iterable[EventKind | str] | None, limit: int) -> EventQueue:
         """Add a queue; see `Events.queue`."""
-        if limit < 1:
-            raise LinkerUsageError(f"a queue of events holds at least one, not {limit}")
+        if not hasattr(limit, "__index__") or limit < 1:
+            raise LinkerUsageError(f"a queue of events holds at least one, not {limit!r}")
         queue = EventQueue(self, _checked(kinds), limit)
         with self.changed:
             if self._ended:
@@ -376,5 +378,5 @@ def _checked(kinds: Iterable[EventKind | str] | None) -> frozenset[EventKind]:
         return frozenset(EventKind)
     try:
         return frozenset(EventKind(kind) for kind in ([kinds] if isinstance(kinds, str) else kinds))
-    except ValueError as error:
+    except (ValueError, TypeError) as error:
         raise LinkerUsageError(f"{error}: the kinds of events are {', '.join(EventKind)}") from None

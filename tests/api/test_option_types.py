@@ -93,6 +93,17 @@ def test_bounds_on_time_are_numbers(bound: str, value: Any) -> None:
         (lambda group: group.linker.module("a.so"), "a handle is"),
         (lambda group: group.linker.allocate("8"), "a block of '8' bytes"),
         (lambda group: group.linker.executor("8"), "at least one worker, not '8'"),
+        (lambda group: group.linker.allocate(8, "8"), "an alignment of '8'"),
+        (lambda group: group.linker.instantiate(5), "it takes a module"),
+        (lambda group: group.linker.load([]), "it takes a module"),
+        (
+            lambda group: group.dladdr("f"),
+            "a pointer is a number, or a function or data of the guest, not 'f'",
+        ),
+        (lambda group: group.linker.events.subscribe(5), "events are told to a function, not to 5"),
+        (lambda group: group.linker.events.subscribe(print, 5), "the kinds of events are"),
+        (lambda group: group.linker.events.queue(limit="8"), "at least one, not '8'"),
+        (lambda _group: dl.MemoryType("8"), "a memory has a number of pages, not '8'"),  # type: ignore[arg-type]
     ],
 )
 def test_arguments_of_the_wrong_type_are_named(call: Callable[[dl.InstanceGroup], object], said: str) -> None:
