@@ -72,6 +72,8 @@ def timed_engine(clock: Clock) -> Engine:
     def new_store(host: Any) -> Any:
         store = new_store_plain(host)
         store.instantiate = clock.timed("instantiate", store.instantiate)
+        if engine.capabilities.import_lists:
+            store.instantiate_listed = clock.timed("instantiate", store.instantiate_listed)
         return store
 
     engine.compile, engine.new_store = compile_timed, new_store

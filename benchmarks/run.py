@@ -37,6 +37,7 @@ PROGRAMS = (
     "loads_under_threads",
     "open_time",
     "process_start",
+    "second_link",
     "wasi_calls",
 )
 LEAST = 0.05

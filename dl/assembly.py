@@ -7,10 +7,11 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from dl.engine import chosen_engine
 from dl.engine.disk_cache import open_cache
+from dl.engine.prelink import open_plan
 from dl.engine.protocol import Engine, WasiOptions
 from dl.errors import LinkerClosedError, LinkerUsageError
 from dl.glue.base import FIND_INVOKER, FIND_INVOKER_TYPE
@@ -69,6 +70,7 @@ if TYPE_CHECKING:
     from dl.wamr.program import WamrProgram
     from dl.wasm.module import WasmModule
     from dl.wasm.records import Import
+    from dl.wasm.types import FuncType
 
 
 @dataclass(frozen=True)
@@ -235,9 +237,10 @@ def assemble(image: ModuleImage | None, locator: Locator, options: Options) -> P
     )
     rendezvous, boundary = new_boundary(engine.interrupt)
     functions = engine.host_functions(boundary)
+    store = open_cache(options.cache, default_files.preopens.values())
     memory = LateMemory()
     imports = _bound_imports(options.imports, memory) if options.imports else {}
-    host = HostSymbols(functions, imports, wamr.imports() if wamr else None)
+    host = HostSymbols(functions, imports, wamr.imports() if wamr else None, disagreement=_disagreement)
     program = Program(
         main,
         engine,
@@ -259,7 +262,8 @@ def assemble(image: ModuleImage | None, locator: Locator, options: Options) -> P
             options.thread_stack_size,
             options.default_files,
             options.limits,
-            open_cache(options.cache, default_files.preopens.values()),
+            store,
+            open_plan(store, engine, image.digest if image else b"") if store else None,
             paths_of_program(default_files.preopens, locator.library_path, image.path if image else None),
             checked_binding(options.bind),
             checked_dlfcn(options.guest_dlfcn),
@@ -345,6 +349,15 @@ def _wamr_program(mode: WamrMode | int, wasm: WasmModule | None) -> WamrProgram:
     from dl.wamr.program import WamrProgram  # noqa: PLC0415  as above
 
     return WamrProgram(WamrMode.from_mode_bits(mode) if isinstance(mode, int) else mode, wasm)
+
+
+def _disagreement(function: Callable[..., Any], kind: FuncType) -> str | None:
+    """See `dl.api.agreement.disagreement`."""
+    if not getattr(function, "__annotations__", None):
+        return None
+    from dl.api.agreement import disagreement  # noqa: PLC0415  few give functions, and fewer annotate them
+
+    return disagreement(function, kind)
 
 
 def _bound_imports(imports: HostImports, memory: LateMemory) -> HostImports:

@@ -8,6 +8,7 @@ from operator import index
 from typing import TYPE_CHECKING, Literal, SupportsIndex
 
 from dl.api.deadlines import bounded
+from dl.api.option_checks import check_library, number_of
 from dl.dlfcn import DlFlags, ModuleHandle
 from dl.errors import LinkerUsageError
 from dl.groups.entry import Group
@@ -15,7 +16,7 @@ from dl.groups.errors import raises_dl_errors
 from dl.link.tracing import symbols_log
 from dl.logs import DEBUG
 from dl.modules.symbols import FunctionSymbol
-from dl.options import ModuleSource
+from dl.options import ModuleSource, flags_of
 from dl.wasm.types import FuncType
 from memory import Uncopied
 
@@ -82,8 +83,10 @@ class InstanceGroup(Uncopied):
             LinkerUsageError: called from a thread that does not own the group.
         """
         self.own.check_owner()
+        if type(library) is not str or library_path is not None or name is not None:
+            check_library(library, library_path, name)
         return self.linker.own.open(
-            self.own, library, DlFlags(flags), name=name, library_path=library_path, load_needed=load_needed
+            self.own, library, flags_of(flags), name=name, library_path=library_path, load_needed=load_needed
         )
 
     @raises_dl_errors
@@ -102,7 +105,7 @@ class InstanceGroup(Uncopied):
             LinkerUsageError: called from a thread that does not own the group.
         """
         self.own.check_owner()
-        self.linker.own.close_library(self.own, index(handle))
+        self.linker.own.close_library(self.own, number_of(handle))
 
     def library(
         self,
@@ -152,8 +155,10 @@ class InstanceGroup(Uncopied):
             if known is not None and group.answers_stand(state.changes):
                 return known
         changes = state.changes  # before it is looked up: what changes meanwhile makes the answer an old one
-        asking = None if caller is None else index(caller)
-        symbol = group.found(lambda: self.linker.own.look_up(index(handle), name, asking))
+        if not isinstance(name, str):
+            raise LinkerUsageError(f"a symbol's name is a text, not {name!r}")
+        number, asking = number_of(handle), None if caller is None else number_of(caller)
+        symbol = group.found(lambda: self.linker.own.look_up(number, name, asking))
         if not isinstance(symbol, FunctionSymbol):
             from dl.api.guest import GuestData  # noqa: PLC0415  as in `library`
 
@@ -166,7 +171,7 @@ class InstanceGroup(Uncopied):
             invoke = group.instances.function(symbol.module, symbol.name, symbol.type)
             function = group.functions[key] = GuestFunction(self.linker, group, symbol, invoke)
         if asking is None:
-            group.keep_answer(index(handle), name, function, changes)
+            group.keep_answer(number, name, function, changes)
         return function
 
     def dladdr(

@@ -13,6 +13,7 @@ from dl.api.hosts import Hosts
 from dl.api.instantiation import Instantiation
 from dl.api.introspection import Introspection
 from dl.api.linker_base import LinkerActions
+from dl.api.option_checks import check_options
 from dl.assembly import Options, assemble, new_locator
 from dl.dlfcn import MAIN_HANDLE, ModuleHandle
 from dl.engine.protocol import Engine
@@ -123,6 +124,7 @@ class Linker(Introspection, Calling, Hosts, Instantiation):
         wamr: WamrMode | int | None = None,
         profiler: str | None = None,
     ) -> None:
+        check_options(locals())  # each option under its own name
         self._closed = False
         self.own = LinkerActions(self, self._check_open)
         self._executors = weakref.WeakValueDictionary()

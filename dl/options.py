@@ -55,6 +55,20 @@ class NamingOptions:
         return bool(self.modules or self.module_path or self.finder)
 
 
+def flags_of(flags: int) -> DlFlags:
+    """Return the flags of a dlopen from a number.
+
+    Raises:
+        LinkerUsageError: it is none.
+    """
+    try:
+        return DlFlags(flags)
+    except (ValueError, TypeError):
+        raise LinkerUsageError(
+            f"dlopen takes flags of dl.DlFlags, such as dl.RTLD_NOW, not {flags!r}"
+        ) from None
+
+
 def checked_flags(flags: DlFlags) -> DlFlags:
     """Return the flags of a dlopen, if they are some.
 
@@ -166,6 +180,9 @@ class MemoryType:
     shared: bool = False
 
     def __post_init__(self) -> None:
+        for pages in (self.minimum, 0 if self.maximum is None else self.maximum):
+            if not hasattr(pages, "__index__"):
+                raise LinkerUsageError(f"a memory has a number of pages, not {pages!r}")
         top = MAX_PAGES if self.maximum is None else self.maximum
         if not 0 <= self.minimum <= top <= MAX_PAGES:
             raise LinkerUsageError(

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import ctypes
 import struct
+import sys
 from functools import lru_cache
 from operator import index
 from typing import Any, Protocol, SupportsIndex, TypeVar, runtime_checkable
@@ -43,6 +44,10 @@ _memoryview_from_address = ctypes.PYFUNCTYPE(
     ctypes.py_object, ctypes.c_void_p, ctypes.c_ssize_t, ctypes.c_int
 )(("PyMemoryView_FromMemory", ctypes.pythonapi))
 _WRITABLE = 0x200  # PyBUF_WRITE
+
+_HAS_GIL: bool = getattr(sys, "_is_gil_enabled", lambda: True)()
+"""Without one, threads must not use one memory view at the same time: CPython 3.13 counts who uses it in steps that are not
+whole, and so lets go of it too early."""
 
 _CSTRING_FIRST_LOOK = 256  # bytes; paths and symbol names end within it
 
@@ -407,6 +412,8 @@ class LinearMemory(Uncopied):
             size, view = self._renew()
             if start < 0 or length < 0 or start + length > size:
                 raise OutOfBoundsError(start, length, size)
+        if not _HAS_GIL:
+            view = _memoryview_from_address(self._address, size, _WRITABLE) if size else view
         return view, start
 
     def _renew(self) -> tuple[int, memoryview]:

@@ -119,10 +119,10 @@ def allocated(linker: LinkerBase, size: int, align: int, source: BlockSource, pu
         source: where from.
         purpose: what the error says there was no room for.
     """
-    if not 0 < size <= ADDRESS_SPACE_BYTES:
-        raise LinkerUsageError(f"a block of {size} bytes cannot be allocated: 1 to 2**32 can")
-    if align < 1 or align & (align - 1) or align > _MOST_ALIGN:
-        raise LinkerUsageError(f"an alignment of {align} is no power of two up to {_MOST_ALIGN}")
+    if not hasattr(size, "__index__") or not 0 < size <= ADDRESS_SPACE_BYTES:
+        raise LinkerUsageError(f"a block of {size!r} bytes cannot be allocated: 1 to 2**32 can")
+    if not hasattr(align, "__index__") or align < 1 or align & (align - 1) or align > _MOST_ALIGN:
+        raise LinkerUsageError(f"an alignment of {align!r} is no power of two up to {_MOST_ALIGN}")
     owner: Linker = linker  # type: ignore[assignment]  # the only class made of these
     if source == "program":
         if align > 16:

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from dl.api.agreement import disagreement
 from dl.api.values import checked_result
 from dl.errors import LinkerUsageError
 from dl.glue.names import HOST_NAMESPACE
@@ -103,6 +104,9 @@ class Callbacks:
             raise LinkerUsageError(f"a callback needs a function, not {function!r}")
         kind = signature if isinstance(signature, FuncType) else parse_signature(signature)
         check_numbers(kind)
+        differs = disagreement(function, kind) if shown is None else None
+        if differs is not None:
+            raise LinkerUsageError(f"a callback of {kind}: {differs}")
         self._program.check_dynamic()
         slots = self._slots
         code = slots.pool.callback_code(kind, self._dispatcher(kind))

@@ -44,8 +44,9 @@ def bounded(
         ResourceLimitError: the host has no thread to watch the call.
     """
     group.check_owner()
-    for what, bound in (("timeout", timeout), ("cpu_time", cpu_time)):
-        if bound is not None and not bound >= 0:
+    given: tuple[tuple[str, object], ...] = (("timeout", timeout), ("cpu_time", cpu_time))
+    for what, bound in given:
+        if bound is not None and (not (isinstance(bound, (int, float)) and bound >= 0)):
             raise LinkerUsageError(f"{what} must be a number of seconds, not {bound!r}")
     timeout, cpu_time = (None if bound == math.inf else bound for bound in (timeout, cpu_time))
     if timeout is None and cpu_time is None:

@@ -28,8 +28,8 @@ class Hosts(LinkerBase):
             LinkerUsageError: the program's memory is not shared; or there are to be no workers.
         """
         self._check_open()
-        if workers < 1:
-            raise LinkerUsageError(f"an executor needs at least one worker, not {workers}")
+        if not hasattr(workers, "__index__") or workers < 1:
+            raise LinkerUsageError(f"an executor needs at least one worker, not {workers!r}")
         if not self.program.shares_memory:
             raise LinkerUsageError(
                 "threads need a program whose memory is shared: build it with -pthread, or without a program give "

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from dl.api.linker_base import LinkerBase
+from dl.api.option_checks import check_library
 from dl.options import ModuleSource
 from dl.wasm.types import FuncType, GlobalType, MemoryType, TableType, TagType
 
@@ -13,6 +15,20 @@ if TYPE_CHECKING:
     from dl.instances.externals import External, Function, Global, Memory, Table, Tag
     from dl.instances.instance import Given, Instance, Module
     from dl.instances.rules import Initialize
+
+
+def _check_module(module: object) -> None:
+    """Check the type of what is to be instantiated.
+
+    Raises:
+        LinkerUsageError: it is no module.
+    """
+    if isinstance(module, (str, bytes, os.PathLike)):
+        return
+    from dl.instances.instance import Module  # noqa: PLC0415  not every program has any
+
+    if not isinstance(module, Module):
+        check_library(module, None, None)
 
 
 class Instantiation(LinkerBase):
@@ -57,6 +73,7 @@ class Instantiation(LinkerBase):
             DlError: a module cannot be read or compiled. After any of these all externals can be used as before.
         """
         self._check_open()
+        _check_module(module)
         return self.parts.instances().instantiate(
             module, imports, name=name, strict=strict, initialize=initialize
         )
@@ -74,6 +91,7 @@ class Instantiation(LinkerBase):
             DlError: it cannot be read.
         """
         self._check_open()
+        _check_module(module)
         return self.parts.instances().load(module, name, resolve=resolve)
 
     def register(self, name: str, what: Instance | Module, *, replace: bool = False) -> None:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from operator import index
 from typing import TYPE_CHECKING, Literal, SupportsIndex
 
 from dl.api.linker_base import LinkerBase
+from dl.api.option_checks import number_of
 from dl.dlfcn import ModuleHandle
 from dl.errors import InvalidHandleError, LinkerUsageError
 from dl.groups.errors import check_process
@@ -49,7 +49,7 @@ class Introspection(LinkerBase):
 
     def _linked(self, handle: SupportsIndex) -> LinkedModule:
         check_process(self.program.rendezvous.process)
-        number, state = index(handle), self.program.state
+        number, state = number_of(handle), self.program.state
         module = state.modules.get(ModuleHandle(number))
         if module is None:
             raise InvalidHandleError(number, "it was closed" if 0 < number < state.next_handle else "")
@@ -120,7 +120,7 @@ class Introspection(LinkerBase):
     @property
     def events(self) -> Events:
         """What happens to libraries: loads, closes and late bindings as they come, by function call or from a queue."""
-        return self.program.events
+        return Events(self.program.events)
 
     def unused_imports(self) -> list[tuple[str, str]]:
         """Return what `imports` gave and no loaded module imports, by namespace and name; a library may come that does."""

@@ -17,6 +17,7 @@ from dl.link.sources import scope_of
 from dl.modules.linked_module import LinkedModule
 from dl.modules.symbols import DataSymbol, FunctionSymbol, GlobalSymbol, Symbol, TagSymbol
 from dl.records import dataclass
+from dl.text import shown
 
 if TYPE_CHECKING:
     from dl.program.program import Program
@@ -349,7 +350,12 @@ def address_info(
     """
     if kind is None:
         kind = {GuestFunction: "function", GuestData: "data"}.get(type(pointer))
-    address, state = index(pointer) & 0xFFFFFFFF, program.state
+    try:
+        address, state = index(pointer) & 0xFFFFFFFF, program.state
+    except TypeError:
+        raise LinkerUsageError(
+            f"a pointer is a number, or a function or data of the guest, not {shown(repr(pointer))}"
+        ) from None
     if kind is None:
         found = location_of(state, address, group)
     elif kind == "function":

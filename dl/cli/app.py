@@ -49,6 +49,8 @@ def _open_standard_streams() -> None:
     for number in range(3):
         if not _is_open(number):
             os.open(os.devnull, os.O_RDWR)  # takes the lowest free number, which is this one
+    if sys.stdin is None:
+        sys.stdin = open(os.devnull)  # noqa: SIM115  for the process's life
     if sys.stdout is None:
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115  for the process's life
     if sys.stderr is None:

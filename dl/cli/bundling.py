@@ -31,6 +31,7 @@ from dl.shipping.bundle import (
     write_pieces,
 )
 from dl.shipping.collect import Piece, collect, edges, name_pieces
+from dl.shipping.files import naming
 from dl.shipping.names import MANIFEST, fault_of_name
 from dl.shipping.patch import open_imports
 
@@ -113,7 +114,7 @@ def bundle(
             _print(piece.name, piece.origin)
         return 0
     place = out or Path(Path(pieces[0].name).stem + ".zip")
-    with folder_aside(place, force=force) as folder:
+    with naming(place), folder_aside(place, force=force) as folder:
         write_pieces(folder, pieces)
         if by_name:
             modules_by_name(image_from_file(folder / pieces[0].name, pieces[0].name), [[folder]])

@@ -9,7 +9,7 @@ import click
 from rich.text import Text
 
 from dl.cli.console import output, print_error, print_note
-from dl.engine.disk_cache import VARIABLE, DiskCache, cache_path
+from dl.engine.disk_cache import VARIABLE, DiskCache, Usage, cache_path
 from dl.engine.private_directory import NotPrivateError
 
 _FOUND_DAMAGE = 1
@@ -39,6 +39,7 @@ def info(as_json: bool) -> int:
             "off": refusal,
             "files": used.files if used else 0,
             "bytes": used.bytes if used else 0,
+            "plans": used.plans if used else 0,
         }
         print(json.dumps(facts, indent=2))
         return 0
@@ -46,7 +47,7 @@ def info(as_json: bool) -> int:
     if used is None:
         _line("off", refusal or "")
     else:
-        _line("holds", f"{used.files:,} files, {used.bytes:,} bytes")
+        _line("holds", _amount(used))
     return 0
 
 
@@ -57,7 +58,7 @@ def clear() -> int:
     if kept is None:
         return _FOUND_DAMAGE
     removed = kept.clear()
-    _line("removed", f"{removed.files:,} files, {removed.bytes:,} bytes")
+    _line("removed", _amount(removed))
     return 0
 
 
@@ -94,6 +95,11 @@ def _needed() -> DiskCache | None:
     if kept is None:
         print_error(f"the cache is off: {refusal}")
     return kept
+
+
+def _amount(usage: Usage) -> str:
+    plans = f"{usage.plans:,} {'plan' if usage.plans == 1 else 'plans'}"
+    return f"{usage.files:,} files, {plans}, {usage.bytes:,} bytes"
 
 
 def _line(title: str, text: str) -> None:

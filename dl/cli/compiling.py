@@ -20,6 +20,7 @@ from dl.errors import LinkerUsageError
 from dl.link.ahead import Compiled, compile_ahead, compile_ordinary
 from dl.modules.image import image_from_file
 from dl.modules.locate import Locator
+from dl.shipping.files import naming
 
 
 @click.command("compile", short_help="Compile a program and its libraries before they run.")
@@ -90,9 +91,10 @@ def _write(compiled: Compiled, directory: Path | None, beneath: Path) -> tuple[P
     try:
         private = PrivateDirectory(place.parent)
         try:
-            if place.resolve() != image.path:
-                private.write(place.name, (image.path.read_bytes(),))
-            size = write_form(private, place.name, image.source, compiled.engine, compiled.codes)
+            with naming(place):
+                if place.resolve() != image.path:
+                    private.write(place.name, (image.path.read_bytes(),))
+                size = write_form(private, place.name, image.source, compiled.engine, compiled.codes)
         finally:
             private.close()
     except NotPrivateError as error:

@@ -122,7 +122,7 @@ module_path_option = click.option(
 @click.option(
     "--no-default-files",
     is_flag=True,
-    help="Do not give the program /dev/null and the like, and a /tmp of its own.",
+    help="Do not give a program of WASIX /dev/null and the like, and a /tmp of its own.",
 )
 @click.option(
     "--wamr-mode",

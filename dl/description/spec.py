@@ -115,7 +115,7 @@ class Spec:
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
-            checked = checks.CHECKS[field.name](getattr(self, field.name), field.name)
+            checked = checks.checked(getattr(self, field.name), field.name)
             object.__setattr__(self, field.name, checked)
 
     def replace(self, **changes: Any) -> Self:

@@ -19,11 +19,15 @@ from collections import OrderedDict
 from collections.abc import Callable
 from typing import Protocol
 
+from dl.engine.prelink import Entry, Plan
 from dl.engine.protocol import CompiledModule, Engine
 from dl.errors import EngineError, InvalidModuleError
 from dl.forks import in_forked_child, renew
 from dl.limits import Limits
+from dl.logs import logger
 from threads import recording
+
+log = logger("dl.cache")
 
 _LEAST_WEIGHT = 16 << 10
 """Bytes that a module counts for at least: small ones cost memory maps, two each, of which a process has 65,530."""
@@ -194,6 +198,7 @@ class Compiler:
         store: code that outlives the process; None for none. An engine that cannot serialize code has no use for it.
         memory: the code in memory.
         limits: the program's; None for the defaults.
+        plan: what was generated for the program in a former process; None for none.
 
     `_counted` holds the program's code, by digest. Each step on it is atomic under the GIL; threads that compile at the same
     time at the limit may pass it by as many as they are.
@@ -205,8 +210,10 @@ class Compiler:
         store: CodeStore | None = None,
         memory: CodeCache = PROCESS_CODE,
         limits: Limits | None = None,
+        plan: Plan | None = None,
     ) -> None:
         self.engine = engine
+        self.plan = plan
         self._limits = limits or Limits()
         self._counted: weakref.WeakValueDictionary[bytes, CompiledModule] = weakref.WeakValueDictionary()
         self._store = store if engine.capabilities.serialization else None
@@ -279,6 +286,39 @@ class Compiler:
         if known is not None:
             self._counted[digest] = known
         return known
+
+    def planned(
+        self,
+        entry: Entry,
+        name: str,
+        made_before: Callable[[bytes], CompiledModule | None] | None = None,
+    ) -> CompiledModule | None:
+        """Return the code that a plan has, or whose digest it has; None if there is none.
+
+        Args:
+            entry: what the plan says.
+            name: what to call the module in a log.
+            made_before: as for `compile`.
+
+        Raises:
+            ResourceLimitError: the program uses `Limits.code_modules` modules.
+        """
+        self._check_room(entry.digest, name)
+        module = self._memory.find(entry.digest)
+        with recording.span("load", "take compiled code", name):
+            if module is None and entry.code:
+                try:
+                    code = entry.code
+                    module = self._memory.get(entry.digest, lambda: self.engine.deserialize(code))
+                except EngineError as error:
+                    log.info("plan: code of %s not used: %s", name, error)
+            made = None if module is not None or made_before is None else made_before(entry.digest)
+            if made is not None:
+                module = self._memory.get(entry.digest, lambda: made)
+            if module is None:
+                return self.find(entry.digest)
+        self._counted[entry.digest] = module
+        return module
 
     def _check_room(self, digest: bytes, name: str) -> None:
         most = self._limits.code_modules

@@ -64,7 +64,11 @@ _STALE_SECONDS = 3600
 """Age at which a file that was being written is taken for the remains of a process that died."""
 
 _SUFFIX = ".code"
+_RECORD = ".plan"
+_SUFFIXES = (_SUFFIX, _RECORD)
+_MOST_RECORD_BYTES = 8 << 20
 _MAGIC = b"dl-code\n"
+_RECORD_MAGIC = b"dl-plan\n"
 _VERSION = 2
 _TRAILER = struct.Struct("<8sI32s32sQ32s")
 """Magic, version, digest of the module, digest of the fingerprint, bytes of code, digest of the code."""
@@ -75,11 +79,13 @@ class Usage(NamedTuple):
 
     Attributes:
         files: number of files with code.
-        bytes: their size.
+        bytes: size of all files.
+        plans: number of files with plans (`dl.engine.prelink`).
     """
 
     files: int
     bytes: int
+    plans: int = 0
 
 
 @dataclass(frozen=True)
@@ -96,7 +102,7 @@ class Verified:
 
 
 class DiskCache:
-    """A `dl.engine.code_cache.CodeStore` in a directory.
+    """A `dl.engine.code_cache.CodeStore` and a `dl.engine.prelink.RecordStore` in a directory.
 
     Concurrency: any thread and any process. `_lock` guards `_known` and `_held`; a leaf.
 
@@ -165,12 +171,38 @@ class DiskCache:
         """
         fingerprint = _fingerprint(of_engine)
         name = _name(digest, fingerprint)
-        trailer = _TRAILER.pack(
-            _MAGIC, _VERSION, digest, fingerprint, len(code), hashlib.sha256(code).digest()
-        )
+        trailer = _trailer(_MAGIC, digest, fingerprint, code)
         try:
             self._directory.write(name, (code, trailer))
             self._grown(len(code) + len(trailer))
+        except (OSError, NotPrivateError) as error:
+            log.info("cache: %s not kept: %s", name, error)
+
+    def load_record(self, key: bytes) -> bytes | None:
+        """Return the record that is kept under a key, or None."""
+        name = _record_name(key)
+        try:
+            with open(self._directory.open(name), "rb") as file:
+                content = read_content(file, _MOST_RECORD_BYTES)
+                length = _record_length(content, key)
+                if length is None:
+                    log.info("cache: %s not used: damaged or of another version", name)
+                    return None
+                self._touch(file.fileno())
+        except FileNotFoundError:
+            return None
+        except (OSError, NotPrivateError) as error:
+            log.info("cache: %s not used: %s", name, error)
+            return None
+        return content[:length]
+
+    def save_record(self, key: bytes, content: bytes) -> None:
+        """Keep a record in place of a former one."""
+        name = _record_name(key)
+        trailer = _trailer(_RECORD_MAGIC, key, _NO_ENGINE, content)
+        try:
+            self._directory.write(name, (content, trailer))
+            self._grown(len(content) + len(trailer))
         except (OSError, NotPrivateError) as error:
             log.info("cache: %s not kept: %s", name, error)
 
@@ -187,7 +219,7 @@ class DiskCache:
     def _grown(self, count: int) -> None:
         """Count what was written, and make room when it is too much; other processes' files are counted at the first time."""
         with self._lock:
-            files, size = self._held or (0, 0)
+            files, size = (self._held.files, self._held.bytes) if self._held else (0, 0)
             full = self._held is None or files >= self._most_files or size + count > self._most_bytes
             self._held = Usage(files + 1, size + count)
         if full:
@@ -202,7 +234,7 @@ class DiskCache:
             if name.endswith(TEMPORARY) and time.time() - found.st_mtime > _STALE_SECONDS:
                 self._directory.remove(name)
         code = sorted(
-            (found.st_mtime_ns, name, found.st_size) for name, found in entries if name.endswith(_SUFFIX)
+            (found.st_mtime_ns, name, found.st_size) for name, found in entries if name.endswith(_SUFFIXES)
         )
         total, files = sum(size for _, _, size in code), len(code)
         if total <= self._most_bytes and files <= self._most_files:
@@ -218,20 +250,22 @@ class DiskCache:
     # for people
 
     def usage(self) -> Usage:
-        """Return how much code is in the cache, of all engines."""
-        sizes = [found.st_size for name, found in self._directory.entries() if name.endswith(_SUFFIX)]
-        return Usage(len(sizes), sum(sizes))
+        """Return how much is in the cache, of all engines."""
+        return _usage(
+            (name, found.st_size) for name, found in self._directory.entries() if name.endswith(_SUFFIXES)
+        )
 
     def clear(self) -> Usage:
-        """Remove all code; return how much that was. What else is in the directory stays."""
-        count = size = 0
-        for name, found in self._directory.entries():
-            if name.endswith((_SUFFIX, TEMPORARY)) and self._directory.remove(name):
-                count, size = count + name.endswith(_SUFFIX), size + found.st_size
+        """Remove all code and plans; return how much that was. What else is in the directory stays."""
+        removed = [
+            (name, found.st_size)
+            for name, found in self._directory.entries()
+            if name.endswith((*_SUFFIXES, TEMPORARY)) and self._directory.remove(name)
+        ]
         with self._lock:
             self._known.clear()
             self._held = None
-        return Usage(count, size)
+        return _usage(removed)
 
     def verify(self) -> Verified:
         """Check every file as a program would, but for the engine; remove those that no program would use."""
@@ -245,7 +279,7 @@ class DiskCache:
         return Verified(good, tuple(removed))
 
     def _problems(self) -> Iterator[tuple[str, str | None]]:
-        for name in sorted(name for name, _ in self._directory.entries() if name.endswith(_SUFFIX)):
+        for name in sorted(name for name, _ in self._directory.entries() if name.endswith(_SUFFIXES)):
             try:
                 with open(self._directory.open(name), "rb") as file:
                     data = read_content(file, _MOST_FILE_BYTES)
@@ -253,6 +287,13 @@ class DiskCache:
                 yield name, str(error)
                 continue
             yield name, None if _matches_name(name, data) else "damaged or of another version"
+
+
+def _usage(files: Iterable[tuple[str, int]]) -> Usage:
+    code = plans = size = 0
+    for name, each in files:
+        code, plans, size = code + name.endswith(_SUFFIX), plans + name.endswith(_RECORD), size + each
+    return Usage(code, size, plans)
 
 
 @lru_cache(maxsize=64)
@@ -285,13 +326,13 @@ def _loaded(engine: Engine, file: BinaryIO, digest: bytes, fingerprint: bytes) -
     return None if length is None else engine.deserialize(content[:length])
 
 
-def _length(data: bytes | mmap.mmap, digest: bytes, fingerprint: bytes) -> int | None:
+def _length(data: bytes | mmap.mmap, digest: bytes, fingerprint: bytes, kind: bytes = _MAGIC) -> int | None:
     """Return the length of the code in a file's contents; None if they are not whole, or for something else."""
     at = len(data) - _TRAILER.size
     if at < 0:
         return None
     magic, version, of_module, of_engine, length, of_code = _TRAILER.unpack_from(data, at)
-    if (magic, version, of_module, of_engine, length) != (_MAGIC, _VERSION, digest, fingerprint, at):
+    if (magic, version, of_module, of_engine, length) != (kind, _VERSION, digest, fingerprint, at):
         return None
     with memoryview(data) as view, view[:at] as code:
         return at if hashlib.sha256(code).digest() == of_code else None
@@ -302,7 +343,24 @@ def _matches_name(name: str, data: bytes) -> bool:
     if at < 0:
         return False
     _, _, digest, fingerprint, _, _ = _TRAILER.unpack_from(data, at)
+    if name.endswith(_RECORD):
+        return _record_name(digest) == name and _record_length(data, digest) is not None
     return _name(digest, fingerprint) == name and _length(data, digest, fingerprint) is not None
+
+
+_NO_ENGINE = bytes(32)
+
+
+def _record_name(key: bytes) -> str:
+    return f"{key.hex()}{_RECORD}"
+
+
+def _record_length(data: bytes, key: bytes) -> int | None:
+    return _length(data, key, _NO_ENGINE, _RECORD_MAGIC)
+
+
+def _trailer(magic: bytes, digest: bytes, fingerprint: bytes, content: bytes) -> bytes:
+    return _TRAILER.pack(magic, _VERSION, digest, fingerprint, len(content), hashlib.sha256(content).digest())
 
 
 _lock = threading.Lock()

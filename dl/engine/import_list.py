@@ -16,7 +16,10 @@ if TYPE_CHECKING:
     from dl.engine.protocol import CompiledModule, EngineInstance
 
 CHUNK = 16
-"""Functions that a table's reader returns at a time; see `Store.read_table_by`."""
+"""Functions that a table's reader returns at a time; see `ListingStore.read_table_by`."""
+
+FEW = 8
+"""So many functions of one module are taken from the table one by one, which needs no reader to be compiled."""
 
 
 class TableFunctions:
@@ -28,6 +31,7 @@ class TableFunctions:
 
     Attributes:
         positions: as given.
+        offsets: as given.
         starts: where the chunks begin that have all of them, from the beginning of the run on.
         pick: of the chunks one behind the other, the functions in the order of `positions`.
         rows: positions in a row: the first, the one behind the last, and where they begin in what `pick` returns.
@@ -35,6 +39,7 @@ class TableFunctions:
 
     def __init__(self, positions: Sequence[int], offsets: Sequence[int]) -> None:
         self.positions = tuple(positions)
+        self.offsets = tuple(offsets)
         chunks = sorted({offset // CHUNK for offset in offsets})
         self.starts = tuple(chunk * CHUNK for chunk in chunks)
         begins = {chunk: number * CHUNK for number, chunk in enumerate(chunks)}
@@ -69,17 +74,23 @@ class ImportList:
     numbers: tuple[tuple[int, bool, int], ...] = ()
     generated: tuple[tuple[int, str], ...] = ()
 
+    @property
+    def needs_reader(self) -> bool:
+        """Whether its functions are taken from the table in chunks."""
+        return any(len(functions.positions) > FEW for functions, _ in self.placed)
+
 
 class ListingStore(Protocol):
     """A store that takes lists of imports; a part of `dl.engine.protocol.Store`, with the capability `import_lists`."""
 
-    def read_table_by(self, instance: EngineInstance, table: str, reader: str) -> None:
+    def read_table_by(self, instance: EngineInstance, table: str, reader: str | None) -> None:
         """Set the table that functions of lists are taken from, and what reads it.
 
         Args:
             instance: exports both.
             table: the table.
-            reader: a function from an index to `CHUNK` elements, those at the index and behind it.
+            reader: a function from an index to `CHUNK` elements, those at the index and behind it; None as long as no list
+                needs one.
 
         Raises:
             KeyError: the instance exports no such table or function.

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from dl.engine.protocol import Engine
 from dl.errors import MalformedModuleError, UnsupportedModuleError
-from dl.wasm.instructions import scan_body, walk_bodies
 from dl.wasm.module import WasmModule
 
 
@@ -57,6 +56,8 @@ def _uses_vectors(wasm: WasmModule) -> bool:
 
 
 def _scan_finds(wasm: WasmModule, what: str) -> bool:
+    from dl.wasm.instructions import scan_body, walk_bodies  # noqa: PLC0415  only where an engine lacks something
+
     try:
         return any(getattr(scan_body(wasm, body), what) is not None for body in walk_bodies(wasm))
     except (MalformedModuleError, UnsupportedModuleError):

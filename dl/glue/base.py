@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dl.glue.names import (
     ADDRESS_TO_NOTHING,
+    ANOTHER_TYPE,
     ANY_TABLE,
     BASE_NAMESPACE,
     EXCEPTION_TAG,
@@ -14,7 +15,6 @@ from dl.glue.names import (
     TABLE_NAME,
     TableAndStack,
 )
-from dl.glue.trampolines import ANOTHER_TYPE
 from dl.wasm.encode import (
     ModuleBuilder,
     call,

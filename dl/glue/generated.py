@@ -1,7 +1,8 @@
 """Generated modules, compiled: what was generated before is found by what it was generated from.
 
 A generator is a function of plain values, so these values stand for its result, and looking them up costs less than
-generating again. What is remembered is only the digest of the bytes, by which `Compiler` knows the code.
+generating again. What is remembered is only the digest of the bytes, by which `Compiler` knows the code. What a former process
+has generated for the same program is found in the same way, in the program's plan (`dl.engine.prelink`).
 """
 
 from __future__ import annotations
@@ -51,8 +52,17 @@ def generated(
         known = compiler.find(digest)
         if known is not None:
             return known
+    key = b""
+    if compiler.plan is not None:
+        key, planned = compiler.plan.find(inputs)
+        code = None if planned is None else compiler.planned(planned, name, made_before)
+        if planned is not None and code is not None:
+            _DIGESTS.keep(inputs, planned.digest, weight)
+            return code
     wasm = make()
     digest = content_digest(wasm)
     code = compiler.compile(wasm, name, digest, made_before, starting)
     _DIGESTS.keep(inputs, digest, weight)
+    if compiler.plan is not None:
+        compiler.plan.add(key, digest, code)
     return code

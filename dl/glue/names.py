@@ -16,6 +16,10 @@ LINK_NAMESPACE = "link"
 """What the glue module made for the module under instantiation exports: exactly that module's imports."""
 
 
+ANOTHER_TYPE = -1
+"""What an invoker returns for a function that is of another type than its own, where the engine lets it find out."""
+
+
 def module_namespace(seat: int) -> str:
     """Namespace under which a group's instance of a module is defined."""
     return f"m{int(seat)}"

@@ -9,7 +9,14 @@ Values lie packed in memory, little-endian and without padding (WASIX ABI, `call
 
 from __future__ import annotations
 
-from dl.glue.names import ANY_TABLE, BASE_NAMESPACE, HOST_NAMESPACE, STACK_POINTER_TYPE, TableAndStack
+from dl.glue.names import (
+    ANOTHER_TYPE,
+    ANY_TABLE,
+    BASE_NAMESPACE,
+    HOST_NAMESPACE,
+    STACK_POINTER_TYPE,
+    TableAndStack,
+)
 from dl.wasm.encode import (
     ModuleBuilder,
     call,
@@ -76,9 +83,6 @@ VALUE_BYTES = {"i32": 4, "i64": 8, "f32": 4, "f64": 8, "v128": 16}
 """Bytes of a value in memory; references cannot lie there."""
 
 SUCCESS, INVALID, MEMORY_VIOLATION = 0, 28, 78
-
-ANOTHER_TYPE = -1
-"""What an invoker returns for a function that is of another type than its own, where the engine lets it find out."""
 
 _PAGE_BYTES_LOG2 = PAGE_BYTES.bit_length() - 1
 

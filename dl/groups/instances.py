@@ -303,6 +303,8 @@ class Instances:
         for name in EXCEPTION_TAG_NAMES if self._program.engine.capabilities.exceptions else ():
             self._store.name_tag(self._base, name)
         self._store.describe_exceptions(self._described_exception)
+        if self._program.engine.capabilities.import_lists:
+            self._store.read_table_by(self._base, TABLE_NAME, None)
         self._ensure_table = self._base.function(ENSURE_TABLE, ENSURE_TABLE_TYPE)
         self._table_size = self._base.function(GET_TABLE_SIZE, GET_TABLE_SIZE_TYPE)
         self._set_stack_pointer = self._base.function(SET_STACK_POINTER, SET_STACK_POINTER_TYPE)
@@ -350,7 +352,7 @@ class Instances:
         if module.import_list is None:
             instance = self._store.instantiate(module.code, module.name)
         else:
-            if module.import_list.placed and not self._reads_table:
+            if module.import_list.needs_reader and not self._reads_table:
                 reader = self._store.instantiate(self._program.table_reader_code(), "table reader")
                 self._store.read_table_by(reader, TABLE_NAME, READ_TABLE)
                 self._reads_table = True

@@ -26,7 +26,6 @@ from dl.modules.locate import requester_of
 from dl.modules.symbols import PLACE, functions_without_index, places_itself
 from dl.program.program import Program
 from dl.records import dataclass, field
-from dl.wasm.rewrite import numbered_copy, rename_and_place, rename_imports, uses_legacy_exceptions
 from memory import Block
 from threads import uninterrupted
 
@@ -93,7 +92,8 @@ def find_tree(program: Program, image: ModuleImage, request: LoadRequest) -> Fou
 
 def find_main(program: Program, image: ModuleImage, request: LoadRequest) -> FoundTree:
     """Find the main module and all it needs; the main module comes first, since it is instantiated first."""
-    root = FoundModule(with_interruptible_waits(image, program.main.wait_slots), main=True)
+    linked = with_interruptible_waits(image, program.main.wait_slots, _compiled_before(program.compiler))
+    root = FoundModule(linked, main=True)
     tree = FoundTree(root)
     _find_needed(program, tree, root, request)
     tree.new.remove(root)
@@ -160,7 +160,7 @@ def _found(program: Program, image: ModuleImage) -> FoundModule:
     if loaded is not None:
         return FoundModule(loaded.image, loaded=loaded)
     check_side_module(image.wasm)
-    return FoundModule(as_library(image, program.main.wait_slots))
+    return FoundModule(as_library(image, program.main.wait_slots, _compiled_before(program.compiler)))
 
 
 def form_reader(program: Program, image: ModuleImage) -> Callable[[bytes], CompiledModule | None] | None:
@@ -200,13 +200,15 @@ def compile_module(
     try:
         return generated(
             compiler,
-            ("module", image.digest, copy),
+            _compiled_from(image.digest, copy),
             image.name,
             lambda: compiled_bytes(image, copy),
             made_before=made_before,
             starting=starting,
         )
     except InvalidModuleError as refused:
+        from dl.wasm.rewrite import uses_legacy_exceptions  # noqa: PLC0415  only what the engine refuses
+
         try:
             legacy = uses_legacy_exceptions(wasm)
         except (MalformedModuleError, UnsupportedModuleError):
@@ -218,6 +220,8 @@ def compile_module(
 
 def compiled_bytes(image: ModuleImage, copy: int = 0) -> bytes:
     """Return what is compiled of a module: with other names of imports, code that places its functions, and a copy's mark."""
+    from dl.wasm.rewrite import numbered_copy, rename_and_place, rename_imports  # noqa: PLC0415  only without a plan
+
     wasm, names = image.wasm, import_places(image.wasm.imports)
     if places_itself(wasm):
         table = (BASE_NAMESPACE, TABLE_NAME)
@@ -227,10 +231,25 @@ def compiled_bytes(image: ModuleImage, copy: int = 0) -> bytes:
     return numbered_copy(linked, copy)
 
 
-def as_library(image: ModuleImage, wait_slots: Mapping[str, int]) -> ModuleImage:
-    """Return a module as it is linked as a library."""
+def as_library(
+    image: ModuleImage,
+    wait_slots: Mapping[str, int],
+    compiled_before: Callable[[bytes], bool] | None = None,
+) -> ModuleImage:
+    """Return a module as it is linked as a library; see `dl.modules.image.with_interruptible_waits`."""
     # A main module's tags are the program's; a library's are shared.
-    return with_interruptible_waits(with_shared_tags(image), wait_slots)
+    return with_interruptible_waits(with_shared_tags(image), wait_slots, compiled_before)
+
+
+def _compiled_from(digest: bytes, copy: int) -> tuple[object, ...]:
+    """Return what the bytes are made of that are compiled of a module."""
+    return ("module", digest, copy)
+
+
+def _compiled_before(compiler: Compiler) -> Callable[[bytes], bool] | None:
+    """Return what says whether the program's plan knows what is compiled of a module; None without a plan."""
+    plan = compiler.plan
+    return None if plan is None else lambda digest: plan.knows(_compiled_from(digest, 0))
 
 
 def reserve_memory(program: Program, tree: FoundTree) -> None:

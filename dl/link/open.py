@@ -191,6 +191,8 @@ def _load_or_undo(
             unload_failed(groups.program, group, published, error)
         raise
     groups.program.events.deliver()
+    if groups.program.compiler.plan is not None:
+        groups.program.compiler.plan.save()
     return plan.opened.handle
 
 

@@ -9,7 +9,8 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 
 from dl.errors import LinkError
@@ -17,11 +18,10 @@ from dl.forks import in_forked_child
 from dl.glue.names import EXCEPTION_TAG, EXCEPTION_TAG_NAMES
 from dl.modules.beneath import NotOpenedError, OpenedFile, host_place, open_beneath
 from dl.modules.reading import ReadBudget
-from dl.modules.source_lines import WRITTEN_FROM
+from dl.modules.source_lines import LINE_SECTION, SOURCE_LINES, WRITTEN_FROM
 from dl.recent import Recent
 from dl.records import dataclass, replace
-from dl.wasm.module import WasmModule, parse_module
-from dl.wasm.rewrite import contains_wait_instructions, import_tags, rewrite_waits
+from dl.wasm.module import PARSED_ATTRIBUTES, WasmModule, parse_module
 from threads import recording
 
 _PARSED: Recent[WasmModule] = Recent(64 << 20)
@@ -121,35 +121,69 @@ def image_from_file(path: Path, name: str, budget: ReadBudget | None = None) -> 
         raise LinkError(name, "not a regular file" if special else str(error)) from error
 
 
-def with_interruptible_waits(image: ModuleImage, slots: Mapping[str, int]) -> ModuleImage:
+def with_interruptible_waits(
+    image: ModuleImage, slots: Mapping[str, int], compiled_before: Callable[[bytes], bool] | None = None
+) -> ModuleImage:
     """Return a module whose atomic waits on shared memory go through the table, for the linker to interrupt.
 
     Args:
         image: the module.
         slots: table indices of `notify`, `wait32` and `wait64`.
+        compiled_before: whether it is known what is compiled of a module with a digest. Then the module has waits, they can
+            be rewritten, and it is done only if somebody wants to see the bytes.
 
     Raises:
         UnsupportedModuleError: it has a wait that cannot be rewritten.
     """
-    if not slots or not contains_wait_instructions(image.wasm):
+    if not slots:
         return image
     key = tuple(sorted(slots.items()))
-    wasm = _PARSED.get(
-        (image.digest, image.name, key),
-        lambda: parse_module(
-            rewrite_waits(
-                image.wasm,
-                notify_slot=slots["notify"],
-                wait32_slot=slots["wait32"],
-                wait64_slot=slots["wait64"],
-            ),
-            image.name,
-        ),
-        len(image.wasm.data),
-    )
-    if any(section.name == ".debug_line" for section in image.wasm.sections):
+    digest = hashlib.sha256(image.digest + repr(key).encode()).digest()
+    place = (image.digest, image.name, key)
+    wasm = _PARSED.find(place)
+    if wasm is None:
+        rewritten = partial(_rewritten, image.wasm, dict(slots))
+        if compiled_before is not None and compiled_before(digest):
+            wasm = _unchanged(image.wasm, rewritten)
+        elif _contains_waits(image.wasm):
+            wasm = rewritten()
+        else:
+            return image
+        wasm = _PARSED.keep(place, wasm, len(image.wasm.data))
+    if image.wasm.custom_sections(LINE_SECTION):
         wasm.derived[WRITTEN_FROM] = image.wasm
-    return replace(image, wasm=wasm, digest=hashlib.sha256(image.digest + repr(key).encode()).digest())
+    return replace(image, wasm=wasm, digest=digest)
+
+
+def _contains_waits(wasm: WasmModule) -> bool:
+    from dl.wasm.rewrite import contains_wait_instructions  # noqa: PLC0415  a plan knows it
+
+    return contains_wait_instructions(wasm)
+
+
+def _rewritten(wasm: WasmModule, slots: Mapping[str, int]) -> WasmModule:
+    from dl.wasm.rewrite import rewrite_waits  # noqa: PLC0415  as above
+
+    copy = rewrite_waits(
+        wasm, notify_slot=slots["notify"], wait32_slot=slots["wait32"], wait64_slot=slots["wait64"]
+    )
+    return parse_module(copy, wasm.name)
+
+
+_REWRITTEN = frozenset({"data", "sections", "types", "functions", "code_start", "code_end"})
+"""Attributes of a module that rewriting its waits changes, if it has a table."""
+
+
+def _unchanged(wasm: WasmModule, rewritten: Callable[[], WasmModule]) -> WasmModule:
+    """Return a module with other waits that is rewritten when somebody asks for what that changes."""
+    changed = _REWRITTEN if wasm.tables else _REWRITTEN | {"tables", "imports", "import_counts"}
+    if wasm.dylink is not None and wasm.dylink.unknown:
+        changed |= {"dylink"}  # it knows where in the file they are
+    return WasmModule.partly(
+        rewritten,
+        derived={} if wasm.custom_sections(LINE_SECTION) else {SOURCE_LINES: None},
+        **{each: getattr(wasm, each) for each in PARSED_ATTRIBUTES if each not in changed},
+    )
 
 
 def with_shared_tags(image: ModuleImage) -> ModuleImage:
@@ -161,6 +195,8 @@ def with_shared_tags(image: ModuleImage) -> ModuleImage:
     wasm = image.wasm
     if len(wasm.tags) == wasm.import_counts["tag"]:
         return image
+    from dl.wasm.rewrite import import_tags  # noqa: PLC0415  few libraries define the tags
+
     changed = import_tags(wasm, EXCEPTION_TAG_NAMES, EXCEPTION_TAG)
     if changed is wasm.data:
         return image

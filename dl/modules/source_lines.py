@@ -6,15 +6,14 @@ import threading
 from typing import TYPE_CHECKING
 
 from dl.errors import MalformedModuleError
-from dl.wasm.instructions import Body, walk_bodies
 from dl.wasm.module import WasmModule, parse_module
-from dl.wasm.rewrite import position_before_rewriting
 
 if TYPE_CHECKING:
+    from dl.wasm.instructions import Body
     from dl.wasm.lines import LineTable, SourceLine
 
-_LINE, _LINE_STRINGS, _STRINGS = ".debug_line", ".debug_line_str", ".debug_str"
-_KEY = "source lines"
+LINE_SECTION, _LINE_STRINGS, _STRINGS = ".debug_line", ".debug_line_str", ".debug_str"
+SOURCE_LINES = "source lines"
 WRITTEN_FROM = "written from"
 """Under which a rewritten module has, in `derived`, the one that its debugging information is about."""
 
@@ -53,9 +52,10 @@ class SourceLines:
 
     def _find(self, function: int, offset: int) -> SourceLine | None:
         if self.table is None:
-            from dl.wasm.lines import LineTable  # noqa: PLC0415  only where something traps
+            from dl.wasm.instructions import walk_bodies  # noqa: PLC0415  only where something traps
+            from dl.wasm.lines import LineTable  # noqa: PLC0415  as above
 
-            self.table = LineTable(*(self._section(name) for name in (_LINE, _LINE_STRINGS, _STRINGS)))
+            self.table = LineTable(*(self._section(name) for name in (LINE_SECTION, _LINE_STRINGS, _STRINGS)))
             try:
                 changed = [] if self._compiled is None else list(walk_bodies(self._compiled))
                 self._bodies = (list(walk_bodies(self._module)), changed)
@@ -68,6 +68,8 @@ class SourceLines:
         body = bodies[position]
         at = body.code + offset
         if self._compiled is not None:
+            from dl.wasm.rewrite import position_before_rewriting  # noqa: PLC0415  as above
+
             at = position_before_rewriting(self._module, body, self._compiled, changed[position], offset)
         return self.table.find(at - self._module.code_start)
 
@@ -87,14 +89,14 @@ def source_lines_of_copy(module: WasmModule, copy: bytes) -> SourceLines | None:
 
 def source_lines(module: WasmModule) -> SourceLines | None:
     """Return the source lines of a module as it is compiled; None if it has no line table."""
-    if _KEY not in module.derived:
-        has_lines = any(section.name == _LINE for section in module.sections)
+    if SOURCE_LINES not in module.derived:
         written_from = module.derived.get(WRITTEN_FROM)
+        has_lines = any(section.name == LINE_SECTION for section in module.sections)
         if not has_lines:
-            module.derived[_KEY] = None
+            module.derived[SOURCE_LINES] = None
         elif written_from is None:
-            module.derived[_KEY] = SourceLines(module)
+            module.derived[SOURCE_LINES] = SourceLines(module)
         else:
-            module.derived[_KEY] = SourceLines(written_from, module)
-    known: SourceLines | None = module.derived[_KEY]
+            module.derived[SOURCE_LINES] = SourceLines(written_from, module)
+    known: SourceLines | None = module.derived[SOURCE_LINES]
     return known

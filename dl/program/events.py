@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 from dl.errors import LinkerUsageError
 from dl.logs import logger
 from dl.records import dataclass
+from memory import Uncopied
 from threads import recording
 
 if TYPE_CHECKING:
@@ -98,7 +99,7 @@ class EventSubscription:
         after: number of the last event before it; those up to this one may still wait to be delivered to others.
     """
 
-    def __init__(self, events: Events, listener: Listener, kinds: frozenset[EventKind], after: int) -> None:
+    def __init__(self, events: EventLog, listener: Listener, kinds: frozenset[EventKind], after: int) -> None:
         self._events = events
         self.listener = listener
         self.kinds = kinds
@@ -129,7 +130,7 @@ class EventQueue:
         lost: how many were dropped.
     """
 
-    def __init__(self, events: Events, kinds: frozenset[EventKind], limit: int) -> None:
+    def __init__(self, events: EventLog, kinds: frozenset[EventKind], limit: int) -> None:
         self._events = events
         self._waiting: deque[Event] = deque()
         self._closed = False
@@ -138,14 +139,14 @@ class EventQueue:
         self.lost = 0
 
     def put(self, event: Event) -> None:
-        """Append an event; by `Events`, while it holds the lock."""
+        """Append an event; by `EventLog`, while it holds the lock."""
         if len(self._waiting) >= self.limit:
             self._waiting.popleft()
             self.lost += 1
         self._waiting.append(event)
 
     def end(self) -> None:
-        """Take no more events; by `Events`, while it holds the lock."""
+        """Take no more events; by `EventLog`, while it holds the lock."""
         self._closed = True
 
     def get(self, timeout: float | None = None) -> Event | None:
@@ -182,7 +183,7 @@ class EventQueue:
         return f"<EventQueue with {len(self)} events{' (closed)' if self._closed else ''}>"
 
 
-class Events:
+class EventLog:
     """The events of a program.
 
     Attributes:
@@ -203,20 +204,9 @@ class Events:
     def subscribe(
         self, listener: Listener, kinds: Iterable[EventKind | str] | None = None
     ) -> EventSubscription:
-        """Call a function with each event from now on.
-
-        It is called in the thread that did what the event tells of, before this goes on, with no lock held: so it may wait,
-        and it may use the linker. Events of several threads may come at the same time; each thread's come in order. What it
-        raises is logged (`dl.events`) and changes nothing, except what is no `Exception`, such as KeyboardInterrupt. It holds
-        up nobody else but those who wait for the library that is being loaded or closed.
-
-        Args:
-            listener: gets an `Event`.
-            kinds: which events; None for all.
-
-        Raises:
-            LinkerUsageError: there is no such kind.
-        """
+        """Add a function; see `Events.subscribe`."""
+        if not callable(listener):
+            raise LinkerUsageError(f"events are told to a function, not to {listener!r}")
         wanted = _checked(kinds)
         with self.changed:
             subscription = EventSubscription(self, listener, wanted, self._number)
@@ -224,20 +214,10 @@ class Events:
             self._note_listeners()
         return subscription
 
-    def queue(
-        self, kinds: Iterable[EventKind | str] | None = None, limit: int = DEFAULT_QUEUE_EVENTS
-    ) -> EventQueue:
-        """Return a queue that holds all events from now on, in the order of the steps that they tell of.
-
-        Args:
-            kinds: which events; None for all.
-            limit: how many wait at most, from 1; of more, the oldest are dropped and counted.
-
-        Raises:
-            LinkerUsageError: there is no such kind, or the limit is less than 1.
-        """
-        if limit < 1:
-            raise LinkerUsageError(f"a queue of events holds at least one, not {limit}")
+    def queue(self, kinds: Iterable[EventKind | str] | None, limit: int) -> EventQueue:
+        """Add a queue; see `Events.queue`."""
+        if not hasattr(limit, "__index__") or limit < 1:
+            raise LinkerUsageError(f"a queue of events holds at least one, not {limit!r}")
         queue = EventQueue(self, _checked(kinds), limit)
         with self.changed:
             if self._ended:
@@ -348,10 +328,55 @@ class Events:
         return f"<Events: {len(self._subscriptions)} functions and {len(self._queues)} queues listen>"
 
 
+class Events(Uncopied):
+    """The events of a program, for those who listen; `Linker.events`. From any thread."""
+
+    __slots__ = ("_log",)
+
+    def __init__(self, log: EventLog) -> None:
+        self._log = log
+
+    def subscribe(
+        self, listener: Listener, kinds: Iterable[EventKind | str] | None = None
+    ) -> EventSubscription:
+        """Call a function with each event from now on.
+
+        It is called in the thread that did what the event tells of, before this goes on, with no lock held: so it may wait,
+        and it may use the linker. Events of several threads may come at the same time; each thread's come in order. What it
+        raises is logged (`dl.events`) and changes nothing, except what is no `Exception`, such as KeyboardInterrupt. It holds
+        up nobody else but those who wait for the library that is being loaded or closed.
+
+        Args:
+            listener: gets an `Event`.
+            kinds: which events; None for all.
+
+        Raises:
+            LinkerUsageError: there is no such kind.
+        """
+        return self._log.subscribe(listener, kinds)
+
+    def queue(
+        self, kinds: Iterable[EventKind | str] | None = None, limit: int = DEFAULT_QUEUE_EVENTS
+    ) -> EventQueue:
+        """Return a queue that holds all events from now on, in the order of the steps that they tell of.
+
+        Args:
+            kinds: which events; None for all.
+            limit: how many wait at most, from 1; of more, the oldest are dropped and counted.
+
+        Raises:
+            LinkerUsageError: there is no such kind, or the limit is less than 1.
+        """
+        return self._log.queue(kinds, limit)
+
+    def __repr__(self) -> str:
+        return repr(self._log)
+
+
 def _checked(kinds: Iterable[EventKind | str] | None) -> frozenset[EventKind]:
     if kinds is None:
         return frozenset(EventKind)
     try:
         return frozenset(EventKind(kind) for kind in ([kinds] if isinstance(kinds, str) else kinds))
-    except ValueError as error:
+    except (ValueError, TypeError) as error:
         raise LinkerUsageError(f"{error}: the kinds of events are {', '.join(EventKind)}") from None

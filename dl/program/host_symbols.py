@@ -63,13 +63,21 @@ class HostSymbols:
         functions: where host functions are defined for the engine.
         imports: what the user gave.
         more: further functions that the user asked for by an option; those given by name come before them.
+        disagreement: returns in what a function that the user gave differs from the type that an import has for it, in words,
+            as far as can be known before it is called; None if it does not.
 
     `_lock` guards `_defined`; the engine's definition runs under it, which takes only locks of its own.
     """
 
     def __init__(
-        self, functions: HostFunctions, imports: HostImports, more: HostImports | None = None
+        self,
+        functions: HostFunctions,
+        imports: HostImports,
+        more: HostImports | None = None,
+        *,
+        disagreement: Callable[[Callable[..., Any], FuncType], str | None] = lambda _function, _kind: None,
     ) -> None:
+        self._disagreement = disagreement
         self._functions = functions
         self._lock = threading.Lock()
         self._defined: dict[tuple[str, str, FuncType], FromNamespace] = {}
@@ -166,6 +174,12 @@ class HostSymbols:
             value = value.function
         elif not callable(value):
             raise ImportTypeError(importer, wanted, str(kind), f"the number {value}", "the host")
+        elif (namespace, name, kind) not in self._defined:
+            differs = self._disagreement(value, kind)
+            if differs is not None:
+                raise ImportTypeError(
+                    importer, wanted, str(kind), "a function of another type", "the host", remedy=differs
+                )
         return self._define(namespace, name, kind, importer, SystemFunction(kind, function=value))
 
     def _define(

@@ -13,6 +13,7 @@ from typing import Any
 
 from dl.dlfcn import MAIN_HANDLE
 from dl.engine.code_cache import CodeStore, Compiler
+from dl.engine.prelink import Plan
 from dl.engine.protocol import (
     CompiledModule,
     Engine,
@@ -24,6 +25,7 @@ from dl.engine.protocol import (
 )
 from dl.errors import EngineError, LinkerClosedError, LinkerUsageError, NotDynamicError, ResourceLimitError
 from dl.glue.base import base_module
+from dl.glue.generated import generated
 from dl.glue.names import BASE_NAMESPACE
 from dl.glue.placement import PlacedFunction, placement_module
 from dl.glue.resolution import FromNamespace
@@ -35,7 +37,7 @@ from dl.modules.linked_module import LinkedModule
 from dl.modules.locate import Locator
 from dl.options import MAX_PAGES, SideMemorySource
 from dl.program.compiling import Compiling
-from dl.program.events import Events
+from dl.program.events import EventLog
 from dl.program.guest_wasi import GuestWasi
 from dl.program.host_symbols import ATOMICS, HostSymbols
 from dl.program.import_names import ImportNames
@@ -87,6 +89,7 @@ class ProgramOptions:
         default_files: whether the guest finds `/dev/null` and the like.
         limits: what it may take of the host.
         code_store: compiled code that outlives the process; None for none.
+        plan: what was generated for the program in a former process; None for none.
         paths: the directories it may load from, as they were before any of its code ran.
         bind_now: whether every load demands all functions, whatever its flags say, as with ELF's LD_BIND_NOW.
         guest_elf: whether the guest's dlopen and dlsym honour flags and scopes as ELF's do.
@@ -104,6 +107,7 @@ class ProgramOptions:
     default_files: bool = True
     limits: Limits = field(default_factory=Limits)
     code_store: CodeStore | None = None
+    plan: Plan | None = None
     paths: GuestPaths = field(default_factory=GuestPaths)
     bind_now: bool = False
     guest_elf: bool = False
@@ -162,7 +166,7 @@ class Program:
     ) -> None:
         self.main = main
         self.engine = engine
-        self.compiler = Compiler(engine, options.code_store, limits=options.limits)
+        self.compiler = Compiler(engine, options.code_store, limits=options.limits, plan=options.plan)
         self.compiling = Compiling()
         self.functions = functions
         self.host = host
@@ -187,7 +191,7 @@ class Program:
         self.ended: BaseException | None = None
         self.limbo = Limbo()
         self.sampling: Callable[[Any], object] | None = None
-        self.events = Events()
+        self.events = EventLog()
         self.checkpoint: Callable[[str, str | None], None] = lambda _step, _group: None
         self._end_lock = threading.Lock()
         self._memory: EngineMemory | None = None
@@ -381,14 +385,15 @@ class Program:
     def base_code(self) -> CompiledModule:
         """Return the code of the base module, made at its first use."""
         if self._base_code is None:
-            wasm = base_module(
-                self.main.anchors,
-                self.main.table_length,
-                self.main.stack_pointer or 0,
-                exceptions=self.engine.capabilities.exceptions,
-                type_tests=self.engine.capabilities.type_tests,
+            places, length, stack = self.main.anchors, self.main.table_length, self.main.stack_pointer or 0
+            can = self.engine.capabilities
+            exceptions, type_tests = can.exceptions, can.type_tests
+            self._base_code = generated(
+                self.compiler,
+                ("base", places, length, stack, exceptions, type_tests),
+                "base",
+                lambda: base_module(places, length, stack, exceptions=exceptions, type_tests=type_tests),
             )
-            self._base_code = self.compiler.compile(wasm, "base")
         return self._base_code
 
     def table_reader_code(self) -> CompiledModule:
@@ -406,8 +411,12 @@ class Program:
                 binding = self.host.bind(ATOMICS, name, kind, "the linker")
                 assert binding is not None
                 placed.append(PlacedFunction(binding.namespace, binding.name, kind, address))
-            wasm = placement_module(placed, (), (), self.main.anchors)
-            self._waits_code = self.compiler.compile(wasm, "waits")
+            self._waits_code = generated(
+                self.compiler,
+                ("waits", tuple(placed), self.main.anchors),
+                "waits",
+                lambda: placement_module(placed, (), (), self.main.anchors),
+            )
         return self._waits_code
 
     def side_stack_pointer(self) -> int:
@@ -467,6 +476,8 @@ class Program:
         if self._shared_wasi is not None:
             self._shared_wasi.close()
         self._memory = self._wasi_store = None
+        if self.compiler.plan is not None:
+            self.compiler.plan.save(last=True)
 
 
 def _report_deadlock(error: DeadlockError) -> None:

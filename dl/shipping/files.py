@@ -71,7 +71,11 @@ def _aside(place: Path, mode: int | None) -> Iterator[BinaryIO]:
         with contextlib.suppress(FileNotFoundError):
             mode = stat.S_IMODE(place.stat().st_mode)
     aside = place.with_name(f".{place.name[:200]}.{os.urandom(8).hex()}")
-    descriptor = os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_CLOEXEC", 0), 0o666)
+    try:
+        descriptor = os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_CLOEXEC", 0), 0o666)
+    except OSError as error:
+        error.filename = str(place)  # the user knows of no other
+        raise
     try:
         with os.fdopen(descriptor, "wb") as file:
             yield file

@@ -18,9 +18,8 @@ from typing import TYPE_CHECKING
 from dl.engine.preview1 import WASIX
 from dl.errors import ResourceLimitError
 from dl.glue.base import CALL_DYNAMIC
-from dl.glue.names import BASE_NAMESPACE
+from dl.glue.names import ANOTHER_TYPE, BASE_NAMESPACE
 from dl.glue.resolution import FromNamespace
-from dl.glue.trampolines import ANOTHER_TYPE
 from dl.wasix.abi import Errno
 from dl.wasix.adapter import bound, running_guest
 from dl.wasix.closures import VALUE_TYPES

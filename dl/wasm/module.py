@@ -6,11 +6,11 @@ section's place in them. Core specification 3.0, section 5.5 (modules).
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 from dl.errors import DylinkError, MalformedModuleError
-from dl.records import dataclass, field
+from dl.records import dataclass, field, fields
 from dl.wasm import sections as read
 from dl.wasm.const_expr import ConstExpr, evaluate
 from dl.wasm.dylink import LEGACY_SECTION_NAME, SECTION_NAME, DylinkInfo, parse_dylink
@@ -52,6 +52,9 @@ __all__ = [
     "parse_module",
 ]
 
+_WHOLE = "all of it"
+"""Key in `WasmModule.derived` of the module as it was parsed, once something of it was asked for that was not known."""
+
 # Of the sections whose contents are stepped over, only the count in front was read.
 _STEPPED_OVER = (SECTION_CODE, SECTION_DATA)
 
@@ -84,6 +87,7 @@ class WasmModule:
         dylink: what the dylink section says, None without one.
         module_name: the module's own name in its `name` section, None without one.
         derived: what others have computed from it, by their own keys: each value is the same whoever computes it.
+        whole: parses what is not known yet, see `partly`; None if all is.
     """
 
     name: str
@@ -106,6 +110,29 @@ class WasmModule:
     dylink: DylinkInfo | None = field(repr=False)
     module_name: str | None
     derived: dict[str, Any] = field(default_factory=dict, repr=False)
+    whole: Callable[[], WasmModule] | None = field(default=None, repr=False)
+
+    @classmethod
+    def partly(cls, whole: Callable[[], WasmModule], **known: Any) -> WasmModule:
+        """Make a module of which some attributes are known; the others are found when one of them is asked for.
+
+        Args:
+            whole: returns the module with all of them. Any thread may call it, and more than one at once.
+            known: attributes, the same that it will have. `derived` may be among them.
+        """
+        module = cls.__new__(cls)
+        for name, value in {"derived": {}, **known, "whole": whole}.items():
+            object.__setattr__(module, name, value)
+        return module
+
+    if not TYPE_CHECKING:  # a name that is wrong is to be found
+
+        def __getattr__(self, name):
+            if name == "whole" or name not in self.__slots__ or self.whole is None:
+                raise AttributeError(name)
+            # Of two threads that come here at once, both take what the first one has found.
+            found = self.derived.get(_WHOLE) or self.derived.setdefault(_WHOLE, self.whole())
+            return getattr(found, name)
 
     def func_type(self, index: int) -> FuncType:
         """Give a function's type.
@@ -122,6 +149,10 @@ class WasmModule:
     def custom_sections(self, name: str) -> list[Section]:
         """Find all custom sections of that name, in file order."""
         return [section for section in self.sections if section.id == SECTION_CUSTOM and section.name == name]
+
+
+PARSED_ATTRIBUTES = tuple(each.name for each in fields(WasmModule) if each.name not in ("derived", "whole"))
+"""Names of the attributes that are found by parsing."""
 
 
 def parse_module(data: bytes, name: str) -> WasmModule:

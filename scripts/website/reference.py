@@ -18,7 +18,6 @@ INTERNAL = {
     "Linker": ("own", "parts", "program", "engine"),
     "InstanceGroup": ("own",),
     "HostThread": ("run", "runs_in", "raise_if_cancelled", "not_started"),
-    "Events": ("deliver", "end", "record", "remove", "telling_failure"),
     "EventQueue": ("end", "put"),
     "External": ("source", "link_type", "belongs_to"),
     "Function": ("source", "link_type", "belongs_to", "call_bits", "in_engine"),

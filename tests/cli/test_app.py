@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -241,3 +243,18 @@ def test_variables_that_are_not_utf_8_stay_behind(dlrun: DlRun) -> None:
     assert done.stderr.startswith("dlrun: warning: ")
     assert done.stderr.rstrip().endswith("--inherit-env: ODD")
     assert dlrun("--inherit-env", "--env", "ODD=plain", HELLO, environment=odd).stderr == ""
+
+
+def test_standard_input_that_is_closed_is_an_empty_file() -> None:
+    """`-` without a standard input is told like a file that is empty, and no error of dlrun's own."""
+    done = subprocess.run(
+        f"{sys.executable} -m dl inspect - <&-",
+        shell=True,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+    assert (done.returncode, done.stdout) == (127, "")
+    assert done.stderr == "dlrun: error: -: malformed at byte 0x0: the file is empty\n"

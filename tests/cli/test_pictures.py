@@ -156,6 +156,8 @@ class TestMap:
 
 def test_a_file_that_cannot_be_written_is_named(dlrun: DlRun) -> None:
     """One line says which file, and why."""
+    done = dlrun("--map", "/nowhere/x.html", HELLO)
+    assert done.stderr == "dlrun: error: cannot write or read /nowhere/x.html: No such file or directory\n"
     done = dlrun("graph", "-o", "/nowhere/x.dot", HELLO)
 
     assert done.returncode == 74

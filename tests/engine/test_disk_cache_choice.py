@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -95,13 +96,16 @@ def _run(place: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
 def test_a_second_process_compiles_nothing(
     place: Path, run: Callable[..., subprocess.CompletedProcess[str]]
 ) -> None:
-    """The second run of a program adds nothing to the cache and prints the same; without a cache, nothing is kept."""
+    """The second run of a program generates and keeps nothing new and prints the same; without a cache, nothing is kept."""
     plain = run("--no-cache", str(HELLO))
     assert (plain.returncode, place.exists()) == (0, False)
     first = run(str(HELLO))
     files = {file: file.stat().st_mtime_ns for file in code_files(place)}
-    second = run(str(HELLO))
+    second = run("--trace", str(HELLO))
 
+    found = re.search(r"plan: found (\d+) of (\d+) modules", second.stderr)
+    assert found is not None
+    assert int(found[1]) == int(found[2]) > 2
     assert plain.stdout == first.stdout == second.stdout != ""
     assert len(files) > 2
     assert {file: file.stat().st_mtime_ns for file in code_files(place)} == files
@@ -116,15 +120,16 @@ def test_the_command_line_looks_after_the_cache(
     count = len(code_files(place))
     told = json.loads(run("cache", "info", "--json").stdout)
     assert (told["directory"], told["off"], told["files"]) == (str(place), None, count)
-    assert f"{count} files" in run("cache", "info").stdout
+    assert told["plans"] == len(list(place.glob("*.plan"))) == 1
+    assert f"{count} files, 1 plan, " in run("cache", "info").stdout
     assert run("cache", "verify").returncode == 0
 
     damaged = code_files(place)[0]
     damaged.write_bytes(damaged.read_bytes()[:-1])
     found = run("cache", "verify", "--json")
-    assert (found.returncode, json.loads(found.stdout)) == (1, {"good": count - 1, "removed": [damaged.name]})
+    assert (found.returncode, json.loads(found.stdout)) == (1, {"good": count, "removed": [damaged.name]})
     assert f"{count - 1} files" in run("cache", "clear").stdout
-    assert code_files(place) == []
+    assert list(place.iterdir()) == []
 
     assert "DLRUN_CACHE is off" in run("cache", "info", cache="off").stdout
     assert run("cache", "clear", cache="off").stderr == "dlrun: error: the cache is off: DLRUN_CACHE is off\n"

@@ -149,6 +149,27 @@ def test_functions_of_a_table_are_comparable_between_stores() -> None:
     assert entries[0][2:] == [None, None]
 
 
+def test_a_function_is_its_stores_number_and_the_pointer_of_calls() -> None:
+    """What the engine makes of each reference in a call's slots is what lists of imports put together: store, and pointer."""
+    engine = engine_named("wasmtime")
+    store: Any = engine.new_store(engine.host_functions(NoBoundary()))
+    text = """(module (func $f (export "f")) (func $g (param i64)) (elem declare func $f $g)
+      (func (export "get") (result funcref funcref) (ref.func $f) (ref.func $g)))"""
+    instance = store.instantiate(engine.compile(bytes(wasmtime.wat2wasm(text))), "functions")
+    slots: Any = engine.slots(2)
+    instance.raw_function("get")(slots)
+    raws = [ctypes.c_uint64.from_address(slots.address + 16 * number).value for number in range(2)]
+    found = []
+    for raw in raws:
+        func = c.Func()
+        c.func_from_raw(store.context(), raw, ctypes.addressof(func))
+        found.append((func.store_id, func.private))
+
+    exported = instance.export("f", c.EXTERN_FUNC).of.func
+    assert found == [(exported.store_id, raw) for raw in raws]
+    assert (exported.store_id, exported.private) == found[0]
+
+
 def test_an_uncaught_exception_has_no_trap_code() -> None:
     """The engine gives an uncaught exception no code of its own; if it does, `wasmtime_errors` need not invent one."""
     instance = instantiate('(module (tag $t) (func (export "throw") (throw $t)))')

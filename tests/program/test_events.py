@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 import dl
-from dl.program.events import Events
+from dl.program.events import EventLog
 from tests.support.modules import SHARED_MEMORY, calls, constructor, imports, library, returns
 
 SHARED = dl.MemoryType(minimum=20, maximum=200, shared=True)
@@ -139,7 +139,7 @@ class TestListeners:
 
     def test_a_function_gets_nothing_from_before_it(self) -> None:
         """What was recorded for others, and not yet delivered, is not given to a function that is added meanwhile."""
-        events = Events()
+        events = EventLog()
         former = events.subscribe(lambda _event: None)
         events.record(dl.EventKind.LOADED, "before")
         former.close()
@@ -184,7 +184,7 @@ class TestListeners:
             linker.events.queue().close()
             linker.events.subscribe(lambda _event: None).close()
             linker.main_group.dlopen("b.so")
-            assert not linker.events.listening
+            assert not linker.program.events.listening
             with linker.events.queue() as queue:
                 linker.main_group.dlopen(library(returns("f", 1)), name="c.so")
                 event = queue.get(0)

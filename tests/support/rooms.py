@@ -37,6 +37,7 @@ ORDER = (
         "text",
         "records",
         "logs",
+        "checks",
         "conflicts",
     ),
 )

@@ -13,7 +13,7 @@ from array import array
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
-from dl.engine.import_list import CHUNK, ImportList
+from dl.engine.import_list import CHUNK, FEW, ImportList, TableFunctions
 from dl.engine.native.calls import raw_callable
 from dl.engine.wasmtime import c
 from dl.engine.wasmtime.errors import check
@@ -66,20 +66,35 @@ class TableReader:
         store: the store.
         instance: the instance.
         table: under which name it exports the table.
-        reader: and a function of type (i32) -> funcref, `CHUNK` times, that returns the elements at an index and behind it.
+        reader: and a function of type (i32) -> funcref, `CHUNK` times, that returns the elements at an index and behind it;
+            None for no function.
     """
 
-    def __init__(self, store: WasmtimeStore, instance: WasmtimeInstance, table: str, reader: str) -> None:
+    def __init__(
+        self, store: WasmtimeStore, instance: WasmtimeInstance, table: str, reader: str | None
+    ) -> None:
         self._context = store.context()
         self._table = instance.table(table)
-        func = c.Func.from_buffer_copy(instance.export(reader, c.EXTERN_FUNC).of.func)
-        self.store_id = int(func.store_id)
+        self.store_id = int(self._table.of.table.head.store_id)
         self._slots = _Slots()
-        self._read: Callable[[Any], None] = raw_callable(
-            store, c.function_call, ctypes.addressof(func), func, calls_back=False
-        )
+        self._read: Callable[[Any], None] | None = None
+        if reader is not None:
+            func = c.Func.from_buffer_copy(instance.export(reader, c.EXTERN_FUNC).of.func)
+            call, address = c.function_call, ctypes.addressof(func)
+            self._read = raw_callable(store, call, address, func, calls_back=False)
 
-    def read(self, starts: tuple[int, ...], base: int) -> array[int]:
+    def functions(self, functions: TableFunctions, base: int) -> array[int]:
+        """Return functions in the order of the imports that they are; 0 where there is none.
+
+        Args:
+            functions: where they are.
+            base: the table index from which their offsets count.
+        """
+        if len(functions.positions) <= FEW:
+            return self._each([base + offset for offset in functions.offsets])
+        return array("Q", functions.pick(self._chunks(functions.starts, base)))
+
+    def _chunks(self, starts: tuple[int, ...], base: int) -> array[int]:
         """Return the functions at chunks of table indices one behind the other; 0 where there is none.
 
         Args:
@@ -101,6 +116,7 @@ class TableReader:
     def _chunk(self, first: int) -> array[int]:
         slots = self._slots
         slots.words[0] = first
+        assert self._read is not None
         self._read(slots)
         functions = slots.words[::_SLOT_WORDS]
         if functions[0]:
@@ -108,7 +124,7 @@ class TableReader:
         return functions
 
     def _each(self, indices: Iterable[int]) -> array[int]:
-        """Return elements of a table that is smaller than a chunk."""
+        """Return elements one by one."""
         value, table = c.Val(), ctypes.addressof(self._table.of.table)
         words = array("Q")
         for index in indices:
@@ -150,7 +166,7 @@ def externals(
     for functions, base in imports.placed:
         reader = store.table_reader
         assert reader is not None
-        found = array("Q", functions.pick(reader.read(functions.starts, base)))
+        found = reader.functions(functions, base)
         if 0 in found:  # which the engine would take for a function
             raise InstantiationError(name, f"the table holds no function for import {found.index(0)}")
         store_id = array("Q", (reader.store_id,))

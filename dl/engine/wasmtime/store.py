@@ -248,7 +248,7 @@ class WasmtimeStore(NativeStore):
             extern = known[name] = self._importable(namespace, name)
         return extern
 
-    def read_table_by(self, instance: Any, table: str, reader: str) -> None:
+    def read_table_by(self, instance: Any, table: str, reader: str | None) -> None:
         self.table_reader = TableReader(self, instance, table, reader)
 
     def instantiate_listed(

@@ -1,0 +1,162 @@
+"""What each option of a linker may be. What a value must be beyond its type is checked where it is used."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from operator import index
+from typing import Any
+
+from dl.checks import Check, UnfitError, by_name, each, flag, instance, optional, unfit
+from dl.errors import LinkerUsageError
+from dl.limits import Limits
+from dl.options import MemoryType
+from dl.text import shown
+
+
+def _path(value: Any, field: str) -> Any:
+    if not isinstance(value, (str, os.PathLike)) or not isinstance(os.fspath(value), str):
+        raise unfit(value, field, "a path")
+    return value  # what is no path of a file is for whoever opens it to say
+
+
+def _module(value: Any, field: str) -> Any:
+    if isinstance(value, (bytes, bytearray, memoryview)):
+        return value
+    if not isinstance(value, (str, os.PathLike)):
+        raise unfit(value, field, "a module: a path, or bytes")
+    return _path(value, field)
+
+
+def _stream(value: Any, field: str) -> Any:
+    if not isinstance(value, (bytes, str, os.PathLike)):
+        raise unfit(value, field, "bytes, or a path")
+    return value
+
+
+def _cache(value: Any, field: str) -> Any:
+    if not isinstance(value, (bool, str, os.PathLike)):
+        raise unfit(value, field, "True, False or a path")
+    return value
+
+
+def _word(value: Any, field: str) -> str:
+    if not isinstance(value, str):
+        raise unfit(value, field, "a text")
+    return value
+
+
+def _number(value: Any, field: str) -> int:
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise unfit(value, field, "a number of bytes")
+    return value
+
+
+def _function(value: Any, field: str) -> Any:
+    if not callable(value):
+        raise unfit(value, field, "a function")
+    return value
+
+
+def _any(value: Any, _field: str) -> Any:
+    return value
+
+
+def _output(value: Any, field: str) -> Any:
+    if not callable(value) and not isinstance(value, (str, os.PathLike)):
+        raise unfit(value, field, "a function that gets bytes, or a path")
+    return value
+
+
+def _engine(value: Any, field: str) -> Any:
+    if not isinstance(value, str) and not hasattr(value, "new_store"):
+        raise unfit(value, field, "the name of an engine, or an engine")
+    return value
+
+
+def _mode(value: Any, field: str) -> Any:
+    from dl.wamr.mode import WamrMode  # noqa: PLC0415  for those who give one
+
+    if not isinstance(value, (int, WamrMode)) or isinstance(value, bool):
+        raise unfit(value, field, "a dl.WamrMode, or its number")
+    return value
+
+
+def _one_or_each(check: Check) -> Check:
+    several = each(check)
+    return lambda value, field: (several if isinstance(value, Sequence) else check)(value, field)
+
+
+CHECKS: Mapping[str, Check] = {
+    "main": optional(_module),
+    "name": optional(_word),
+    "library_path": each(_path),
+    "libraries": by_name(_module),
+    "map_name": optional(_function),
+    "imports": by_name(_any),
+    "args": each(_word),
+    "env": by_name(_word),
+    "preopens": by_name(_path),
+    "stdin": optional(_stream),
+    "stdout": optional(_output),
+    "stderr": optional(_output),
+    "memory": optional(instance(MemoryType)),
+    "stack_size": _number,
+    "thread_stack_size": _number,
+    "interrupts": optional(flag),
+    "default_files": flag,
+    "preload": each(_path),
+    "engine": optional(_engine),
+    "cache": _cache,
+    "limits": optional(instance(Limits)),
+    "modules": by_name(_module),
+    "module_path": each(_path),
+    "finder": _one_or_each(_function),
+    "isolate": flag,
+    "wamr": optional(_mode),
+    "profiler": optional(_word),
+}
+
+
+def check_library(library: Any, library_path: Any, name: Any) -> None:
+    """Check the types of what a `dlopen` takes.
+
+    Raises:
+        LinkerUsageError: one of them is of another type; names it.
+    """
+    try:
+        optional(_module)(library, "library")
+        optional(each(_path))(() if isinstance(library_path, Iterator) else library_path, "library_path")
+        optional(_word)(name, "name")
+    except UnfitError as error:
+        raise LinkerUsageError(f"{error.field}: {error.reason}") from None
+
+
+def number_of(handle: Any) -> int:
+    """Return the number of a module handle.
+
+    Raises:
+        LinkerUsageError: it is none.
+    """
+    try:
+        return index(handle)
+    except TypeError:
+        raise LinkerUsageError(
+            f"a handle is a Library, or what dlopen returned, not {shown(repr(handle))}"
+        ) from None
+
+
+def check_options(given: Mapping[str, Any]) -> None:
+    """Check the types of options of `dl.Linker`, by their names; others are not looked at.
+
+    Raises:
+        LinkerUsageError: one is not what the linker takes; names it, and what it takes.
+    """
+    for name, value in given.items():
+        check = CHECKS.get(name)
+        if check is None or isinstance(value, Iterator):  # which can be gone through once
+            continue
+        try:
+            check(value, name)
+        except UnfitError as error:
+            raise LinkerUsageError(f"{error.field}: {error.reason}") from None

@@ -1,0 +1,150 @@
+"""What values may be, said once: checks that options of a linker and fields of a description are made of."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+from dl.errors import LinkerUsageError
+
+Check = Callable[[Any, str], Any]
+"""Takes a value and the name of its field; returns the value as it is kept, or raises `UnfitError`."""
+
+_MOST_SHOWN = 60
+
+
+class UnfitError(ValueError):
+    """A value is not what its field takes; an error of `dl` is made of it before anybody else sees it.
+
+    Attributes:
+        field: which field, and where in it, such as `imports['env']['log']`.
+        reason: what is wrong.
+    """
+
+    def __init__(self, field: str, reason: str) -> None:
+        super().__init__(field, reason)
+        self.field = field
+        self.reason = reason
+
+
+def shortened(value: object) -> str:
+    """Return a value as a short text: bytes by their number."""
+    if isinstance(value, bytes):
+        return f"<{len(value)} bytes>"
+    if isinstance(value, Mapping):
+        return "{" + ", ".join(f"{key!r}: {shortened(one)}" for key, one in value.items()) + "}"
+    return repr(value)
+
+
+def unfit(value: object, field: str, wanted: str) -> UnfitError:
+    """Return the error for a value, with what its field takes."""
+    text = shortened(value)
+    return UnfitError(
+        field, f"it takes {wanted}, not {text if len(text) <= _MOST_SHOWN else text[:_MOST_SHOWN] + '...'}"
+    )
+
+
+def text(value: Any, field: str) -> str:
+    """Take a text that a program can get."""
+    if not isinstance(value, str) or "\0" in value:
+        raise unfit(value, field, "a text without zero bytes")
+    return value
+
+
+def flag(value: Any, field: str) -> bool:
+    """Take True or False."""
+    if not isinstance(value, bool):
+        raise unfit(value, field, "True or False")
+    return value
+
+
+def path(value: Any, field: str) -> str:
+    """Take a path, as text or as an object that is one."""
+    found = os.fspath(value) if isinstance(value, (str, os.PathLike)) else None
+    if not isinstance(found, str) or not found or "\0" in found:
+        raise unfit(value, field, "a path")
+    return found
+
+
+def module(value: Any, field: str) -> str | bytes:
+    """Take a module: its path or its bytes."""
+    if isinstance(value, (bytes, bytearray, memoryview)):
+        return bytes(value)
+    if not isinstance(value, (str, os.PathLike)):
+        raise unfit(value, field, "a module: a path, or bytes")
+    return path(value, field)
+
+
+def stream(value: Any, field: str) -> str | bytes:
+    """Take what standard input may be: bytes, or the path of a file."""
+    if not isinstance(value, (bytes, str, os.PathLike)):
+        raise unfit(value, field, "bytes, or a path")
+    return value if isinstance(value, bytes) else path(value, field)
+
+
+def bytes_of_stack(value: Any, field: str) -> int:
+    """Take the size of a stack."""
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1 or value % 1024:
+        raise unfit(value, field, "bytes, a positive multiple of 1024")
+    return value
+
+
+def cache(value: Any, field: str) -> bool | str:
+    """Take whether compiled code is kept on disk, or where."""
+    if not isinstance(value, (bool, str, os.PathLike)):
+        raise unfit(value, field, "True, False or a path")
+    return value if isinstance(value, bool) else path(value, field)
+
+
+def choice(check: Callable[[Any], object]) -> Check:
+    """Return a check of what another function refuses."""
+
+    def checked(value: Any, field: str) -> Any:
+        try:
+            check(value)
+        except LinkerUsageError as error:
+            raise UnfitError(field, str(error)) from None
+        return value
+
+    return checked
+
+
+def optional(check: Check) -> Check:
+    """Return a check that takes None too."""
+    return lambda value, field: None if value is None else check(value, field)
+
+
+def instance(kind: type[Any]) -> Check:
+    """Return a check for objects of a public class."""
+
+    def checked(value: Any, field: str) -> Any:
+        if not isinstance(value, kind):
+            raise unfit(value, field, f"a dl.{kind.__name__}")
+        return value
+
+    return checked
+
+
+def each(check: Check) -> Check:
+    """Return a check for lists of what another takes."""
+
+    def checked(value: Any, field: str) -> tuple[Any, ...]:
+        if isinstance(value, (str, bytes, os.PathLike, Mapping)) or not isinstance(value, Iterable):
+            raise unfit(value, field, "a list")
+        return tuple(check(one, f"{field}[{number}]") for number, one in enumerate(value))
+
+    return checked
+
+
+def by_name(check: Check) -> Check:
+    """Return a check for mappings from texts to what another takes; None is an empty one."""
+
+    def checked(value: Any, field: str) -> dict[str, Any]:
+        if value is None:
+            return {}
+        if not isinstance(value, Mapping):
+            raise unfit(value, field, "a mapping")
+        return {text(key, field): check(one, f"{field}[{key!r}]") for key, one in value.items()}
+
+    return checked
