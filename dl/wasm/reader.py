@@ -287,7 +287,9 @@ class Reader:
         start = self.pos
         if start + 1 < self.end:
             pair = self.data[start], self.data[start + 1]
-            if pair in _GLOBAL_TYPES:  # and not `get`, which on CPython 3.13t takes the dictionary's lock twice, and so spins
+            if (
+                pair in _GLOBAL_TYPES
+            ):  # and not `get`, which on CPython 3.13t takes the dictionary's lock twice, and so spins
                 self.pos = start + 2
                 return _GLOBAL_TYPES[pair]
         value = self.value_type("a global")
