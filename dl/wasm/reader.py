@@ -286,10 +286,12 @@ class Reader:
         """Take the type of a global."""
         start = self.pos
         if start + 1 < self.end:
-            known = _GLOBAL_TYPES.get((self.data[start], self.data[start + 1]))
-            if known is not None:
+            pair = self.data[start], self.data[start + 1]
+            if (
+                pair in _GLOBAL_TYPES
+            ):  # and not `get`, which on CPython 3.13t takes the dictionary's lock twice, and so spins
                 self.pos = start + 2
-                return known
+                return _GLOBAL_TYPES[pair]
         value = self.value_type("a global")
         mutable = self.byte("a global's mutability")
         if mutable > 1:

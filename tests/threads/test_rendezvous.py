@@ -224,7 +224,7 @@ class TestBarrier:
         rendezvous = program.rendezvous
 
         with rendezvous.instigate(None), pytest.raises(BarrierTimeoutError) as caught:
-            rendezvous.commit(None, "a", timeout=0.01)
+            rendezvous.commit(None, "a", timeout=0.1)
 
         assert caught.value.replicas == ("first", "second")
         assert str(caught.value).endswith("by 'first', 'second'")
