@@ -7,7 +7,7 @@ by time and size, as Python does it with its `.pyc` files: one that was edited i
 The file is beside the `.pyc` of this one, wherever Python keeps that, and is trusted as those are: who may write there may have
 any code run already. Where Python writes none (`PYTHONDONTWRITEBYTECODE`, a folder of somebody else), nor is this one written.
 Only a process of `dlrun` has it: a library that changes how its users' programs import would surprise them. An archive was not
-taken, because Python's importer for archives is slower than separate files are.
+taken: Python's importer of archives does not look whether a source has changed.
 """
 
 from __future__ import annotations

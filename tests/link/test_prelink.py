@@ -16,6 +16,7 @@ from dl.engine.code_cache import PROCESS_CODE
 from dl.engine.prelink import Plan
 from dl.glue import generated
 from dl.modules import image
+from dl.wasm import rewrite
 from dl.wasm.module import parse_module
 from tests.behaviour.test_fixture_cases import RUNS, Run
 from tests.support.modules import MEMORY, TABLE, calls, data, got, imports, library, pie, reads, returns
@@ -146,8 +147,8 @@ def test_nothing_is_rewritten_or_generated(place: Path, monkeypatch: pytest.Monk
         monkeypatch.setattr(where, name, lambda *a, **k: (done.append(name), former(*a, **k))[1])
 
     noted(image, "parse_module")
-    noted(image, "rewrite_waits")
-    noted(image, "contains_wait_instructions")
+    noted(rewrite, "rewrite_waits")
+    noted(rewrite, "contains_wait_instructions")
     noted(generated, "content_digest")
     with dl.Linker(main, cache=place) as program:
         assert done == ["parse_module"]

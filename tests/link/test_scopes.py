@@ -290,7 +290,7 @@ class TestPreload:
         alone = module('(memory (export "memory") 1)')
         with pytest.raises(dl.NotDynamicError, match="preload"):
             dl.Linker(alone, libraries={"a.so": self.FIRST}, preload=["a.so"])
-        with pytest.raises(dl.LinkerUsageError, match="preload must be a list"):
+        with pytest.raises(dl.LinkerUsageError, match="preload: it takes a list"):
             dl.Linker(None, preload="a.so")
 
     def test_a_static_main_module(self) -> None:
