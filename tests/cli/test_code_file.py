@@ -102,7 +102,7 @@ def test_a_file_that_is_cut_off_is_not_used(imported: Import, tmp_path: Path) ->
         assert CodeFile(str(file), ("sample",)).find_spec("sample.one", [str(tmp_path / "sample")]) is None
     assert imported() == expected
     # Not the same bytes: which texts `marshal` marks as interned depends on who else refers to them.
-    assert CodeFile(str(file), ("sample",)).find_spec("sample.one", [str(tmp_path / "sample")]) is not None
+    assert [line.split()[1] for line in imported()[:3]] == ["_Loader"] * 3
 
 
 def test_the_file_of_another_python_or_another_folder_is_not_used(imported: Import, tmp_path: Path) -> None:
