@@ -7,6 +7,7 @@ import os
 import re
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,7 @@ from dl.cli import main
 from dl.engine.wasmtime.engine import WasmtimeEngine
 from dl.errors import EngineError
 from tests.support.command_line import HELLO
+from tests.support.groups import SECONDS
 from tests.support.modules import library, returns
 from tests.support.paths import ROOT
 
@@ -36,9 +38,10 @@ def opened(**options: object) -> dl.Linker:
 
 
 def spin_until_sampled(linker: dl.Linker, profile: dl.Profile) -> None:
-    """Call the spinning function until its thread has been sampled some hundred times, at most a few seconds."""
+    """Call the spinning function until its thread has been sampled some sixty times."""
     function = linker.main_group.library("spin.so").function("spin")
-    for _ in range(200):
+    end = time.monotonic() + SECONDS
+    while time.monotonic() < end:
         function(3_000_000)
         if sum(thread.pending + len(thread.samples) for thread in profile.threads()) > 60:
             return

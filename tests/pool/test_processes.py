@@ -247,12 +247,14 @@ class TestEnd:
         assert pool.submit(f.call, "seven").result(SECONDS) == 7
 
 
+# Ctrl-C is as on a terminal, also where SIGINT is ignored, as for jobs in the background.
 PROGRAM = """
-import sys, dl
+import signal, sys, dl
 from tests.support import named_functions as f
 from tests.support.pools import SPEC
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     with dl.ProcessPool(SPEC, 2{options}) as pool:
         pool.prepare()
         print(*pool.processes, flush=True)

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Callable
 
 import pytest
 
 from tests.support.rendezvous_program import DEADLINE
-from threads import FREE_THREADED, SYSTEM, Waiter
+from threads import SYSTEM
 from threads.platform import Wake
 from threads.queue_wake import QueueWake
 
@@ -48,34 +47,3 @@ def test_wakes_come_from_other_threads(kind: str) -> None:
         assert here.acquire(timeout=DEADLINE)
     thread.join()
     assert answered == [True] * rounds
-
-
-@pytest.mark.skipif(not FREE_THREADED, reason="with a GIL a lock of Python's does not spin")
-def test_wait_keeps_its_time_limit_beside_threads_that_compute() -> None:
-    """Beside threads that compute, waits of a millisecond take less than those for a lock, which spins; if not, use locks."""
-    stop = threading.Event()
-
-    def compute() -> None:
-        while not stop.is_set():
-            sum(range(100))
-
-    busy = [threading.Thread(target=compute) for _ in range(6)]
-    for thread in busy:
-        thread.start()
-    waiter, lock = Waiter("waits"), threading.Lock()
-    lock.acquire()
-    seconds: dict[str, list[float]] = {"wait": [], "lock": []}
-    try:
-        for _ in range(9):
-            began = time.perf_counter()
-            waiter.park(int(1e9 * MILLISECOND))
-            between = time.perf_counter()
-            lock.acquire(timeout=MILLISECOND)
-            seconds["wait"].append(between - began)
-            seconds["lock"].append(time.perf_counter() - between)
-    finally:
-        stop.set()
-        for thread in busy:
-            thread.join()
-    # In all: the kernel makes few of the lock's waits long, but then very long.
-    assert sum(seconds["wait"]) < sum(seconds["lock"]) / 2
