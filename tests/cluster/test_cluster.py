@@ -47,8 +47,8 @@ BIG = dl.Spec(
 NUMBERS = itertools.count()
 
 
-@pytest.fixture(name="client", scope="module")
-def _client() -> Iterator[Client]:
+@pytest.fixture(name="cluster", scope="module")
+def _cluster() -> Iterator[Client]:
     """The client of a scheduler with two worker processes, that are started again when they die."""
     settings = {"distributed.scheduler.allowed-failures": 1, "distributed.logging.distributed": "critical"}
     with dask.config.set(settings):
@@ -62,6 +62,13 @@ def _client() -> Iterator[Client]:
         ) as cluster:
             with Client(cluster) as client:
                 yield client
+
+
+@pytest.fixture(name="client")
+def _client(cluster: Client) -> Client:
+    """The client of the cluster, once the workers are there again that another test has had killed."""
+    cluster.wait_for_workers(2, timeout=SECONDS)
+    return cluster
 
 
 def held(_group: dl.InstanceGroup, _item: object = None) -> tuple[int, dict[str, int], int]:
