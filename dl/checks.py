@@ -59,28 +59,64 @@ def flag(value: Any, field: str) -> bool:
     return value
 
 
-def path(value: Any, field: str) -> str:
-    """Take a path, as text or as an object that is one."""
+def any_path(value: Any, field: str) -> str:
+    """Take a path, as text or as an object that is one; whether there can be such a file is for whoever opens it to say."""
     found = os.fspath(value) if isinstance(value, (str, os.PathLike)) else None
-    if not isinstance(found, str) or not found or "\0" in found:
+    if not isinstance(found, str):
         raise unfit(value, field, "a path")
     return found
 
 
+def path(value: Any, field: str) -> str:
+    """Take a path that a file can have."""
+    found = any_path(value, field)
+    if not found or "\0" in found:
+        raise unfit(value, field, "a path")
+    return found
+
+
+def or_path(kinds: tuple[type[Any], ...], wanted: str, of_path: Check) -> Check:
+    """Return a check for objects of some types, which are kept as they are, or paths.
+
+    Args:
+        kinds: the types.
+        wanted: what the field takes, in words.
+        of_path: takes the paths.
+    """
+
+    def checked(value: Any, field: str) -> Any:
+        if isinstance(value, kinds):
+            return value
+        if not isinstance(value, (str, os.PathLike)):
+            raise unfit(value, field, wanted)
+        return of_path(value, field)
+
+    return checked
+
+
+def module_or(of_path: Check) -> Check:
+    """Return a check for modules, of which a path is taken by another check."""
+    return or_path((bytes, bytearray, memoryview), "a module: a path, or bytes", of_path)
+
+
+def stream_or(of_path: Check) -> Check:
+    """Return a check for what standard input may be, of which a path is taken by another check."""
+    return or_path((bytes,), "bytes, or a path", of_path)
+
+
+def cache_or(of_path: Check) -> Check:
+    """Return a check for whether compiled code is kept on disk, or where, of which a path is taken by another check."""
+    return or_path((bool,), "True, False or a path", of_path)
+
+
+stream, cache = stream_or(path), cache_or(path)
+_module = module_or(path)
+
+
 def module(value: Any, field: str) -> str | bytes:
-    """Take a module: its path or its bytes."""
-    if isinstance(value, (bytes, bytearray, memoryview)):
-        return bytes(value)
-    if not isinstance(value, (str, os.PathLike)):
-        raise unfit(value, field, "a module: a path, or bytes")
-    return path(value, field)
-
-
-def stream(value: Any, field: str) -> str | bytes:
-    """Take what standard input may be: bytes, or the path of a file."""
-    if not isinstance(value, (bytes, str, os.PathLike)):
-        raise unfit(value, field, "bytes, or a path")
-    return value if isinstance(value, bytes) else path(value, field)
+    """Take a module: its path or its bytes, which are copied if they can change."""
+    found = _module(value, field)
+    return found if isinstance(found, str) else bytes(found)
 
 
 def bytes_of_stack(value: Any, field: str) -> int:
@@ -88,13 +124,6 @@ def bytes_of_stack(value: Any, field: str) -> int:
     if isinstance(value, bool) or not isinstance(value, int) or value < 1 or value % 1024:
         raise unfit(value, field, "bytes, a positive multiple of 1024")
     return value
-
-
-def cache(value: Any, field: str) -> bool | str:
-    """Take whether compiled code is kept on disk, or where."""
-    if not isinstance(value, (bool, str, os.PathLike)):
-        raise unfit(value, field, "True, False or a path")
-    return value if isinstance(value, bool) else path(value, field)
 
 
 def choice(check: Callable[[Any], object]) -> Check:

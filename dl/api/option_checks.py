@@ -7,37 +7,26 @@ from collections.abc import Iterator, Mapping, Sequence
 from operator import index
 from typing import Any
 
-from dl.checks import Check, UnfitError, by_name, each, flag, instance, optional, unfit
+from dl.checks import (
+    Check,
+    UnfitError,
+    any_path,
+    by_name,
+    cache_or,
+    each,
+    flag,
+    instance,
+    module_or,
+    optional,
+    stream_or,
+    unfit,
+)
 from dl.errors import LinkerUsageError
 from dl.limits import Limits
 from dl.options import MemoryType
 from dl.text import shown
 
-
-def _path(value: Any, field: str) -> Any:
-    if not isinstance(value, (str, os.PathLike)) or not isinstance(os.fspath(value), str):
-        raise unfit(value, field, "a path")
-    return value  # what is no path of a file is for whoever opens it to say
-
-
-def _module(value: Any, field: str) -> Any:
-    if isinstance(value, (bytes, bytearray, memoryview)):
-        return value
-    if not isinstance(value, (str, os.PathLike)):
-        raise unfit(value, field, "a module: a path, or bytes")
-    return _path(value, field)
-
-
-def _stream(value: Any, field: str) -> Any:
-    if not isinstance(value, (bytes, str, os.PathLike)):
-        raise unfit(value, field, "bytes, or a path")
-    return value
-
-
-def _cache(value: Any, field: str) -> Any:
-    if not isinstance(value, (bool, str, os.PathLike)):
-        raise unfit(value, field, "True, False or a path")
-    return value
+_module, _stream, _cache = module_or(any_path), stream_or(any_path), cache_or(any_path)
 
 
 def _word(value: Any, field: str) -> str:
@@ -90,13 +79,13 @@ def _one_or_each(check: Check) -> Check:
 CHECKS: Mapping[str, Check] = {
     "main": optional(_module),
     "name": optional(_word),
-    "library_path": each(_path),
+    "library_path": each(any_path),
     "libraries": by_name(_module),
     "map_name": optional(_function),
     "imports": by_name(_any),
     "args": each(_word),
     "env": by_name(_word),
-    "preopens": by_name(_path),
+    "preopens": by_name(any_path),
     "stdin": optional(_stream),
     "stdout": optional(_output),
     "stderr": optional(_output),
@@ -105,12 +94,12 @@ CHECKS: Mapping[str, Check] = {
     "thread_stack_size": _number,
     "interrupts": optional(flag),
     "default_files": flag,
-    "preload": each(_path),
+    "preload": each(any_path),
     "engine": optional(_engine),
     "cache": _cache,
     "limits": optional(instance(Limits)),
     "modules": by_name(_module),
-    "module_path": each(_path),
+    "module_path": each(any_path),
     "finder": _one_or_each(_function),
     "isolate": flag,
     "wamr": optional(_mode),
@@ -126,7 +115,7 @@ def check_library(library: Any, library_path: Any, name: Any) -> None:
     """
     try:
         optional(_module)(library, "library")
-        optional(each(_path))(() if isinstance(library_path, Iterator) else library_path, "library_path")
+        optional(each(any_path))(() if isinstance(library_path, Iterator) else library_path, "library_path")
         optional(_word)(name, "name")
     except UnfitError as error:
         raise LinkerUsageError(f"{error.field}: {error.reason}") from None
