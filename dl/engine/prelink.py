@@ -170,11 +170,12 @@ class Plan:
         content = self._store.load_record(self._key)
         found = {} if content is None else dict(_unpacked(content))
         with self._lock:
-            if self._entries is None:
-                self._entries = found
-                self._code_bytes = sum(len(entry.code) for entry in found.values())
-                log.info("plan: %s", f"{len(found)} modules are known" if found else "none is kept")
-            return self._entries
+            if self._entries is not None:
+                return self._entries  # another thread was faster
+            self._entries = found
+            self._code_bytes = sum(len(entry.code) for entry in found.values())
+        log.info("plan: %s", f"{len(found)} modules are known" if found else "none is kept")
+        return found
 
 
 def _packed(entries: dict[bytes, Entry], used: set[bytes]) -> bytes:
