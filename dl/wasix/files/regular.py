@@ -108,6 +108,15 @@ class RegularFiles:
         flat = memory.read_struct(f"{2 * count}I", address)
         return [memory.borrow(at, size) for at, size in zip(flat[::2], flat[1::2], strict=True)]
 
+    def _move(
+        self, move: Callable[..., int], file: HostFile, iovecs: int, count: int, out: int, *offset: int
+    ) -> int:
+        """Read or write by one system call, and say how many bytes that were; nothing is moved if that cannot be said."""
+        buffers = self._buffers(iovecs, count)
+        self.memory.borrow(out, 4)
+        self.memory.write_u32(out, move(file.fd, buffers, *offset))
+        return Errno.SUCCESS
+
     # on slots
 
     @_with_errno
@@ -117,10 +126,7 @@ class RegularFiles:
             return Errno.INVAL
         if not file.reads:
             return Errno.BADF
-        buffers = self._buffers(slots.u32(1), slots.u32(2))
-        self.memory.borrow(out, 4)
-        self.memory.write_u32(out, os.preadv(file.fd, buffers, offset))
-        return Errno.SUCCESS
+        return self._move(os.preadv, file, slots.u32(1), slots.u32(2), out, offset)
 
     @_with_errno
     def _pwrite(self, file: HostFile, slots: Slots) -> int:
@@ -130,10 +136,7 @@ class RegularFiles:
             return Errno.INVAL
         if not file.writes:
             return Errno.BADF
-        buffers = self._buffers(slots.u32(1), slots.u32(2))
-        self.memory.borrow(out, 4)
-        self.memory.write_u32(out, os.pwritev(file.fd, buffers, offset))
-        return Errno.SUCCESS
+        return self._move(os.pwritev, file, slots.u32(1), slots.u32(2), out, offset)
 
     @_with_errno
     def _advise(self, file: HostFile, slots: Slots) -> int:
@@ -189,20 +192,14 @@ class RegularFiles:
         """`fd_read`."""
         if not file.reads:
             return Errno.BADF
-        buffers = self._buffers(iovecs, count)
-        self.memory.borrow(out, 4)
-        self.memory.write_u32(out, os.readv(file.fd, buffers))
-        return Errno.SUCCESS
+        return self._move(os.readv, file, iovecs, count, out)
 
     @_with_errno
     def write(self, file: HostFile, iovecs: int, count: int, out: int) -> int:
         """`fd_write`: the kernel writes all buffers of a call together."""
         if not file.writes:
             return Errno.BADF
-        buffers = self._buffers(iovecs, count)
-        self.memory.borrow(out, 4)
-        self.memory.write_u32(out, os.writev(file.fd, buffers))
-        return Errno.SUCCESS
+        return self._move(os.writev, file, iovecs, count, out)
 
     def fdstat_get(self, file: HostFile, out: int) -> int:
         """`fd_fdstat_get`."""
