@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 import threading
 
 import pytest
 
 from dl.later import Later
-from tests.support.paths import ROOT
-
-HELLO = ROOT / "fixtures/hello/shared/main.wasm"
+from tests.support.command_line import seen_after_hello
 
 SELDOM = (
     "dl.instances.program_instances",
@@ -82,17 +78,4 @@ def test_a_part_that_cannot_be_made_is_tried_again() -> None:
 
 def test_a_program_that_just_runs_imports_nothing_for_others() -> None:
     """A program that is linked, runs and ends makes no part that it does not need, and imports none of their files."""
-    code = (
-        "import sys; from dl.cli import main; main([sys.argv[1]]); sys.stdout.flush(); "
-        f"print([n for n in {SELDOM!r} if n in sys.modules])"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", code, str(HELLO)],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=True,
-    )
-
-    assert done.stdout.splitlines()[-1] == "[]"
+    assert seen_after_hello("sys", f"[n for n in {SELDOM!r} if n in sys.modules]") == "[]"

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from pathlib import Path
 
 import click
@@ -13,7 +11,7 @@ from dl.cli import app, main
 from dl.cli.commands import dlrun as command
 from dl.cli.running import Running, run_program
 from dl.records import fields
-from tests.support.command_line import DlRun
+from tests.support.command_line import DlRun, seen_after_hello
 from tests.support.paths import ROOT
 
 HELLO = ROOT / "fixtures/hello/shared/main.wasm"
@@ -65,18 +63,16 @@ def test_usage_errors_need_no_context() -> None:
 
 def test_running_a_program_imports_neither_click_nor_rich() -> None:
     """Nor what they import, nor the engine's package, nor a library that knows where caches are."""
-    code = (
-        "import sys; from dl.cli import main; main([sys.argv[1]]); sys.stdout.flush(); "
-        "print([n for n in ('click', 'rich', 'wasmtime', 'dataclasses', 'inspect', 'typing_extensions', 'json', "
-        "'concurrent.futures', 'importlib.metadata') if n in sys.modules])"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", code, str(HELLO)],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=True,
+    seldom = (
+        "click",
+        "rich",
+        "wasmtime",
+        "dataclasses",
+        "inspect",
+        "typing_extensions",
+        "json",
+        "concurrent.futures",
+        "importlib.metadata",
     )
 
-    assert done.stdout.splitlines()[-1] == "[]"
+    assert seen_after_hello("sys", f"[n for n in {seldom} if n in sys.modules]") == "[]"

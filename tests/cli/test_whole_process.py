@@ -9,9 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.command_line import seen_after_hello
 from tests.support.paths import ROOT
-
-HELLO = ROOT / "fixtures/hello/shared/main.wasm"
 
 
 def end(body: str, *, flags: tuple[str, ...] = ()) -> subprocess.CompletedProcess[str]:
@@ -83,17 +82,4 @@ def test_cycles_are_looked_for_once_the_program_is_linked() -> None:
 
 def test_the_collector_is_left_alone_in_other_processes() -> None:
     """Running a command line in a process that goes on changes nothing of its collector."""
-    code = (
-        "import gc, sys; from dl.cli import main; main([sys.argv[1]]); sys.stdout.flush(); "
-        "print(gc.isenabled(), gc.get_freeze_count())"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", code, str(HELLO)],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=True,
-    )
-
-    assert done.stdout.splitlines()[-1] == "True 0"
+    assert seen_after_hello("gc, sys", "gc.isenabled(), gc.get_freeze_count()") == "True 0"

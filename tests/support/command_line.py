@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import subprocess
+import sys
 from collections.abc import Callable
 
 from dl.wasm.encode import ModuleBuilder, i32_const, name_bytes, section, unsigned
 from dl.wasm.types import FuncType, GlobalType, Limits, MemoryType
-from tests.support.paths import FIXTURES
+from tests.support.paths import FIXTURES, ROOT
 
 HELLO = str(FIXTURES / "hello/shared/main.wasm")
 GREET = str(FIXTURES / "hello/shared/libgreet.so")
@@ -44,3 +45,19 @@ MEM_INFO = subsection(1, unsigned(4096) + unsigned(4) + unsigned(3) + unsigned(1
 
 def needed(*names: str) -> bytes:
     return subsection(2, unsigned(len(names)) + b"".join(map(name_bytes, names)))
+
+
+def seen_after_hello(modules: str, seen: str) -> str:
+    """Return what `print` shows of an expression in a new process that has run a program by a command line.
+
+    Args:
+        modules: what it imports first.
+        seen: the expression.
+    """
+    code = (
+        f"import {modules}; from dl.cli import main; main([sys.argv[1]]); sys.stdout.flush(); print({seen})"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, HELLO], cwd=ROOT, capture_output=True, text=True, timeout=60, check=True
+    )
+    return done.stdout.splitlines()[-1]

@@ -17,8 +17,7 @@ from typing import Any
 
 import pytest
 
-import threads
-from tests.support.rendezvous_program import DEADLINE, AtLine, Program, held, running
+from tests.support.rendezvous_program import DEADLINE, AtLine, AtLook, Program, held, running
 from threads import HOST, BarrierTimeoutError, protect, uninterrupted, unwound_whole
 
 
@@ -193,34 +192,6 @@ class TestUnwoundWhole:
         with pytest.raises(KeyboardInterrupt), unwound_whole():
             release()
         assert done == [1]
-
-
-class AtLook:
-    """Acts once, at the n-th place of `threads/` where the interpreter looks for signals: a start, or after a native call."""
-
-    def __init__(self, number: int, action: Callable[[], object]) -> None:
-        self.number = number
-        self.action = action
-        self.count = 0
-
-    def __enter__(self) -> AtLook:  # noqa: PYI034 - `Self` needs 3.11
-        sys.setprofile(self._look)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        sys.setprofile(None)
-
-    @property
-    def acted(self) -> bool:
-        return self.count >= self.number
-
-    def _look(self, frame: FrameType, event: str, _argument: object) -> None:
-        in_threads = os.path.dirname(frame.f_code.co_filename) == os.path.dirname(threads.__file__)
-        if in_threads and event in {"call", "c_return"} and not self.acted:
-            self.count += 1
-            if self.acted:
-                sys.setprofile(None)
-                self.action()
 
 
 class TestPromptness:

@@ -426,7 +426,11 @@ class TestMainModules:
         '(func $trap (export "trap") unreachable)',
         "(elem (i32.const 1) $twice $trap)",
     )
-    CALLS = '(func (export "go") (param i32 i32 i32 i32 i32 i32) (result i32) {} call ${})'
+    ENTRIES = tuple(
+        f'(func (export "{name}") (param i32 i32 i32 i32 i32 i32) (result i32)'
+        f" {' '.join(f'(local.get {i})' for i in range(6))} call ${function})"
+        for name, function in (("go", "call_dynamic"), ("reflect", "reflect_signature"))
+    )
 
     @pytest.mark.parametrize(
         "table",
@@ -435,13 +439,7 @@ class TestMainModules:
     )
     def test_static_programs_call_and_reflect_through_the_table_they_export(self, table: str) -> None:
         """Also where the table cannot grow, so that the program takes no libraries."""
-        arguments = " ".join(f"local.get {i}" for i in range(6))
-        wasm = static(
-            *self.FIELDS[:2], *self.FIELDS[3:],
-            self.CALLS.format(arguments, "call_dynamic"),
-            self.CALLS.format(arguments, "reflect_signature").replace('"go"', '"reflect"'),
-            table=table,
-        )  # fmt: skip
+        wasm = static(*self.FIELDS[:2], *self.FIELDS[3:], *self.ENTRIES, table=table)
         with dl.Linker(wasm, name="main.wasm") as linker:
             main: Any = linker.program.main_module
             group = linker.main_group
@@ -462,13 +460,7 @@ class TestMainModules:
 
     def test_a_program_whose_table_is_its_own_gets_not_supported(self) -> None:
         """Without an exported table the linker cannot know what an index means."""
-        arguments = " ".join(f"local.get {i}" for i in range(6))
-        wasm = static(
-            *self.FIELDS[:2],
-            self.CALLS.format(arguments, "call_dynamic"),
-            self.CALLS.format(arguments, "reflect_signature").replace('"go"', '"reflect"'),
-            table="(table 4 funcref)",
-        )
+        wasm = static(*self.FIELDS[:2], *self.ENTRIES, table="(table 4 funcref)")
         with dl.Linker(wasm, name="main.wasm") as linker:
             main: Any = linker.program.main_module
             group = linker.main_group

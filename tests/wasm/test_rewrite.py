@@ -12,12 +12,7 @@ import wasmtime
 import dl
 from dl.errors import UnsupportedModuleError
 from dl.wasm.module import parse_module
-from dl.wasm.rewrite import (
-    contains_wait_instructions,
-    rename_imports,
-    rewrite_waits,
-    uses_legacy_exceptions,
-)
+from dl.wasm.rewrite import contains_wait_instructions, rename_imports, rewrite_waits, uses_legacy_exceptions
 
 NOTIFY, WAIT32, WAIT64 = 3, 4, 5
 SLOTS: dict[str, Any] = {"notify_slot": NOTIFY, "wait32_slot": WAIT32, "wait64_slot": WAIT64}
