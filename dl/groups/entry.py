@@ -136,10 +136,16 @@ class Group(Uncopied):
     def _interrupted(self) -> None:
         """A safe point inside guest code: apply operations and handle signals.
 
+        The engine has safe points in all code, also in the small functions of glue by which the host looks at a store while its
+        thread is outside guest code (the length of a table). There it has none for the protocol: what waits to be noticed is
+        noticed when the thread next enters guest code.
+
         Raises:
             BaseException: the guest must be unwound.
         """
         self.must_notice = False
+        if self.replica.state != GUEST and not self.replica.replaying:
+            return
         sampling = self._program.sampling
         if sampling is not None:
             sampling(self)

@@ -29,7 +29,18 @@ from dl.group import InstanceGroup
 from dl.linker import Linker
 from dl.records import dataclass, field
 from dl.stress.modules import STACK_BYTES, STACKS, WORDS_BYTES, library_module, program_module
-from dl.stress.worker import KINDS, TRAPS, UNDEFINED, WAKE_ALL, Cancelled, Shared, Slot, Worker, function
+from dl.stress.worker import (
+    KINDS,
+    TRAPS,
+    UNDEFINED,
+    WAKE_ALL,
+    Cancelled,
+    Shared,
+    Slot,
+    Worker,
+    addend_of,
+    function,
+)
 
 GRACE_SECONDS = 60.0
 """How long nothing may move, while the threads come to their end, before the run counts as hung."""
@@ -170,7 +181,7 @@ def run_stress(
         threads: how many at a time, 1 to 200.
         seconds: how long they act; the comparison comes after.
         seed: what decides what they do; None for a random one, which the report tells.
-        progress: called about once a second.
+        progress: called about once a second, and when the threads are told to end.
         engine: name of the engine; None for the default.
 
     Raises:
@@ -234,16 +245,29 @@ class _Run:
                 self.stop.wait(TICK_SECONDS)
             lasted = time.monotonic() - began
             self.stop.set()
+            if progress:
+                progress(self._progress(lasted))
             try:
                 self._finish(regions)
             except Exception:  # noqa: BLE001  it is what the run is looking for
                 self.fail(traceback.format_exc())
             self._sample(barriers)
-            return self._report(lasted, barriers)
-        finally:
-            self.stop.set()
-            self.compare.set()
-            self.linker.close()
+            report = self._report(lasted, barriers)
+        except BaseException:
+            self._stop_all()
+            raise
+        try:
+            self._stop_all()
+        except Exception:  # noqa: BLE001  as above; beside what was found before it, and not in its place
+            self.fail(traceback.format_exc())
+            return dataclasses.replace(report, failures=tuple(self.shared.failures))
+        return report
+
+    def _stop_all(self) -> None:
+        """Let every thread end, and close the linker."""
+        self.stop.set()
+        self.compare.set()
+        self.linker.close()
 
     def _keep_alive(self) -> None:
         """Put new threads in the places of those that have ended."""
@@ -304,10 +328,9 @@ class _Run:
     def release(self, group: InstanceGroup, slot: Slot, address: int = 0, addend: int = 0) -> None:
         """Write a function pointer to where a thread spins or waits, and wake it."""
         if not address:
-            name, addend = self.random.choice(
-                list(self.shared.addends.items()) or [("lib0.so", KINDS[0].addend)]
-            )
-            address = function(group, self._handle(group, name), "value").address
+            with self.shared.lock:
+                name = self.random.choice(list(self.shared.handles) or ["lib0.so"])
+            address, addend = function(group, self._handle(group, name), "value").address, addend_of(name)
         slot.published[addend + 1] = None
         self.linker.memory.write_u32(slot.word, address)
         function(group, self.linker.main, "notify")(slot.word, WAKE_ALL)
@@ -418,17 +441,20 @@ class _Run:
 
     def _check_left_over(self, regions: int) -> None:
         modules = list(self.linker.program.state.modules.copy().values())
+        staying = Counter(addend_of(module.name) for module in modules if module.name.startswith("lib"))
         expected = regions + sum(m.block is not None for m in modules)
         expected += sum(m.thread_local is not None and m.thread_local.size > 0 for m in modules)
-        statistics = self.linker.statistics()
-        if statistics.side_regions != expected:
-            self.fail(f"{statistics.side_regions} regions of linear memory in use, {expected} expected")
-        constructed = Counter(
-            self.shared.addends.get(m.name, KINDS[0].addend) for m in modules if m.handle != self.linker.main
-        )
+        patience = Patience(time.monotonic())
+        while (
+            regions := self.linker.statistics().side_regions
+        ) != expected:  # a thread may still be giving its own back
+            if patience.is_over(time.monotonic(), regions):
+                self.fail(f"{regions} regions of linear memory in use, {expected} expected")
+                break
+            threading.Event().wait(TICK_SECONDS)
         if not self.shared.broken_loads:
             for kind in KINDS:
-                expected = constructed[kind.addend] if kind.constructor else 0
+                expected = staying[kind.addend] if kind.constructor else 0
                 if self.shared.constructed[kind.addend] != expected:
                     times = self.shared.constructed[kind.addend]
                     self.fail(f"constructors of kind {kind.addend} ran {times} times, not {expected}")

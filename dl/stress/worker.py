@@ -95,7 +95,6 @@ class Shared:
     ends: Counter[str] = field(default_factory=Counter)
     failures: list[str] = field(default_factory=list)
     handles: dict[str, ModuleHandle] = field(default_factory=dict)
-    addends: dict[str, int] = field(default_factory=dict)
     addresses: dict[tuple[ModuleHandle, str], int] = field(default_factory=dict)
     states: dict[str, dict[str, str]] = field(default_factory=dict)
     next_name: int = 0
@@ -112,6 +111,11 @@ class Shared:
         """Count a thread that has ended."""
         with self.lock:
             self.ends[how] += 1
+
+
+def addend_of(name: str) -> int:
+    """Return what the functions of a library that stays add, by its name, `lib<number>.so`."""
+    return KINDS[int(name[3:-3]) % len(KINDS)].addend
 
 
 def function(group: InstanceGroup, handle: ModuleHandle, name: str) -> GuestFunction:
@@ -272,19 +276,19 @@ class Worker:
 
     def _open(self, name: str) -> ModuleHandle:
         number = int(name[3:-3])
-        kind = KINDS[number % len(KINDS)]
         handle = self._group.dlopen(self._run.libraries[number % len(KINDS)], RTLD_NOW, name=name)
         with self._shared.lock:
-            known = self._shared.handles.setdefault(name, handle)
-            self._shared.addends[name] = kind.addend
-            if known != handle and not self._run.linker.program.state.is_side_module(known):
-                known = self._shared.handles[name] = handle  # a load that was undone has been made again
+            known = self._shared.handles.get(name, handle)
+            if (
+                not self._depth
+            ):  # else it may be the very library whose constructor this is, and its load may be undone
+                self._shared.handles[name] = known
         self._check(known == handle, f"{name} is {known} and {handle}")
         self._verify(name, handle)
         return handle
 
     def _verify(self, name: str, handle: ModuleHandle) -> int:
-        addend = KINDS[int(name[3:-3]) % len(KINDS)].addend
+        addend = addend_of(name)
         value = function(self._group, handle, "value")
         with self._shared.lock:
             known = self._shared.addresses.setdefault((handle, "value"), value.address)
@@ -320,7 +324,7 @@ class Worker:
         if known is None or not KINDS[int(known[0][3:-3]) % len(KINDS)].thread_local:
             return
         name, handle = known
-        before = self._thread_local.get(handle, KINDS[int(name[3:-3]) % len(KINDS)].addend)
+        before = self._thread_local.get(handle, addend_of(name))
         added = self.random.randrange(1000)
         after = function(self._group, handle, "local")(added)
         self._check(after == before + added, f"{name}: thread-local {before} + {added} = {after}")
@@ -334,7 +338,7 @@ class Worker:
             return
         name = self._new_name()
         address = self._verify(name, self._open(name))
-        addend = KINDS[int(name[3:-3]) % len(KINDS)].addend
+        addend = addend_of(name)
         self._run.release(self._group, self.random.choice(waiting), address, addend)
         self._shared.count("publish")
 
@@ -476,5 +480,6 @@ __all__ = [
     "Shared",
     "Slot",
     "Worker",
+    "addend_of",
     "function",
 ]

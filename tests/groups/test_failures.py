@@ -102,8 +102,7 @@ class TestInstigator:
 
             assert bystanders.states() == [expected] * 3
             assert states(p) == [expected] * 3
-            until(p.is_alone)
-            assert held(p.linker) == before
+            p.until_given_back(before)
 
         handle = p.main.dlopen("top.so")
         assert p.main.dlsym(handle, "value")(1) == 2
@@ -122,8 +121,7 @@ class TestInstigator:
 
             assert bystanders.states() == [expected] * 3
             assert states(p) == [expected] * 3
-            until(p.is_alone)
-            assert held(p.linker) == before
+            p.until_given_back(before)
         assert p.main.dlopen("top.so")
 
     def test_interrupt_at_the_barrier_gives_the_load_up(self, p: Program) -> None:
@@ -146,8 +144,7 @@ class TestInstigator:
             loading.join(SECONDS)
         p.linker.program.checkpoint = lambda _step, _group: None
 
-        until(p.is_alone)
-        assert held(p.linker) == before
+        p.until_given_back(before)
         assert states(p) == [expected] * 3
 
     def test_interrupts_do_not_stop_the_undoing(self, p: Program) -> None:
@@ -172,8 +169,7 @@ class TestInstigator:
         with pytest.raises(Fault):
             thread.join(SECONDS)
         assert reached.is_set()
-        until(p.is_alone)
-        assert held(p.linker) == before
+        p.until_given_back(before)
         assert states(p) == [expected] * 3
 
 
@@ -282,8 +278,7 @@ class TestFollower:
         with pytest.raises(dl.ReplayFailedError, match="injected"):
             p.linker.spawn(lambda g: None).join(SECONDS)
         p.linker.program.checkpoint = lambda _step, _group: None
-        until(p.is_alone)
-        assert held(p.linker) == before
+        p.until_given_back(before)
 
 
 class TestGuestThread:

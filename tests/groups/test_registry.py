@@ -221,8 +221,7 @@ class TestEnding:
             with pytest.raises(Stop):
                 thread.join(SECONDS)
 
-            until(p.is_alone)
-            assert held(p.linker) == before
+            p.until_given_back(before)
             assert p.call(p.main, "count", p.word(5)) == 0
             assert p.main.dlopen(library(2), name="next.so")
 
@@ -256,8 +255,7 @@ class TestEnding:
                 for thread in threads:
                     with contextlib.suppress(Stop, dl.TrapError):
                         thread.join(SECONDS)
-                until(p.is_alone)
-            assert held(p.linker) == before
+                p.until_given_back(before)
 
     def test_closing_ends_everything(self) -> None:
         """Closing the linker ends threads that compute or wait, and returns when they are gone."""

@@ -82,6 +82,13 @@ class Program:
         """Wait until so many threads wait for something that contains a text."""
         until(lambda: sum(what in w for _, w in self.linker.program.waits.waiting()) >= number)
 
+    def until_given_back(self, before: tuple[object, ...]) -> None:
+        """Wait until the main group is the only one, and the program holds what it held before; see `held`.
+
+        A thread's group is taken from it first, and freed afterwards.
+        """
+        until(lambda: self.is_alone() and held(self.linker) == before)
+
     def publish(self, word: int, address: int) -> None:
         """Write a function pointer where threads spin or wait, and wake them."""
         self.memory.write_u32(word, address)
