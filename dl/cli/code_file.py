@@ -121,16 +121,17 @@ class CodeFile:
         if entry is None or not path or not self._is_current(entry):
             return None
         source, _, _, cached, part, place = entry
-        folder = source.removesuffix(_PACKAGE_FILE)
-        if os.path.dirname(folder) != path[0]:  # the package is another one than it was
+        is_package = source.endswith(_PACKAGE_FILE)
+        folder = source[: -len(_PACKAGE_FILE)] if is_package else source
+        if folder[: folder.rfind("/")] != path[0]:  # the package is another one than it was
             return None
         code = self._take_code(part, place)
         if code is None:
             return None
-        spec = ModuleSpec(name, _Loader(name, source, code), origin=source, is_package=folder != source)
+        spec = ModuleSpec(name, _Loader(name, source, code), origin=source)
         spec.has_location, spec.cached = True, cached
-        if spec.submodule_search_locations is not None:
-            spec.submodule_search_locations.append(folder)
+        if is_package:
+            spec.submodule_search_locations = [folder]
         return spec
 
     @staticmethod
