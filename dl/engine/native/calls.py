@@ -14,7 +14,7 @@ from typing import Any
 
 from dl.engine.native.entry import need_room
 from dl.engine.native.store import NativeStore
-from dl.engine.native.values import SLOT_BYTES, marshaller, result_reader
+from dl.engine.native.values import marshaller
 from dl.engine.protocol import RawFunction
 from dl.wasm.types import FuncType
 
@@ -36,8 +36,8 @@ def callable_function(
         ValueConversionError: the signature has values that Python code cannot hold.
     """
     convert = marshaller(kind)
-    area = ctypes.create_string_buffer(convert.slots * SLOT_BYTES)
-    pack, read = convert.arguments.pack_into, result_reader(kind)
+    area = convert.area()
+    pack, read = convert.arguments.pack_into, convert.read
     wrap, parameters, slots = convert.wrap, kind.params, convert.slots
     context, trap, trap_address = store.context(), store.trap, store.trap_address
     area_address = ctypes.addressof(area)

@@ -6,6 +6,7 @@ i64 come out signed; unsigned values go in as well, so that addresses above 2 Gi
 
 from __future__ import annotations
 
+import ctypes
 import struct
 from collections.abc import Callable
 from functools import lru_cache
@@ -31,9 +32,11 @@ class Marshaller:
         slots: 16-byte slots that arguments and results need, at least 1.
         arguments: struct of the arguments; pack for calls into the guest, unpack for host functions.
         results: struct of the results.
+        read: reads the results from the slots: None, a value, or a tuple.
+        area: type of the slots.
     """
 
-    __slots__ = ("arguments", "kind", "results", "slots")
+    __slots__ = ("area", "arguments", "kind", "read", "results", "slots")
 
     def __init__(self, kind: FuncType) -> None:
         unsupported = [t for t in (*kind.params, *kind.results) if t not in _FORMATS]
@@ -43,6 +46,8 @@ class Marshaller:
         self.slots = max(len(kind.params), len(kind.results), 1)
         self.arguments = struct.Struct("<" + "".join(_FORMATS[t] for t in kind.params))
         self.results = struct.Struct("<" + "".join(_FORMATS[t] for t in kind.results))
+        self.read = _reader(self.results, len(kind.results))
+        self.area = ctypes.c_char * (self.slots * SLOT_BYTES)
 
     def wrap(
         self, types: tuple[str, ...], values: tuple[Any, ...], what: str, function: str = ""
@@ -131,10 +136,8 @@ def marshaller(kind: FuncType) -> Marshaller:
     return Marshaller(kind)
 
 
-def result_reader(kind: FuncType) -> Callable[[Any], Any]:
-    """Return a function that reads the results from the slots: None, a value, or a tuple."""
-    unpack = marshaller(kind).results.unpack_from
-    count = len(kind.results)
+def _reader(results: struct.Struct, count: int) -> Callable[[Any], Any]:
+    unpack = results.unpack_from
     if count == 0:
         return lambda _area: None
     if count == 1:
