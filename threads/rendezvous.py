@@ -76,7 +76,7 @@ from threads.nudger import FIRST_REPEAT_NS, LAST_REPEAT_NS, Nudger
 from threads.platform import SYSTEM, LockLike, Platform
 from threads.process import CreatingProcess
 from threads.replays import Replays
-from threads.replica import DETACHED, GUEST, HOST, STALE, Replica
+from threads.replica import DETACHED, GUEST, HOST, STALE, Replica, Versioned
 from threads.turn import Turn
 from threads.uninterrupted import unwound_whole
 from threads.waiter import Waiter
@@ -142,6 +142,10 @@ class Rendezvous(Generic[Op]):
         # The link lock, outermost. A thread that waits for it is HOST or DETACHED, so no barrier ever waits for that thread.
         self._turn = Turn(platform)
         self.nudger = Nudger(platform, self._call_interrupt, self._unheard)
+
+    def reader(self) -> Versioned:
+        """Return what reads `version` for one thread: this rendezvous, or a view of its own; see `ParallelRendezvous`."""
+        return self
 
     @property
     def committed(self) -> int:
