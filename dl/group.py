@@ -86,7 +86,9 @@ class InstanceGroup(Uncopied):
         opened = self.linker.own.open(
             self.own, library, flags_of(flags), name=name, library_path=library_path, load_needed=load_needed
         )
-        return ModuleHandle(opened)  # the caller's own: threads that use one object count their references to it
+        return ModuleHandle(
+            opened
+        )  # the caller's own: threads that use one object count their references to it
 
     @raises_dl_errors
     def dlclose(self, handle: SupportsIndex) -> None:
@@ -150,10 +152,14 @@ class InstanceGroup(Uncopied):
         # Reads nothing that other threads read too: without a GIL, that alone would make two threads slower than one.
         if caller is None and (kind is ModuleHandle or kind is int):
             known: GuestFunction | None = group.answers.get((index(handle), name))
-            if known is not None and group.answers_stand() and not self._hearing.of(DEBUG):  # it is told of each
+            if (
+                known is not None and group.answers_stand() and not self._hearing.of(DEBUG)
+            ):  # it is told of each
                 return known
         state = self.linker.program.state
-        changes = state.changes.value  # before it is looked up: what changes meanwhile makes the answer an old one
+        changes = (
+            state.changes.value
+        )  # before it is looked up: what changes meanwhile makes the answer an old one
         if not isinstance(name, str):
             raise LinkerUsageError(f"a symbol's name is a text, not {name!r}")
         number, asking = number_of(handle), None if caller is None else number_of(caller)

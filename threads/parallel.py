@@ -86,7 +86,7 @@ class ParallelCount(Count):
         super().__init__()
 
     @property
-    def value(self) -> int:  # type: ignore[override]
+    def value(self) -> int:
         """The number."""
         return self._value
 

@@ -75,7 +75,10 @@ def test_kept_answers_stand_for_as_long_as_nothing_changes() -> None:
     """Threads that look one name up all the while find what another one loads and closes, never what was there before."""
     with program(lambda value: value) as linker:
         assert isinstance(linker.program.state.changes, threads.parallel.ParallelCount)
-        handles = [linker.main_group.dlopen(library_module(LibraryKind(number)), name=f"l{number}.so") for number in range(6)]
+        handles = [
+            linker.main_group.dlopen(library_module(LibraryKind(number)), name=f"l{number}.so")
+            for number in range(6)
+        ]
         seen = [threading.Barrier(4, timeout=SECONDS) for _ in handles]
 
         def work(group: dl.InstanceGroup) -> list[int]:
