@@ -86,8 +86,9 @@ class _Worker:
 
     @contextlib.contextmanager
     def _exchange(self, task: str) -> Iterator[None]:
-        """Say something to the process and take its answer. If that fails in the midst of it, the process is ended: what may
-        still come would be taken for the answer to the next function.
+        """Say something to the process and take its answer.
+
+        If that fails half-way, the process is ended: what may still come would be taken for the answer to the next function.
 
         Raises:
             WorkerLostError: it died.

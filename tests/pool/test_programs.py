@@ -195,7 +195,9 @@ class TestErrors:
     def test_whatever_a_link_raises_is_an_error_of_the_request(self) -> None:
         """An exception of a function of Python's that a constructor calls does not end what prepares programs."""
         main = module('(import "env" "fail" (func $fail))', '(func (export "seven"))', "(start $fail)")
-        with dl.ProgramPool(dl.Spec(main=main, imports={"env": {"fail": named_functions.raise_value_error}})) as pool:
+        with dl.ProgramPool(
+            dl.Spec(main=main, imports={"env": {"fail": named_functions.raise_value_error}})
+        ) as pool:
             for _ in range(2):
                 assert not pool.wait_ready(SECONDS)
                 with pytest.raises(ValueError, match="raised here"), pool.program():
