@@ -152,8 +152,6 @@ class Rendezvous(Generic[Op]):
         """Number of committed operations; unlike `version` also while a barrier is under way."""
         return self.log.committed
 
-    # Members.
-
     def join(self, replica: Replica[Op], applied: int = 0) -> None:
         """Make a replica a member. It catches up before it enters guest code. From any thread.
 
@@ -203,8 +201,6 @@ class Rendezvous(Generic[Op]):
         if instigator is not None:
             instigator.unpark()
         replica.waiter.unpark()
-
-    # Operations.
 
     def instigate(self, replica: Replica[Op] | None) -> Instigation[Op]:
         """Take the link lock, for a `with`; inside, the linker's state is the caller's to change.
