@@ -203,9 +203,7 @@ def load_operation(
                 provider = program.state.module(binding.module)
                 assert provider is not None
                 names = names or link_names(imports)
-                thread_addresses.append(
-                    (module.seat, names[position], kind, provider.seat, binding.offset)
-                )
+                thread_addresses.append((module.seat, names[position], kind, provider.seat, binding.offset))
             elif isinstance(binding, Constant) and is_variable(imports[position]):
                 keeps_glue.add(module.handle)  # other modules share it
         run = _placed_run(module)
