@@ -105,6 +105,7 @@ class Plan:
         self._used: set[bytes] = set()
         self._new = 0
         self._code_bytes = 0
+        self._writing = self._ends = False
         self.hits, self.misses = 0, 0
 
     def find(self, inputs: Hashable) -> tuple[bytes, Entry | None]:
@@ -150,17 +151,33 @@ class Plan:
     def save(self, *, last: bool = False) -> None:
         """Keep what is new; while the program runs, only when that is a fair part of all, so that the cost is in proportion.
 
+        One thread writes at a time, so that what is written last is what is newest; another one that comes meanwhile leaves it
+        what is new.
+
         Args:
             last: whether the program ends.
         """
         if last and self._entries is not None:
             log.info("plan: found %d of %d modules", self.hits, self.hits + self.misses)
+        while (content := self._taken_to_write(last)) is not None:
+            try:
+                self._store.save_record(self._key, content)
+            finally:
+                with self._lock:
+                    self._writing = False
+
+    def _taken_to_write(self, last: bool) -> bytes | None:
+        """Return what the calling thread must write, or None: there is too little, or another thread does."""
         with self._lock:
-            if self._entries is None or not self._new or (not last and 8 * self._new < len(self._entries)):
-                return
-            self._new = 0
-            content = _packed(self._entries, self._used)
-        self._store.save_record(self._key, content)
+            self._ends |= last
+            entries = self._entries
+            if self._writing or entries is None or not self._new:
+                return None
+            if not self._ends and 8 * self._new < len(entries):
+                return None
+            content = _packed(entries, self._used)
+            self._writing, self._new = True, 0
+            return content
 
     def _read(self) -> dict[bytes, Entry]:
         """Return the entries; they are read when the first one is asked for."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import re
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -20,6 +21,7 @@ from dl.wasm.types import FuncType, GlobalType, Limits, MemoryType, TableType
 from tests.support.disk_caches import CountingEngine, compiled, module
 
 PROGRAM = b"a program"
+SECONDS = 30
 PACKAGE = Path(dl.__file__).parent
 
 
@@ -200,6 +202,38 @@ def test_processes_and_threads_at_once(engine: CountingEngine, cache: DiskCache,
     shared.save(last=True)
     assert known(plan_of(cache, engine), 41) == list(range(40))
     assert [file.name for file in place.iterdir()] == [plan_files(place)[0].name]
+
+
+@pytest.mark.parametrize("last", [False, True])
+def test_a_slow_write_does_not_replace_what_came_after_it(engine: CountingEngine, place: Path, last: bool) -> None:
+    """A thread that was held up while it wrote leaves the plan with all that others have noted meanwhile."""
+    writes, go = threading.Event(), threading.Event()
+
+    class SlowAtFirst(DiskCache):
+        """A disk on which the first record takes long."""
+
+        def save_record(self, key: bytes, content: bytes) -> None:
+            if not writes.is_set():
+                writes.set()
+                assert go.wait(SECONDS)
+            super().save_record(key, content)
+
+    plan = plan_of(SlowAtFirst(place), engine)
+
+    def note(number: int, *, last: bool = False) -> None:
+        key, _ = plan.find(("n", number))
+        plan.add(key, number.to_bytes(32, "big"), compiled(engine, None, module(1)))
+        plan.save(last=last)
+
+    slow = threading.Thread(target=note, args=(0,))
+    slow.start()
+    assert writes.wait(SECONDS)
+    note(1, last=last)
+    go.set()
+    slow.join(SECONDS)
+    plan.save(last=True)
+
+    assert known(plan_of(DiskCache(place), engine), 3) == [0, 1]
 
 
 def values(generator: random.Random, depth: int) -> object:
