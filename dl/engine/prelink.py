@@ -88,7 +88,9 @@ class Plan:
         hits: how often something was found in it.
         misses: how often not.
 
-    `_lock` guards the fields behind it; a leaf. Nothing is read, written or serialized while holding it.
+    `_lock` guards the fields behind it; a leaf. Nothing is read, written or serialized while holding it. `_writing` is held
+    from before the entries are packed until they are kept, so that no older state of the plan replaces a newer one; it comes
+    before `_lock`. Its holder waits for the file system, so who saves on the way goes on without; who ends the program waits.
 
     Args:
         store: where plans are kept.
@@ -100,12 +102,12 @@ class Plan:
         self._store = store
         self._engine = engine
         self._key = hashlib.sha256(repr((engine.fingerprint, program)).encode()).digest()
+        self._writing = threading.Lock()
         self._lock = threading.Lock()
         self._entries: dict[bytes, Entry] | None = None
         self._used: set[bytes] = set()
         self._new = 0
         self._code_bytes = 0
-        self._writing = self._ends = False
         self.hits, self.misses = 0, 0
 
     def find(self, inputs: Hashable) -> tuple[bytes, Entry | None]:
@@ -151,33 +153,26 @@ class Plan:
     def save(self, *, last: bool = False) -> None:
         """Keep what is new; while the program runs, only when that is a fair part of all, so that the cost is in proportion.
 
-        One thread writes at a time, so that what is written last is what is newest; another one that comes meanwhile leaves it
-        what is new.
-
         Args:
             last: whether the program ends.
         """
         if last and self._entries is not None:
             log.info("plan: found %d of %d modules", self.hits, self.hits + self.misses)
-        while (content := self._taken_to_write(last)) is not None:
-            try:
-                self._store.save_record(self._key, content)
-            finally:
-                with self._lock:
-                    self._writing = False
-
-    def _taken_to_write(self, last: bool) -> bytes | None:
-        """Return what the calling thread must write, or None: there is too little, or another thread does."""
-        with self._lock:
-            self._ends |= last
-            entries = self._entries
-            if self._writing or entries is None or not self._new:
-                return None
-            if not self._ends and 8 * self._new < len(entries):
-                return None
-            content = _packed(entries, self._used)
-            self._writing, self._new = True, 0
-            return content
+        if not self._writing.acquire(blocking=last):
+            return  # what is new stays so, for a later time
+        try:
+            with self._lock:
+                if (
+                    self._entries is None
+                    or not self._new
+                    or (not last and 8 * self._new < len(self._entries))
+                ):
+                    return
+                self._new = 0
+                content = _packed(self._entries, self._used)
+            self._store.save_record(self._key, content)
+        finally:
+            self._writing.release()
 
     def _read(self) -> dict[bytes, Entry]:
         """Return the entries; they are read when the first one is asked for."""

@@ -21,7 +21,6 @@ from dl.wasm.types import FuncType, GlobalType, Limits, MemoryType, TableType
 from tests.support.disk_caches import CountingEngine, compiled, module
 
 PROGRAM = b"a program"
-SECONDS = 30
 PACKAGE = Path(dl.__file__).parent
 
 
@@ -204,36 +203,42 @@ def test_processes_and_threads_at_once(engine: CountingEngine, cache: DiskCache,
     assert [file.name for file in place.iterdir()] == [plan_files(place)[0].name]
 
 
-@pytest.mark.parametrize("last", [False, True])
-def test_a_slow_write_does_not_replace_what_came_after_it(engine: CountingEngine, place: Path, last: bool) -> None:
-    """A thread that was held up while it wrote leaves the plan with all that others have noted meanwhile."""
-    writes, go = threading.Event(), threading.Event()
+class SlowRecords:
+    """Records in memory; the first one that is kept takes until somebody lets it."""
 
-    class SlowAtFirst(DiskCache):
-        """A disk on which the first record takes long."""
+    def __init__(self) -> None:
+        self.kept: dict[bytes, bytes] = {}
+        self.begun, self.go_on = threading.Event(), threading.Event()
 
-        def save_record(self, key: bytes, content: bytes) -> None:
-            if not writes.is_set():
-                writes.set()
-                assert go.wait(SECONDS)
-            super().save_record(key, content)
+    def load_record(self, key: bytes) -> bytes | None:
+        return self.kept.get(key)
 
-    plan = plan_of(SlowAtFirst(place), engine)
+    def save_record(self, key: bytes, content: bytes) -> None:
+        if not self.begun.is_set():
+            self.begun.set()
+            assert self.go_on.wait(30)
+        self.kept[key] = content
 
-    def note(number: int, *, last: bool = False) -> None:
+
+def test_an_older_state_does_not_replace_a_newer_one(engine: CountingEngine) -> None:
+    """What is noted while an older state of the plan is being written is kept when the program ends."""
+    records = SlowRecords()
+    plan = Plan(records, engine, b"program")
+
+    def note(number: int) -> None:
         key, _ = plan.find(("n", number))
         plan.add(key, number.to_bytes(32, "big"), compiled(engine, None, module(1)))
-        plan.save(last=last)
+        plan.save()
 
-    slow = threading.Thread(target=note, args=(0,))
-    slow.start()
-    assert writes.wait(SECONDS)
-    note(1, last=last)
-    go.set()
-    slow.join(SECONDS)
-    plan.save(last=True)
-
-    assert known(plan_of(DiskCache(place), engine), 3) == [0, 1]
+    with ThreadPoolExecutor(2) as pool:
+        first = pool.submit(note, 0)
+        assert records.begun.wait(30)
+        note(1)
+        end = pool.submit(plan.save, last=True)
+        records.go_on.set()
+        first.result(30)
+        end.result(30)
+    assert known(Plan(records, engine, b"program"), 3) == [0, 1]
 
 
 def values(generator: random.Random, depth: int) -> object:

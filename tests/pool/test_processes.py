@@ -167,6 +167,12 @@ class TestDeaths:
             assert not is_there(process)
             assert pool.submit(f.call, "seven").result(SECONDS) == 7
 
+    @pytest.mark.parametrize("timeout", [1e10, float("inf")])
+    def test_a_function_may_take_any_time(self, timeout: float) -> None:
+        """A bound that is longer than the system can wait is a bound, and each function gets its own answer."""
+        with dl.ProcessPool(SPEC, 1, timeout=timeout, **FAST) as pool:
+            assert [pool.submit(f.call, name).result(SECONDS) for name in ("seven", "ask")] == [7, 40]
+
 
 class TestEnd:
     def test_nothing_is_left(self) -> None:
@@ -217,6 +223,17 @@ class TestEnd:
                 future.result(SECONDS)
         assert waiting.cancelled()
         assert not any(map(is_there, processes))
+
+    def test_killing_ends_a_worker_that_is_being_started(self) -> None:
+        """A process that begins while the pool is killed is ended too: nobody waits for what it would run."""
+        for _ in range(3):
+            pool = dl.ProcessPool(SPEC, 1)
+            running = pool.submit(f.call, "spin")
+            while pool._idle.qsize():
+                pass
+            pool.kill()
+            with pytest.raises(dl.WorkerLostError):
+                running.result(SECONDS)
 
     def test_a_forgotten_pool_ends_its_workers(self) -> None:
         """A pool that is no longer referred to leaves no process behind."""

@@ -70,6 +70,17 @@ def test_the_lowest_free_number_is_given_and_the_last_reference_closes(
         assert file.references == sum(1 for other in model.values() if other is file)
 
 
+def test_opening_and_closing_for_ever_takes_no_memory() -> None:
+    """What a table remembers of closed descriptors is bounded by their numbers, not by how often they were closed."""
+    table = DescriptorTable()
+    kept = table.add(OpenFile(wasi=0))
+    for _ in range(100):
+        table.remove(table.add(OpenFile(wasi=0)))
+        table.put(7, table.file(kept))
+        table.remove(7)
+    assert len(table._free) <= 8
+
+
 def test_numbers_have_an_end() -> None:
     """A number beyond the table is refused: as a wish with `inval`, as a target with `badf`; with all taken, `mfile`."""
     table = DescriptorTable()

@@ -12,6 +12,7 @@ from typing import Any
 
 from wasix_dl_wasmer import LIBRARY
 
+from dl.engine.native.arguments import taking_arguments
 from dl.errors import EngineError
 
 INTERFACE = 2
@@ -102,7 +103,7 @@ instance_tag = _prototype("wd_instance_tag", _P, _P, *_TEXT)
 instance_global = _prototype("wd_instance_global", c_bool, _P, _P, *_TEXT, _P)
 function_delete = _prototype("wd_function_delete", None, _P)
 tag_delete = _prototype("wd_tag_delete", None, _P)
-call = _prototype("wd_call", _P, _P, _P, _P, _N, _P)
+call_with_arguments = taking_arguments(_dll, "wd_call", _P)
 
 EXTERNAL_FUNCTION, EXTERNAL_GLOBAL, EXTERNAL_TABLE, EXTERNAL_MEMORY, EXTERNAL_TAG = range(5)
 

@@ -55,10 +55,12 @@ class WasmtimeFunction:
     def callable(self, kind: FuncType) -> Callable[..., Any]:
         if has_references(kind):
             return _checked_callable(self.store, self.func, kind)
-        return callable_function(self.store, c.function_call, ctypes.addressof(self.func), self.func, kind)
+        return callable_function(
+            self.store, c.call_with_arguments, ctypes.addressof(self.func), self.func, kind
+        )
 
     def raw(self) -> RawFunction:
-        return raw_callable(self.store, c.function_call, ctypes.addressof(self.func), self.func)
+        return raw_callable(self.store, c.call_with_arguments, ctypes.addressof(self.func), self.func)
 
     def type(self) -> FuncType:
         native = c.function_type(self.store.context(), ctypes.addressof(self.func))
