@@ -192,7 +192,6 @@ class TestSending:
             program.submit(f.number).result(SECONDS)
         assert dl.cluster.map(SPEC, f.call, ["seven"], client=client)[0].result(SECONDS) == 7
 
-
     def test_what_a_worker_cannot_hold_is_taken_back(self, client: Client) -> None:
         """When a worker refuses one part of a program, none of its parts stays: not there, nor for workers that come."""
         dl.cluster.forget(SPEC, client)
