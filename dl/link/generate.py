@@ -35,7 +35,9 @@ def grow_memory(plan: LinkPlan) -> None:
     for module in plan.new:
         if not module.wasm.import_counts["memory"]:
             continue
-        for entry, binding in zip(module.wasm.imports, module.bindings, strict=True):
+        imports = module.wasm.imports
+        for position, binding in numbered_apart(module.bindings):
+            entry = imports[position]
             if not isinstance(entry.type, MemoryType) or binding != _PROGRAMS_MEMORY:
                 continue
             if not plan.program.grow_memory_to(entry.type.limits.minimum):
@@ -192,18 +194,17 @@ def load_operation(
     places = dict(based or {})
     for module in modules:
         imports = module.wasm.imports
-        bound = numbered_apart(module.bindings)
-        kinds = {type(binding) for _, binding in bound}
-        names = link_names(imports) if kinds & {ThreadLocalAddress, Constant} else ()
-        for position, binding in bound if names else ():
-            entry, name = imports[position], names[position]
+        names: Sequence[str] = ()
+        for position, binding in numbered_apart(module.bindings):
             if isinstance(binding, ThreadLocalAddress):
-                assert isinstance(entry.type, GlobalType)
+                kind = imports[position].type
+                assert isinstance(kind, GlobalType)
                 keeps_glue.add(module.handle)
                 provider = program.state.module(binding.module)
                 assert provider is not None
-                thread_addresses.append((module.seat, name, entry.type, provider.seat, binding.offset))
-            elif isinstance(binding, Constant) and is_variable(entry):
+                names = names or link_names(imports)
+                thread_addresses.append((module.seat, names[position], kind, provider.seat, binding.offset))
+            elif isinstance(binding, Constant) and is_variable(imports[position]):
                 keeps_glue.add(module.handle)  # other modules share it
         run = _placed_run(module)
         if run is not None:
