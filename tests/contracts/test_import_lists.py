@@ -103,7 +103,7 @@ def test_an_element_without_a_function_is_an_error(engine: Engine, store: Any, l
 
 
 def test_a_function_of_the_host_comes_from_the_table(engine: Engine, store: Any) -> None:
-    """One that a module imports and puts into its table is imported from there by another one, and called with its arguments."""
+    """One that a module imports and puts into its table is imported from there by another one, and called with arguments."""
     host = engine.host_functions(NoBoundary())
     unary = FuncType(("i32",), ("i32",))
     host.define("env", "twice", unary, lambda n: 2 * n, blocking=False)
