@@ -120,7 +120,6 @@ class Instances:
         # Made when they are first called: most threads' groups are never asked.
         self._table_size: Callable[[], int] | None = None
         self._get_stack_pointer: Callable[[], int] | None = None
-        self._reads_table = False
         self._store = program.new_store()
         self._slots = SlotFunctions(self._store)
         self.externals = GroupExternals(self._store)
@@ -352,10 +351,9 @@ class Instances:
         if module.import_list is None:
             instance = self._store.instantiate(module.code, module.name)
         else:
-            if module.import_list.needs_reader and not self._reads_table:
+            if self._store.lacks_reader(module.import_list):
                 reader = self._store.instantiate(self._program.table_reader_code(), "table reader")
                 self._store.read_table_by(reader, TABLE_NAME, READ_TABLE)
-                self._reads_table = True
             instance = self._store.instantiate_listed(module.code, module.name, module.import_list, glue)
         self._store.offer_instance(module_namespace(module.seat), instance)
         for name in exported_tags(module.wasm):
