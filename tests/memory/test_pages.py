@@ -35,7 +35,7 @@ def test_content_stays_and_bytes_beside_it_too() -> None:
 )
 def test_writing_afterwards_faults_no_more() -> None:
     """Pages that were populated are there: writing all of them takes a tenth of the faults at most."""
-    import resource  # noqa: PLC0415  Windows has none
+    import resource
 
     def faults(*, populated: bool) -> int:
         with mmap.mmap(-1, PAGES * mmap.PAGESIZE) as pages:
