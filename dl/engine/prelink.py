@@ -88,7 +88,9 @@ class Plan:
         hits: how often something was found in it.
         misses: how often not.
 
-    `_lock` guards the fields behind it; a leaf. Nothing is read, written or serialized while holding it.
+    `_lock` guards the fields behind it; a leaf. Nothing is read, written or serialized while holding it. `_writing` is held
+    from before the entries are packed until they are kept, so that no older state of the plan replaces a newer one; it comes
+    before `_lock`. Its holder waits for the file system, so who saves on the way goes on without; who ends the program waits.
 
     Args:
         store: where plans are kept.
@@ -100,6 +102,7 @@ class Plan:
         self._store = store
         self._engine = engine
         self._key = sha256(repr((engine.fingerprint, program)).encode())
+        self._writing = threading.Lock()
         self._lock = threading.Lock()
         self._entries: dict[bytes, Entry] | None = None
         self._used: set[bytes] = set()
@@ -155,12 +158,21 @@ class Plan:
         """
         if last and self._entries is not None:
             log.info("plan: found %d of %d modules", self.hits, self.hits + self.misses)
-        with self._lock:
-            if self._entries is None or not self._new or (not last and 8 * self._new < len(self._entries)):
-                return
-            self._new = 0
-            content = _packed(self._entries, self._used)
-        self._store.save_record(self._key, content)
+        if not self._writing.acquire(blocking=last):
+            return  # what is new stays so, for a later time
+        try:
+            with self._lock:
+                if (
+                    self._entries is None
+                    or not self._new
+                    or (not last and 8 * self._new < len(self._entries))
+                ):
+                    return
+                self._new = 0
+                content = _packed(self._entries, self._used)
+            self._store.save_record(self._key, content)
+        finally:
+            self._writing.release()
 
     def _read(self) -> dict[bytes, Entry]:
         """Return the entries; they are read when the first one is asked for."""

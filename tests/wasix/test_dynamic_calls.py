@@ -107,7 +107,7 @@ kinds = st.lists(st.sampled_from(TYPES), max_size=5)
 
 
 class TestBuffers:
-    @settings(max_examples=150, deadline=None)
+    @settings(max_examples=150)
     @given(kinds, kinds, st.binary(max_size=90), st.integers(0, 90), st.booleans())
     @example(
         ["f32", "f64"], ["f64", "f32"], b"\x45\x23\xa1\x7f" + b"\x01\0\0\0\0\0\xf4\x7f", 12, True
@@ -352,7 +352,7 @@ class TestReflection:
         error = guest.reflect_signature(function, at + 8, room[0], at + 24, room[1], at)
         return error, guest.memory.read(at, 6), guest.memory.read(at + 8, 9), guest.memory.read(at + 24, 9)
 
-    @settings(max_examples=40, deadline=None)
+    @settings(max_examples=40)
     @given(kinds, kinds, st.tuples(st.integers(0, 8), st.integers(0, 8)))
     def test_every_signature_is_told_where_there_is_room(
         self, params: list[str], results: list[str], room: tuple[int, int]

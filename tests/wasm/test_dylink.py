@@ -252,7 +252,7 @@ class TestRefused:
 
 
 class TestAnyBytes:
-    @settings(max_examples=500, deadline=None, derandomize=True)
+    @settings(max_examples=500, derandomize=True)
     @given(st.binary(max_size=120), st.booleans())
     def test_random_payload(self, payload: bytes, legacy: bool) -> None:
         """Random bytes are a section or a DylinkError that points into them."""
@@ -263,7 +263,7 @@ class TestAnyBytes:
         else:
             assert info.legacy == legacy
 
-    @settings(max_examples=300, deadline=None, derandomize=True)
+    @settings(max_examples=300, derandomize=True)
     @given(st.data())
     def test_mutated_payload(self, data: st.DataObject) -> None:
         """A real section with some bytes changed is a section or a DlError."""
