@@ -65,21 +65,23 @@ def some(value: int) -> int:
 
 def works(linker: dl.Linker) -> dict[str, Work]:
     """Return what is measured, by name."""
-    calls = linker.main_group.dlopen(calling_library(), name="calls.so")
+    # Each thread has a handle of its own, as it has if it opens the library itself; one object would be contended.
+    handles = [linker.main_group.dlopen(calling_library(), name="calls.so") for _ in range(2)]
     # Each thread has bytes of its own, so that the two load two libraries and do not wait for one.
     sources = [library_module(LibraryKind(number)) for number in range(2)]
     for number, source in enumerate(sources):
         linker.main_group.dlopen(source, name=f"warm{number}.so")
 
     def call(name: str, times: int) -> Work:
-        def work(group: dl.InstanceGroup, _number: int) -> None:
-            group.dlsym(calls, name)(times)
+        def work(group: dl.InstanceGroup, number: int) -> None:
+            group.dlsym(handles[number], name)(times)
 
         return work
 
-    def look_up(group: dl.InstanceGroup, _number: int) -> None:
-        for _ in range(300):
-            group.dlsym(calls, "some")
+    def look_up(group: dl.InstanceGroup, number: int) -> None:
+        handle = handles[number]
+        for _ in range(1_000):
+            group.dlsym(handle, "some")
 
     def load(group: dl.InstanceGroup, number: int) -> None:
         for step in range(4):

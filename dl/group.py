@@ -15,7 +15,7 @@ from dl.errors import LinkerUsageError
 from dl.groups.entry import Group
 from dl.groups.errors import raises_dl_errors
 from dl.link.tracing import symbols_log
-from dl.logs import DEBUG
+from dl.logs import DEBUG, Hearing
 from dl.modules.symbols import FunctionSymbol
 from dl.options import ModuleSource, flags_of
 from dl.wasm.types import FuncType
@@ -26,9 +26,6 @@ if TYPE_CHECKING:
     from dl.api.library import Library
     from dl.api.loaded import AddressInfo
     from dl.linker import Linker
-
-
-_NUMBERS = (ModuleHandle, int)
 
 
 class InstanceGroup(Uncopied):
@@ -44,6 +41,7 @@ class InstanceGroup(Uncopied):
     def __init__(self, linker: Linker, group: Group) -> None:
         self.linker = linker
         self.own = group
+        self._hearing = Hearing(symbols_log)
 
     @property
     def name(self) -> str:
@@ -86,11 +84,13 @@ class InstanceGroup(Uncopied):
         self.own.check_owner()
         if type(library) is not str or library_path is not None or name is not None:
             check_library(library, library_path, name)
-            taken(flag, load_needed, "load_needed")
         taken(flag, load_needed, "load_needed")
-        return self.linker.own.open(
+        opened = self.linker.own.open(
             self.own, library, flags_of(flags), name=name, library_path=library_path, load_needed=load_needed
         )
+        return ModuleHandle(
+            opened
+        )  # the caller's own: threads that use one object count their references to it
 
     @raises_dl_errors
     def dlclose(self, handle: SupportsIndex) -> None:
@@ -150,17 +150,21 @@ class InstanceGroup(Uncopied):
             InvalidHandleError: no module has this handle, or the caller's.
             LinkerUsageError: `RTLD_NEXT` without a caller.
         """
-        group, state = self.own, self.linker.program.state
-        if (
-            caller is None and type(handle) in _NUMBERS and not symbols_log.isEnabledFor(DEBUG)
-        ):  # it is told of each
+        group, kind = self.own, type(handle)
+        # Reads nothing that other threads read too: without a GIL, that alone would make two threads slower than one.
+        if caller is None and (kind is ModuleHandle or kind is int):
             try:
                 known: GuestFunction | None = group.answers.get((index(handle), name))
             except TypeError:  # of a name that cannot be hashed, which is refused below
                 known = None
-            if known is not None and group.answers_stand(state.changes):
+            if (
+                known is not None and group.answers_stand() and not self._hearing.of(DEBUG)
+            ):  # it is told of each
                 return known
-        changes = state.changes  # before it is looked up: what changes meanwhile makes the answer an old one
+        state = self.linker.program.state
+        changes = (
+            state.changes.value
+        )  # before it is looked up: what changes meanwhile makes the answer an old one
         if not isinstance(name, str):
             raise LinkerUsageError(f"name: a symbol's name is a text, not {name!r}")
         number, asking = number_of(handle), None if caller is None else number_of(caller)

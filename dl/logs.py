@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Final, cast
 
 if TYPE_CHECKING:
     import logging
+    from collections.abc import Callable
 
 DEBUG: Final = 10
 """The level of the same name in `logging`."""
@@ -65,3 +66,36 @@ def logger(name: str) -> logging.Logger:
     """Return the logger of a name, as `logging.getLogger` does, or one that becomes it when `logging` is imported."""
     quiet = _Quiet(name)
     return quiet._found() or cast("logging.Logger", quiet)  # noqa: SLF001  of this file
+
+
+class Hearing:
+    """Whether anybody listens to a logger, for one thread that asks all the time.
+
+    `logging` keeps for each logger what it has found out about each level, and empties that whenever a level is set. It is
+    read here by a method of that dictionary which is this object's own: without a GIL, threads that use one object, if
+    only to read it, wait for each other to count their references to it, and `get` locks its dictionary there.
+
+    Args:
+        log: the logger.
+    """
+
+    __slots__ = ("_is_imported", "_known", "_log")
+
+    def __init__(self, log: logging.Logger) -> None:
+        self._log = log
+        self._is_imported = sys.modules.__contains__
+        self._known: Callable[[int], bool] | None = None
+
+    def of(self, level: int) -> bool:
+        """Return whether somebody listens to what has a level; the same as the logger's `isEnabledFor`."""
+        known = self._known
+        if known is None:
+            if not self._is_imported("logging"):
+                return False
+            # Not documented, so it may be missing one day; then the logger is asked each time.
+            kept: dict[int, bool] = getattr(self._log, "_cache", {})
+            known = self._known = kept.__getitem__
+        try:
+            return known(level) and self._log.isEnabledFor(level)
+        except KeyError:
+            return self._log.isEnabledFor(level)

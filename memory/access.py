@@ -25,6 +25,7 @@ from memory.errors import (
     MemoryMovesError,
     OutOfBoundsError,
 )
+from memory.pages import populate
 from memory.requests import aggregate, integer, little_endian
 from memory.uncopied import Uncopied
 
@@ -174,6 +175,7 @@ class LinearMemory(Uncopied):
             raise InvalidRequestError("value", value, "be a byte, 0 to 255")
         _, start = self._reach(address, length)
         if length:
+            populate(self._address + start, length)
             ctypes.memset(self._address + start, value, length)
 
     # Without a copy

@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from dl.logs import logger
+from dl.logs import DEBUG, Hearing, logger
 from tests.support.paths import ROOT
 
 
@@ -58,3 +58,33 @@ def test_where_logging_is_there_already_it_is_the_real_logger(caplog: pytest.Log
     with caplog.at_level(logging.DEBUG, "dl.link"):
         logger("dl.link").debug("heard")
     assert caplog.messages == ["heard"]
+
+
+def test_who_asks_often_is_told_what_the_logger_says() -> None:
+    """Before `logging` is imported and after, whichever level is set when: that of the logger, of one above it, or of all."""
+    done = run(
+        "from dl.logs import Hearing\nhearing = Hearing(log)\nsaid = []\n"
+        "def ask(): said.append((hearing.of(10), log.isEnabledFor(10), hearing.of(10)))\n"
+        "ask(); import logging; ask()\n"
+        "logging.getLogger('dl').setLevel(10); ask()\n"
+        "logging.disable(10); ask()\n"
+        "logging.disable(0); ask()\n"
+        "log.setLevel(20); ask()\n"
+        "print(*said, sep='\\n')"
+    )
+
+    assert done.stdout.splitlines() == [
+        str((heard,) * 3) for heard in (False, False, True, False, True, False)
+    ]
+
+
+def test_a_logger_that_is_switched_off_is_not_heard(caplog: pytest.LogCaptureFixture) -> None:
+    """Also where its level has been asked for before, and from the first question on."""
+    log = logging.getLogger("dl.heard")
+    with caplog.at_level(logging.DEBUG, "dl.heard"):
+        hearing = Hearing(log)
+        assert hearing.of(DEBUG)
+        assert hearing.of(DEBUG)
+        log.disabled = True
+        assert not hearing.of(DEBUG)
+        log.disabled = False

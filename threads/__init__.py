@@ -25,11 +25,11 @@ from threads.instigation import Instigation
 from threads.interpreter import is_main_interpreter
 from threads.log import OperationLog
 from threads.nudger import Nudger
-from threads.parallel import ParallelRendezvous
+from threads.parallel import Count, ParallelRendezvous, new_count
 from threads.platform import SYSTEM, Platform
 from threads.process import CreatingProcess
 from threads.rendezvous import CLOSED, ENDED, Rendezvous
-from threads.replica import DETACHED, GUEST, HOST, STALE, Replica
+from threads.replica import DETACHED, GUEST, HOST, STALE, Replica, Versioned
 from threads.uninterrupted import Guard, protect, uninterrupted, unwound_whole
 from threads.waiter import Waiter
 from threads.waits import Event, WaitQueue, WaitResult, Waits, unpark_all
@@ -57,6 +57,7 @@ __all__ = [
     "STALE",
     "SYSTEM",
     "BarrierTimeoutError",
+    "Count",
     "CreatingProcess",
     "DeadlockError",
     "Event",
@@ -77,11 +78,13 @@ __all__ = [
     "ReplicaClosedError",
     "SharedFutexes",
     "ThreadsError",
+    "Versioned",
     "WaitQueue",
     "WaitResult",
     "Waiter",
     "Waits",
     "is_main_interpreter",
+    "new_count",
     "protect",
     "recording",
     "uninterrupted",

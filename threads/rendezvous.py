@@ -76,7 +76,7 @@ from threads.nudger import FIRST_REPEAT_NS, LAST_REPEAT_NS, Nudger
 from threads.platform import SYSTEM, LockLike, Platform
 from threads.process import CreatingProcess
 from threads.replays import Replays
-from threads.replica import DETACHED, GUEST, HOST, STALE, Replica
+from threads.replica import DETACHED, GUEST, HOST, STALE, Replica, Versioned
 from threads.turn import Turn
 from threads.uninterrupted import unwound_whole
 from threads.waiter import Waiter
@@ -143,12 +143,14 @@ class Rendezvous(Generic[Op]):
         self._turn = Turn(platform)
         self.nudger = Nudger(platform, self._call_interrupt, self._unheard)
 
+    def reader(self) -> Versioned:
+        """Return what reads `version` for one thread: this rendezvous, or a view of its own; see `ParallelRendezvous`."""
+        return self
+
     @property
     def committed(self) -> int:
         """Number of committed operations; unlike `version` also while a barrier is under way."""
         return self.log.committed
-
-    # Members.
 
     def join(self, replica: Replica[Op], applied: int = 0) -> None:
         """Make a replica a member. It catches up before it enters guest code. From any thread.
@@ -199,8 +201,6 @@ class Rendezvous(Generic[Op]):
         if instigator is not None:
             instigator.unpark()
         replica.waiter.unpark()
-
-    # Operations.
 
     def instigate(self, replica: Replica[Op] | None) -> Instigation[Op]:
         """Take the link lock, for a `with`; inside, the linker's state is the caller's to change.

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Final, Generic, NoReturn, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Final, Generic, NoReturn, Protocol, TypeVar, cast
 
 from threads import recording
 from threads.errors import ProtocolError, ReplayError, ReplicaClosedError
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 Op = TypeVar("Op")
 
-__all__ = ["DETACHED", "GUEST", "HOST", "REPLAY_PATIENCE_NS", "STALE", "STATE_NAMES", "Replica"]
+__all__ = ["DETACHED", "GUEST", "HOST", "REPLAY_PATIENCE_NS", "STALE", "STATE_NAMES", "Replica", "Versioned"]
 
 # A replica's states. Plain integers: they are written on every host call, and an enumeration's member costs
 # three times as much to load.
@@ -37,6 +37,15 @@ REPLAY_PATIENCE_NS: Final = (
 # What `Replica.applied` holds when the replica must not enter guest code unasked, whatever its number is: it
 # has not joined, has left, or an interrupt is pending. Differs from every `Rendezvous.version`.
 STALE: Final = -3
+
+
+class Versioned(Protocol):
+    """What reads the number of committed operations, or CLOSED, or ENDED."""
+
+    @property
+    def version(self) -> int:
+        """The number."""
+        ...
 
 
 class Replica(Generic[Op]):
@@ -60,16 +69,17 @@ class Replica(Generic[Op]):
       replaying: number of the operation that its thread is inside `apply` for, 0 if none. Written under the lock.
       owed: see `log.Debtor`. Guarded by the lock.
       waiter: what the replica's thread must use for every wait, so that it can be interrupted.
+      gate: what reads `Rendezvous.version` for the replica's thread.
       fence: the waiter's: between what this thread writes and reads, and what others do.
 
     The common paths may be written out at the call site; these are the exact forms, and their order matters:
 
         replica.state = GUEST                          # enter_guest(), exit_host()
-        if replica.applied != rendezvous.version:
+        if replica.applied != replica.gate.version:
             replica.catch_up()                         # if it raises, state is HOST: guest code must not run
 
         replica.state = HOST                           # enter_host(), leave_guest(HOST); DETACHED likewise
-        if rendezvous.version < 0:
+        if replica.gate.version < 0:
             replica.arrive()
 
     Why two plain accesses suffice (Dekker's argument). The thread writes `state`, then reads `version`; an instigator
@@ -94,6 +104,7 @@ class Replica(Generic[Op]):
         "_rendezvous",
         "applied",
         "fence",
+        "gate",
         "name",
         "owed",
         "replaying",
@@ -123,6 +134,7 @@ class Replica(Generic[Op]):
         self._delivered: BaseException | None = None
         self._patient_until: int | None = None
         self._rendezvous: Rendezvous[Op] = _NOWHERE  # written once, by join
+        self.gate: Versioned = _NOWHERE
         self._closed: str | None = "it has not joined"  # guarded by: Rendezvous._lock
 
     def __repr__(self) -> str:
@@ -161,7 +173,7 @@ class Replica(Generic[Op]):
             message = f"{self.name!r} enters guest code from guest code"
             raise ProtocolError(message)
         self.state = GUEST
-        if self.applied != self._rendezvous.version:
+        if self.applied != self.gate.version:
             try:
                 self.catch_up()
             except BaseException:
@@ -176,13 +188,13 @@ class Replica(Generic[Op]):
           to: what `enter_guest` returned.
         """
         self.state = to
-        if self._rendezvous.version < 0:
+        if self.gate.version < 0:
             self.arrive()
 
     def enter_host(self) -> None:
         """Begin a host call; from here to `exit_host` the thread may take as long as it likes. Never raises."""
         self.state = HOST
-        if self._rendezvous.version < 0:
+        if self.gate.version < 0:
             self.arrive()
 
     def exit_host(self) -> None:
@@ -192,7 +204,7 @@ class Replica(Generic[Op]):
           BaseException: as `enter_guest`; the state is then HOST and the host call must raise, not return.
         """
         self.state = GUEST
-        if self.applied != self._rendezvous.version:
+        if self.applied != self.gate.version:
             self.catch_up()
 
     def safe_point(self) -> None:
@@ -201,7 +213,7 @@ class Replica(Generic[Op]):
         Raises:
           BaseException: as `exit_host`; guest code must be unwound.
         """
-        if self.applied != self._rendezvous.version:
+        if self.applied != self.gate.version:
             self.catch_up()
 
     def synchronize(self) -> None:
@@ -265,7 +277,7 @@ class Replica(Generic[Op]):
             rendezvous.pass_gate(self)
             self._replay()
             self.state = GUEST
-            if self.applied == rendezvous.version:
+            if self.applied == self.gate.version:
                 return
             self.state = HOST
 
@@ -346,6 +358,7 @@ class Replica(Generic[Op]):
     def joined(self, rendezvous: Rendezvous[Op], sequence: int) -> None:
         """Become a member; called by `Rendezvous.join`, under its lock."""
         self._rendezvous = rendezvous
+        self.gate = rendezvous.reader()
         self._closed = None
         self.sequence = sequence
         self.settle()

@@ -15,19 +15,19 @@ it has code in it. One of another main module would serve as well, only with few
 
 from __future__ import annotations
 
-import hashlib
 import os
 import struct
 import threading
 from collections.abc import Hashable, Iterable
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Protocol
 
+from dl.digests import sha256
 from dl.engine.protocol import CompiledModule, Engine
 from dl.errors import EngineError
 from dl.logs import logger
-from dl.records import fields
+from dl.records import NamedTuple, fields
 
 log = logger("dl.cache")
 
@@ -88,7 +88,9 @@ class Plan:
         hits: how often something was found in it.
         misses: how often not.
 
-    `_lock` guards the fields behind it; a leaf. Nothing is read, written or serialized while holding it.
+    `_lock` guards the fields behind it; a leaf. Nothing is read, written or serialized while holding it. `_writing` is held
+    from before the entries are packed until they are kept, so that no older state of the plan replaces a newer one; it comes
+    before `_lock`. Its holder waits for the file system, so who saves on the way goes on without; who ends the program waits.
 
     Args:
         store: where plans are kept.
@@ -99,7 +101,8 @@ class Plan:
     def __init__(self, store: RecordStore, engine: Engine, program: bytes) -> None:
         self._store = store
         self._engine = engine
-        self._key = hashlib.sha256(repr((engine.fingerprint, program)).encode()).digest()
+        self._key = sha256(repr((engine.fingerprint, program)).encode())
+        self._writing = threading.Lock()
         self._lock = threading.Lock()
         self._entries: dict[bytes, Entry] | None = None
         self._used: set[bytes] = set()
@@ -155,12 +158,21 @@ class Plan:
         """
         if last and self._entries is not None:
             log.info("plan: found %d of %d modules", self.hits, self.hits + self.misses)
-        with self._lock:
-            if self._entries is None or not self._new or (not last and 8 * self._new < len(self._entries)):
-                return
-            self._new = 0
-            content = _packed(self._entries, self._used)
-        self._store.save_record(self._key, content)
+        if not self._writing.acquire(blocking=last):
+            return  # what is new stays so, for a later time
+        try:
+            with self._lock:
+                if (
+                    self._entries is None
+                    or not self._new
+                    or (not last and 8 * self._new < len(self._entries))
+                ):
+                    return
+                self._new = 0
+                content = _packed(self._entries, self._used)
+            self._store.save_record(self._key, content)
+        finally:
+            self._writing.release()
 
     def _read(self) -> dict[bytes, Entry]:
         """Return the entries; they are read when the first one is asked for."""
@@ -213,7 +225,7 @@ def key_of(inputs: Hashable) -> bytes:
     Raises:
         TypeError: there is something else among them.
     """
-    return hashlib.sha256(repr(_plain(inputs)).encode()).digest()
+    return sha256(repr(_plain(inputs)).encode())
 
 
 _TEXTS_ITSELF = frozenset({int, str, bytes, bool, type(None)})

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from threading import get_ident
-from typing import Any
 
 from dl.program.operations import DlOperation
-from threads import FREE_THREADED, GUEST, HOST, ParallelRendezvous, Rendezvous, Replica
+from threads import FREE_THREADED, GUEST, HOST, ParallelRendezvous, Rendezvous, Replica, Versioned
 
 
 class GuestBoundary:
@@ -57,7 +56,7 @@ class ParallelBoundary(GuestBoundary):
 
     def own(self) -> StoreBoundary:
         """Return the boundary of a store that is being made."""
-        return StoreBoundary(self, self._parallel.version_view())
+        return StoreBoundary(self, self._parallel.reader())
 
 
 class StoreBoundary:
@@ -65,14 +64,14 @@ class StoreBoundary:
 
     Args:
         boundary: knows the group of the thread that calls first; a store is one group's to its end.
-        version: the view of the rendezvous' number.
+        gate: the view of the rendezvous' number.
     """
 
-    __slots__ = ("_boundary", "_replica", "_version")
+    __slots__ = ("_boundary", "_gate", "_replica")
 
-    def __init__(self, boundary: GuestBoundary, version: Any) -> None:
+    def __init__(self, boundary: GuestBoundary, gate: Versioned) -> None:
         self._boundary = boundary
-        self._version = version
+        self._gate = gate
         self._replica: Replica[DlOperation] | None = None
 
     def enter_host(self) -> Replica[DlOperation]:
@@ -81,7 +80,7 @@ class StoreBoundary:
         if replica is None:
             replica = self._replica = self._boundary.replicas[get_ident()]
         replica.state = HOST
-        if self._version.value < 0:
+        if self._gate.version < 0:
             replica.arrive()
         return replica
 
@@ -92,7 +91,7 @@ class StoreBoundary:
             BaseException: what the guest must be unwound with.
         """
         replica.state = GUEST
-        if replica.applied != self._version.value:
+        if replica.applied != self._gate.version:
             replica.catch_up()
 
 

@@ -95,6 +95,7 @@ class Group(Uncopied):
         self.functions: dict[tuple[int, str], Any] = {}
         self.answers: dict[tuple[int, str], Any] = {}
         self._answers_of = -1
+        self._changes = program.state.changes.reader()
         self._exported: dict[tuple[int, str], Callable[..., Any]] = {}  # what `call_export` has called
         self.view: Any = None
         self.applying = False
@@ -269,18 +270,17 @@ class Group(Uncopied):
             if self.instances.holds(symbol.module):
                 return symbol
 
-    def answers_stand(self, changes: int) -> bool:
+    def answers_stand(self) -> bool:
         """Whether a look-up may be answered from `answers`: `found` would find the same, and has nothing to do before.
 
         One comparison of numbers says that no operation, interrupt, end or fork waits to be noticed, as for every entry into
-        guest code; see `threads.Replica`.
-
-        Args:
-            changes: how often what look-ups find has changed; see `LinkerState.changes`.
+        guest code; see `threads.Replica`. Another says that what look-ups find has not changed; see `LinkerState.changes`.
+        Both are read by what is this thread's own.
         """
+        replica = self.replica
         return (
-            self._answers_of == changes
-            and self.replica.applied == self._program.rendezvous.version
+            self._answers_of == self._changes.value
+            and replica.applied == replica.gate.version
             and self.owner == get_ident()
         )
 
@@ -307,7 +307,9 @@ class Group(Uncopied):
         export = module.wasm.exports.get(name)
         if export is None or export.type != kind:
             raise SymbolNotFoundError(name, [module.name])
-        self.synchronize()
+        self.check_owner()
+        if not self.instances.holds(module.handle):
+            self.synchronize()  # else what enters the guest does
         function = self._exported.get((module.handle, name))
         if function is None:
             function = self._exported[module.handle, name] = self.instances.function(

@@ -15,8 +15,9 @@ import pickle
 import queue
 import shutil
 import tempfile
+import time
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from multiprocessing.connection import Connection
 from threading import Lock, Thread
@@ -43,11 +44,17 @@ _END_SECONDS = 10.0
 """How long a worker that was told to end may take to close its program before it is killed."""
 
 
+_LONGEST_POLL_SECONDS = 1_000_000.0
+"""poll(2) takes milliseconds as an `int`."""
+
+
 class _Worker:
     """One worker process, and the next ones in its place. Used by one thread at a time: by the one that has taken it.
 
     Attributes:
         process: the present process; None before the first task, and after a death.
+        killed: whether no process may run any longer. Set before `process` is read, and read after that is set: so a process
+            that starts meanwhile is ended by one side or the other.
     """
 
     def __init__(self, spec: Spec, context: Any, directory: str) -> None:
@@ -57,6 +64,7 @@ class _Worker:
         self._own = ""
         self._connection: Connection | None = None
         self.process: Any = None
+        self.killed = False
 
     def _start(self) -> Connection:
         ours, theirs = self._context.Pipe()
@@ -73,7 +81,28 @@ class _Worker:
             theirs.close()  # so that the end of the process is the end of the pipe
         self.process = process
         self._connection = ours
+        if self.killed:
+            self._kill_process()
         return ours  # type: ignore[no-any-return]
+
+    @contextlib.contextmanager
+    def _exchange(self, task: str) -> Iterator[None]:
+        """Say something to the process and take its answer.
+
+        If that fails half-way, the process is ended: what may still come would be taken for the answer to the next function.
+
+        Raises:
+            WorkerLostError: it died.
+        """
+        try:
+            yield
+        except (EOFError, OSError):
+            pid, code = self.end()
+            raise WorkerLostError(task, pid, code) from None
+        except BaseException:
+            self._kill_process()
+            self.end()
+            raise
 
     def prepare(self, task: str) -> Connection:
         """Start the process if there is none, and wait until it has tried to build its program.
@@ -84,11 +113,8 @@ class _Worker:
         if self._connection is not None:
             return self._connection
         connection = self._start()
-        try:
+        with self._exchange(task):
             connection.recv_bytes()
-        except (EOFError, OSError):
-            pid, code = self.end()
-            raise WorkerLostError(task, pid, code) from None
         return connection
 
     def run(self, work: bytes, task: str, timeout: float | None) -> Any:
@@ -105,19 +131,16 @@ class _Worker:
             GuestTimeoutError: it took too long; the process was killed.
         """
         connection = self.prepare(task)
-        try:
+        answer = None
+        with self._exchange(task):
             connection.send_bytes(work)
-            if not connection.poll(timeout):
-                assert timeout is not None
-                self.process.kill()
-                self.end()
-                raise GuestTimeoutError(task, timeout, "seconds")
-            answer = connection.recv_bytes()
-        except GuestTimeoutError:
-            raise
-        except (EOFError, OSError):
-            pid, code = self.end()
-            raise WorkerLostError(task, pid, code) from None
+            if timeout is None or _comes(connection, timeout):
+                answer = connection.recv_bytes()
+        if answer is None:
+            assert timeout is not None
+            self._kill_process()
+            self.end()
+            raise GuestTimeoutError(task, timeout, "seconds")
         return outcome(answer)
 
     def end(self) -> tuple[int, int | None]:
@@ -138,7 +161,11 @@ class _Worker:
         return ended
 
     def kill(self) -> None:
-        """End the process now, whatever it does; from any thread."""
+        """End the process now, whatever it does, and each that would take its place; from any thread."""
+        self.killed = True
+        self._kill_process()
+
+    def _kill_process(self) -> None:
         process = self.process
         if process is not None:
             with contextlib.suppress(ValueError):  # it has ended, and was closed, in this moment
@@ -314,6 +341,15 @@ class ProcessPool(Executor):
             else "shut down"
         )
         return f"<ProcessPool, {state}>"
+
+
+def _comes(connection: Connection, seconds: float) -> bool:
+    """Wait until something comes; return whether it does within so many seconds, of which there may be any number."""
+    end = time.monotonic() + seconds
+    while not connection.poll(max(0.0, min(end - time.monotonic(), _LONGEST_POLL_SECONDS))):
+        if time.monotonic() >= end:
+            return False
+    return True
 
 
 def _processors() -> int:

@@ -19,7 +19,7 @@ from dl.api.deadlines import bounded
 from dl.checks import at_least, instance, optional, seconds, taken
 from dl.description.spec import Spec
 from dl.engine.protocol import WasiOptions
-from dl.errors import DlError, LinkerClosedError, PoolFullError, ProgramForkedError
+from dl.errors import LinkerClosedError, PoolFullError, ProgramForkedError
 from dl.group import InstanceGroup
 from dl.linker import Linker
 from dl.options import Output
@@ -278,25 +278,33 @@ class ProgramPool:
             "stdout": _target(stdout, spec.stdout),
             "stderr": _target(stderr, spec.stderr),
         }
+        with self._prepared(given) or spec.linker(**given) as linker:
+            yield linker
+
+    def _prepared(self, given: Mapping[str, Any]) -> Linker | None:
+        """Return a program that has waited, with what a request says; None if there is none, or it cannot be given that."""
         with self._changed:
             linker = self._ready.popleft() if self._ready else None
             self._broken = False
         self._prepare_more()
-        if linker is not None and not _given(linker, given):
-            linker.close()
-            linker = None
         if linker is None:
-            linker = spec.linker(**given)
-        with linker:
-            yield linker
+            return None
+        fits = False
+        try:
+            fits = _given(linker, given)
+        finally:
+            if not fits:
+                linker.close()
+        return linker if fits else None
 
     def _prepare_more(self) -> None:
         with self._changed:
             if self._closed or self._broken or len(self._ready) >= self._wanted:
                 return
             if self._thread is None:
-                self._thread = threading.Thread(target=self._prepare, name="wasix-dl programs", daemon=True)
-                self._thread.start()
+                thread = threading.Thread(target=self._prepare, name="wasix-dl programs", daemon=True)
+                thread.start()
+                self._thread = thread
             self._changed.notify_all()
 
     def _prepare(self) -> None:
@@ -310,7 +318,7 @@ class ProgramPool:
                     return
             try:
                 linker = self._spec.linker(**_NOTHING)
-            except DlError as error:
+            except BaseException as error:  # noqa: BLE001  host functions that constructors call may raise anything
                 # The next request links by itself, and gets the error; until then there is nothing to try again for.
                 log.info("a program could not be prepared: %s", error)
                 with self._changed:

@@ -20,6 +20,7 @@ from dl.program.seats import Seats
 from dl.program.table import TableSpace
 from dl.records import dataclass, field
 from dl.wasm.types import FuncType, GlobalType
+from threads import Count, new_count
 
 
 @dataclass(eq=False)
@@ -71,7 +72,8 @@ class LinkerState:
         opens: how many modules were opened by name.
         loaded_ever: how many modules were entered; never less than before.
         constructions: which thread constructs which module.
-        changes: how often what a look-up finds may have become another; a look-up's answer stands while it is the same.
+        changes: how often what a look-up finds may have become another; a look-up's answer stands while it is the same. Grows
+            after what it counts.
     """
 
     table: TableSpace
@@ -97,7 +99,7 @@ class LinkerState:
     opens: int = 0
     loaded_ever: int = 0
     constructions: Constructions = field(default_factory=Constructions)
-    changes: int = 0
+    changes: Count = field(default_factory=new_count)
     stub_lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
 
     def take_handle(self, module: str) -> ModuleHandle:
@@ -180,7 +182,7 @@ class LinkerState:
             module.global_opens += 1
         # In place: readers that walk the list without a lock may find what is added meanwhile.
         self.global_scope += added
-        self.changes += 1
+        self.changes.value += 1
 
     def note_open(self, root: LinkedModule) -> None:
         """Note that a published module was opened by name, so that its tree is one by itself; the first time counts."""
@@ -326,7 +328,7 @@ class LinkerState:
                     if self.modules.pop(module.handle, None) is not None:
                         self._drop_copy(module)
                 self._drop_from_local_scopes(modules)
-                self.changes += 1
+                self.changes.value += 1
         return users
 
     def put_back(self, modules: Sequence[LinkedModule]) -> None:
@@ -334,7 +336,7 @@ class LinkerState:
         for module in modules:
             self.modules[module.handle] = module
             self._add_copy(module)
-        self.changes += 1
+        self.changes.value += 1
 
     def _drop_from_local_scopes(self, gone: Sequence[LinkedModule]) -> None:
         """Take modules out of what others see, which would keep them, and what they saw in turn."""
@@ -354,9 +356,9 @@ class LinkerState:
 
     def _add_copy(self, module: LinkedModule) -> None:
         # A new counter, since readers walk the old one without a lock.
-        self.copies[module.image.digest] = self.copies.get(module.image.digest, Counter()) + Counter(
-            (module.copy,)
-        )
+        copies = Counter(self.copies.get(module.image.digest))
+        copies[module.copy] += 1
+        self.copies[module.image.digest] = copies
 
     def _drop_copy(self, module: LinkedModule) -> None:
         left = self.copies[module.image.digest] - Counter((module.copy,))
@@ -383,7 +385,7 @@ class LinkerState:
             return
         self.global_scope = scope  # a new list, since readers walk the old one without a lock
         self.global_symbols = FirstDefinitions(module.symbols for module in scope)
-        self.changes += 1
+        self.changes.value += 1
 
 
 @dataclass

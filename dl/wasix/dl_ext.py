@@ -23,15 +23,12 @@ from dl.modules.guest_paths import MAX_SEARCH_BYTES
 from dl.modules.linked_module import LinkedModule
 from dl.wasix.abi import DL_EXT, Errno
 from dl.wasix.adapter import running_guest
-from dl.wasix.linking import ENDINGS, cut, elf_flags, not_utf8, read_text
+from dl.wasix.linking import ENDINGS, MAX_SYMBOL_BYTES, cut, elf_flags, not_utf8, read_text
 from memory import InvalidStringError
 
 if TYPE_CHECKING:
     from dl.wasix.adapter import Adapter, Functions
     from dl.wasix.system import System
-
-MAX_SYMBOL_BYTES = 65536
-"""Longest symbol that is looked up, in bytes: C++ makes long ones."""
 
 MAX_ERROR_BYTES = 4096
 """Of a longer error text the rest is cut off."""

@@ -41,6 +41,9 @@ ENDINGS = (GuestThreadError, LinkerClosedError, ProgramDeadlockedError, ProgramE
 _NOBODY = 0
 """The caller, where WASIX does not say who calls."""
 
+MAX_SYMBOL_BYTES = 65536
+"""Longest symbol that is looked up, in bytes: C++ makes long ones."""
+
 _MOST_BYTES_SHOWN = 256
 
 log = logger("dl.link")
@@ -68,7 +71,7 @@ def read_text(system: System, address: int, size: int, most: int) -> str:
     """
     memory = system.memory
     if most < size <= memory.size - address:
-        raise ResourceLimitError("a library", f"a name or search path of more than {most} bytes")
+        raise ResourceLimitError("a name or search path", f"it has more than {most} bytes")
     return memory.read_string(address, size)
 
 
@@ -142,7 +145,7 @@ class _Linking:
         system = self._system
         system.memory.read(out, 4)
         try:
-            symbol = system.memory.read_string(name, name_size)
+            symbol = read_text(system, name, name_size, MAX_SYMBOL_BYTES)
             with running_guest():
                 address = system.address_of_symbol(handle, symbol, caller if system.guest_elf else None)
         except ENDINGS:

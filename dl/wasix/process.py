@@ -13,13 +13,14 @@ from typing import TYPE_CHECKING
 from dl.logs import logger
 from dl.modules.beneath import MAX_PATH_BYTES, NotOpenedError, check_directory, too_long
 from dl.modules.guest_paths import GuestPaths
-from dl.wasix.abi import Errno
+from dl.wasix.abi import Errno, ErrnoError
 from dl.wasix.clocks import Clocks
 from dl.wasix.dynamic_calls import Invokers
 from dl.wasix.files.defaults import is_wasix
 from dl.wasix.files.files import Files
 from dl.wasix.files.streams import EventCounter, pipe
 from dl.wasix.files.terminal import Terminal
+from dl.wasix.linking import MAX_SYMBOL_BYTES
 from dl.wasix.signals import Signals
 
 if TYPE_CHECKING:
@@ -151,7 +152,9 @@ class Process:
     # signals
 
     def callback_signal(self, name: int, size: int) -> None:
-        """`callback_signal`."""
+        """`callback_signal`; a name that is longer than any symbol's changes nothing."""
+        if size > MAX_SYMBOL_BYTES:
+            raise ErrnoError(Errno.NAMETOOLONG)
         self.signals.register(self._system.memory.read_string(name, size, errors="replace"))
 
     def proc_raise(self, signal: int) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import re
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -200,6 +201,44 @@ def test_processes_and_threads_at_once(engine: CountingEngine, cache: DiskCache,
     shared.save(last=True)
     assert known(plan_of(cache, engine), 41) == list(range(40))
     assert [file.name for file in place.iterdir()] == [plan_files(place)[0].name]
+
+
+class SlowRecords:
+    """Records in memory; the first one that is kept takes until somebody lets it."""
+
+    def __init__(self) -> None:
+        self.kept: dict[bytes, bytes] = {}
+        self.begun, self.go_on = threading.Event(), threading.Event()
+
+    def load_record(self, key: bytes) -> bytes | None:
+        return self.kept.get(key)
+
+    def save_record(self, key: bytes, content: bytes) -> None:
+        if not self.begun.is_set():
+            self.begun.set()
+            assert self.go_on.wait(30)
+        self.kept[key] = content
+
+
+def test_an_older_state_does_not_replace_a_newer_one(engine: CountingEngine) -> None:
+    """What is noted while an older state of the plan is being written is kept when the program ends."""
+    records = SlowRecords()
+    plan = Plan(records, engine, b"program")
+
+    def note(number: int) -> None:
+        key, _ = plan.find(("n", number))
+        plan.add(key, number.to_bytes(32, "big"), compiled(engine, None, module(1)))
+        plan.save()
+
+    with ThreadPoolExecutor(2) as pool:
+        first = pool.submit(note, 0)
+        assert records.begun.wait(30)
+        note(1)
+        end = pool.submit(plan.save, last=True)
+        records.go_on.set()
+        first.result(30)
+        end.result(30)
+    assert known(Plan(records, engine, b"program"), 3) == [0, 1]
 
 
 def values(generator: random.Random, depth: int) -> object:

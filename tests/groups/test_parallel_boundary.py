@@ -9,6 +9,7 @@ import pytest
 
 import dl
 import dl.groups.boundary
+import threads.parallel
 from dl.groups.boundary import ParallelBoundary, StoreBoundary
 from dl.stress.modules import LibraryKind, library_module, program_module
 from dl.wasm.encode import ModuleBuilder, local_get, name_bytes, section, unsigned
@@ -22,6 +23,7 @@ SECONDS = 30
 @pytest.fixture(autouse=True)
 def _parallel(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(dl.groups.boundary, "FREE_THREADED", True)
+    monkeypatch.setattr(threads.parallel, "FREE_THREADED", True)
 
 
 def calling() -> bytes:
@@ -69,6 +71,36 @@ def test_threads_call_host_functions_and_follow_loads() -> None:
         assert [worker.join(SECONDS) for worker in workers] == [8, 8, 8]
 
 
+def test_kept_answers_stand_for_as_long_as_nothing_changes() -> None:
+    """Threads that look one name up all the while find what another one loads and closes, never what was there before."""
+    with program(lambda value: value) as linker:
+        assert isinstance(linker.program.state.changes, threads.parallel.ParallelCount)
+        handles = [
+            linker.main_group.dlopen(library_module(LibraryKind(number)), name=f"l{number}.so")
+            for number in range(6)
+        ]
+        seen = [threading.Barrier(4, timeout=SECONDS) for _ in handles]
+
+        def work(group: dl.InstanceGroup) -> list[int]:
+            found = []
+            for handle, barrier in zip(handles, seen, strict=True):
+                function = group.dlsym(handle, "value")
+                assert all(group.dlsym(handle, "value") is function for _ in range(50))
+                found.append(function(1))
+                barrier.wait()  # all have looked it up
+                barrier.wait()  # it is closed
+                with pytest.raises(dl.InvalidHandleError):
+                    group.dlsym(handle, "value")
+            return found
+
+        workers = [linker.spawn(work) for _ in range(3)]
+        for handle, barrier in zip(handles, seen, strict=True):
+            barrier.wait()
+            linker.main_group.dlclose(handle)
+            barrier.wait()
+        assert [worker.join(SECONDS) for worker in workers] == [list(range(1, 7))] * 3
+
+
 def test_store_boundary_finds_its_replica_once_and_reads_its_own_view() -> None:
     """After the first call nothing is looked up by thread; a closed gate sends the thread the slow way."""
     rendezvous: ParallelRendezvous[object] = ParallelRendezvous(lambda: None)
@@ -88,9 +120,9 @@ def test_store_boundary_finds_its_replica_once_and_reads_its_own_view() -> None:
     assert replica.state == HOST
     replica.leave_guest()
 
-    view = rendezvous.version_view()
+    view = rendezvous.reader()
     with rendezvous.instigate(None):
         rendezvous.commit(None, "a")
-    assert view.value == rendezvous.version == rendezvous.committed == 1
+    assert view.version == rendezvous.version == rendezvous.committed == 1
     rendezvous.version = CLOSED
-    assert view.value == CLOSED
+    assert view.version == CLOSED

@@ -39,6 +39,8 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(autouse=True)
 def _fresh() -> Iterator[None]:
+    """Each test begins as a new process does: what the process knows in memory is not noted in a plan."""
+    forget()
     yield
     forget()
 

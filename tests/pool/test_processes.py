@@ -21,6 +21,7 @@ import dl
 from dl.pool.worker import RemoteTraceback
 from tests.support import named_functions as f
 from tests.support.forks import in_child
+from tests.support.groups import until as until_true
 from tests.support.modules import module, returns
 from tests.support.paths import ROOT
 from tests.support.pools import SECONDS, SPEC, is_there, until, until_gone
@@ -161,11 +162,26 @@ class TestDeaths:
     def test_a_function_that_takes_too_long_is_ended_with_its_worker(self, tmp_path: Path) -> None:
         """With a bound for the pool, even a function of Python that never returns is ended; the next one runs."""
         with dl.ProcessPool(SPEC, 1, timeout=1.0, **FAST) as pool:
-            process = pool.submit(f.number).result(SECONDS)
+            pool.prepare()
+            [process] = pool.processes
             with pytest.raises(dl.GuestTimeoutError, match="wait_for"):
                 pool.submit(f.wait_for, str(tmp_path / "never")).result(SECONDS)
             assert not is_there(process)
-            assert pool.submit(f.call, "seven").result(SECONDS) == 7
+
+            def seven() -> bool:
+                with contextlib.suppress(
+                    dl.GuestTimeoutError
+                ):  # its time is too short for a machine that is busy
+                    return pool.submit(f.call, "seven").result(SECONDS) == 7
+                return False
+
+            until_true(seven)
+
+    @pytest.mark.parametrize("timeout", [1e10, float("inf")])
+    def test_a_function_may_take_any_time(self, timeout: float) -> None:
+        """A bound that is longer than the system can wait is a bound, and each function gets its own answer."""
+        with dl.ProcessPool(SPEC, 1, timeout=timeout, **FAST) as pool:
+            assert [pool.submit(f.call, name).result(SECONDS) for name in ("seven", "ask")] == [7, 40]
 
 
 class TestEnd:
@@ -217,6 +233,17 @@ class TestEnd:
                 future.result(SECONDS)
         assert waiting.cancelled()
         assert not any(map(is_there, processes))
+
+    def test_killing_ends_a_worker_that_is_being_started(self) -> None:
+        """A process that begins while the pool is killed is ended too: nobody waits for what it would run."""
+        for _ in range(3):
+            pool = dl.ProcessPool(SPEC, 1)
+            running = pool.submit(f.call, "spin")
+            while pool._idle.qsize():
+                pass
+            pool.kill()
+            with pytest.raises(dl.WorkerLostError):
+                running.result(SECONDS)
 
     def test_a_forgotten_pool_ends_its_workers(self) -> None:
         """A pool that is no longer referred to leaves no process behind."""

@@ -16,6 +16,7 @@ import trio
 
 import dl
 from dl.pool.programs import _given
+from tests.support import named_functions
 from tests.support.forks import in_child
 from tests.support.modules import library, module
 from tests.support.paths import FIXTURES
@@ -190,6 +191,26 @@ class TestErrors:
                 assert not pool.wait_ready(SECONDS)
                 with pytest.raises(dl.SpecError), pool.program():
                     pass
+
+    def test_whatever_a_link_raises_is_an_error_of_the_request(self) -> None:
+        """An exception of a function of Python's that a constructor calls does not end what prepares programs."""
+        main = module('(import "env" "fail" (func $fail))', '(func (export "seven"))', "(start $fail)")
+        with dl.ProgramPool(
+            dl.Spec(main=main, imports={"env": {"fail": named_functions.raise_value_error}})
+        ) as pool:
+            for _ in range(2):
+                assert not pool.wait_ready(SECONDS)
+                with pytest.raises(ValueError, match="raised here"), pool.program():
+                    pass
+
+    def test_a_program_that_cannot_be_given_its_request_is_closed(self) -> None:
+        """Input that cannot be opened is an error of the request, and the program that waited for it is gone."""
+        with dl.ProgramPool(ECHO, ready=1) as pool:
+            assert pool.wait_ready(SECONDS)
+            [waiting] = pool._ready
+            with pytest.raises(dl.DlError, match="no/such/file"):
+                pool.run(stdin="no/such/file")
+            assert isinstance(waiting.program.ended, dl.LinkerClosedError)
 
     def test_a_trap_ends_one_request(self) -> None:
         """A program that traps is gone with its request."""

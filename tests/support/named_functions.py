@@ -22,6 +22,11 @@ def forty() -> int:
     return 40
 
 
+def raise_value_error() -> NoReturn:
+    """A host function that fails."""
+    raise ValueError("raised here")
+
+
 def find(name: str) -> bytes | None:
     """A finder that knows nothing, and remembers what it was asked for."""
     asked.append(name)

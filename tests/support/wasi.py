@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import dl
 from dl.wasix.abi import NAMESPACES
@@ -53,8 +54,9 @@ def calls(
     shared: bool = False,
     also: str = "",
     default_files: bool = True,
+    **options: Any,
 ) -> Iterator[Calls]:
-    """Make a program that lends every function of a namespace."""
+    """Make a program that lends every function of a namespace; the options are those of `dl.Linker`."""
     fields = []
     for name, kind in NAMESPACES[namespace].items():
         if kind.results and name != "thread-spawn":
@@ -70,5 +72,5 @@ def calls(
         wasm = pie(*fields, shared=True, memory_size=65536, memory_align=4)
     else:
         wasm = module('(memory (export "memory") 2)', *fields)
-    with dl.Linker(wasm, preopens=preopens, default_files=default_files) as linker:
+    with dl.Linker(wasm, preopens=preopens, default_files=default_files, **options) as linker:
         yield Calls(linker)

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import ctypes
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 from threading import get_ident
 from typing import Any
 
+from dl.engine.native.arguments import address_argument, size_argument
 from dl.engine.native.entry import need_room
 from dl.engine.native.store import NativeStore
 from dl.engine.native.values import SLOT_BYTES, marshaller, result_reader
@@ -20,15 +22,15 @@ from dl.wasm.types import FuncType
 
 
 def callable_function(
-    store: NativeStore, call: Callable[..., Any], function: int, keep: object, kind: FuncType
+    store: NativeStore, call: Callable[..., Any], function: Sequence[int], keep: object, kind: FuncType
 ) -> Callable[..., Any]:
     """Return a Python callable on typed values for a function of a store.
 
     Args:
         store: the store.
-        call: the engine's native call: the store's context, the function, the address of the slots, their number, and the
-            address where it puts an ending; it returns another ending, or None.
-        function: the function's address.
+        call: the engine's native call, which takes what `dl.engine.native.arguments` makes: the function, the address of the
+            slots, their number, and the address where it puts an ending; it returns another ending, or None.
+        function: the addresses by which the engine knows the function.
         keep: what must live as long as the callable.
         kind: the signature.
 
@@ -37,10 +39,10 @@ def callable_function(
     """
     convert = marshaller(kind)
     area = ctypes.create_string_buffer(convert.slots * SLOT_BYTES)
-    pack, read = convert.arguments.pack_into, result_reader(kind)
-    wrap, parameters, slots = convert.wrap, kind.params, convert.slots
-    context, trap, trap_address = store.context(), store.trap, store.trap_address
-    area_address = ctypes.addressof(area)
+    pack, read = convert.arguments.pack_into, result_reader(kind, area)
+    wrap, parameters, trap = convert.wrap, kind.params, store.trap
+    addresses = map(address_argument, (*function, ctypes.addressof(area)))
+    native = partial(call, *addresses, size_argument(convert.slots), address_argument(store.trap_address))
     checked = "v128" in parameters
 
     def invoke(*arguments: Any, _keep: object = keep) -> Any:
@@ -55,7 +57,7 @@ def callable_function(
             store.enter_thread()
         store.running += 1
         try:
-            error = call(context, function, area_address, slots, trap_address)
+            error = native()
         except BaseException as interruption:
             store.discard_ending(interruption)
             raise
@@ -63,19 +65,25 @@ def callable_function(
             store.running -= 1
         if error is not None or trap.value is not None:
             store.raise_ending(error)
-        return read(area)
+        return read()
 
     return invoke
 
 
 def raw_callable(
-    store: NativeStore, call: Callable[..., Any], function: int, keep: object, *, calls_back: bool = True
+    store: NativeStore,
+    call: Callable[..., Any],
+    function: Sequence[int],
+    keep: object,
+    *,
+    calls_back: bool = True,
 ) -> RawFunction:
     """Return a callable on slots for a function of a store; `calls_back` as in `EngineInstance.raw_function`.
 
     What surrounds the call is written out here as above: one more Python call would make each a tenth slower.
     """
-    context, trap, trap_address = store.context(), store.trap, store.trap_address
+    trap, trap_argument = store.trap, address_argument(store.trap_address)
+    called = tuple(map(address_argument, function))
 
     def invoke(slots: Any, _keep: object = keep) -> None:
         if calls_back:
@@ -84,7 +92,7 @@ def raw_callable(
             store.enter_thread()
         store.running += 1
         try:
-            error = call(context, function, slots.address, slots.count, trap_address)
+            error = call(*called, *slots.arguments, trap_argument)
         except BaseException as interruption:
             store.discard_ending(interruption)
             raise

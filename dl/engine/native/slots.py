@@ -9,6 +9,7 @@ from __future__ import annotations
 import ctypes
 from collections.abc import Callable
 
+from dl.engine.native.arguments import address_argument, size_argument
 from dl.engine.native.values import SLOT_BYTES
 
 _MOST_VIEWS = 1024
@@ -25,13 +26,15 @@ class NativeSlots:
     Attributes:
         address: of the area.
         count: slots in it.
+        arguments: the two as native calls take them.
     """
 
-    __slots__ = ("_area", "_words", "_words64", "address", "count")
+    __slots__ = ("_area", "_words", "_words64", "address", "arguments", "count")
 
     def __init__(self, address: int, count: int, area: object = None) -> None:
         self.address = address
         self.count = count
+        self.arguments = address_argument(address), size_argument(count)
         self._area = area
         self._words = (ctypes.c_uint32 * (4 * count)).from_address(address)
         self._words64 = (ctypes.c_uint64 * (2 * count)).from_address(address)

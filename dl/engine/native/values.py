@@ -6,9 +6,10 @@ i64 come out signed; unsigned values go in as well, so that addresses above 2 Gi
 
 from __future__ import annotations
 
+import ctypes
 import struct
-from collections.abc import Callable
-from functools import lru_cache
+from collections.abc import Callable, Mapping
+from functools import lru_cache, partial
 from typing import Any
 
 from dl.errors import ValueConversionError
@@ -21,6 +22,13 @@ NUMBERS = ("i32", "i64", "f32", "f64", "v128")
 """Value types that are not references, by their `wasmtime_valtype_kind_t`, which is also their `wasmtime_valkind_t`."""
 
 _FORMATS = {"i32": "i12x", "i64": "q8x", "f32": "f12x", "f64": "d8x", "v128": "16s"}
+_VIEWS: Mapping[str, Any] = {
+    "i32": ctypes.c_int32,
+    "i64": ctypes.c_int64,
+    "f32": ctypes.c_float,
+    "f64": ctypes.c_double,
+}
+"""Objects over the beginning of a slot, which are read in half the time that a struct takes."""
 _WIDTHS = {"i32": 32, "i64": 64}
 
 
@@ -131,15 +139,17 @@ def marshaller(kind: FuncType) -> Marshaller:
     return Marshaller(kind)
 
 
-def result_reader(kind: FuncType) -> Callable[[Any], Any]:
-    """Return a function that reads the results from the slots: None, a value, or a tuple."""
-    unpack = marshaller(kind).results.unpack_from
+def result_reader(kind: FuncType, area: Any) -> Callable[[], Any]:
+    """Return a function that reads the results from slots that are an object of ctypes: None, a value, or a tuple."""
     count = len(kind.results)
     if count == 0:
-        return lambda _area: None
-    if count == 1:
-        return lambda area: unpack(area)[0]
-    return unpack
+        return lambda: None
+    view = _VIEWS.get(kind.results[0])
+    if count == 1 and view is not None:
+        result = view.from_buffer(area)
+        return lambda: result.value
+    read = partial(marshaller(kind).results.unpack_from, area)
+    return read if count > 1 else lambda: read()[0]
 
 
 def has_references(kind: FuncType) -> bool:

@@ -12,9 +12,10 @@ from typing import Any
 
 from wasix_dl_wasmer import LIBRARY
 
+from dl.engine.native.arguments import taking_arguments
 from dl.errors import EngineError
 
-INTERFACE = 2
+INTERFACE = 3
 """What the library must call its interface."""
 
 CALLBACK = ctypes.CFUNCTYPE(c_void_p, c_void_p, c_void_p, c_void_p, c_size_t)
@@ -94,6 +95,13 @@ store_define_memory = _prototype("wd_store_define_memory", _P, _P, *_TEXT, *_TEX
 store_define_shared = _prototype("wd_store_define_shared", _P, _P, *_TEXT, *_TEXT, _P)
 
 instance_new = _prototype("wd_instance_new", _P, _P, _P, _P, _N, _P)
+list_new = _prototype("wd_list_new", _P, c_uint32)
+list_delete = _prototype("wd_list_delete", None, _P)
+list_functions = _prototype("wd_list_functions", _P, _P, _P, _P, c_uint32, _P, _P, _N)
+list_named = _prototype("wd_list_named", _P, _P, _P, c_uint32, *_TEXT, *_TEXT)
+list_number = _prototype("wd_list_number", _P, _P, _P, c_uint32, c_bool, c_uint32)
+list_export = _prototype("wd_list_export", _P, _P, c_uint32, _P, *_TEXT)
+instance_listed = _prototype("wd_instance_listed", _P, _P, _P, _P, _P)
 instance_delete = _prototype("wd_instance_delete", None, _P)
 instance_function = _prototype("wd_instance_function", _P, _P, _P, *_TEXT)
 instance_external = _prototype("wd_instance_external", _P, _P, *_TEXT)
@@ -102,7 +110,7 @@ instance_tag = _prototype("wd_instance_tag", _P, _P, *_TEXT)
 instance_global = _prototype("wd_instance_global", c_bool, _P, _P, *_TEXT, _P)
 function_delete = _prototype("wd_function_delete", None, _P)
 tag_delete = _prototype("wd_tag_delete", None, _P)
-call = _prototype("wd_call", _P, _P, _P, _P, _N, _P)
+call_with_arguments = taking_arguments(_dll, "wd_call", _P)
 
 EXTERNAL_FUNCTION, EXTERNAL_GLOBAL, EXTERNAL_TABLE, EXTERNAL_MEMORY, EXTERNAL_TAG = range(5)
 

@@ -13,6 +13,7 @@ import ctypes
 from ctypes import c_bool, c_char_p, c_int64, c_size_t, c_uint8, c_uint32, c_uint64, c_void_p
 from typing import Any
 
+from dl.engine.native.arguments import taking_arguments
 from dl.engine.wasmtime.library import native_library
 
 dll = native_library()
@@ -213,6 +214,7 @@ linker_instantiate = _prototype("wasmtime_linker_instantiate", _P, _P, _P, _P, _
 instance_new = _prototype("wasmtime_instance_new", _P, _P, _P, _P, _N, _P, _P)
 instance_export = _prototype("wasmtime_instance_export_get", c_bool, _P, _P, c_char_p, _N, _P)
 function_call = _prototype("wasmtime_func_call_unchecked", _P, _P, _P, _P, _N, _P)
+call_with_arguments = taking_arguments(dll, "wasmtime_func_call_unchecked", _P)
 func_from_raw = _prototype("wasmtime_func_from_raw", None, _P, _P, _P)
 function_call_checked = _prototype("wasmtime_func_call", _P, _P, _P, _P, _N, _P, _N, _P)
 caller_context = _prototype("wasmtime_caller_context", _P, _P)

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
 from dl.engine.import_list import CHUNK, FEW, ImportList, TableFunctions
+from dl.engine.native.arguments import address_argument, size_argument
 from dl.engine.native.calls import raw_callable
 from dl.engine.wasmtime import c
 from dl.engine.wasmtime.errors import check
@@ -55,8 +56,7 @@ class _Slots:
 
     def __init__(self) -> None:
         self.words = array("Q", bytes(8 * _SLOT_WORDS * CHUNK))
-        self.address = self.words.buffer_info()[0]
-        self.count = CHUNK
+        self.arguments = address_argument(self.words.buffer_info()[0]), size_argument(CHUNK)
 
 
 class TableReader:
@@ -80,8 +80,13 @@ class TableReader:
         self._read: Callable[[Any], None] | None = None
         if reader is not None:
             func = c.Func.from_buffer_copy(instance.export(reader, c.EXTERN_FUNC).of.func)
-            call, address = c.function_call, ctypes.addressof(func)
-            self._read = raw_callable(store, call, address, func, calls_back=False)
+            call, called = c.call_with_arguments, (self._context, ctypes.addressof(func))
+            self._read = raw_callable(store, call, called, func, calls_back=False)
+
+    @property
+    def reads_chunks(self) -> bool:
+        """Whether it has a function that reads."""
+        return self._read is not None
 
     def functions(self, functions: TableFunctions, base: int) -> array[int]:
         """Return functions in the order of the imports that they are; 0 where there is none.

@@ -70,6 +70,7 @@ class DescriptorTable:
     entries: dict[int, Descriptor] = field(default_factory=dict)
     most: int = MAX_DESCRIPTORS
     _free: list[int] = field(default_factory=list)
+    _listed: set[int] = field(default_factory=set)  # what is in `_free`, each number once
     _next: int = 0
 
     def file(self, number: int) -> OpenFile:
@@ -91,14 +92,22 @@ class DescriptorTable:
             raise ErrnoError(Errno.BADF)
         return entry
 
+    def check_room(self) -> None:
+        """Check that there may be one more descriptor.
+
+        Raises:
+            ErrnoError: MFILE, there are as many as may be.
+        """
+        if len(self.entries) >= self.most:
+            raise ErrnoError(Errno.MFILE)
+
     def add(self, file: OpenFile, *, least: int = 0, cloexec: bool = False) -> int:
         """Give an open file the lowest free number that is at least `least`.
 
         Raises:
             ErrnoError: MFILE, there are too many; INVAL, no number can be so high.
         """
-        if len(self.entries) >= self.most:
-            raise ErrnoError(Errno.MFILE)
+        self.check_room()
         if not 0 <= least < MAX_DESCRIPTORS:
             raise ErrnoError(Errno.INVAL)
         number = self._lowest(least)
@@ -115,7 +124,7 @@ class DescriptorTable:
             return number
         # Every free number below `_next` is in the heap, which may also name taken ones and some above `_next`.
         while self._free and self._free[0] in self.entries:
-            heapq.heappop(self._free)
+            self._listed.discard(heapq.heappop(self._free))
         while self._next in self.entries:
             self._next += 1
         return min(self._free[0], self._next) if self._free else self._next
@@ -128,8 +137,8 @@ class DescriptorTable:
         """
         if not 0 <= number < MAX_DESCRIPTORS:
             raise ErrnoError(Errno.BADF)
-        if number not in self.entries and len(self.entries) >= self.most:
-            raise ErrnoError(Errno.MFILE)
+        if number not in self.entries:
+            self.check_room()
         file.references += 1
         former = self.entries.get(number)
         self.entries[number] = Descriptor(file, cloexec)
@@ -143,7 +152,9 @@ class DescriptorTable:
         """
         file = self.descriptor(number).file
         del self.entries[number]
-        heapq.heappush(self._free, number)
+        if number not in self._listed:
+            self._listed.add(number)
+            heapq.heappush(self._free, number)
         return self.release(file)
 
     def release(self, file: OpenFile) -> OpenFile | None:

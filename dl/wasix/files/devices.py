@@ -14,7 +14,6 @@ from dl.wasix.files.overriding import override
 from dl.wasix.files.streams import Changes, Stream
 
 CHARACTER_DEVICE = 2
-_MOST_BYTES = 1 << 24
 
 
 class Device(Stream):
@@ -41,31 +40,31 @@ class Null(Device):
 
 
 class Zero(Device):
-    """`/dev/zero`: zeros without end, at most 16 MiB a call."""
+    """`/dev/zero`: zeros without end."""
 
     name = "/dev/zero"
 
     @override
     def available(self) -> int:
-        return _MOST_BYTES
+        return self.most_bytes
 
     @override
     def read(self, size: int) -> bytes | Errno:
-        return bytes(min(size, _MOST_BYTES))
+        return bytes(size)
 
 
 class Random(Device):
-    """`/dev/urandom`: the host's random bytes, at most 16 MiB a call."""
+    """`/dev/urandom`: the host's random bytes."""
 
     name = "/dev/urandom"
 
     @override
     def available(self) -> int:
-        return _MOST_BYTES
+        return self.most_bytes
 
     @override
     def read(self, size: int) -> bytes | Errno:
-        return os.urandom(min(size, _MOST_BYTES))
+        return os.urandom(size)
 
 
 class TerminalDevice(Device):

@@ -12,6 +12,7 @@ import os
 import posixpath
 from typing import TYPE_CHECKING
 
+from dl.modules.beneath import MAX_PATH_BYTES
 from dl.modules.guest_paths import guest_root
 from dl.program.wasi import WasiCalls
 from dl.wasix.abi import Errno, ErrnoError
@@ -272,6 +273,8 @@ class Files:
         address, size = slots.u32(position), slots.u32(position + 1)
         if not size or self.memory.read_u8(address) != ord("/"):
             return file
+        if MAX_PATH_BYTES < size <= self.memory.size - address:
+            raise ErrnoError(Errno.NAMETOOLONG)
         found = self.placed(self.memory.read(address, size))
         if found is None:
             raise ErrnoError(Errno.NOENT)

@@ -26,7 +26,9 @@ def path_open(files: Files, slots: Slots, *, cloexec: bool = False) -> None:
     """
     place, address, size = slots.u32(8), slots.u32(2), slots.u32(3)
     memory = files.memory
-    memory.borrow(place, 4)  # nothing is opened whose number cannot be told
+    # Opening may make a file, or empty one: so what cannot have a number, or whose number cannot be told, is not opened.
+    memory.borrow(place, 4)
+    files.table.check_room()
     entry = files.table.entries.get(slots.s32(0))
     if entry is None:
         raise ErrnoError(Errno.BADF)

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 Call = Callable[[HostFile, "Slots"], int]
 
-_MOST_BUFFERS = 1024
+MOST_BUFFERS = 1024
 """Buffers of one call (Linux, IOV_MAX); what is in others is left for the next call, as a read or write may."""
 _MOST_OFFSET = (1 << 63) - 1
 _REGULAR_FILE = 4
@@ -104,7 +104,7 @@ class RegularFiles:
         if count == 1:
             at, size = memory.read_struct("2I", address)
             return [memory.borrow(at, size)]
-        count = min(count, _MOST_BUFFERS)
+        count = min(count, MOST_BUFFERS)
         flat = memory.read_struct(f"{2 * count}I", address)
         return [memory.borrow(at, size) for at, size in zip(flat[::2], flat[1::2], strict=True)]
 

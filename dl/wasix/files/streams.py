@@ -21,6 +21,8 @@ PIPE_CAPACITY = 65536
 """Bytes a pipe holds."""
 PIPE_ATOMIC = 4096
 """A write of at most so many bytes goes into a pipe as a whole (POSIX, PIPE_BUF)."""
+MOST_BYTES = 1 << 24
+"""Most bytes of one call that the host copies: overlapping buffers can add up to more than the guest's memory."""
 _EVENT_MAXIMUM = 0xFFFFFFFFFFFFFFFE
 _EVENT_BYTES = 8
 
@@ -75,6 +77,8 @@ class Stream:
     """What WASI calls its type; 0 is unknown."""
     seeks = False
     """Whether it has positions, all of which are 0."""
+    most_bytes = MOST_BYTES
+    """Bytes that one call reads or writes at most; what is behind them is left for the next call."""
 
     def __init__(self, changes: Changes) -> None:
         self._changes = changes
@@ -238,6 +242,7 @@ class EventCounter(Stream):
     name = "an event"
     reads = True
     writes = True
+    most_bytes = _EVENT_BYTES  # one call adds or takes one number (eventfd(2))
 
     def __init__(self, changes: Changes, value: int, *, semaphore: bool) -> None:
         super().__init__(changes)

@@ -10,12 +10,14 @@ from dl.program.wasi import WasiCalls
 from dl.wasix.abi import Errno, ErrnoError
 from dl.wasix.files.descriptors import OpenFile
 from dl.wasix.files.files import Files
+from dl.wasix.files.regular import MOST_BUFFERS
+from dl.wasix.files.streams import MOST_BYTES
 from dl.wasix.signals import SIGPIPE
 from threads import Waiter
 
 _IOVEC_BYTES = 8
-_MOST_BYTES = 1 << 24
-"""Most bytes of one call that the host copies: overlapping buffers can add up to more than the guest's memory."""
+_MOST_WRITTEN = (1 << 32) - 1
+"""Bytes that the answer to a call can count."""
 
 
 class Transfers:
@@ -26,7 +28,8 @@ class Transfers:
         self._reading_host = threading.Lock()  # two threads that saw one byte come must not both read
 
     def _pieces(self, iovecs: int, count: int) -> list[tuple[int, int]]:
-        """Return addresses and sizes, in bytes, of a call's buffers, the empty ones left out."""
+        """Return addresses and sizes, in bytes, of a call's buffers, the empty ones left out, and those that are too many."""
+        count = min(count, MOST_BUFFERS)
         flat = self._files.memory.read_struct(f"{2 * count}I", iovecs)
         return [piece for piece in zip(flat[::2], flat[1::2], strict=True) if piece[1]]
 
@@ -40,10 +43,10 @@ class Transfers:
         self._files.memory.write_u32(out, len(data))
         return Errno.SUCCESS
 
-    def _gather(self, pieces: list[tuple[int, int]]) -> bytes:
+    def _gather(self, pieces: list[tuple[int, int]], most: int) -> bytes:
         data = bytearray()
         for address, size in pieces:
-            data += self._files.memory.read(address, min(size, _MOST_BYTES - len(data)))
+            data += self._files.memory.read(address, min(size, most - len(data)))
         return bytes(data)
 
     def _check_pieces(self, pieces: list[tuple[int, int]], out: int) -> int:
@@ -80,7 +83,7 @@ class Transfers:
             with self._reading_host:
                 if not size or self._files.host_input.ready(descriptor):
                     try:
-                        return os.read(descriptor, min(size, _MOST_BYTES))
+                        return os.read(descriptor, min(size, MOST_BYTES))
                     except BlockingIOError:
                         pass  # another process took it
                     except OSError:
@@ -99,7 +102,7 @@ class Transfers:
         if not stream.reads:
             return Errno.BADF
         while True:
-            data = stream.read(size)
+            data = stream.read(min(size, stream.most_bytes))
             if data is not Errno.AGAIN or file.nonblocking:
                 return data
             if not self._wait_for(f"{stream.name} to be written", stream.readable):
@@ -128,8 +131,8 @@ class Transfers:
         try:
             pieces = self._pieces(iovecs, count)
             self._check_pieces(pieces, out)
-            data = self._gather(pieces)
-            written = self._write_stream(file, data)
+            assert file.stream is not None
+            written = self._write_stream(file, self._gather(pieces, file.stream.most_bytes))
             if isinstance(written, Errno):
                 return written
             self._files.memory.write_u32(out, written)
@@ -141,12 +144,15 @@ class Transfers:
         """Write all buffers of a call; the engine's function takes one at a time."""
         if count <= 1:
             return wasi.call("fd_write", number, iovecs, count, out)
+        count = min(count, MOST_BUFFERS)
         sizes = self._files.memory.read_struct(f"{2 * count}I", iovecs)[1::2]
         total = position = 0
         while position < count:
             if not sizes[position]:
                 position += 1
                 continue
+            if total + sizes[position] > _MOST_WRITTEN:
+                break
             error = wasi.call("fd_write", number, iovecs + position * _IOVEC_BYTES, count - position, out)
             if error:
                 if total:
