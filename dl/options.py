@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Any, Literal, TypeVar, get_args
 
-from dl.dlfcn import ALL_FLAGS, DlFlags
+from dl.dlfcn import ALL_FLAGS, DlFlags, has_flag
 from dl.errors import LinkerUsageError
 from dl.records import dataclass
 from dl.wasm.types import NUMBER_TYPES, FuncType, Limits
@@ -75,10 +75,10 @@ def checked_flags(flags: DlFlags) -> DlFlags:
     Raises:
         LinkerUsageError: they do not say when to bind, or have bits of another system's numbering.
     """
-    if not flags & (DlFlags.LAZY | DlFlags.NOW):
+    if not has_flag(flags, DlFlags.LAZY) and not has_flag(flags, DlFlags.NOW):
         raise LinkerUsageError("dlopen needs RTLD_LAZY or RTLD_NOW among its flags")
-    if flags & ~ALL_FLAGS:
-        unknown = int(flags & ~ALL_FLAGS)
+    unknown = int(flags) & ~ALL_FLAGS
+    if unknown:
         raise LinkerUsageError(f"dlopen knows no flags {unknown:#x}; its flags are those of dl.DlFlags")
     return flags
 

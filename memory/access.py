@@ -26,6 +26,7 @@ from memory.errors import (
     MemoryMovesError,
     OutOfBoundsError,
 )
+from memory.pages import populate
 from memory.uncopied import Uncopied
 
 _U8 = struct.Struct("<B")
@@ -183,6 +184,7 @@ class LinearMemory(Uncopied):
             raise InvalidRequestError("value", value, "be a byte, 0 to 255")
         _, start = self._reach(address, length)
         if length:
+            populate(self._address + start, length)
             ctypes.memset(self._address + start, value, length)
 
     # Without a copy

@@ -94,10 +94,13 @@ class Profile:
         self.lost = 0
 
     def __enter__(self) -> Self:
+        if self._over.is_set() or self._ticker.is_alive():
+            raise LinkerUsageError("a profile is taken once; make another one")
         if self._program.sampling is not None:
             raise LinkerUsageError("the program is being profiled already")
-        self._program.sampling = self._sample
+        # Before the samples are wanted: a host that has no thread for it leaves the program as it was.
         self._ticker.start()
+        self._program.sampling = self._sample
         return self
 
     def __exit__(self, *_: object) -> None:

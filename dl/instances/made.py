@@ -129,6 +129,7 @@ class HostMade:
         bound = self.reach.program.options.limits
         if kind.limits.minimum > bound.table_elements:
             raise bound.refusal("table_elements", "a table", f"it begins with {kind.limits.minimum} elements")
+        self.reach.to_engine(kind.element, initial)  # refused before anything is made
         table = Table(
             self.reach,
             LinkType.of_host(kind),

@@ -7,14 +7,14 @@ from functools import partial
 
 from dl.dlfcn import MAIN_HANDLE, ModuleHandle
 from dl.glue.generated import generated
-from dl.glue.imports import import_module, link_names, onward_calls
+from dl.glue.imports import import_module, link_names, needs_handle, onward_calls
 from dl.glue.names import BASE_NAMESPACE, MEMORY_BASE, TABLE_BASE, module_namespace
 from dl.glue.placement import PlacedFunction, PlacedRun, placement_module
 from dl.glue.resolution import Binding, Constant, FromNamespace, Place, ThreadLocalAddress, ThroughTable
 from dl.link.import_lists import import_list
 from dl.link.plan import LinkPlan
 from dl.link.sources import ENV, GOT_FUNC, GOT_MEM, is_variable
-from dl.modules.function_runs import numbered_apart
+from dl.modules.function_runs import apart, numbered_apart
 from dl.modules.linked_module import LinkedModule
 from dl.modules.symbols import placed_functions, places_itself
 from dl.program.operations import LoadModules
@@ -65,6 +65,7 @@ def generate_glue(plan: LinkPlan) -> LoadModules:
             module.import_list = import_list(program, module, arriving)
             only = None if module.import_list is None else [at for at, _ in module.import_list.generated]
         if imports if only is None else only:
+            module.told_handle = needs_handle(apart(module.bindings))
             where = _places(program, module, range(len(imports)) if only is None else only, based)
             module.import_code = generated(
                 program.compiler,

@@ -221,11 +221,13 @@ def test_what_would_run_is_shown(tmp_path: Path) -> None:
         (("-c", "main.c", "main.c", "-o", "x.o"), "several sources"),
         (("-static", "main.c"), "cannot be chosen"),
         (("main.txt",), "not a source"),
+        (("main.c", "@words"), "@words: No closing quotation"),
     ],
 )
 def test_what_cannot_be_is_refused(tmp_path: Path, words: tuple[str, ...], message: str) -> None:
     """One line says what is wrong."""
     (tmp_path / "main.c").write_text("int main(void) { return 0; }\n")
+    (tmp_path / "words").write_text("-DNAME='text")
     with pytest.raises(dl.BuildError, match=message):
         cc(tmp_path, *words)
 
