@@ -8,9 +8,9 @@ module of any size costs is linear in its type section, and a comparison is one 
 
 from __future__ import annotations
 
-import hashlib
 from typing import TYPE_CHECKING
 
+from dl.digests import sha256
 from dl.records import dataclass, field
 from dl.wasm.reader import Reader
 from dl.wasm.records import SECTION_TYPE
@@ -54,7 +54,7 @@ class DefinedType:
 def function_type_of_host(kind: FuncType) -> DefinedType:
     """Return the defined type of a function that no module declares: final, in a group of its own, without type indices."""
     shape = repr([("final", (), ("func", kind.params, kind.results))])
-    return DefinedType(hashlib.sha256(shape.encode()).digest(), 0, "func")
+    return DefinedType(sha256(shape.encode()), 0, "func")
 
 
 def defined_types(module: WasmModule) -> tuple[DefinedType, ...]:
@@ -82,7 +82,7 @@ def _read(module: WasmModule) -> list[DefinedType]:
             count = reader.count("types of a recursion group", item_bytes=2)
         start = len(types)
         entries = [_entry(reader, types, start + i, start, count) for i in range(count)]
-        digest = hashlib.sha256(repr([shape for shape, _, _ in entries]).encode()).digest()
+        digest = sha256(repr([shape for shape, _, _ in entries]).encode())
         for position, (_, form, supers) in enumerate(entries):
             types.append(DefinedType(digest, position, form, tuple(types[index] for index in supers)))
     return types
