@@ -49,7 +49,9 @@ class DefinedType:
     def matches(self, other: DefinedType) -> bool:
         """Whether this is a subtype of another type, or the same."""
         one: DefinedType | None = self
-        while one is not None:  # a type is declared before its subtypes, and few are above one, so there is an end
+        while (
+            one is not None
+        ):  # a type is declared before its subtypes, and few are above one, so there is an end
             if one == other:
                 return True
             one = one.supertype
@@ -156,7 +158,11 @@ def _entry(
         body = "cont", named(int(heap)) if heap.isdigit() else heap
     else:
         raise reader.malformed(f"a type begins with {code:#04x}", position)
-    return (finality, tuple(named(index) for index in supers), body), _FORMS[code], supers[0] if supers else None
+    return (
+        (finality, tuple(named(index) for index in supers), body),
+        _FORMS[code],
+        supers[0] if supers else None,
+    )
 
 
 def type_index(text: ValType) -> int | None:
