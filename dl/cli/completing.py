@@ -7,7 +7,7 @@ from typing import Any
 
 from click.shell_completion import BashComplete, CompletionItem, FishComplete, ShellComplete, ZshComplete
 
-from dl.cli.commands import COMMANDS
+from dl.cli.app import COMMANDS
 
 
 class _Valued(ShellComplete):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 from click.shell_completion import CompletionItem
 
-from dl.cli.arguments import complete_file
+from dl.cli.modules import complete_file
 from dl.cli.params import F
 from dl.cli.tracing import CATEGORIES, FORMATS
 
