@@ -107,4 +107,7 @@ def test_a_second_sigterm_ends_a_program_that_handles_it(tmp_path: Path) -> None
     """A program whose function for signals lets it go on ends at the next one within a second, as one without."""
     (tmp_path / "handles.wasm").write_bytes(pie(IMPORT + HANDLING, HANDLES))
 
-    assert terminated("--interrupts", str(tmp_path / "handles.wasm"), again=True) == (143, "dlrun: error: terminated")
+    assert terminated("--interrupts", str(tmp_path / "handles.wasm"), again=True) == (
+        143,
+        "dlrun: error: terminated",
+    )
