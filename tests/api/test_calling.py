@@ -337,7 +337,7 @@ class TestBounds:
                     if seen == line and not pressed:  # noqa: B023
                         pressed = True
                         signal.raise_signal(signal.SIGINT)
-                    return trace  # noqa: B023
+                    return trace
 
                 sys.settrace(trace)
                 try:
