@@ -321,7 +321,7 @@ class TestBounds:
             assert lib.add(1, 2) == 3
 
     def test_ctrl_c_as_a_bound_ends_leaves_nothing_behind(self, linker: dl.Linker, lib: dl.Library) -> None:
-        """Ctrl-C at any line within the end of a bound that has passed disturbs no later call, and no thread goes on watching."""
+        """Ctrl-C at any line within the end of a bound that has passed disturbs no later call and leaves no thread."""
         body = bounded.__wrapped__.__code__  # type: ignore[attr-defined]
         former = signal.signal(signal.SIGINT, signal.default_int_handler)
         pressed, line = True, 1  # not the first one, which enters the guard: see `threads.uninterrupted`
