@@ -80,7 +80,6 @@ class Replaceable:
             raise
         old.close()
 
-
     @contextmanager
     def _alone(self) -> Iterator[None]:
         """Keep new calls waiting for a `with`, which begins when those under way have ended."""
