@@ -11,7 +11,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 import dl
-from dl.engine.wasmtime.engine import WasmtimeEngine
+from tests.support.engines import fresh_engine, need
 from tests.support.modules import MEMORY, SHARED_MEMORY, TABLE, TABLE_BASE, library, static
 
 pytestmark = pytest.mark.timeout(120)
@@ -231,8 +231,11 @@ class TestCallees:
     @pytest.mark.parametrize("shared", [True, False])
     def test_a_signature_is_asked_for_once(self, shared: bool, type_tests: bool) -> None:
         """Functions that come again do not reach the host; whatever comes into an index is called by its own signature."""
+        if type_tests:
+            need("type_tests")
+        engine = fresh_engine() if type_tests else fresh_engine("type_tests")
         memory = dl.MemoryType(2, 1000, shared=shared)
-        with dl.Linker(None, memory=memory, engine=WasmtimeEngine(type_tests=type_tests)) as linker:
+        with dl.Linker(None, memory=memory, engine=engine) as linker:
             guest = Guest(
                 linker,
                 TABLE_BASE,
