@@ -16,7 +16,6 @@ from dl.api.linker_base import LinkerActions
 from dl.api.option_checks import check_options
 from dl.assembly import Options, assemble, new_locator
 from dl.dlfcn import MAIN_HANDLE, ModuleHandle
-from dl.engine.protocol import Engine
 from dl.errors import LinkerUsageError
 from dl.group import InstanceGroup
 from dl.groups.host_threads import HostThread
@@ -38,6 +37,7 @@ from dl.options import (
 if TYPE_CHECKING:
     from typing_extensions import Self
 
+    from dl.engine.protocol import Engine
     from dl.wamr.mode import WamrMode
 
 

@@ -11,7 +11,6 @@ from collections.abc import Callable
 from threading import get_ident
 from typing import TYPE_CHECKING, Any, ClassVar, cast
 
-from dl.engine.protocol import EngineMemory
 from dl.errors import LinkerUsageError, ResourceLimitError, ValueConversionError
 from dl.instances.reach import Reach
 from dl.program.operations import ExternalSource
@@ -22,6 +21,7 @@ from memory import LinearMemory
 from threads import SharedFutexes
 
 if TYPE_CHECKING:
+    from dl.engine.protocol import EngineMemory
     from dl.groups.entry import Group
 
 _PAGE = 65536

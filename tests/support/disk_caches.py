@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 import wasmtime
 
-from dl.engine import Engine, default_engine
+from dl.engine import default_engine
 from dl.engine.code_cache import CodeCache, Compiler
 from dl.engine.disk_cache import DiskCache
-from dl.engine.protocol import CompiledModule
+from dl.engine.protocol import CompiledModule, Engine
 
 if TYPE_CHECKING:
     from dl.engine.wasmtime.engine import WasmtimeEngine as OneEngine
