@@ -245,7 +245,7 @@ import sys
 sys.path.insert(0, {root!r})
 import wasmtime
 from dl.engine import engine_named
-from dl.engine.protocol import WasiOptions
+from dl.engine.values import WasiOptions
 from dl.wasm.types import FuncType, Limits, MemoryType
 
 class NoBoundary:
