@@ -7,6 +7,7 @@ import threading
 from array import array
 from typing import TYPE_CHECKING, Any
 
+from dl.checks import any_path, taken
 from dl.errors import LinkerUsageError
 
 if TYPE_CHECKING:
@@ -222,7 +223,7 @@ class Profile:
             OSError: it cannot be written.
         """
         text = self.to_folded() if os.fspath(path).endswith(_FOLDED) else self.to_json(program)
-        with open(path, "w", encoding="utf-8") as file:
+        with open(taken(any_path, path, "path"), "w", encoding="utf-8") as file:
             file.write(text)
 
     def __len__(self) -> int:

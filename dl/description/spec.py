@@ -13,6 +13,7 @@ from typing import Any
 
 from typing_extensions import Self
 
+from dl.checks import any_path, anything, by_name, taken
 from dl.description import checks
 from dl.description.functions import named_function
 from dl.description.packing import module_bytes, packed_modules
@@ -190,6 +191,7 @@ class Spec:
         Raises:
             SpecError: a field is not known, or holds what no linker takes.
         """
+        taken(by_name(anything), plain, "plain")
         checks.check_names(plain, [field.name for field in dataclasses.fields(cls)])
         return cls(**from_plain(plain))
 
@@ -203,7 +205,7 @@ class Spec:
             SpecError: it is no description.
             OSError: it cannot be read.
         """
-        return cls.from_dict(read_description(Path(path)))
+        return cls.from_dict(read_description(Path(taken(any_path, path, "path"))))
 
     def __repr__(self) -> str:
         parts = []
