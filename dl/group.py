@@ -178,8 +178,7 @@ class InstanceGroup(Uncopied):
         if function is None:
             from dl.api.guest import GuestFunction  # noqa: PLC0415  as in `library`
 
-            invoke = group.instances.function(symbol.module, symbol.name, symbol.type)
-            function = group.functions[key] = GuestFunction(self.linker, group, symbol, invoke)
+            function = group.functions[key] = GuestFunction(self.linker, group, symbol)
         if asking is None:
             group.keep_answer(number, name, function, changes)
         return function

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
+from typing import TYPE_CHECKING
 
-from dl.engine.protocol import CompiledModule
 from dl.errors import DlError, InitializationError
 from dl.glue.trap_functions import trap_functions_module
 from dl.groups.entry import Group
@@ -19,6 +19,9 @@ from dl.program.main_module import CONSTRUCTORS
 from dl.program.operations import DlOperation, HoldIndices, LoadModules, UnloadModules
 from dl.program.program import Program
 from dl.program.resting import Rest, Signatures, signatures_of
+
+if TYPE_CHECKING:
+    from dl.engine.protocol import CompiledModule
 
 log = logger("dl.link")
 
