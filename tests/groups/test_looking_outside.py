@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import threading
+
 import pytest
 
 import dl
-from tests.support.groups import program, until
+from tests.support.groups import SECONDS, program, until
 from threads import DETACHED
 
 
@@ -17,8 +19,10 @@ def test_a_look_at_the_table_after_the_program_ended() -> None:
     """It tells what is there, as before the end, and the linker can be closed after it."""
     with program() as p:
         before = p.main.table()
-        p.on_thread = lambda _number, _record: p.call(p.here(), "trap")
+        started = threading.Event()  # before that, the end of the program is the end of the call that starts the thread
+        p.on_thread = lambda _number, _record: (started.wait(SECONDS), p.call(p.here(), "trap"))
         p.start()
+        started.set()
         until(lambda: p.linker.program.ended is not None and p.is_alone())
 
         assert p.main.table() == before

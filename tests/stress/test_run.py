@@ -30,8 +30,8 @@ class TestStress:
 
         assert found.failures == ()
         assert found.compared >= 32
-        assert found.total > 1000
-        assert found.committed > 50
+        assert found.total > 4 * 64  # on an idle machine a hundred times as many
+        assert found.committed > 20
         assert {"returned", "raised", "trapped", "cancelled"} <= set(found.ends)
 
     @pytest.mark.parametrize("threads", [1, 2, 8])
