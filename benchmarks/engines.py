@@ -20,7 +20,7 @@ from typing import Any
 import click
 import wasmtime
 from closures import make_ways
-from common import BINARY, UNARY, NoBoundary, exporter, report
+from common import BINARY, UNARY, NoBoundary, exporter, importer, report
 from loads_under_threads import loads, program
 from rich.table import Table
 
@@ -121,6 +121,13 @@ def calls(name: str) -> dict[str, Callable[[], float]]:
             group = linker.main_group
             return cpu(lambda: group.dlopen(wasm, name="lib.so")) * 1e3
 
+    def importing(count: int) -> float:
+        first, wasm = exporter(count), importer(count)
+        with dl.Linker(None, memory=dl.MemoryType(32, 256), engine=engine, cache=False) as linker:
+            group = linker.main_group
+            group.dlopen(first, dl.RTLD_NOW | dl.RTLD_GLOBAL, name="libfirst.so")
+            return cpu(lambda: group.dlopen(wasm, name="lib.so")) * 1e3
+
     def instantiated() -> None:
         store = engine.new_store(host)
         made = store.instantiate(thousand_code, "thousand")
@@ -142,6 +149,7 @@ def calls(name: str) -> dict[str, Callable[[], float]]:
         "dlopen, warm, 1 export, ms": lambda: opening(1, warm=True),
         "dlopen, cold, 1,000 exports, ms": lambda: opening(1000, warm=False),
         "dlopen, warm, 1,000 exports, ms": lambda: opening(1000, warm=True),
+        "dlopen, warm, 1,000 imports, ms": lambda: importing(1000),
     }
 
 

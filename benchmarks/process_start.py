@@ -2,8 +2,12 @@
 
     python benchmarks/process_start.py [--json FILE]
 
-A program runs twice before it is timed, so its code is on disk: that is the second process. `--no-cache` is the first one. What
-it cannot be faster than is bare Python importing the binding.
+A program runs twice before it is timed, so its code is on disk: that is the second process. `--no-cache` is the first one.
+
+What the second process is held against is the same with the engine's own binding: a process that imports it and loads, from
+one file each, the code of all modules that the program is linked of, generated ones too; and the CPU time of the guest. That
+is measured from its start to its end in a process whose linker has run the program before, so that nothing is imported
+meanwhile. It has in it what the linker does for a guest that runs: its calls of the system, and instances for its threads.
 """
 
 from __future__ import annotations
@@ -21,12 +25,57 @@ import click
 from common import ROOT, engine_option, report, spread, take_turns
 from rich.table import Table
 
+SECOND = ", second process"
+BINDING = ", the binding"
 DLRUN = ("-m", "dl")
 PROGRAMS = {
     "threads fixture": ROOT / "fixtures/threads/shared/main.wasm",
     "whole libc (plugins fixture)": ROOT / "fixtures/plugins/shared/main.wasm",
     "C++ (cpp fixture)": ROOT / "fixtures/cpp/shared/main.wasm",
 }
+
+KEEP_CODE = """
+import os, sys, time
+import dl
+from dl.engine import default_engine
+from dl.engine.wasmtime.engine import WasmtimeEngine as Engine
+
+folder, program = sys.argv[1:]
+found = []
+
+def noting(load):
+    def noted(*arguments):
+        module = load(*arguments)
+        found.append(module)
+        return module
+    return noted
+
+def milliseconds():
+    with dl.Linker(program, library_path=[os.path.dirname(program)], stdout=os.devnull) as linker:
+        begin = time.process_time()
+        linker.main_group.run()
+        return (time.process_time() - begin) * 1000
+
+Engine.deserialize, Engine.map_code = noting(Engine.deserialize), noting(Engine.map_code)
+milliseconds()
+engine = default_engine()
+for number, module in enumerate(filter(None, found)):
+    with open(f"{folder}/{number}.code", "wb") as file:
+        file.write(engine._split_code(engine.serialize(module))[1])
+print(min(milliseconds() for _ in range(5)))
+"""
+"""Links and runs a program whose code is on disk, keeps that code in files, and prints what the guest's run takes."""
+
+LOAD_CODE = """
+import sys, wasmtime
+config = wasmtime.Config()
+config.epoch_interruption = config.shared_memory = config.wasm_threads = True
+config.wasm_exceptions = config.wasm_tail_call = config.wasm_memory64 = True
+engine = wasmtime.Engine(config)
+for file in sys.argv[1:]:
+    wasmtime.Module.deserialize_file(engine, file)
+"""
+"""Loads what `KEEP_CODE` has kept."""
 
 
 def cpu(arguments: Sequence[str], environment: dict[str, str]) -> float:
@@ -37,6 +86,17 @@ def cpu(arguments: Sequence[str], environment: dict[str, str]) -> float:
     )
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     return (after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime) * 1000
+
+
+def keep_code(program: Path, folder: Path, environment: dict[str, str]) -> tuple[list[str], float]:
+    """Return files with the code of a program's modules, as the engine serializes it, and milliseconds that the guest takes."""
+    folder.mkdir()
+    command = [sys.executable, "-c", KEEP_CODE, str(folder), str(program)]
+    for _ in range(2):  # the first process puts the code on disk
+        done = subprocess.run(
+            command, env=environment, check=True, capture_output=True, text=True, timeout=120
+        )
+    return sorted(map(str, folder.iterdir())), float(done.stdout)
 
 
 @click.command()
@@ -52,10 +112,7 @@ def main(rounds: int, json_file: Path | None) -> None:
         "import dl; dl.Linker": ("-c", "import dl; dl.Linker"),
         "dlrun --help": (*DLRUN, "--help"),
     }
-    for name, path in PROGRAMS.items():
-        if path.exists():
-            kinds[f"{name}, first process"] = (*DLRUN, "--no-cache", str(path))
-            kinds[f"{name}, second process"] = (*DLRUN, str(path))
+    guests = {}
     with tempfile.TemporaryDirectory() as directory:
         environment = {
             **os.environ,
@@ -64,6 +121,13 @@ def main(rounds: int, json_file: Path | None) -> None:
             "PYTHONPYCACHEPREFIX": f"{directory}/python",
         }
         environment.pop("PYTHONDONTWRITEBYTECODE", None)
+        for name, path in PROGRAMS.items():
+            if path.exists():
+                kinds[name + ", first process"] = (*DLRUN, "--no-cache", str(path))
+                kinds[name + SECOND] = (*DLRUN, str(path))
+                if environment.get("DLRUN_ENGINE", "wasmtime") == "wasmtime":
+                    code, guests[name] = keep_code(path, Path(directory, path.parts[-3]), environment)
+                    kinds[name + BINDING] = ("-c", LOAD_CODE, *code)
 
         def way(arguments: tuple[str, ...]) -> Callable[[], float]:
             cpu(arguments, environment)
@@ -75,7 +139,15 @@ def main(rounds: int, json_file: Path | None) -> None:
     for name, times in samples.items():
         table.add_row(name, spread(times, 0), f"{min(times) - bare:.0f}")
     medians = {name: statistics.median(times) for name, times in samples.items()}
-    report([table], {"cpu_ms": samples, "medians": medians}, json_file)
+    ratios = Table(
+        "program", "guest, ms", "fastest", "medians", title="second process against the binding and the guest"
+    )
+    for name, guest in guests.items():
+        of = [
+            f(samples[name + SECOND]) / (f(samples[name + BINDING]) + guest) for f in (min, statistics.median)
+        ]
+        ratios.add_row(name, f"{guest:.1f}", *(f"{each:.2f}" for each in of))
+    report([table, ratios], {"cpu_ms": samples, "medians": medians, "guest_cpu_ms": guests}, json_file)
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Mapping
+from operator import index
 from typing import Any
 
 from dl.errors import LinkerUsageError
@@ -43,6 +44,71 @@ def unfit(value: object, field: str, wanted: str) -> UnfitError:
     return UnfitError(
         field, f"it takes {wanted}, not {text if len(text) <= _MOST_SHOWN else text[:_MOST_SHOWN] + '...'}"
     )
+
+
+def taken(check: Check, value: Any, field: str) -> Any:
+    """Return what a check makes of an argument of a public function.
+
+    Raises:
+        LinkerUsageError: the check refuses it; names the parameter, what it takes and what was given.
+    """
+    try:
+        return check(value, field)
+    except UnfitError as error:
+        raise LinkerUsageError(f"{error.field}: {error.reason}") from None
+
+
+def anything(value: Any, _field: str) -> Any:
+    """Take whatever it is; somebody else looks at it."""
+    return value
+
+
+def whole(value: Any, field: str) -> int:
+    """Take a whole number, or an object that stands for one (`__index__`)."""
+    try:
+        return index(value)
+    except TypeError:
+        raise unfit(value, field, "a whole number") from None
+
+
+def octets(value: Any, field: str) -> memoryview:
+    """Take bytes in one piece: `bytes`, or an object with their buffer."""
+    try:
+        return memoryview(value).cast("B")
+    except TypeError:
+        raise unfit(value, field, "bytes in one piece") from None
+
+
+def word(value: Any, field: str) -> str:
+    """Take a text, whatever it has in it."""
+    if not isinstance(value, str):
+        raise unfit(value, field, "a text")
+    return value
+
+
+def function(value: Any, field: str) -> Any:
+    """Take what can be called."""
+    if not callable(value):
+        raise unfit(value, field, "a function")
+    return value
+
+
+def seconds(value: Any, field: str) -> float:
+    """Take a positive number of seconds."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not value > 0:
+        raise unfit(value, field, "a positive number of seconds")
+    return value
+
+
+def at_least(least: int) -> Check:
+    """Return a check for whole numbers that are not smaller than one."""
+
+    def checked(value: Any, field: str) -> int:
+        if not hasattr(value, "__index__") or index(value) < least:
+            raise unfit(value, field, f"a whole number, {least} or more")
+        return index(value)
+
+    return checked
 
 
 def text(value: Any, field: str) -> str:

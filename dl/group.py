@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Literal, SupportsIndex
 
 from dl.api.deadlines import bounded
 from dl.api.option_checks import check_library, number_of
+from dl.checks import flag, taken, whole
 from dl.dlfcn import DlFlags, ModuleHandle
 from dl.errors import LinkerUsageError
 from dl.groups.entry import Group
@@ -83,6 +84,7 @@ class InstanceGroup(Uncopied):
         self.own.check_owner()
         if type(library) is not str or library_path is not None or name is not None:
             check_library(library, library_path, name)
+        taken(flag, load_needed, "load_needed")
         opened = self.linker.own.open(
             self.own, library, flags_of(flags), name=name, library_path=library_path, load_needed=load_needed
         )
@@ -151,7 +153,10 @@ class InstanceGroup(Uncopied):
         group, kind = self.own, type(handle)
         # Reads nothing that other threads read too: without a GIL, that alone would make two threads slower than one.
         if caller is None and (kind is ModuleHandle or kind is int):
-            known: GuestFunction | None = group.answers.get((index(handle), name))
+            try:
+                known: GuestFunction | None = group.answers.get((index(handle), name))
+            except TypeError:  # of a name that cannot be hashed, which is refused below
+                known = None
             if (
                 known is not None and group.answers_stand() and not self._hearing.of(DEBUG)
             ):  # it is told of each
@@ -161,7 +166,7 @@ class InstanceGroup(Uncopied):
             state.changes.value
         )  # before it is looked up: what changes meanwhile makes the answer an old one
         if not isinstance(name, str):
-            raise LinkerUsageError(f"a symbol's name is a text, not {name!r}")
+            raise LinkerUsageError(f"name: a symbol's name is a text, not {name!r}")
         number, asking = number_of(handle), None if caller is None else number_of(caller)
         symbol = group.found(lambda: self.linker.own.look_up(number, name, asking))
         if not isinstance(symbol, FunctionSymbol):
@@ -173,8 +178,7 @@ class InstanceGroup(Uncopied):
         if function is None:
             from dl.api.guest import GuestFunction  # noqa: PLC0415  as in `library`
 
-            invoke = group.instances.function(symbol.module, symbol.name, symbol.type)
-            function = group.functions[key] = GuestFunction(self.linker, group, symbol, invoke)
+            function = group.functions[key] = GuestFunction(self.linker, group, symbol)
         if asking is None:
             group.keep_answer(number, name, function, changes)
         return function
@@ -229,7 +233,7 @@ class InstanceGroup(Uncopied):
 
     def function_type(self, address: int) -> FuncType | None:
         """Return the signature of the function that a table index holds now; None for null and beyond the table."""
-        return self.own.instances.function_type(address)
+        return self.own.instances.function_type(taken(whole, address, "address"))
 
     def run(self, *, timeout: float | None = None, cpu_time: float | None = None) -> int:
         """Run the program: call the main module's `_start`.

@@ -15,6 +15,8 @@ from dl.api.introspection import Introspection
 from dl.api.linker_base import LinkerActions
 from dl.api.option_checks import check_options
 from dl.assembly import Options, assemble, new_locator
+from dl.checks import function as callable_
+from dl.checks import optional, taken, word
 from dl.dlfcn import MAIN_HANDLE, ModuleHandle
 from dl.engine.protocol import Engine
 from dl.errors import LinkerUsageError
@@ -152,6 +154,7 @@ class Linker(Introspection, Calling, Hosts, Instantiation):
             ResourceLimitError: there is no memory for its stack.
         """
         self._check_open()
+        taken(optional(word), name, "name")
         with self.parts.host_threads.attached(name) as group:
             yield self.own.view(group)
 
@@ -165,6 +168,8 @@ class Linker(Introspection, Calling, Hosts, Instantiation):
             LinkerUsageError: the program's memory is not shared.
         """
         self._check_open()
+        taken(callable_, function, "function")
+        taken(optional(word), name, "name")
         return self.parts.host_threads.spawn(self.own.viewing(function), args, name)
 
     @property

@@ -8,7 +8,8 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Any, Literal, TypeVar, get_args
 
-from dl.dlfcn import ALL_FLAGS, DlFlags
+from dl.checks import each, flag, function, taken, word
+from dl.dlfcn import ALL_FLAGS, DlFlags, has_flag
 from dl.errors import LinkerUsageError
 from dl.records import dataclass
 from dl.wasm.types import NUMBER_TYPES, FuncType, Limits
@@ -75,10 +76,10 @@ def checked_flags(flags: DlFlags) -> DlFlags:
     Raises:
         LinkerUsageError: they do not say when to bind, or have bits of another system's numbering.
     """
-    if not flags & (DlFlags.LAZY | DlFlags.NOW):
+    if not has_flag(flags, DlFlags.LAZY) and not has_flag(flags, DlFlags.NOW):
         raise LinkerUsageError("dlopen needs RTLD_LAZY or RTLD_NOW among its flags")
-    if flags & ~ALL_FLAGS:
-        unknown = int(flags & ~ALL_FLAGS)
+    unknown = int(flags) & ~ALL_FLAGS
+    if unknown:
         raise LinkerUsageError(f"dlopen knows no flags {unknown:#x}; its flags are those of dl.DlFlags")
     return flags
 
@@ -183,6 +184,7 @@ class MemoryType:
         for pages in (self.minimum, 0 if self.maximum is None else self.maximum):
             if not hasattr(pages, "__index__"):
                 raise LinkerUsageError(f"a memory has a number of pages, not {pages!r}")
+        taken(flag, self.shared, "shared")
         top = MAX_PAGES if self.maximum is None else self.maximum
         if not 0 <= self.minimum <= top <= MAX_PAGES:
             raise LinkerUsageError(
@@ -211,6 +213,11 @@ class HostFunction:
     function: Callable[..., Any]
     params: tuple[str, ...] = ()
     results: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        taken(function, self.function, "function")
+        taken(each(word), self.params, "params")
+        taken(each(word), self.results, "results")
 
     @property
     def type(self) -> FuncType:

@@ -37,6 +37,8 @@ else:
             return "<factory>"
 
     _ABSENT = _Absent()
+    _OF_CLASSES = ("ClassVar", "typing.ClassVar")
+    _MUTABLE = (list, dict, set)
     _FEW = 8  # compiling takes as long as filling about twelve
 
     class _Field:
@@ -53,8 +55,15 @@ else:
             "repr",
         )
 
-        def __init__(self, default, default_factory, *, init, repr, compare, metadata):  # noqa: A002
-            self.name, self.annotation = "", ""
+        def __init__(
+            self,
+            default,
+            default_factory=_ABSENT,
+            init=True,
+            repr=True,  # noqa: A002
+            compare=True,
+            metadata=None,
+        ):
             self.default, self.default_factory = default, default_factory
             self.init, self.repr, self.compare, self.metadata = init, repr, compare, metadata
 
@@ -78,7 +87,7 @@ else:
         metadata=None,
     ):
         """As `dataclasses.field`."""
-        return _Field(default, default_factory, init=init, repr=repr, compare=compare, metadata=metadata)
+        return _Field(default, default_factory, init, repr, compare, metadata)
 
     def dataclass(cls=None, /, *, frozen=False, eq=True, repr=True, slots=False):  # noqa: A002
         """As `dataclasses.dataclass`."""
@@ -110,41 +119,43 @@ else:
         every = {**inherited, **own}
         if slots:
             cls = _with_slots(cls, own, inherited)
+        of_class = cls.__dict__
         cls.__record_fields__ = every
-        cls.__dataclass_fields__ = _Standard("__dataclass_fields__", cls, frozen=frozen, eq=eq)
-        cls.__dataclass_params__ = _Standard("__dataclass_params__", cls, frozen=frozen, eq=eq)
-        cls.__signature__ = _Signature(cls)
-        cls.__match_args__ = tuple(name for name, each in every.items() if each.init)
-        if "__init__" not in cls.__dict__:
+        cls.__record_options__ = frozen, eq
+        cls.__dataclass_fields__ = _STANDARD_FIELDS
+        cls.__dataclass_params__ = _STANDARD_PARAMS
+        cls.__signature__ = _SIGNATURE
+        cls.__match_args__ = tuple([name for name, each in every.items() if each.init])
+        if "__init__" not in of_class:
             cls.__init__ = _first_init(cls, frozen=frozen)
-        if with_repr and "__repr__" not in cls.__dict__:
-            cls.__repr__ = _repr_of([name for name, each in every.items() if each.repr])
+        if with_repr and "__repr__" not in of_class:
+            cls.__repr__ = _text
         if eq:
             _compare(cls, [name for name, each in every.items() if each.compare], frozen=frozen)
         if frozen:
-            _freeze(cls, frozenset(every))
+            _freeze(cls, every)
         return cls
 
     def _own_fields(cls):
-        own = {}
+        own, of_class = {}, cls.__dict__
         for name, annotation in cls.__annotations__.items():
-            if not isinstance(annotation, str):
+            if type(annotation) is not str:
                 raise TypeError(
                     f"{cls.__qualname__}.{name}: its file lacks `from __future__ import annotations`"
                 )
-            if annotation.startswith(("ClassVar", "typing.ClassVar")):
+            if annotation.startswith(_OF_CLASSES):
                 continue
-            default = cls.__dict__.get(name, _ABSENT)
-            if not isinstance(default, _Field):
-                default = field(default=default)
-            elif default.default is _ABSENT:
+            made = of_class.get(name, _ABSENT)
+            if type(made) is not _Field:
+                made = _Field(made)
+            elif made.default is _ABSENT:
                 delattr(cls, name)
             else:
-                setattr(cls, name, default.default)
-            if isinstance(default.default, (list, dict, set)):
+                setattr(cls, name, made.default)
+            if isinstance(made.default, _MUTABLE):
                 raise ValueError(f"{cls.__qualname__}.{name}: mutable default: use default_factory")
-            default.name, default.annotation = name, annotation
-            own[name] = default
+            made.name, made.annotation = name, annotation
+            own[name] = made
         return own
 
     def _with_slots(cls, own, inherited):
@@ -244,13 +255,11 @@ else:
         cls.__init__ = init
         return init
 
-    def _repr_of(names):
-        @recursive_repr()
-        def text_of(self):
-            shown = ", ".join(f"{name}={getattr(self, name)!r}" for name in names)
-            return f"{self.__class__.__qualname__}({shown})"
-
-        return text_of
+    @recursive_repr()
+    def _text(self):
+        fields_of = self.__record_fields__.items()
+        shown = ", ".join([f"{name}={getattr(self, name)!r}" for name, each in fields_of if each.repr])
+        return f"{self.__class__.__qualname__}({shown})"
 
     def _compare(cls, names, *, frozen):
         get = attrgetter(*names) if names else lambda _record: ()
@@ -285,34 +294,36 @@ else:
     class _Standard:
         """An attribute by which `dataclasses` knows its classes; it is made when it is asked for."""
 
-        def __init__(self, name, cls, *, frozen, eq):
-            self._name, self._cls, self._frozen, self._eq = name, cls, frozen, eq
+        def __init__(self, name):
+            self._name = name
 
-        def __get__(self, _instance, _owner=None) -> Any:
+        def __get__(self, _instance, owner=None) -> Any:
             import dataclasses  # noqa: PLC0415
 
-            every = [each.standard() for each in self._cls.__record_fields__.values()]
-            twin = dataclasses.make_dataclass(self._cls.__name__, every, frozen=self._frozen, eq=self._eq)
+            cls = next(each for each in owner.__mro__ if "__record_fields__" in each.__dict__)
+            frozen, eq = cls.__record_options__
+            every = [each.standard() for each in cls.__record_fields__.values()]
+            twin = dataclasses.make_dataclass(cls.__name__, every, frozen=frozen, eq=eq)
             for name in ("__dataclass_fields__", "__dataclass_params__"):
-                setattr(self._cls, name, getattr(twin, name))
+                setattr(cls, name, getattr(twin, name))
             return getattr(twin, self._name)
 
     class _Signature:
         """What `inspect.signature` shows, also before the first instance."""
 
-        def __init__(self, cls):
-            self._cls = cls
-
         def __get__(self, _instance, owner=None) -> Any:
             import inspect  # noqa: PLC0415
 
-            init = self._cls.__init__
-            if owner is not self._cls:
+            if "__record_fields__" not in owner.__dict__:
                 raise AttributeError("__signature__")  # a subclass has its own
+            init = owner.__init__
             if hasattr(init, "makes_init"):
-                init = _compiled_init(self._cls, frozen=init.makes_init)
+                init = _compiled_init(owner, frozen=init.makes_init)
             found = inspect.signature(init)
             return found.replace(parameters=list(found.parameters.values())[1:])
+
+    _STANDARD_FIELDS, _STANDARD_PARAMS = _Standard("__dataclass_fields__"), _Standard("__dataclass_params__")
+    _SIGNATURE = _Signature()
 
     class _NamedTupleType(type):
         """Makes a class of tuples of what is written as a class that derives from `NamedTuple`."""

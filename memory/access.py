@@ -15,7 +15,6 @@ from __future__ import annotations
 import ctypes
 import struct
 import sys
-from functools import lru_cache
 from operator import index
 from typing import Any, Protocol, SupportsIndex, TypeVar, runtime_checkable
 
@@ -26,6 +25,8 @@ from memory.errors import (
     MemoryMovesError,
     OutOfBoundsError,
 )
+from memory.pages import populate
+from memory.requests import aggregate, integer, little_endian
 from memory.uncopied import Uncopied
 
 _U8 = struct.Struct("<B")
@@ -81,19 +82,6 @@ class PinnableSource(Protocol):
 
 
 _Aggregate = TypeVar("_Aggregate", bound="ctypes.Structure | ctypes.Union")
-
-_HOST_POINTERS = "PzZOX"
-"""Codes by which ctypes tells types that are pointers of the host, or objects of Python."""
-
-
-@lru_cache(maxsize=512)
-def _little_endian(layout: str) -> struct.Struct:
-    if layout[:1] in ("@", "=", ">", "!"):
-        raise InvalidRequestError("layout", layout, "be little-endian, as linear memory is")
-    try:
-        return struct.Struct(layout if layout[:1] == "<" else "<" + layout)
-    except struct.error as error:
-        raise InvalidRequestError("layout", layout, f"be a format of the struct module: {error}") from error
 
 
 class LinearMemory(Uncopied):
@@ -159,6 +147,7 @@ class LinearMemory(Uncopied):
 
         Not done by the accessors themselves: they would take the -1 of a failed call for the last byte of 4 GiB.
         """
+        number = integer("number", number)
         if not -(1 << 31) <= number < 1 << 32:
             raise InvalidRequestError("number", number, "be one of 32 bits")
         return number & 0xFFFFFFFF
@@ -172,17 +161,21 @@ class LinearMemory(Uncopied):
 
     def write(self, address: SupportsIndex, data: bytes | bytearray | memoryview) -> None:
         """Copy all of `data`'s bytes into the memory."""
-        octets = memoryview(data).cast("B")
+        try:
+            octets = memoryview(data).cast("B")
+        except TypeError as error:
+            raise InvalidRequestError("data", data, f"be bytes in one piece: {error}") from None
         length = len(octets)
         view, start = self._reach(address, length)
         view[start : start + length] = octets
 
     def fill(self, address: SupportsIndex, value: int, length: int) -> None:
         """Set `length` bytes to `value`, 0 to 255."""
-        if not 0 <= value <= 255:
+        if not 0 <= integer("value", value) <= 255:
             raise InvalidRequestError("value", value, "be a byte, 0 to 255")
         _, start = self._reach(address, length)
         if length:
+            populate(self._address + start, length)
             ctypes.memset(self._address + start, value, length)
 
     # Without a copy
@@ -232,8 +225,7 @@ class LinearMemory(Uncopied):
           OutOfBoundsError: it is not all inside the memory.
           MemoryMovesError: as for `view`.
         """
-        untyped: Any = kind  # mypy knows neither that classes are hashable nor what their methods return
-        _check_aggregate(untyped)
+        untyped = aggregate(kind)
         made: _Aggregate = untyped.from_buffer(self.view(address, ctypes.sizeof(kind)))
         return made
 
@@ -273,7 +265,7 @@ class LinearMemory(Uncopied):
         return _decode(self._read_terminated(address, limit), index(address), errors)
 
     def _read_terminated(self, at: SupportsIndex, limit: int) -> bytes:
-        if limit < 0:
+        if integer("limit", limit) < 0:
             raise InvalidRequestError("limit", limit, "not be negative")
         _, address = self._reach(at, 1)
         inside = self.size - address  # bytes up to the memory's end
@@ -301,12 +293,12 @@ class LinearMemory(Uncopied):
             out ("x"): "IBxxxQ" is `{uint32_t; uint8_t; uint64_t at offset 8}`.
           address: its first byte.
         """
-        codec = _little_endian(layout)
+        codec = little_endian(layout)
         return codec.unpack_from(*self._reach(address, codec.size))
 
     def write_struct(self, layout: str, address: SupportsIndex, *values: Any) -> None:
         """Write a C-like structure in one go; `layout` as for `read_struct`; padding is zeroed."""
-        self._store(address, _little_endian(layout), *values)
+        self._store(address, little_endian(layout), *values)
 
     # Numbers
 
@@ -404,7 +396,13 @@ class LinearMemory(Uncopied):
 
     def _reach(self, address: SupportsIndex, length: int) -> tuple[memoryview, int]:
         """A view from byte 0 that covers the access, and the address as a number; the one place where bounds are checked."""
-        start = index(address)
+        try:
+            start = index(address)
+            index(length)
+        except TypeError:
+            integer("address", address)
+            integer("length", length)
+            raise
         if not self._stable and self._source.data_address() != self._address:
             self._renew()
         size, view = self._window
@@ -445,28 +443,9 @@ class LinearMemory(Uncopied):
         view[start : start + length] = data
 
 
-@lru_cache(maxsize=512)
-def _check_aggregate(kind: type[ctypes.Structure | ctypes.Union]) -> None:
-    for base in kind.__bases__:
-        if issubclass(base, (ctypes.Structure, ctypes.Union)):
-            _check_aggregate(base)  # whose fields come first, and are not among those of the class itself
-    for name, field, *_ in vars(kind).get("_fields_", ()):
-        inner = field
-        while issubclass(inner, ctypes.Array):
-            inner = inner._type_
-        if issubclass(inner, (ctypes.Structure, ctypes.Union)):
-            _check_aggregate(inner)
-            continue
-        code = getattr(inner, "_type_", "P")
-        if not isinstance(code, str) or code in _HOST_POINTERS:
-            raise InvalidRequestError(
-                "kind",
-                kind,
-                f"have no pointers of the host: {kind.__name__}.{name} is {inner.__name__}; use c_uint32",
-            )
-
-
 def _decode(octets: bytes, address: int, errors: str) -> str:
+    if not isinstance(errors, str):
+        raise InvalidRequestError("errors", errors, "be a text, such as 'replace'")
     try:
         return octets.decode("utf-8", errors)
     except UnicodeDecodeError as error:

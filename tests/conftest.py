@@ -15,6 +15,8 @@ Tests that interrupt a process would fail, or wait for ever.
 
 **Bytecode.** PYTHONDONTWRITEBYTECODE is not handed on: every process that a test starts would compile the tree's files again.
 
+**Hypothesis.** No example has a time limit, and generating examples may be slow: a machine that is busy is no fault.
+
 **Stack dumps.** `faulthandler_timeout` shows the stacks of a test that hangs.
 A test with a time-out of its own may be slow on purpose, and its time-out shows the stacks as well.
 """
@@ -26,6 +28,7 @@ import os
 import signal
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from tests.support.paths import ROOT
 
@@ -45,6 +48,8 @@ def pytest_configure(config: pytest.Config) -> None:
     os.environ["PYTHONPATH"] = os.pathsep.join([str(ROOT), *others])
     os.environ["DLRUN_CACHE"] = "off"
     os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+    settings.register_profile("suite", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+    settings.load_profile("suite")
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 

@@ -16,6 +16,8 @@ import anyio
 import pytest
 
 import dl
+from dl.groups.entry import NO_THREAD
+from tests.support.groups import SECONDS, until
 from tests.support.modules import SHARED_MEMORY, library, pie
 from tests.support.paths import ROOT
 
@@ -34,6 +36,11 @@ ENDLESS = pie('(func (export "_start") (loop $again (br $again)))')
 
 def calls(name: str, *arguments: int) -> Callable[[dl.InstanceGroup], Any]:
     return lambda group: group.library(LIB, name="l.so")[name](*arguments)
+
+
+def until_interrupted(group: dl.InstanceGroup) -> None:
+    """A function of the host that nothing stops; it returns when an interrupt waits for its thread."""
+    until(lambda: group.own.replica.waiter.interrupted)
 
 
 @pytest.mark.parametrize("backend", ["asyncio", "trio"])
@@ -159,10 +166,12 @@ def test_asyncio_loses_no_cancellation() -> None:
 @pytest.mark.parametrize("fails", [False, True])
 def test_what_ends_after_its_cancellation_is_cancelled(backend: str, fails: bool) -> None:
     """A function of the host that cannot be stopped is waited for; then its result is lost, and its error is the cause."""
+    begun = threading.Event()
     ended = []
 
-    def work(_group: dl.InstanceGroup) -> str:
-        time.sleep(0.1)
+    def work(group: dl.InstanceGroup) -> str:
+        begun.set()
+        until_interrupted(group)
         ended.append(True)
         if fails:
             raise KeyError("mine")
@@ -171,12 +180,19 @@ def test_what_ends_after_its_cancellation_is_cancelled(backend: str, fails: bool
     async def main() -> None:
         async with dl.open_linker(None, memory=SHARED) as linker:
             result, cause = None, None
-            with anyio.move_on_after(0.02) as scope:
-                try:
-                    result = await linker.call(work)
-                except anyio.get_cancelled_exc_class() as cancelled:
-                    cause = cancelled.__cause__
-                    raise
+
+            async def cancel() -> None:
+                assert await anyio.to_thread.run_sync(begun.wait, SECONDS)
+                scope.cancel()
+
+            async with anyio.create_task_group() as tasks:
+                with anyio.CancelScope() as scope:
+                    tasks.start_soon(cancel)
+                    try:
+                        result = await linker.call(work)
+                    except anyio.get_cancelled_exc_class() as cancelled:
+                        cause = cancelled.__cause__
+                        raise
             assert scope.cancelled_caught
             assert ended == [True]
             assert result is None
@@ -192,7 +208,7 @@ def test_wait_for_reports_its_time_though_the_function_returned() -> None:
     async def main() -> None:
         async with dl.open_linker(None, memory=SHARED) as linker:
             with pytest.raises(asyncio.TimeoutError):
-                await asyncio.wait_for(linker.call(lambda _group: time.sleep(0.1)), 0.02)
+                await asyncio.wait_for(linker.call(until_interrupted), 0.02)
 
     asyncio.run(main())
 
@@ -207,7 +223,7 @@ def test_a_cancellation_that_comes_too_late_does_not_concern_the_next_call() -> 
             task = asyncio.create_task(linker.main_call(lambda _group: begun.set()))
             while not begun.is_set():
                 await asyncio.sleep(0)
-            time.sleep(0.1)
+            until(lambda: linker.linker.main_group.own.owner == NO_THREAD)
             task.cancel()
             with pytest.raises(asyncio.CancelledError):
                 await task

@@ -82,12 +82,16 @@ class Guard:
         if self in _guards:
             _uninstall(self)
 
-    def holds_back(self, frame: FrameType | None) -> bool:
-        """Return whether a signal that arrives in a frame of the body is held back."""
+    def holds_back_now(self) -> bool:
+        """Return whether it holds back throughout, or because an exception is being handled."""
         if self._held:
             return True
         handled = sys.exc_info()[1]
-        if handled is not None and handled is not self._baseline:
+        return handled is not None and handled is not self._baseline
+
+    def holds_back(self, frame: FrameType | None) -> bool:
+        """Return whether a signal that arrives in a frame of the body is held back."""
+        if self.holds_back_now():
             return True
         while frame is not None:
             if frame.f_code in _protected:
@@ -145,7 +149,9 @@ def _install(guard: Guard) -> None:
         _guards.clear()  # of guards whose body has replaced the handler
         _former = current
     if _guards:
-        guard._held = guard._holds or _guards[-1].holds_back(sys._getframe(2))  # noqa: SLF001 - one class
+        # Protected functions on the stack hold back by themselves, for as long as they are there: whoever looks then sees them.
+        # To look at each frame here would take a microsecond for each ten callers.
+        guard._held = guard._holds or _guards[-1].holds_back_now()  # noqa: SLF001 - one class
     guard._baseline = sys.exc_info()[1]  # noqa: SLF001
     _guards.append(guard)  # first, so that the handler has a place to note what it holds back
     for outer in _guards[-2:-1]:

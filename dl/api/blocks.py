@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any, Literal
 
+from dl.checks import octets, taken, whole
 from dl.dlfcn import RTLD_DEFAULT
 from dl.errors import LinkerUsageError, ResourceLimitError
 from memory import ADDRESS_SPACE_BYTES, Block, LinearMemory, Uncopied
@@ -70,7 +71,8 @@ class GuestBlock(Uncopied):
         Raises:
             LinkerUsageError: they do not fit.
         """
-        length = memoryview(data).nbytes
+        length = taken(octets, data, "data").nbytes
+        taken(whole, offset, "offset")
         if offset < 0 or offset + length > self.size:
             raise LinkerUsageError(f"{length} bytes at {offset} do not fit in {self!r}")
         self.memory.write(self.address + offset, data)
@@ -120,9 +122,9 @@ def allocated(linker: LinkerBase, size: int, align: int, source: BlockSource, pu
         purpose: what the error says there was no room for.
     """
     if not hasattr(size, "__index__") or not 0 < size <= ADDRESS_SPACE_BYTES:
-        raise LinkerUsageError(f"a block of {size!r} bytes cannot be allocated: 1 to 2**32 can")
+        raise LinkerUsageError(f"size: a block of {size!r} bytes cannot be allocated: 1 to 2**32 can")
     if not hasattr(align, "__index__") or align < 1 or align & (align - 1) or align > _MOST_ALIGN:
-        raise LinkerUsageError(f"an alignment of {align!r} is no power of two up to {_MOST_ALIGN}")
+        raise LinkerUsageError(f"align: an alignment of {align!r} is no power of two up to {_MOST_ALIGN}")
     owner: Linker = linker  # type: ignore[assignment]  # the only class made of these
     if source == "program":
         if align > 16:

@@ -49,16 +49,14 @@ class GuestFunction(Uncopied):
 
     __slots__ = ("_group", "_invoke", "_linker", "_replica", "address", "module", "name", "type")
 
-    def __init__(
-        self, linker: Linker, group: Group, symbol: FunctionSymbol, invoke: Callable[..., Any]
-    ) -> None:
+    def __init__(self, linker: Linker, group: Group, symbol: FunctionSymbol) -> None:
         self._linker = linker
         self._group = group
         self.name = symbol.name
         self.type = symbol.type
         self.address = symbol.address
         self.module = symbol.module
-        self._invoke = invoke
+        self._invoke: Callable[..., Any] = self._invoke_first
         self._replica = group.replica
 
     def __call__(self, *arguments: Any, timeout: float | None = None, cpu_time: float | None = None) -> Any:
@@ -110,6 +108,11 @@ class GuestFunction(Uncopied):
         except ValueConversionError as error:
             refused = error
         return self._call_converted(arguments, refused)
+
+    def _invoke_first(self, *arguments: Any) -> Any:
+        """Get the engine's function and call it: many functions that are looked up are handed on and never called."""
+        self._invoke = self._group.instances.function(self.module, self.name, self.type)
+        return self._invoke(*arguments)
 
     def _call_converted(self, arguments: tuple[Any, ...], refused: ValueConversionError) -> Any:
         """Call again with what can be lent to the guest in its memory; such arguments are always refused before the call."""

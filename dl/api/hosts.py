@@ -6,6 +6,7 @@ import weakref
 from typing import TYPE_CHECKING
 
 from dl.api.linker_base import LinkerBase
+from dl.checks import taken, word
 from dl.errors import LinkerUsageError
 
 if TYPE_CHECKING:
@@ -29,7 +30,8 @@ class Hosts(LinkerBase):
         """
         self._check_open()
         if not hasattr(workers, "__index__") or workers < 1:
-            raise LinkerUsageError(f"an executor needs at least one worker, not {workers!r}")
+            raise LinkerUsageError(f"workers: an executor needs at least one worker, not {workers!r}")
+        taken(word, name, "name")
         if not self.program.shares_memory:
             raise LinkerUsageError(
                 "threads need a program whose memory is shared: build it with -pthread, or without a program give "

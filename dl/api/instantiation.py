@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from dl.api.linker_base import LinkerBase
 from dl.api.option_checks import check_library
+from dl.checks import flag, instance, optional, taken, word
+from dl.checks import function as callable_
 from dl.options import ModuleSource
 from dl.wasm.types import FuncType, GlobalType, MemoryType, TableType, TagType
 
@@ -74,6 +76,8 @@ class Instantiation(LinkerBase):
         """
         self._check_open()
         _check_module(module)
+        taken(optional(word), name, "name")
+        taken(flag, strict, "strict")
         return self.parts.instances().instantiate(
             module, imports, name=name, strict=strict, initialize=initialize
         )
@@ -92,6 +96,8 @@ class Instantiation(LinkerBase):
         """
         self._check_open()
         _check_module(module)
+        taken(optional(word), name, "name")
+        taken(flag, resolve, "resolve")
         return self.parts.instances().load(module, name, resolve=resolve)
 
     def register(self, name: str, what: Instance | Module, *, replace: bool = False) -> None:
@@ -106,16 +112,19 @@ class Instantiation(LinkerBase):
             LinkerUsageError: the name is that of another module, or of what is built in, or the module has another name.
         """
         self._check_open()
+        taken(flag, replace, "replace")
         self.parts.instances().named.register(name, what, replace=replace)
 
     def find(self, name: str) -> Module | None:
         """Return the module of a name: registered, or found because another imports from it; None if there is none."""
         self._check_open()
+        taken(word, name, "name")
         return self.parts.instances().named.find(name)
 
     def instance(self, name: str) -> Instance | None:
         """Return the one instance of a name: registered, or made for another module's import; None if there is none."""
         self._check_open()
+        taken(word, name, "name")
         return self.parts.instances().instance(name)
 
     # externals of the host
@@ -168,6 +177,7 @@ class Instantiation(LinkerBase):
         from dl.instances.made import limits  # noqa: PLC0415  as above
 
         self._check_open()
+        taken(word, element, "element")
         kind = TableType(element, limits(minimum, maximum, is64=is64))
         return self.parts.instances().made.table(kind, initial)
 
@@ -185,6 +195,8 @@ class Instantiation(LinkerBase):
                 something.
         """
         self._check_open()
+        taken(word, kind, "kind")
+        taken(flag, mutable, "mutable")
         return self.parts.instances().made.global_(GlobalType(kind, mutable), value)
 
     def new_function(self, kind: FuncType | str, function: Callable[..., Any]) -> Function:
@@ -201,6 +213,7 @@ class Instantiation(LinkerBase):
         from dl.instances.made import signature  # noqa: PLC0415  as above
 
         self._check_open()
+        taken(callable_, function, "function")
         return self.parts.instances().made.function(signature(kind), function)
 
     def new_tag(self, kind: FuncType | str) -> Tag:
@@ -226,9 +239,11 @@ class Instantiation(LinkerBase):
             ImportTypeError: it imports something of these with another type.
             UnsupportedModuleError: a function cannot work on the module's memory.
         """
+        from dl.instances.instance import Module  # noqa: PLC0415  as above
         from dl.instances.lists import wasi_imports  # noqa: PLC0415  as above
 
         self._check_open()
+        taken(instance(Module), module, "module")
         instances = self.parts.instances()
         return wasi_imports(module, instances.built_in, instances.made)
 

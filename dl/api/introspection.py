@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Literal, SupportsIndex
 
 from dl.api.linker_base import LinkerBase
 from dl.api.option_checks import number_of
+from dl.checks import at_least, seconds, taken, word
 from dl.dlfcn import ModuleHandle
 from dl.errors import InvalidHandleError, LinkerUsageError
 from dl.groups.errors import check_process
@@ -68,6 +69,8 @@ class Introspection(LinkerBase):
         from dl.api.profile import Profile  # noqa: PLC0415  as above
 
         check_process(self.program.rendezvous.process)
+        taken(seconds, interval, "interval")
+        taken(at_least(1), limit, "limit")
         return Profile(self.program, interval, limit)
 
     def explain(self, symbol: str, in_module: SupportsIndex) -> Explanation:
@@ -83,6 +86,7 @@ class Introspection(LinkerBase):
         """
         from dl.api.explain import explain  # noqa: PLC0415  as above
 
+        taken(word, symbol, "symbol")
         return explain(self.program, symbol, self._linked(in_module))
 
     def dladdr(

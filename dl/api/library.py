@@ -85,6 +85,8 @@ class Library(Uncopied):
         return self._open
 
     def _find(self, name: str) -> GuestFunction | GuestData:
+        if not isinstance(name, str):
+            raise LinkerUsageError(f"name: a symbol's name is a text, not {name!r}")
         known = self._found.get(name)
         if known is not None:
             return known
@@ -95,7 +97,7 @@ class Library(Uncopied):
                 self._found[name] = found
             return found
         except SymbolNotFoundError as error:
-            if error.reason or not isinstance(name, str):
+            if error.reason:
                 raise
             raise SymbolNotFoundError(
                 name, error.searched, similar=similar_symbol(name, module.symbols)

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, cast
 
 from dl.assembly import Parts
+from dl.checks import at_least, taken
 from dl.dlfcn import DlFlags, ModuleHandle
 from dl.engine.protocol import Engine
 from dl.errors import LinkerClosedError
@@ -101,4 +102,4 @@ class LinkerBase(Uncopied):
     def grow_memory(self, pages: int) -> int | None:
         """Grow linear memory by a number of 64 KiB pages; return its former size in pages, or None when refused."""
         self._check_open()
-        return self.program.grow_memory(pages)
+        return self.program.grow_memory(taken(at_least(0), pages, "pages"))

@@ -363,7 +363,7 @@ def address_info(
     elif kind == "data":
         found = data_at(state, address, group)
     else:
-        raise LinkerUsageError(f"an address is of a function or of data, not {kind!r}")
+        raise LinkerUsageError(f"kind: an address is of a function or of data, not {kind!r}")
     if found is None:
         return None
     return AddressInfo(address, found.kind, LoadedModule(program, found.module), found.symbol, found.start)

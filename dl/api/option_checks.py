@@ -9,17 +9,20 @@ from typing import Any
 
 from dl.checks import (
     Check,
-    UnfitError,
     any_path,
+    anything,
     by_name,
     cache_or,
     each,
     flag,
+    function,
     instance,
     module_or,
     optional,
     stream_or,
+    taken,
     unfit,
+    word,
 )
 from dl.errors import LinkerUsageError
 from dl.limits import Limits
@@ -29,25 +32,9 @@ from dl.text import shown
 _module, _stream, _cache = module_or(any_path), stream_or(any_path), cache_or(any_path)
 
 
-def _word(value: Any, field: str) -> str:
-    if not isinstance(value, str):
-        raise unfit(value, field, "a text")
-    return value
-
-
 def _number(value: Any, field: str) -> int:
     if isinstance(value, bool) or not isinstance(value, int):
         raise unfit(value, field, "a number of bytes")
-    return value
-
-
-def _function(value: Any, field: str) -> Any:
-    if not callable(value):
-        raise unfit(value, field, "a function")
-    return value
-
-
-def _any(value: Any, _field: str) -> Any:
     return value
 
 
@@ -78,13 +65,13 @@ def _one_or_each(check: Check) -> Check:
 
 CHECKS: Mapping[str, Check] = {
     "main": optional(_module),
-    "name": optional(_word),
+    "name": optional(word),
     "library_path": each(any_path),
     "libraries": by_name(_module),
-    "map_name": optional(_function),
-    "imports": by_name(_any),
-    "args": each(_word),
-    "env": by_name(_word),
+    "map_name": optional(function),
+    "imports": by_name(anything),
+    "args": each(word),
+    "env": by_name(word),
     "preopens": by_name(any_path),
     "stdin": optional(_stream),
     "stdout": optional(_output),
@@ -100,10 +87,10 @@ CHECKS: Mapping[str, Check] = {
     "limits": optional(instance(Limits)),
     "modules": by_name(_module),
     "module_path": each(any_path),
-    "finder": _one_or_each(_function),
+    "finder": _one_or_each(function),
     "isolate": flag,
     "wamr": optional(_mode),
-    "profiler": optional(_word),
+    "profiler": optional(word),
 }
 
 
@@ -113,12 +100,11 @@ def check_library(library: Any, library_path: Any, name: Any) -> None:
     Raises:
         LinkerUsageError: one of them is of another type; names it.
     """
-    try:
-        optional(_module)(library, "library")
-        optional(each(any_path))(() if isinstance(library_path, Iterator) else library_path, "library_path")
-        optional(_word)(name, "name")
-    except UnfitError as error:
-        raise LinkerUsageError(f"{error.field}: {error.reason}") from None
+    taken(optional(_module), library, "library")
+    taken(
+        optional(each(any_path)), () if isinstance(library_path, Iterator) else library_path, "library_path"
+    )
+    taken(optional(word), name, "name")
 
 
 def number_of(handle: Any) -> int:
@@ -145,7 +131,4 @@ def check_options(given: Mapping[str, Any]) -> None:
         check = CHECKS.get(name)
         if check is None or isinstance(value, Iterator):  # which can be gone through once
             continue
-        try:
-            check(value, name)
-        except UnfitError as error:
-            raise LinkerUsageError(f"{error.field}: {error.reason}") from None
+        taken(check, value, name)

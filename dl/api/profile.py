@@ -7,6 +7,7 @@ import threading
 from array import array
 from typing import TYPE_CHECKING, Any
 
+from dl.checks import any_path, taken
 from dl.errors import LinkerUsageError
 
 if TYPE_CHECKING:
@@ -94,10 +95,13 @@ class Profile:
         self.lost = 0
 
     def __enter__(self) -> Self:
+        if self._over.is_set() or self._ticker.is_alive():
+            raise LinkerUsageError("a profile is taken once; make another one")
         if self._program.sampling is not None:
             raise LinkerUsageError("the program is being profiled already")
-        self._program.sampling = self._sample
+        # Before the samples are wanted: a host that has no thread for it leaves the program as it was.
         self._ticker.start()
+        self._program.sampling = self._sample
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -219,7 +223,7 @@ class Profile:
             OSError: it cannot be written.
         """
         text = self.to_folded() if os.fspath(path).endswith(_FOLDED) else self.to_json(program)
-        with open(path, "w", encoding="utf-8") as file:
+        with open(taken(any_path, path, "path"), "w", encoding="utf-8") as file:
             file.write(text)
 
     def __len__(self) -> int:

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 from typing_extensions import Self
 
-from dl.errors import LinkerUsageError
+from dl.checks import any_path, at_least, taken, word
 from threads import recording, uninterrupted
 
 DEFAULT_TIMELINE_EVENTS = 100_000
@@ -68,8 +68,7 @@ class Timeline:
     """
 
     def __init__(self, limit: int = DEFAULT_TIMELINE_EVENTS) -> None:
-        if limit < 1:
-            raise LinkerUsageError(f"a timeline holds at least one event, not {limit}")
+        taken(at_least(1), limit, "limit")
         # Additions and copies are single steps, and a name belongs to its thread. No thread waits for a lock here, since
         # barriers are recorded half-way, and signal handlers record as well; so the list may pass the limit for a moment.
         self._events: list[TimelineEvent] = []
@@ -153,6 +152,7 @@ class Timeline:
         Args:
             program: what the viewer calls the process.
         """
+        taken(word, program, "program")
         return json.dumps(_chrome_trace(self.events, self._began, self.lost, program))
 
     def write(self, path: str | os.PathLike[str], program: str = "") -> None:
@@ -161,8 +161,9 @@ class Timeline:
         Raises:
             OSError: it cannot be written.
         """
-        with open(path, "w", encoding="utf-8") as file:
-            file.write(self.to_json(program))
+        shown = self.to_json(program)
+        with open(taken(any_path, path, "path"), "w", encoding="utf-8") as file:
+            file.write(shown)
 
     def __len__(self) -> int:
         return min(len(self._events), self._limit)

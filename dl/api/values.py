@@ -11,6 +11,7 @@ import typing
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Annotated, Any
 
+from dl.checks import instance, taken, whole, word
 from dl.errors import LinkerUsageError, ValueConversionError
 from dl.options import HostFunction, HostImports
 from dl.records import dataclass
@@ -85,7 +86,13 @@ class CString(str):
     address: int
 
     def __new__(cls, text: str, address: int) -> Self:
-        """Take the text, and the address that it was read from."""
+        """Take the text, and the address that it was read from.
+
+        Raises:
+            LinkerUsageError: one of them is of another type.
+        """
+        taken(word, text, "text")
+        taken(whole, address, "address")
         self = super().__new__(cls, text)
         self.address = address
         return self
@@ -100,8 +107,10 @@ class CString(str):
         Raises:
             InvalidStringError: it is not UTF-8, or no zero byte follows within 64 KiB.
             OutOfBoundsError: it does not end inside the memory.
+            LinkerUsageError: `memory` is none.
         """
-        return cls(memory.read_cstring(address), address)
+        taken(instance(LinearMemory), memory, "memory")
+        return cls(memory.read_cstring(address), taken(whole, address, "address"))
 
 
 @dataclass(frozen=True)

@@ -158,10 +158,10 @@ def _expanded(words: Iterable[str], depth: int = 0) -> Iterator[str]:
         if depth >= _MOST_NESTED:
             raise BuildError(f"{word}: such files name each other without end")
         try:
-            text = Path(word[1:]).read_text()
+            inner = shlex.split(Path(word[1:]).read_text())
         except (OSError, ValueError) as error:
             raise BuildError(f"{word}: {error}") from error
-        yield from _expanded(shlex.split(text), depth + 1)
+        yield from _expanded(inner, depth + 1)
 
 
 def _for_linker(order: Order) -> Iterator[str]:

@@ -4,6 +4,9 @@ Finding, opening and checking a file of a few functions takes Python longer than
 code of all that it has imported into one file, and later ones load it from there. Each module is still held against its source
 by time and size, as Python does it with its `.pyc` files: one that was edited is imported as usual, and then replaced.
 
+What one process has imported is one part of the file, and is loaded whole with the first module of it: names that modules
+share are in it once, so it takes two thirds of the time of loading each module's code. Who imports other modules adds a part.
+
 The file is beside the `.pyc` of this one, wherever Python keeps that, and is trusted as those are: who may write there may have
 any code run already. Where Python writes none (`PYTHONDONTWRITEBYTECODE`, a folder of somebody else), nor is this one written.
 Only a process of `dlrun` has it: a library that changes how its users' programs import would surprise them. An archive was not
@@ -26,8 +29,12 @@ if TYPE_CHECKING:
 
     _Source: TypeAlias = tuple[str, int, int, str]
     _Entry: TypeAlias = tuple[str, int, int, str, int, int]
+    _Module: TypeAlias = tuple[str, _Source, CodeType]
 
 SUFFIX = ".code"
+_MADE_BY = (sys.version, "parts")
+"""The version of Python, and of this file's form."""
+
 _INDEX_LENGTH_BYTES = 4
 _PACKAGE_FILE = "/__init__.py"
 
@@ -41,25 +48,22 @@ def path() -> str | None:
 class _Loader(SourceFileLoader):
     """Loads a module whose code is known; what else loaders are asked for, such as its source, is as usual."""
 
-    def __init__(self, name: str, path: str, code: bytes) -> None:
+    def __init__(self, name: str, path: str, code: CodeType) -> None:
         super().__init__(name, path)
-        self._code: bytes | None = code
+        self._code: CodeType | None = code
 
     def get_code(self, fullname: str) -> CodeType | None:
         """Return the module's code, the first time from the file."""
         code, self._code = self._code, None
-        if code is None:
-            return super().get_code(fullname)
-        loaded: CodeType = marshal.loads(code)  # noqa: S302  trusted as .pyc files are
-        return loaded
+        return super().get_code(fullname) if code is None else code
 
 
 class CodeFile:
     """Finds modules of the linker in one file; an element of `sys.meta_path`, for whatever is imported after it was made.
 
-    The file has the length of its index, the index, and the codes. The index has the version of Python, the bytes of all codes,
-    and of each module: the path of its source, when that was changed (nanoseconds since 1970) and its size, the path of its
-    `.pyc`, and where its code begins and how long it is (bytes, behind the index).
+    The file has the length of its index, the index, and the parts. The index has who made it; of each part, where it
+    begins and how long it is (bytes, behind the index); and of each module: the path of its source, when that was changed
+    (nanoseconds since 1970) and its size, the path of its `.pyc`, and the numbers of its part and of its place in that.
 
     Args:
         path: the file; it need not exist.
@@ -71,6 +75,8 @@ class CodeFile:
         self._prefixes = tuple(f"{package}." for package in packages)
         self._before = frozenset(sys.modules)
         self._index: dict[str, _Entry] = {}
+        self._parts: Sequence[tuple[int, int]] = ()
+        self._loaded: dict[int, list[CodeType | None]] = {}
         with contextlib.suppress(OSError):
             self._file = open(path, "rb", buffering=0)  # noqa: SIM115  for the process's life
             if not self._read_index():
@@ -81,17 +87,31 @@ class CodeFile:
         number = self._file.fileno()
         size = os.fstat(number).st_size
         length = int.from_bytes(os.pread(number, _INDEX_LENGTH_BYTES, 0), "little")
-        self._codes_at = _INDEX_LENGTH_BYTES + length
-        if self._codes_at > size:
+        self._parts_at = _INDEX_LENGTH_BYTES + length
+        if self._parts_at > size:
             return False
         try:
-            python, codes, index = marshal.loads(os.pread(number, length, _INDEX_LENGTH_BYTES))  # noqa: S302  as above
+            made_by, parts, index = marshal.loads(os.pread(number, length, _INDEX_LENGTH_BYTES))  # noqa: S302  as above
         except (EOFError, TypeError, ValueError):  # not one of ours
             return False
-        if python != sys.version or size != self._codes_at + codes:
+        if made_by != _MADE_BY or size != self._parts_at + sum(length for _, length in parts):
             return False
-        self._index = index
+        self._parts, self._index = parts, index
         return True
+
+    def _part(self, number: int) -> list[CodeType | None]:
+        """Load the code of a part's modules."""
+        at, length = self._parts[number]
+        content = os.pread(self._file.fileno(), length, self._parts_at + at)
+        return list(marshal.loads(content))  # noqa: S302  as above
+
+    def _take_code(self, part: int, place: int) -> CodeType | None:
+        """Return a module's code, once: a module that is imported again is imported as usual, and nothing is kept for it."""
+        codes = self._loaded.get(part)
+        if codes is None:
+            codes = self._loaded.setdefault(part, self._part(part))
+        code, codes[place] = codes[place], None
+        return code
 
     def find_spec(
         self, name: str, path: Sequence[str] | None, _target: ModuleType | None = None
@@ -100,15 +120,18 @@ class CodeFile:
         entry = self._index.get(name)
         if entry is None or not path or not self._is_current(entry):
             return None
-        source, _, _, cached, at, length = entry
-        folder = source.removesuffix(_PACKAGE_FILE)
-        if os.path.dirname(folder) != path[0]:  # the package is another one than it was
+        source, _, _, cached, part, place = entry
+        is_package = source.endswith(_PACKAGE_FILE)
+        folder = source[: -len(_PACKAGE_FILE)] if is_package else source
+        if folder[: folder.rfind("/")] != path[0]:  # the package is another one than it was
             return None
-        code = os.pread(self._file.fileno(), length, self._codes_at + at)
-        spec = ModuleSpec(name, _Loader(name, source, code), origin=source, is_package=folder != source)
+        code = self._take_code(part, place)
+        if code is None:
+            return None
+        spec = ModuleSpec(name, _Loader(name, source, code), origin=source)
         spec.has_location, spec.cached = True, cached
-        if spec.submodule_search_locations is not None:
-            spec.submodule_search_locations.append(folder)
+        if is_package:
+            spec.submodule_search_locations = [folder]
         return spec
 
     @staticmethod
@@ -137,24 +160,32 @@ class CodeFile:
         temporary = f"{self._path}.{os.getpid()}"
         with open(temporary, "xb", opener=_opened) as file:  # fails at once where nothing may be written
             try:
-                index, codes, at = {}, [], 0
-                for name, of_source, code in (*self._kept(), *_codes(missing)):
-                    index[name] = (*of_source, at, len(code))
-                    codes.append(code)
-                    at += len(code)
-                head = marshal.dumps((sys.version, at, index))
-                file.writelines((len(head).to_bytes(_INDEX_LENGTH_BYTES, "little"), head, *codes))
+                index: dict[str, _Entry] = {}
+                contents, parts, at = [], [], 0
+                for part, modules in enumerate((*self._kept(), [*_codes(missing)])):
+                    index |= {name: (*of, part, place) for place, (name, of, _) in enumerate(modules)}
+                    content = marshal.dumps(tuple([code for _, _, code in modules]))
+                    contents.append(content)
+                    parts.append((at, len(content)))
+                    at += len(content)
+                head = marshal.dumps((_MADE_BY, parts, index))
+                file.writelines((len(head).to_bytes(_INDEX_LENGTH_BYTES, "little"), head, *contents))
                 file.flush()
                 os.replace(temporary, self._path)
             except BaseException:
                 os.unlink(temporary)
                 raise
 
-    def _kept(self) -> Iterator[tuple[str, _Source, bytes]]:
+    def _kept(self) -> Iterator[list[_Module]]:
+        """Return what of each part is still the code of its source; a part of which nothing is left is none."""
+        codes = [self._part(number) for number in range(len(self._parts))]
+        parts: list[list[_Module]] = [[] for _ in codes]
         for name, entry in self._index.items():
-            if self._is_current(entry):
-                *_, at, length = entry
-                yield name, entry[:4], os.pread(self._file.fileno(), length, self._codes_at + at)
+            *_, part, place = entry
+            code = codes[part][place]
+            if code is not None and self._is_current(entry):
+                parts[part].append((name, entry[:4], code))
+        return filter(None, parts)
 
 
 def _opened(path: str, flags: int) -> int:
@@ -162,7 +193,7 @@ def _opened(path: str, flags: int) -> int:
     return os.open(path, flags, 0o644)
 
 
-def _codes(modules: Iterable[tuple[str, ModuleType]]) -> Iterator[tuple[str, _Source, bytes]]:
+def _codes(modules: Iterable[tuple[str, ModuleType]]) -> Iterator[_Module]:
     """Return modules' code, as Python's own loader has it, and the sources that it is no older than."""
     for name, module in modules:
         spec = module.__spec__
@@ -170,4 +201,5 @@ def _codes(modules: Iterable[tuple[str, ModuleType]]) -> Iterator[tuple[str, _So
             continue
         found = os.stat(spec.origin)
         code = SourceFileLoader(name, spec.origin).get_code(name)
-        yield name, (spec.origin, found.st_mtime_ns, found.st_size, spec.cached), marshal.dumps(code)
+        if code is not None:
+            yield name, (spec.origin, found.st_mtime_ns, found.st_size, spec.cached), code

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from importlib import import_module
 
 import click
-from click.shell_completion import CompletionItem, shell_complete
+from click.shell_completion import CompletionItem, add_completion_class, shell_complete
 
 from dl.cli.app import COMMANDS, COMPLETE
 from dl.cli.modules import meant_command
@@ -156,4 +156,8 @@ def command_line(words: Sequence[str]) -> int:
 
 def complete(instruction: str) -> int:
     """Answer a shell that completes a command line; return the exit code."""
+    from dl.cli.completing import SHELLS  # noqa: PLC0415  only shells need it, and it knows this file
+
+    for name, kind in SHELLS.items():
+        add_completion_class(kind, name)
     return shell_complete(dlrun, {}, "dlrun", COMPLETE, instruction)

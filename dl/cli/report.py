@@ -111,8 +111,9 @@ def describe(module: WasmModule, file: str) -> dict[str, Any]:
 
 def flag_names(flags: int) -> list[str]:
     """Spell out symbol flags, lowest bit first; bits that have no name as `0x…`."""
-    names = [flag.name.lower() for flag in SymbolFlags if flags & flag and flag.name]
-    unnamed = flags & ~sum(SymbolFlags)
+    known = {flag: name.lower() for name, flag in vars(SymbolFlags).items() if isinstance(flag, int)}
+    names = [name for flag, name in known.items() if flags & flag]
+    unnamed = flags & ~sum(known)
     return [*names, hex(unnamed)] if unnamed else names
 
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import click
+from click.shell_completion import CompletionItem
 
+from dl.cli.modules import complete_file
 from dl.cli.params import F
 from dl.cli.tracing import CATEGORIES, FORMATS
 
@@ -53,6 +55,18 @@ def _categories(context: click.Context, _option: click.Parameter, text: str | No
     return frozenset(CATEGORIES) if ALL in words else frozenset(words)
 
 
+def _complete_categories(
+    _context: click.Context, _option: click.Parameter, incomplete: str
+) -> list[CompletionItem]:
+    """Return the categories that complete the last one of a list."""
+    before, comma, last = incomplete.rpartition(",")
+    return [
+        CompletionItem(f"{before}{comma}{name}")
+        for name in (*CATEGORIES, ALL, _HELP)
+        if name.startswith(last)
+    ]
+
+
 class OptionalTrace(click.Command):
     """A command whose option `--trace` may have a value, after `=`; what follows a bare one is never its value."""
 
@@ -78,6 +92,7 @@ def trace_options(command: F) -> F:
         click.option(
             "--trace-output",
             metavar="FILE",
+            shell_complete=complete_file,
             help="Write the trace to a file instead of standard error; %p in its name is the number of the process.",
         ),
         click.option(
@@ -89,6 +104,7 @@ def trace_options(command: F) -> F:
         click.option(
             "--trace",
             callback=_categories,
+            shell_complete=_complete_categories,
             is_eager=True,
             metavar="[=CATEGORY,...]",
             help="Write what the linker does to standard error: everything, or some categories; --trace=help lists them.",

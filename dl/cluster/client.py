@@ -168,12 +168,18 @@ _mapped: WeakKeyDictionary[Client, dict[tuple[Spec, bool], Program]] = WeakKeyDi
 
 
 def _hold(client: Client, held: list[HeldModule | HeldProgram]) -> None:
-    with _lock:
-        counts = _counts.setdefault(client, Counter())
-        for one in held:
-            if not counts[one.name]:
-                client.register_plugin(one, name=one.name)
-            counts[one.name] += 1
+    counted: list[HeldModule | HeldProgram] = []
+    try:
+        with _lock:
+            counts = _counts.setdefault(client, Counter())
+            for one in held:
+                counted.append(one)
+                counts[one.name] += 1
+                if counts[one.name] == 1:
+                    client.register_plugin(one, name=one.name)
+    except BaseException:
+        _let_go(client, counted)
+        raise
 
 
 def _let_go(client: Client, held: list[HeldModule | HeldProgram]) -> None:

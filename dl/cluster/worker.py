@@ -6,6 +6,7 @@ import io
 import logging
 import os
 import pickle
+import shutil
 import tempfile
 import threading
 from collections.abc import Callable
@@ -61,8 +62,9 @@ class _Program:
         self._closed = False
         self.holders = 0
         self._options: dict[str, Any] = {}
+        self._code: str | None = None
         if codes:
-            place = tempfile.mkdtemp(prefix="wasix-dl-code-", dir=directory)
+            self._code = place = tempfile.mkdtemp(prefix="wasix-dl-code-", dir=directory)
             cache = open_cache(place)
             if cache is not None:
                 for digest, code in codes.items():
@@ -77,13 +79,15 @@ class _Program:
             return self._builders.setdefault(threading.get_ident(), Builder(self._spec, **self._options))
 
     def close(self) -> None:
-        """End the programs of all threads."""
+        """End the programs of all threads, and remove the code that came along."""
         with self._lock:
             self._closed = True
             builders = list(self._builders.values())
             self._builders.clear()
         for builder in builders:
             builder.close()
+        if self._code is not None:
+            shutil.rmtree(self._code, ignore_errors=True)
 
 
 class HeldModule(WorkerPlugin):
@@ -127,6 +131,7 @@ class HeldProgram(WorkerPlugin):
         self.name = f"wasix-dl program {digest}"
         self._digest = digest
         self._described = described
+        self._is_set_up = False  # on the worker that this copy is of
 
     def setup(self, worker: Worker) -> None:
         """Hold it."""
@@ -134,9 +139,14 @@ class HeldProgram(WorkerPlugin):
         with _lock:
             program = _programs.setdefault(self._digest, made)
             program.holders += 1
+            self._is_set_up = True
+        if program is not made:  # another worker of this process was first
+            made.close()
 
     def teardown(self, worker: Worker) -> None:  # noqa: ARG002  the protocol's
-        """Close it."""
+        """Close it, if it could be set up."""
+        if not self._is_set_up:
+            return
         with _lock:
             program = _programs[self._digest]
             program.holders -= 1

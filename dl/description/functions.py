@@ -8,6 +8,9 @@ from collections.abc import Callable
 from importlib import import_module
 from typing import Any
 
+from dl.errors import SpecError
+from dl.options import HostFunction
+
 _NAME = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*(\.[^\W\d]\w*)*")
 
 
@@ -34,16 +37,23 @@ def function_name(function: Callable[..., Any]) -> str:
     return name
 
 
-def named_function(name: str) -> Any:
-    """Return what a name stands for; its module is imported.
+def named_function(name: Any, where: str) -> Any:
+    """Return the function that a field of a description names; its module is imported.
+
+    Args:
+        name: the name.
+        where: the field.
 
     Raises:
-        ImportError: the module cannot be imported.
-        AttributeError: there is no such name in it.
-        TypeError: it is no function.
+        SpecError: the module cannot be imported, or has no function of this name.
     """
-    module, _, qualname = name.partition(":")
-    found: Any = import_module(module)
-    for part in qualname.split("."):
-        found = getattr(found, part)
+    module, _, qualname = str(name).partition(":")
+    try:
+        found: Any = import_module(module)
+        for part in qualname.split("."):
+            found = getattr(found, part)
+    except (ImportError, AttributeError) as error:
+        raise SpecError(where, f"there is no {name}: {error}") from error
+    if not callable(found) and not isinstance(found, HostFunction):
+        raise SpecError(where, f"{name} is no function, but {type(found).__name__}")
     return found

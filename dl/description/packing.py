@@ -51,7 +51,7 @@ def packed_modules(spec: Spec) -> dict[str, Any]:
         SpecError: one name stands for two modules.
     """
     given = {name: _image(source, name, spec.limits) for name, source in spec.libraries.items()}
-    map_name = None if spec.map_name is None else named_function(str(spec.map_name))
+    map_name = None if spec.map_name is None else named_function(spec.map_name, "map_name")
     held = {name: image.wasm.data for name, image in given.items()}
     locator = new_locator(spec.library_path, held, spec.limits, map_name)
     known = dict(given)

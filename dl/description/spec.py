@@ -13,18 +13,17 @@ from typing import Any
 
 from typing_extensions import Self
 
+from dl.checks import any_path, anything, by_name, taken
 from dl.description import checks
 from dl.description.functions import named_function
 from dl.description.packing import module_bytes, packed_modules
 from dl.description.text import default_of, from_plain, read_description, to_plain
-from dl.errors import SpecError
 from dl.limits import Limits
 from dl.linker import Linker
 from dl.options import (
     DEFAULT_STACK_BYTES,
     Binding,
     GuestDlfcn,
-    HostFunction,
     MemoryType,
     ModuleSource,
     SideMemorySource,
@@ -145,13 +144,13 @@ class Spec:
             space: {field: self._import(space, field, value) for field, value in fields.items()}
             for space, fields in self.imports.items()
         }
-        given["map_name"] = None if self.map_name is None else _function(self.map_name, "map_name")
-        given["finder"] = tuple(_function(name, f"finder[{n}]") for n, name in enumerate(self.finder))
+        given["map_name"] = None if self.map_name is None else named_function(self.map_name, "map_name")
+        given["finder"] = tuple(named_function(name, f"finder[{n}]") for n, name in enumerate(self.finder))
         return Linker(**{**given, **options})
 
     def _import(self, space: str, name: str, value: Any) -> Any:
         where = f"imports[{space!r}][{name!r}]"
-        return _function(value, where) if isinstance(value, str) else value
+        return named_function(value, where) if isinstance(value, str) else value
 
     def packed(self) -> Self:
         """Return the description with the bytes of its modules in place of their paths, and of all that they need.
@@ -192,6 +191,7 @@ class Spec:
         Raises:
             SpecError: a field is not known, or holds what no linker takes.
         """
+        taken(by_name(anything), plain, "plain")
         checks.check_names(plain, [field.name for field in dataclasses.fields(cls)])
         return cls(**from_plain(plain))
 
@@ -205,7 +205,7 @@ class Spec:
             SpecError: it is no description.
             OSError: it cannot be read.
         """
-        return cls.from_dict(read_description(Path(path)))
+        return cls.from_dict(read_description(Path(taken(any_path, path, "path"))))
 
     def __repr__(self) -> str:
         parts = []
@@ -214,13 +214,3 @@ class Spec:
             if value != default_of(field):
                 parts.append(f"{field.name}={checks.shortened(value)}")
         return f"Spec({', '.join(parts)})"
-
-
-def _function(name: Any, where: str) -> Any:
-    try:
-        found = named_function(name)
-    except (ImportError, AttributeError) as error:
-        raise SpecError(where, f"there is no {name}: {error}") from error
-    if not callable(found) and not isinstance(found, HostFunction):
-        raise SpecError(where, f"{name} is no function, but {type(found).__name__}")
-    return found

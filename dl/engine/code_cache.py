@@ -12,13 +12,13 @@ what a program holds: its engine, and the layers it uses.
 from __future__ import annotations
 
 import gc
-import hashlib
 import threading
 import weakref
 from collections import OrderedDict
 from collections.abc import Callable
 from typing import Protocol
 
+from dl.digests import sha256
 from dl.engine.prelink import Entry, Plan
 from dl.engine.protocol import CompiledModule, Engine
 from dl.errors import EngineError, InvalidModuleError
@@ -38,7 +38,7 @@ MOST_BYTES = 128 << 20
 
 def content_digest(wasm: bytes) -> bytes:
     """Return the digest by which a module's compiled code is known: SHA-256 of its bytes, 32 bytes."""
-    return hashlib.sha256(wasm).digest()
+    return sha256(wasm)
 
 
 class CodeStore(Protocol):

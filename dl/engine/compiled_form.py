@@ -11,12 +11,12 @@ Loading compiled code is running it. So a form is read only where the user alone
 
 from __future__ import annotations
 
-import hashlib
 import os
 import struct
 from collections.abc import Mapping
 from pathlib import Path
 
+from dl.digests import sha256
 from dl.engine.private_directory import NotPrivateError, PrivateDirectory, read_content
 from dl.engine.protocol import CompiledModule, Engine
 from dl.errors import EngineError
@@ -110,7 +110,7 @@ def _entries(data: bytes, count: int) -> dict[bytes, bytes]:
     for number in range(count):
         digest, length, of_code = _ENTRY.unpack_from(data, _HEADER.size + number * _ENTRY.size)
         code = data[at : at + length]
-        if len(code) != length or hashlib.sha256(code).digest() != of_code:
+        if len(code) != length or sha256(code) != of_code:
             raise NotUsedError("it is damaged")
         found[digest] = code
         at += length
@@ -146,11 +146,11 @@ def write_form(
     merged = {**{digest: code for digest, code in kept.items() if digest not in codes}, **codes}
     last = list(merged.items())[-MOST_ENTRIES:]
     header = _HEADER.pack(MAGIC, _VERSION, len(last), source, _fingerprint(engine))
-    table = b"".join(_ENTRY.pack(d, len(code), hashlib.sha256(code).digest()) for d, code in last)
+    table = b"".join(_ENTRY.pack(d, len(code), sha256(code)) for d, code in last)
     parts = (header, table, *(code for _, code in last))
     directory.write(form.name, parts)
     return sum(map(len, parts))
 
 
 def _fingerprint(engine: Engine) -> bytes:
-    return hashlib.sha256(engine.fingerprint.encode()).digest()
+    return sha256(engine.fingerprint.encode())

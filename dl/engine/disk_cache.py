@@ -19,7 +19,6 @@ bytes, the files that were used longest ago are removed; when a file was read is
 
 from __future__ import annotations
 
-import hashlib
 import mmap
 import os
 import struct
@@ -31,6 +30,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import BinaryIO
 
+from dl.digests import sha256
 from dl.engine.private_directory import TEMPORARY, NotPrivateError, PrivateDirectory, read_content
 from dl.engine.protocol import CompiledModule, Engine
 from dl.errors import EngineError
@@ -298,7 +298,7 @@ def _usage(files: Iterable[tuple[str, int]]) -> Usage:
 
 @lru_cache(maxsize=64)
 def _fingerprint(text: str) -> bytes:
-    return hashlib.sha256(text.encode()).digest()
+    return sha256(text.encode())
 
 
 def _name(digest: bytes, fingerprint: bytes) -> str:
@@ -335,7 +335,7 @@ def _length(data: bytes | mmap.mmap, digest: bytes, fingerprint: bytes, kind: by
     if (magic, version, of_module, of_engine, length) != (kind, _VERSION, digest, fingerprint, at):
         return None
     with memoryview(data) as view, view[:at] as code:
-        return at if hashlib.sha256(code).digest() == of_code else None
+        return at if sha256(code) == of_code else None
 
 
 def _matches_name(name: str, data: bytes) -> bool:
@@ -360,7 +360,7 @@ def _record_length(data: bytes, key: bytes) -> int | None:
 
 
 def _trailer(magic: bytes, digest: bytes, fingerprint: bytes, content: bytes) -> bytes:
-    return _TRAILER.pack(magic, _VERSION, digest, fingerprint, len(content), hashlib.sha256(content).digest())
+    return _TRAILER.pack(magic, _VERSION, digest, fingerprint, len(content), sha256(content))
 
 
 _lock = threading.Lock()

@@ -6,7 +6,9 @@ table index already, so that a store can take hundreds of functions from its tab
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Callable, Sequence
+from functools import cached_property
 from operator import itemgetter
 from typing import TYPE_CHECKING, Protocol
 
@@ -55,6 +57,11 @@ class TableFunctions:
                 rows.append((position, position + 1, number))
         self.rows = tuple(rows)
 
+    @cached_property
+    def words(self) -> tuple[array[int], array[int]]:
+        """Positions and offsets as numbers of 32 bits, one behind the other."""
+        return array("I", self.positions), array("I", self.offsets)
+
 
 @dataclass(frozen=True, eq=False)
 class ImportList:
@@ -96,6 +103,9 @@ class ListingStore(Protocol):
             KeyError: the instance exports no such table or function.
             EngineError: the engine has no import lists.
         """
+
+    def lacks_reader(self, imports: ImportList) -> bool:
+        """Return whether the store needs a reader for a list and has none; some engines need none."""
 
     def instantiate_listed(
         self, module: CompiledModule, name: str, imports: ImportList, generated: EngineInstance | None = None

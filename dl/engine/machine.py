@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import sys
 from functools import cache
+
+from dl.digests import sha256
 
 _CPU_INFO = "/proc/cpuinfo"
 _FEATURES = ("flags", "Features", "isa")
@@ -16,7 +17,7 @@ _FEATURES = ("flags", "Features", "isa")
 def machine_fingerprint() -> str:
     """Return a text that differs between machines that cannot run each other's native code."""
     features = " ".join(sorted(_cpu_features().split()))
-    return f"{sys.platform} {_machine()} {hashlib.sha256(features.encode()).hexdigest()[:16]}"
+    return f"{sys.platform} {_machine()} {sha256(features.encode()).hex()[:16]}"
 
 
 def _cpu_features() -> str:

@@ -15,20 +15,24 @@ it has code in it. One of another main module would serve as well, only with few
 
 from __future__ import annotations
 
-import hashlib
 import os
 import struct
 import threading
 from collections.abc import Hashable, Iterable
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Protocol
 
+from dl.digests import sha256
 from dl.engine.protocol import CompiledModule, Engine
 from dl.errors import EngineError
 from dl.logs import logger
+<<<<<<< HEAD
 from dl.records import fields
 from threads import found_in
+=======
+from dl.records import NamedTuple, fields
+>>>>>>> main
 
 log = logger("dl.cache")
 
@@ -102,7 +106,7 @@ class Plan:
     def __init__(self, store: RecordStore, engine: Engine, program: bytes) -> None:
         self._store = store
         self._engine = engine
-        self._key = hashlib.sha256(repr((engine.fingerprint, program)).encode()).digest()
+        self._key = sha256(repr((engine.fingerprint, program)).encode())
         self._writing = threading.Lock()
         self._lock = threading.Lock()
         self._entries: dict[bytes, Entry] | None = None
@@ -226,7 +230,7 @@ def key_of(inputs: Hashable) -> bytes:
     Raises:
         TypeError: there is something else among them.
     """
-    return hashlib.sha256(repr(_plain(inputs)).encode()).digest()
+    return sha256(repr(_plain(inputs)).encode())
 
 
 _TEXTS_ITSELF = frozenset({int, str, bytes, bool, type(None)})

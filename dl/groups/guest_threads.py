@@ -227,8 +227,7 @@ class GuestThreads:
             for thread in threads:
                 if caller is not None and self._program.ended is None:
                     thread.ended_in_program.wait(caller.replica.waiter)
-                else:
-                    thread.thread_done.wait()
+                thread.thread_done.wait()  # what it still does is giving back what it had
 
     def join_all(self) -> None:
         """Wait for all threads, as `endings` says; the program has ended."""

@@ -29,10 +29,12 @@ class HostThread(Uncopied):
         name: its name.
         ended_in_program: set at its end, for threads of the program to wait on: a wait for it can be seen as a deadlock.
         thread_done: set at its end, for threads that are not of the program.
+        has_place: whether it counts among the threads that the program may have; guarded by the lock of `HostThreads`.
     """
 
     def __init__(self, threads: HostThreads, name: str) -> None:
         self.name = name
+        self.has_place = True
         self._threads = threads
         waits = threads.groups.program.waits
         self.ended_in_program = Event(waits, f"thread {name!r} to end")
@@ -144,7 +146,8 @@ class HostThread(Uncopied):
             self._threads.give_place_back(self)
             self.thread_done.set()
             self.ended_in_program.set()
-            self.not_started()
+            # Last: who closes the linker waits for the threads that are known.
+            self._threads.forget(self)
 
     def not_started(self) -> None:
         """Stop counting the thread as one that may still act: it never comes, or has come and gone."""
@@ -154,7 +157,7 @@ class HostThread(Uncopied):
 class HostThreads:
     """The threads of the host that have a group of one program.
 
-    `_lock` guards `_running` and `_expects_threads`; a leaf.
+    `_lock` guards `_running`, `_expects_threads` and each thread's `has_place`; a leaf.
 
     Attributes:
         groups: the program's groups.
@@ -251,13 +254,14 @@ class HostThreads:
         """Forget a thread that has ended, or never started."""
         self.give_place_back(thread)
         thread.not_started()
+        with self._lock:
+            self._running.discard(thread)
 
     def give_place_back(self, thread: HostThread) -> None:
         """Count a thread no longer, unless that has been done."""
         with self._lock:
-            present = thread in self._running
-            self._running.discard(thread)
-        if present:
+            had_place, thread.has_place = thread.has_place, False
+        if had_place:
             self.groups.places.give_back()
 
     def join_all(self) -> None:

@@ -30,7 +30,7 @@ from dl.glue.base import (
     SET_STACK_POINTER,
     SET_STACK_POINTER_TYPE,
 )
-from dl.glue.imports import SET_HANDLE, needs_handle
+from dl.glue.imports import SET_HANDLE
 from dl.glue.names import (
     ADDRESS_TO_NOTHING,
     BASE_NAMESPACE,
@@ -49,7 +49,6 @@ from dl.groups.closed_functions import ClosedFunctions
 from dl.groups.externals import GroupExternals
 from dl.groups.slot_functions import SlotFunctions
 from dl.groups.thread_locals import ThreadLocals
-from dl.modules.function_runs import apart
 from dl.modules.linked_module import LinkedModule
 from dl.modules.source_lines import source_lines
 from dl.modules.symbols import (
@@ -118,7 +117,9 @@ class Instances:
         # What was on the stack when it was forgotten, and its code.
         self._inside: dict[Subject, list[CompiledModule]] = {}
         self._base: EngineInstance | None = None
-        self._reads_table = False
+        # Made when they are first called: most threads' groups are never asked.
+        self._table_size: Callable[[], int] | None = None
+        self._get_stack_pointer: Callable[[], int] | None = None
         self._store = program.new_store()
         self._slots = SlotFunctions(self._store)
         self.externals = GroupExternals(self._store)
@@ -306,9 +307,7 @@ class Instances:
         if self._program.engine.capabilities.import_lists:
             self._store.read_table_by(self._base, TABLE_NAME, None)
         self._ensure_table = self._base.function(ENSURE_TABLE, ENSURE_TABLE_TYPE)
-        self._table_size = self._base.function(GET_TABLE_SIZE, GET_TABLE_SIZE_TYPE)
         self._set_stack_pointer = self._base.function(SET_STACK_POINTER, SET_STACK_POINTER_TYPE)
-        self._get_stack_pointer = self._base.function(GET_STACK_POINTER, GET_STACK_POINTER_TYPE)
         if self.stack_top is None:
             self.stack_top = self.stack_pointer()
         else:
@@ -342,7 +341,7 @@ class Instances:
             glue = self._store.instantiate(module.import_code, f"{module.name} (imports)")
             if module.import_list is None:
                 self._store.define_instance(LINK_NAMESPACE, glue)
-            if needs_handle(apart(module.bindings)):
+            if module.told_handle:
                 glue.function(SET_HANDLE, ADDRESS_TO_NOTHING)(module.handle)
             if keep_glue:
                 self._store.define_instance(glue_namespace(module.seat), glue)
@@ -352,10 +351,9 @@ class Instances:
         if module.import_list is None:
             instance = self._store.instantiate(module.code, module.name)
         else:
-            if module.import_list.needs_reader and not self._reads_table:
+            if self._store.lacks_reader(module.import_list):
                 reader = self._store.instantiate(self._program.table_reader_code(), "table reader")
                 self._store.read_table_by(reader, TABLE_NAME, READ_TABLE)
-                self._reads_table = True
             instance = self._store.instantiate_listed(module.code, module.name, module.import_list, glue)
         self._store.offer_instance(module_namespace(module.seat), instance)
         for name in exported_tags(module.wasm):
@@ -409,7 +407,11 @@ class Instances:
 
     def stack_pointer(self) -> int | None:
         """Return the shadow stack pointer, bytes; None while there is none."""
-        return None if self._base is None else int(self._get_stack_pointer())
+        if self._base is None:
+            return None
+        if self._get_stack_pointer is None:
+            self._get_stack_pointer = self._base.function(GET_STACK_POINTER, GET_STACK_POINTER_TYPE)
+        return int(self._get_stack_pointer())
 
     def set_stack_pointer(self, address: int | None) -> None:
         """Set the shadow stack pointer, bytes; None for the upper end of the stack."""
@@ -463,6 +465,8 @@ class Instances:
     def table_length(self) -> int:
         """Elements of this group's table."""
         assert self._base is not None
+        if self._table_size is None:
+            self._table_size = self._base.function(GET_TABLE_SIZE, GET_TABLE_SIZE_TYPE)
         return int(self._table_size())
 
     def function_type(self, address: int) -> FuncType | None:

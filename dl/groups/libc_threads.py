@@ -76,11 +76,14 @@ class ThreadRecord:
 
 def has_threads(main: LinkedModule) -> bool:
     """Whether a program's C library can make threads, and end one from within."""
-    imported = {(entry.module, entry.name) for entry in main.wasm.imports}
-    return ("wasix_32v1", "thread_exit") in imported and all(
-        (export := main.wasm.exports.get(name)) is not None and export.type == kind
-        for name, kind in _NEEDED_EXPORTS.items()
-    )
+    known: bool | None = main.wasm.derived.get("has threads")
+    if known is None:  # asked for each thread
+        known = any((i.module, i.name) == ("wasix_32v1", "thread_exit") for i in main.wasm.imports) and all(
+            (export := main.wasm.exports.get(name)) is not None and export.type == kind
+            for name, kind in _NEEDED_EXPORTS.items()
+        )
+        main.wasm.derived["has threads"] = known
+    return known
 
 
 class LibcThreads:

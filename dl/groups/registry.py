@@ -292,7 +292,8 @@ class Groups:
         assert side_memory is not None
         size = self.program.options.thread_stack_size
         with self.allocating.lent(thread or NotStoppable()):
-            stack = side_memory.allocate(size, _STACK_ALIGN_LOG2, "a thread's stack")
+            # Not zeroed: no code reads of a stack what it has not written.
+            stack = side_memory.allocate(size, _STACK_ALIGN_LOG2, "a thread's stack", zeroed=False)
         try:
             yield stack.address + stack.size
         finally:

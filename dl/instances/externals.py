@@ -11,6 +11,7 @@ from collections.abc import Callable
 from threading import get_ident
 from typing import TYPE_CHECKING, Any, ClassVar, cast
 
+from dl.checks import taken, whole
 from dl.engine.protocol import EngineMemory
 from dl.errors import LinkerUsageError, ResourceLimitError, ValueConversionError
 from dl.instances.reach import Reach
@@ -155,7 +156,7 @@ class Memory(External):
         Raises:
             LinkerUsageError: the number is negative.
         """
-        if pages < 0:
+        if taken(whole, pages, "pages") < 0:
             raise LinkerUsageError(f"a memory cannot grow by {pages} pages")
         if pages > _MOST_COUNT:
             return None
@@ -222,7 +223,7 @@ class Table(External):
             LinkerUsageError: the number is negative.
             ValueConversionError: the value is no element of the table.
         """
-        if count < 0:
+        if taken(whole, count, "count") < 0:
             raise LinkerUsageError(f"a table cannot grow by {count} elements")
         element = self._reach.to_engine(self._element(), value)
         if count > _MOST_COUNT:

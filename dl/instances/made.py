@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from dl.checks import flag, optional, taken, whole
 from dl.dlfcn import ModuleHandle
 from dl.errors import EngineError, ImportTypeError, LinkerUsageError, ResourceLimitError, ValueConversionError
 from dl.glue.names import HOST_NAMESPACE, module_namespace
@@ -129,6 +130,7 @@ class HostMade:
         bound = self.reach.program.options.limits
         if kind.limits.minimum > bound.table_elements:
             raise bound.refusal("table_elements", "a table", f"it begins with {kind.limits.minimum} elements")
+        self.reach.to_engine(kind.element, initial)  # refused before anything is made
         table = Table(
             self.reach,
             LinkType.of_host(kind),
@@ -287,7 +289,15 @@ def signature(given: FuncType | str) -> FuncType:
 
 
 def limits(minimum: int, maximum: int | None, *, shared: bool = False, is64: bool = False) -> Limits:
-    """Return limits."""
+    """Return limits.
+
+    Raises:
+        LinkerUsageError: one of them is of another type.
+    """
+    taken(whole, minimum, "minimum")
+    taken(optional(whole), maximum, "maximum")
+    taken(flag, shared, "shared")
+    taken(flag, is64, "is64")
     return Limits(minimum, maximum, shared, is64)
 
 

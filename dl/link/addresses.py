@@ -190,7 +190,7 @@ def _nearest(symbols: list[tuple[int, str]], offset: int) -> tuple[int, str] | N
 
 def _data_symbols(wasm: WasmModule) -> list[tuple[int, str]]:
     """Return a module's data symbols in the order of their places, from its memory base on."""
-    return _sorted_symbols(wasm, "data by place", SymbolFlags(0))
+    return _sorted_symbols(wasm, "data by place", 0)
 
 
 def _thread_local_symbols(wasm: WasmModule) -> list[tuple[int, str]]:
@@ -198,7 +198,7 @@ def _thread_local_symbols(wasm: WasmModule) -> list[tuple[int, str]]:
     return _sorted_symbols(wasm, "thread-locals by place", SymbolFlags.TLS)
 
 
-def _sorted_symbols(wasm: WasmModule, key: str, wanted: SymbolFlags) -> list[tuple[int, str]]:
+def _sorted_symbols(wasm: WasmModule, key: str, wanted: int) -> list[tuple[int, str]]:
     known: list[tuple[int, str]] | None = wasm.derived.get(key)
     if known is None:
         flags = wasm.dylink.exports if wasm.dylink else {}
@@ -207,7 +207,7 @@ def _sorted_symbols(wasm: WasmModule, key: str, wanted: SymbolFlags) -> list[tup
             if export.kind != "global" or name in INTERNAL_EXPORTS or name in _LAYOUT:
                 continue
             value = data_value(wasm, name)
-            flag = flags.get(name, SymbolFlags(0)) & (SymbolFlags.TLS | SymbolFlags.ABSOLUTE)
+            flag = flags.get(name, 0) & (SymbolFlags.TLS | SymbolFlags.ABSOLUTE)
             if value is not None and flag == wanted:
                 known.append((value, name))
         known.sort(key=lambda entry: entry[0])

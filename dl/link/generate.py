@@ -7,14 +7,14 @@ from functools import partial
 
 from dl.dlfcn import MAIN_HANDLE, ModuleHandle
 from dl.glue.generated import generated
-from dl.glue.imports import import_module, link_names, onward_calls
+from dl.glue.imports import import_module, link_names, needs_handle, onward_calls
 from dl.glue.names import BASE_NAMESPACE, MEMORY_BASE, TABLE_BASE, module_namespace
 from dl.glue.placement import PlacedFunction, PlacedRun, placement_module
 from dl.glue.resolution import Binding, Constant, FromNamespace, Place, ThreadLocalAddress, ThroughTable
 from dl.link.import_lists import import_list
 from dl.link.plan import LinkPlan
 from dl.link.sources import ENV, GOT_FUNC, GOT_MEM, is_variable
-from dl.modules.function_runs import numbered_apart
+from dl.modules.function_runs import apart, numbered_apart
 from dl.modules.linked_module import LinkedModule
 from dl.modules.symbols import placed_functions, places_itself
 from dl.program.operations import LoadModules
@@ -35,7 +35,9 @@ def grow_memory(plan: LinkPlan) -> None:
     for module in plan.new:
         if not module.wasm.import_counts["memory"]:
             continue
-        for entry, binding in zip(module.wasm.imports, module.bindings, strict=True):
+        imports = module.wasm.imports
+        for position, binding in numbered_apart(module.bindings):
+            entry = imports[position]
             if not isinstance(entry.type, MemoryType) or binding != _PROGRAMS_MEMORY:
                 continue
             if not plan.program.grow_memory_to(entry.type.limits.minimum):
@@ -63,6 +65,7 @@ def generate_glue(plan: LinkPlan) -> LoadModules:
             module.import_list = import_list(program, module, arriving)
             only = None if module.import_list is None else [at for at, _ in module.import_list.generated]
         if imports if only is None else only:
+            module.told_handle = needs_handle(apart(module.bindings))
             where = _places(program, module, range(len(imports)) if only is None else only, based)
             module.import_code = generated(
                 program.compiler,
@@ -192,18 +195,17 @@ def load_operation(
     places = dict(based or {})
     for module in modules:
         imports = module.wasm.imports
-        bound = numbered_apart(module.bindings)
-        kinds = {type(binding) for _, binding in bound}
-        names = link_names(imports) if kinds & {ThreadLocalAddress, Constant} else ()
-        for position, binding in bound if names else ():
-            entry, name = imports[position], names[position]
+        names: Sequence[str] = ()
+        for position, binding in numbered_apart(module.bindings):
             if isinstance(binding, ThreadLocalAddress):
-                assert isinstance(entry.type, GlobalType)
+                kind = imports[position].type
+                assert isinstance(kind, GlobalType)
                 keeps_glue.add(module.handle)
                 provider = program.state.module(binding.module)
                 assert provider is not None
-                thread_addresses.append((module.seat, name, entry.type, provider.seat, binding.offset))
-            elif isinstance(binding, Constant) and is_variable(entry):
+                names = names or link_names(imports)
+                thread_addresses.append((module.seat, names[position], kind, provider.seat, binding.offset))
+            elif isinstance(binding, Constant) and is_variable(imports[position]):
                 keeps_glue.add(module.handle)  # other modules share it
         run = _placed_run(module)
         if run is not None:

@@ -53,12 +53,15 @@ def import_list(
     anchors = program.main.anchors
     for position, binding in bindings.apart.items():
         entry = imports[position]
-        if binding == anchors.table:
-            named.append((position, BASE_NAMESPACE, TABLE_NAME))
-        elif binding == anchors.stack_pointer:
-            named.append((position, BASE_NAMESPACE, STACK_POINTER_NAME))
-        elif isinstance(binding, FromNamespace) and not binding.takes_caller:
-            named.append((position, binding.namespace, binding.name))
+        if isinstance(binding, FromNamespace) and not binding.takes_caller:
+            if binding.namespace == BASE_NAMESPACE:
+                named.append((position, BASE_NAMESPACE, binding.name))
+            elif binding == anchors.table:
+                named.append((position, BASE_NAMESPACE, TABLE_NAME))
+            elif binding == anchors.stack_pointer:
+                named.append((position, BASE_NAMESPACE, STACK_POINTER_NAME))
+            else:
+                named.append((position, binding.namespace, binding.name))
         elif (
             isinstance(binding, Constant)
             and isinstance(entry.type, GlobalType)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from functools import partial
 
-from dl.dlfcn import MAIN_HANDLE, DlFlags
+from dl.dlfcn import MAIN_HANDLE, DlFlags, has_flag
 from dl.link.find import FoundModule, FoundTree
 from dl.link.plan import LinkPlan
 from dl.logs import logger
@@ -98,11 +98,12 @@ def enter_scopes(plan: LinkPlan) -> None:
     """Decide which modules the new ones see, and which enter the global scope with this load."""
     flags = plan.request.flags
     tree = breadth_first([plan.opened])
-    if flags & DlFlags.GLOBAL:
+    is_global, is_deep = has_flag(flags, DlFlags.GLOBAL), has_flag(flags, DlFlags.DEEPBIND)
+    if is_global:
         plan.promoted = tree
     scope = tuple(tree)
     for module in plan.new:
         module.loaded_with = plan.opened.handle
-        module.deep_bind = bool(flags & DlFlags.DEEPBIND)
-        if module.deep_bind or not flags & DlFlags.GLOBAL:
+        module.deep_bind = is_deep
+        if is_deep or not is_global:
             module.scope = scope

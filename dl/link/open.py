@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import partial
 
-from dl.dlfcn import MAIN_HANDLE, DlFlags, ModuleHandle
+from dl.dlfcn import MAIN_HANDLE, DlFlags, ModuleHandle, has_flag
 from dl.errors import LibraryNotFoundError, LinkerUsageError, NotDynamicError
 from dl.groups.entry import Group
 from dl.groups.registry import Groups
@@ -71,7 +71,7 @@ def open_library(groups: Groups, group: Group, image: ModuleImage, request: Load
                 "malloc, only by a constructor"
             )
         try:
-            if request.flags & DlFlags.NOLOAD:
+            if has_flag(request.flags, DlFlags.NOLOAD):
                 return _find_loaded(groups, group, image, request)
             program.checkpoint("tree", None)
             with recording.span("load", "find", image.name):
@@ -266,7 +266,7 @@ def _publish(plan: LinkPlan, operation: LoadModules | None, number: int) -> None
     plan.program.state.publish(plan.new, plan.promoted)
     plan.opened.opens += 1
     plan.opened.guest_opens += plan.request.policy.by_guest
-    if plan.request.flags & DlFlags.NODELETE:
+    if has_flag(plan.request.flags, DlFlags.NODELETE):
         plan.opened.stays = True
     plan.program.state.note_open(plan.opened)
     for function in plan.host_functions:

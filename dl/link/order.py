@@ -28,6 +28,8 @@ def dependencies_first(
 
     Tarjan's algorithm, which finishes a component after all it leads to; iterative, as a chain may be long.
     """
+    if len(modules) < 2:
+        return list(modules)
     place = {id(module): number for number, module in enumerate(modules)}
     reached: dict[int, int] = {}
     lowest: dict[int, int] = {}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from dl.dlfcn import DlFlags
+from dl.dlfcn import DlFlags, has_flag
 from dl.glue.placement import PlacedFunction
 from dl.link.perform import Change
 from dl.modules.linked_module import LinkedModule
@@ -66,7 +66,7 @@ class LinkPlan:
         request = self.request
         if self.program.options.bind_now:
             return not request.continued
-        return bool(request.flags & DlFlags.NOW) and not request.lenient
+        return not request.lenient and has_flag(request.flags, DlFlags.NOW)
 
     @property
     def opened(self) -> LinkedModule:

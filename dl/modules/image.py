@@ -7,12 +7,12 @@ second parse. Its code is kept by `dl.engine.code_cache`.
 from __future__ import annotations
 
 import errno
-import hashlib
 import os
 from collections.abc import Callable, Mapping
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
 
+from dl.digests import sha256
 from dl.errors import LinkError
 from dl.forks import in_forked_child
 from dl.glue.names import EXCEPTION_TAG, EXCEPTION_TAG_NAMES
@@ -74,7 +74,7 @@ def image_from_bytes(data: bytes, name: str, identity: str, path: Path | None = 
         if latest is not None and latest[1].data == data:
             digest, wasm = latest
         else:
-            digest = hashlib.sha256(data).digest()
+            digest = sha256(data)
             wasm = _PARSED.get((digest, name), lambda: parse_module(data, name), len(data))
             _LATEST.replace((name, len(data)), (digest, wasm), len(data))
     return ModuleImage(name, identity, path, digest, wasm, source=digest)
@@ -94,9 +94,21 @@ def image_from_opened(file: OpenedFile, name: str, budget: ReadBudget) -> Module
         MalformedModuleError: it is not a valid module.
         UnsupportedModuleError: it needs what this linker does not handle.
     """
+    path = _path(file.path)
+    latest = _LATEST.find((name, file.size))
+    if latest is not None:
+        digest, wasm = latest
+        with recording.span("load", "compare", name, bytes=file.size):
+            is_same = budget.has(file, wasm.data)
+        if is_same:
+            return ModuleImage(name, file.path, path, digest, wasm, file.guest_written, digest)
     with budget.reading(file, name) as data:
-        image = image_from_bytes(data, name, file.path, Path(file.path))
+        image = image_from_bytes(data, name, file.path, path)
     return replace(image, guest_written=file.guest_written)
+
+
+_path = lru_cache(maxsize=1024)(Path)
+"""Paths by their texts: to take one apart takes as long as to open a file."""
 
 
 def image_from_file(path: Path, name: str, budget: ReadBudget | None = None) -> ModuleImage:
@@ -138,7 +150,7 @@ def with_interruptible_waits(
     if not slots:
         return image
     key = tuple(sorted(slots.items()))
-    digest = hashlib.sha256(image.digest + repr(key).encode()).digest()
+    digest = sha256(image.digest + repr(key).encode())
     place = (image.digest, image.name, key)
     wasm = _PARSED.find(place)
     if wasm is None:
@@ -200,6 +212,6 @@ def with_shared_tags(image: ModuleImage) -> ModuleImage:
     changed = import_tags(wasm, EXCEPTION_TAG_NAMES, EXCEPTION_TAG)
     if changed is wasm.data:
         return image
-    digest = hashlib.sha256(changed).digest()
+    digest = sha256(changed)
     parsed = _PARSED.get((digest, image.name), lambda: parse_module(changed, image.name), len(changed))
     return replace(image, wasm=parsed, digest=digest)

@@ -66,6 +66,7 @@ class LinkedModule:
             `stub_lock`).
         copy: which of the modules of equal content it is, from 0 (set once).
         code: its code with renamed imports, and that of its import module.
+        told_handle: whether its import module must be told its handle.
         import_list: where a store finds each import by its position; None if it imports by name.
         copy: which copy of its content it is in the program, so that stack traces name the right one.
         thread_local: its thread-local storage; None for none.
@@ -99,6 +100,7 @@ class LinkedModule:
     copy: int = 0
     code: CompiledModule | None = None
     import_code: CompiledModule | None = None
+    told_handle: bool = False
     import_list: ImportList | None = None
     thread_local: ThreadLocalModule | None = None
     load_number: int = 0

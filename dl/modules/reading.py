@@ -21,6 +21,8 @@ MAX_MODULE_BYTES = 1 << 30
 """Largest module that is read unless the host says otherwise, 1 GiB: the limit that engines and toolchains set on a binary."""
 
 _HEAD_BYTES = 64
+_PIECE_BYTES = 64 << 10
+"""What is compared at a time: it stays in the processor's cache, and in memory that the process has already."""
 _LOOK_AGAIN_SECONDS = 1.0
 _MAGIC = b"\0asm"
 
@@ -102,6 +104,25 @@ class ReadBudget:
             held.clear()  # an exception's traceback must not keep it
             with self._lock:
                 self._lock.notify_all()
+
+    def has(self, file: OpenedFile, known: bytes) -> bool:
+        """Return whether a file may be read and holds these bytes, as far as they can be read; nothing of it is kept.
+
+        Args:
+            file: an open file.
+            known: a module that was read before.
+        """
+        if file.size != len(known) or file.size > min(self.module_bytes, self.total_bytes):
+            return False
+        try:
+            for at in range(0, len(known), _PIECE_BYTES):
+                wanted = min(_PIECE_BYTES, len(known) - at)
+                piece = os.pread(file.fd, wanted, at)
+                if len(piece) < wanted or not known.startswith(piece, at):
+                    return False
+        except OSError:  # who reads it as a whole says what is wrong
+            return False
+        return True
 
     def _join(self, file: OpenedFile) -> _Reading:
         """Return the reading of a file: with its bytes, or without for the one thread that must read them."""

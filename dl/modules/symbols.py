@@ -305,7 +305,7 @@ class ModuleSymbols(Mapping[str, Symbol]):
         if isinstance(kind, GlobalType):
             value = data_value(self._module, name)
             flags = self._module.dylink.exports if self._module.dylink else {}
-            flag = flags.get(name, SymbolFlags(0))
+            flag = flags.get(name, 0)
             if value is None:
                 return GlobalSymbol(self._handle, name, kind)
             if flag & SymbolFlags.TLS:

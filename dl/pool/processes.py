@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from typing_extensions import ParamSpec
 
+from dl.checks import at_least, instance, optional, seconds, taken
 from dl.description.spec import Spec
 from dl.errors import GuestTimeoutError, LinkerUsageError, ProgramForkedError, WorkerLostError
 from dl.group import InstanceGroup
@@ -208,12 +209,10 @@ class ProcessPool(Executor):
         start_method: StartMethod = "spawn",
     ) -> None:
         count = _processors() if workers is None else workers
-        if count < 1 or retries < 0:
-            raise LinkerUsageError(
-                f"a pool needs at least one worker, not {count}, and no less than 0 retries"
-            )
-        if timeout is not None and not timeout > 0:
-            raise LinkerUsageError(f"timeout must be a positive number of seconds, not {timeout!r}")
+        taken(instance(Spec), spec, "spec")
+        taken(at_least(1), count, "workers")
+        taken(at_least(0), retries, "retries")
+        taken(optional(seconds), timeout, "timeout")
         if start_method not in ("spawn", "forkserver"):
             raise LinkerUsageError(f"start_method must be 'spawn' or 'forkserver', not {start_method!r}")
         self._retries = retries

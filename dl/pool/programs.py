@@ -16,9 +16,10 @@ from typing import Any, TypeVar
 from typing_extensions import Self
 
 from dl.api.deadlines import bounded
+from dl.checks import at_least, instance, optional, seconds, taken
 from dl.description.spec import Spec
 from dl.engine.protocol import WasiOptions
-from dl.errors import LinkerClosedError, LinkerUsageError, PoolFullError, ProgramForkedError
+from dl.errors import LinkerClosedError, PoolFullError, ProgramForkedError
 from dl.group import InstanceGroup
 from dl.linker import Linker
 from dl.options import Output
@@ -104,10 +105,12 @@ class ProgramPool:
         cpu_time: float | None = None,
     ) -> None:
         ready = at_once if ready is None else ready
-        if at_once < 1 or ready < 0 or (waiting is not None and waiting < 0):
-            raise LinkerUsageError(
-                "a pool runs at least one program at once, and keeps no less than 0 waiting"
-            )
+        taken(instance(Spec), spec, "spec")
+        taken(at_least(1), at_once, "at_once")
+        taken(at_least(0), ready, "ready")
+        taken(optional(at_least(0)), waiting, "waiting")
+        taken(optional(seconds), timeout, "timeout")
+        taken(optional(seconds), cpu_time, "cpu_time")
         self._spec = spec.replace(interrupts=True) if spec.interrupts is None else spec
         self._timeout, self._cpu_time = timeout, cpu_time
         self._at_once, self._waiting, self._wanted = at_once, waiting, ready

@@ -206,7 +206,7 @@ class EventLog:
     ) -> EventSubscription:
         """Add a function; see `Events.subscribe`."""
         if not callable(listener):
-            raise LinkerUsageError(f"events are told to a function, not to {listener!r}")
+            raise LinkerUsageError(f"listener: events are told to a function, not to {listener!r}")
         wanted = _checked(kinds)
         with self.changed:
             subscription = EventSubscription(self, listener, wanted, self._number)
@@ -217,7 +217,7 @@ class EventLog:
     def queue(self, kinds: Iterable[EventKind | str] | None, limit: int) -> EventQueue:
         """Add a queue; see `Events.queue`."""
         if not hasattr(limit, "__index__") or limit < 1:
-            raise LinkerUsageError(f"a queue of events holds at least one, not {limit!r}")
+            raise LinkerUsageError(f"limit: a queue of events holds at least one, not {limit!r}")
         queue = EventQueue(self, _checked(kinds), limit)
         with self.changed:
             if self._ended:

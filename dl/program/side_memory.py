@@ -40,7 +40,7 @@ class SideMemoryStatistics:
 
 
 class SideMemory(Protocol):
-    """Hands out zeroed blocks of linear memory; safe for threads.
+    """Hands out blocks of linear memory; safe for threads.
 
     Attributes:
         calls_guest: whether `allocate` and `free` call the main module's allocator: they work from `start` on, only in a thread
@@ -49,8 +49,8 @@ class SideMemory(Protocol):
 
     calls_guest: bool
 
-    def allocate(self, size: int, align_log2: int, purpose: str) -> Block:
-        """Reserve a zeroed block of `size` bytes, at least 1, at a multiple of 2**align_log2.
+    def allocate(self, size: int, align_log2: int, purpose: str, *, zeroed: bool = True) -> Block:
+        """Reserve a block of `size` bytes, at least 1, at a multiple of 2**align_log2; zeroed, or else with whatever is there.
 
         Raises:
             ResourceLimitError: there is no room; names `purpose`. Nothing was reserved.
@@ -110,8 +110,8 @@ class GrownMemory:
         self._used = 0  # end of the highest block ever handed out; guarded by `_lock`
         self._blocks: dict[int, HandedOut] = {}
 
-    def allocate(self, size: int, align_log2: int, purpose: str) -> Block:
-        """Reserve a zeroed block; see `SideMemory`."""
+    def allocate(self, size: int, align_log2: int, purpose: str, *, zeroed: bool = True) -> Block:
+        """Reserve a block; see `SideMemory`."""
         try:
             with self._lock:
                 region = self._allocator.allocate(size, align_log2)
@@ -121,7 +121,8 @@ class GrownMemory:
         with self._lock:
             used, self._used = self._used, max(self._used, region.end)
             self._blocks[region.address] = HandedOut(region.address, size, purpose)
-        self._memory.fill(region.address, 0, max(0, min(region.end, used) - region.address))
+        if zeroed:
+            self._memory.fill(region.address, 0, max(0, min(region.end, used) - region.address))
         return Block(region.address, size, region)
 
     def free(self, block: Block) -> None:
@@ -204,8 +205,8 @@ class GuestAllocator:
         """Return where the heap starts: above the blocks that were handed out before it was used."""
         return {"__heap_base": self.heap_base}
 
-    def allocate(self, size: int, align_log2: int, purpose: str) -> Block:
-        """Reserve a zeroed block; see `SideMemory`. May call the guest's `malloc`, and `free` for what was given back later."""
+    def allocate(self, size: int, align_log2: int, purpose: str, *, zeroed: bool = True) -> Block:
+        """Reserve a block; see `SideMemory`. May call the guest's `malloc`, and `free` for what was given back later."""
         with self._lock:
             to_free, self._to_free = self._to_free, []
         for block in to_free:
@@ -228,7 +229,8 @@ class GuestAllocator:
             raise ResourceLimitError(
                 purpose, f"the program's malloc returned {start:#x}, which is not in its memory"
             )
-        self._memory.fill(address, 0, size)
+        if zeroed:
+            self._memory.fill(address, 0, size)
         return self._handed_out(Block(address, size, start), purpose)
 
     def free(self, block: Block) -> None:

@@ -356,9 +356,9 @@ class LinkerState:
 
     def _add_copy(self, module: LinkedModule) -> None:
         # A new counter, since readers walk the old one without a lock.
-        self.copies[module.image.digest] = found_in(self.copies, module.image.digest, Counter()) + Counter(
-            (module.copy,)
-        )
+        copies = Counter(found_in(self.copies, module.image.digest))
+        copies[module.copy] += 1
+        self.copies[module.image.digest] = copies
 
     def _drop_copy(self, module: LinkedModule) -> None:
         left = self.copies[module.image.digest] - Counter((module.copy,))

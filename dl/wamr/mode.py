@@ -59,6 +59,10 @@ class WamrMode:
             value = getattr(self, name)
             if value not in choices:
                 raise LinkerUsageError(f"WamrMode: {name} must be one of {choices}, not {value!r}")
+        for name in ("table_cache", "assemblyscript_root", "resolve_cache", "load_needed"):
+            value = getattr(self, name)
+            if not isinstance(value, bool):
+                raise LinkerUsageError(f"WamrMode: {name} must be True or False, not {value!r}")
 
     @classmethod
     def from_mode_bits(cls, bits: int) -> Self:

@@ -6,12 +6,17 @@ prototypes show how the WASIX functions are lowered; `lib/wasix/src/lib.rs` of W
 
 from __future__ import annotations
 
-import enum
+from typing import TYPE_CHECKING
 
 from dl.engine.preview1 import FUNCTIONS as PREVIEW1_FUNCTIONS
 from dl.engine.preview1 import PREVIEW1, UNSTABLE, WASIX, signature
 from dl.program.host_symbols import ATOMICS
 from dl.wasm.types import FuncType
+
+if TYPE_CHECKING:
+    from enum import IntEnum
+else:
+    IntEnum = int
 
 WASI_THREADS = "wasi"
 
@@ -19,8 +24,12 @@ DL_EXT = "dl_ext"
 """A namespace of this linker's own: what dlfcn has and WASIX has not. `docs/dlfcn.md` has its ABI."""
 
 
-class Errno(enum.IntEnum):
-    """Error numbers that functions of ours answer with; preview 1's, and from 78 on those that WASIX adds."""
+class Errno(IntEnum):
+    """Error numbers that functions of ours answer with; preview 1's, and from 78 on those that WASIX adds.
+
+    An enumeration to type checkers. At run time they are numbers of this class that have a name: making the members of an
+    enumeration takes half a millisecond.
+    """
 
     SUCCESS = 0
     ACCES = 2
@@ -63,6 +72,14 @@ class Errno(enum.IntEnum):
     NOTCAPABLE = 76
     MEMVIOLATION = 78
     UNKNOWN = 79
+
+
+if not TYPE_CHECKING:
+    for _name, _number in tuple(vars(Errno).items()):
+        if type(_number) is int:
+            _member = Errno(_number)
+            _member.name = _name
+            setattr(Errno, _name, _member)
 
 
 class ErrnoError(Exception):

@@ -8,9 +8,9 @@ module of any size costs is linear in its type section, and a comparison is one 
 
 from __future__ import annotations
 
-import hashlib
 from typing import TYPE_CHECKING
 
+from dl.digests import sha256
 from dl.records import dataclass, field
 from dl.wasm.reader import Reader
 from dl.wasm.records import SECTION_TYPE
@@ -18,6 +18,9 @@ from dl.wasm.types import FuncType, ValType
 
 if TYPE_CHECKING:
     from dl.wasm.module import WasmModule
+
+MOST_ABOVE = 63
+"""Types in a line above one (WebAssembly JavaScript interface, limits), so that a comparison is short."""
 
 _GROUP, _SUB, _SUB_FINAL = 0x4E, 0x50, 0x4F
 _FUNC, _STRUCT, _ARRAY, _CONT = 0x60, 0x5F, 0x5E, 0x5D
@@ -33,28 +36,32 @@ class DefinedType:
         group: digest of its recursion group.
         position: its place in the group.
         form: "func", "struct", "array" or "cont".
-        supertypes: what it is declared to be a subtype of.
+        supertype: what it is declared to be a subtype of.
+        depth: how many types are above it, at most `MOST_ABOVE`.
     """
 
     group: bytes
     position: int
     form: str = field(compare=False)
-    supertypes: tuple[DefinedType, ...] = field(compare=False, default=())
+    supertype: DefinedType | None = field(compare=False, default=None)
+    depth: int = field(compare=False, default=0)
 
     def matches(self, other: DefinedType) -> bool:
         """Whether this is a subtype of another type, or the same."""
-        seen: list[DefinedType] = [self]
-        for one in seen:  # it grows; a type is declared before its subtypes, so there is an end
+        one: DefinedType | None = self
+        while (
+            one is not None
+        ):  # a type is declared before its subtypes, and few are above one, so there is an end
             if one == other:
                 return True
-            seen.extend(parent for parent in one.supertypes if parent not in seen)
+            one = one.supertype
         return False
 
 
 def function_type_of_host(kind: FuncType) -> DefinedType:
     """Return the defined type of a function that no module declares: final, in a group of its own, without type indices."""
     shape = repr([("final", (), ("func", kind.params, kind.results))])
-    return DefinedType(hashlib.sha256(shape.encode()).digest(), 0, "func")
+    return DefinedType(sha256(shape.encode()), 0, "func")
 
 
 def defined_types(module: WasmModule) -> tuple[DefinedType, ...]:
@@ -82,9 +89,13 @@ def _read(module: WasmModule) -> list[DefinedType]:
             count = reader.count("types of a recursion group", item_bytes=2)
         start = len(types)
         entries = [_entry(reader, types, start + i, start, count) for i in range(count)]
-        digest = hashlib.sha256(repr([shape for shape, _, _ in entries]).encode()).digest()
-        for position, (_, form, supers) in enumerate(entries):
-            types.append(DefinedType(digest, position, form, tuple(types[index] for index in supers)))
+        digest = sha256(repr([shape for shape, _, _ in entries]).encode())
+        for position, (_, form, above) in enumerate(entries):
+            supertype = None if above is None else types[above]
+            depth = 0 if supertype is None else supertype.depth + 1
+            if depth > MOST_ABOVE:
+                raise reader.malformed(f"a type has more than {MOST_ABOVE} others above it")
+            types.append(DefinedType(digest, position, form, supertype, depth))
     return types
 
 
@@ -93,8 +104,8 @@ _Shape = tuple[str, tuple[object, ...], tuple[object, ...]]
 
 def _entry(
     reader: Reader, types: list[DefinedType], own: int, start: int, count: int
-) -> tuple[_Shape, str, list[int]]:
-    """Take one type of a group; return its shape, its form and the indices of its supertypes.
+) -> tuple[_Shape, str, int | None]:
+    """Take one type of a group; return its shape, its form and the index of its supertype.
 
     Args:
         reader: over the type section.
@@ -110,6 +121,8 @@ def _entry(
     if code in (_SUB, _SUB_FINAL):
         finality = "open" if code == _SUB else "final"
         supers = [reader.u32("a supertype's index") for _ in range(reader.count("supertypes"))]
+        if len(supers) > 1:
+            raise reader.malformed(f"a type has {len(supers)} supertypes, where one may be", at)
         position = reader.pos
         code = reader.byte("a type")
     if any(index >= own for index in supers):
@@ -145,7 +158,11 @@ def _entry(
         body = "cont", named(int(heap)) if heap.isdigit() else heap
     else:
         raise reader.malformed(f"a type begins with {code:#04x}", position)
-    return (finality, tuple(named(index) for index in supers), body), _FORMS[code], supers
+    return (
+        (finality, tuple(named(index) for index in supers), body),
+        _FORMS[code],
+        supers[0] if supers else None,
+    )
 
 
 def type_index(text: ValType) -> int | None:

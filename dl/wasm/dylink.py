@@ -11,8 +11,6 @@ list of flags of imports that is longer than the number in front of it (auditwhe
 
 from __future__ import annotations
 
-from enum import IntFlag
-
 from dl.errors import DylinkError
 from dl.records import dataclass, field
 from dl.wasm.reader import MAX_ITEMS, Reader
@@ -29,8 +27,11 @@ MAX_UNKNOWN = 1000
 _MEM_INFO, _NEEDED, _EXPORT_INFO, _IMPORT_INFO, _RUNTIME_PATH, _TARGET_ARCHITECTURE = 1, 2, 3, 4, 5, 6
 
 
-class SymbolFlags(IntFlag):
-    """What the linker notes about an imported or exported symbol (Linking.md, symbol flags)."""
+class SymbolFlags:
+    """What the linker notes about an imported or exported symbol (Linking.md, symbol flags).
+
+    Numbers, of which any sum may stand in a file: making an enumeration takes as long as reading a small module's symbols.
+    """
 
     BINDING_WEAK = 0x01
     BINDING_LOCAL = 0x02
@@ -85,8 +86,8 @@ class DylinkInfo:
     table_alignment_log2: int = 0
     needed: tuple[str, ...] = ()
     runtime_path: tuple[str, ...] = ()
-    exports: dict[str, SymbolFlags] = field(default_factory=dict)
-    imports: dict[tuple[str, str], SymbolFlags] = field(default_factory=dict)
+    exports: dict[str, int] = field(default_factory=dict)
+    imports: dict[tuple[str, str], int] = field(default_factory=dict)
     unknown: tuple[UnknownSubsection, ...] = ()
     target_architecture: str | None = None
     notes: tuple[str, ...] = ()
@@ -151,8 +152,8 @@ def _parse_subsections(reader: Reader) -> DylinkInfo:
     sizes: tuple[int, int, int, int] | None = None
     needed: list[str] = []
     runtime_path: list[str] = []
-    exports: dict[str, SymbolFlags] = {}
-    imports: dict[tuple[str, str], SymbolFlags] = {}
+    exports: dict[str, int] = {}
+    imports: dict[tuple[str, str], int] = {}
     unknown: list[UnknownSubsection] = []
     architecture: str | None = None
     notes: list[str] = []
@@ -179,7 +180,7 @@ def _parse_subsections(reader: Reader) -> DylinkInfo:
         elif kind == _EXPORT_INFO:
             for _ in range(reader.count("exported symbols", item_bytes=2)):
                 name = reader.name("an exported symbol")
-                exports[name] = exports.get(name, SymbolFlags(0)) | reader.u32("a symbol's flags")
+                exports[name] = exports.get(name, 0) | reader.u32("a symbol's flags")
         elif kind == _IMPORT_INFO:
             count = reader.count("imported symbols", item_bytes=3)
             found_count = _import_flags(reader, count, imports)
@@ -212,12 +213,12 @@ def _parse_subsections(reader: Reader) -> DylinkInfo:
     )
 
 
-def _import_flags(reader: Reader, count: int, imports: dict[tuple[str, str], SymbolFlags]) -> int:
+def _import_flags(reader: Reader, count: int, imports: dict[tuple[str, str], int]) -> int:
     """Read flags of imports up to the end of the subsection, at least `count`; return how many there are."""
     found = 0
     while found < count or reader.pos < reader.end:
         key = reader.name("an imported symbol's module"), reader.name("an imported symbol")
-        imports[key] = imports.get(key, SymbolFlags(0)) | reader.u32("a symbol's flags")
+        imports[key] = imports.get(key, 0) | reader.u32("a symbol's flags")
         found += 1
         if found > MAX_ITEMS:
             raise reader.malformed(f"more than {MAX_ITEMS} flags of imports")

@@ -96,7 +96,7 @@ class TestSamples:
         assert profile.lost > 10
 
     def test_nothing_is_left(self) -> None:
-        """After a profile no thread of it runs, and the program can be profiled again; two at once are refused."""
+        """After a profile no thread of it runs, and the program can be profiled again; two at once, or one twice, cannot be."""
         with opened() as linker:
             with linker.profile() as first, pytest.raises(dl.LinkerUsageError, match="already"):
                 with linker.profile():
@@ -104,6 +104,9 @@ class TestSamples:
             assert linker.program.sampling is None
             with linker.profile() as second:
                 pass
+            with pytest.raises(dl.LinkerUsageError, match="taken once"), first:
+                pass
+            assert linker.program.sampling is None
         assert (len(first), len(second)) == (0, 0)
 
     def test_what_is_refused(self) -> None:

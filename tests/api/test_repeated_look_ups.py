@@ -87,3 +87,28 @@ def test_each_look_up_is_traced(caplog: pytest.LogCaptureFixture) -> None:
             group.dlsym(handle, "f")
             group.dlsym(handle, "f")
         assert sum("dlsym" in record.message for record in caplog.records) == 2
+
+
+def test_a_function_that_was_never_called_goes_with_its_library() -> None:
+    """Its first call after the close is refused as a later one is, whichever thread has closed the library."""
+    with linker(TWO, memory=dl.MemoryType(shared=True)) as program:
+        group = program.main_group
+        first, second = group.dlopen("first.so"), group.dlopen("second.so")
+        functions = [group.dlsym(first, "f"), group.dlsym(second, "f")]
+        group.dlclose(first)
+        program.spawn(lambda other: other.dlclose(second)).join()
+        for function in functions:
+            assert isinstance(function, dl.GuestFunction)
+            with pytest.raises(dl.InvalidHandleError):
+                function()
+
+
+def test_a_signature_that_python_cannot_hold_is_refused_at_the_call() -> None:
+    """A function with a reference among its values can be looked up and has an address; calling it names it."""
+    with linker({"lib.so": library('(func (export "f") (param externref))')}) as program:
+        group = program.main_group
+        function = group.dlsym(group.dlopen("lib.so"), "f")
+        assert isinstance(function, dl.GuestFunction)
+        assert function.address > 0
+        with pytest.raises(dl.ValueConversionError, match="f .*cannot cross into Python"):
+            function(None)

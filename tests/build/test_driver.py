@@ -48,6 +48,36 @@ __attribute__((visibility("hidden"))) int hidden(void) { return 1; }
 int last_error(void) { errno = 0; strtol("99999999999999999999", 0, 10); return errno == ERANGE; }
 const char *greet(const char *name) { snprintf(text, sizeof text, "hello %s, %d, %.2f", name, loads, 1.5); return text; }
 """
+FILES = """
+#include <algorithm>
+#include <filesystem>
+#include <fstream>
+#include <iostream>
+#include <vector>
+namespace fs = std::filesystem;
+int main() {
+  fs::path folder = "/data";
+  fs::create_directories(folder / "deep/er");
+  std::ofstream(folder / "deep/one.txt") << "first\\nsecond " << 42 << "\\n";
+  fs::copy_file(folder / "deep/one.txt", folder / "deep/er/two.txt");
+  std::ifstream in(folder / "deep/er/two.txt");
+  std::string line;
+  std::getline(in, line);
+  std::getline(in, line);
+  std::cout << line << "\\n";
+  std::vector<std::string> seen;
+  for (auto &entry : fs::recursive_directory_iterator(folder))
+    seen.push_back(fs::relative(entry.path(), folder).string() + (entry.is_directory() ? "/" : ""));
+  std::sort(seen.begin(), seen.end());
+  for (auto &one : seen) std::cout << one << " ";
+  std::cout << "\\n" << fs::canonical(folder / "deep/../deep/er").string() << "\\n";
+  std::error_code error;
+  fs::permissions(folder / "deep/one.txt", fs::perms::owner_read, error);
+  std::cout << error.message() << "\\n";
+  std::cout << fs::remove_all(folder / "deep");
+  std::cout << " left " << std::distance(fs::directory_iterator(folder), fs::directory_iterator()) << "\\n";
+}
+"""
 CPLUSPLUS = """
 #include <stdexcept>
 #include <string>
@@ -128,6 +158,23 @@ struct Traced {
   ~Traced() { printf("%s ", name); fflush(stdout); }
 };
 """
+
+
+def test_cplusplus_reads_and_writes_files(tmp_path: Path) -> None:
+    """Streams of files, directories, copies, and paths as the program sees them; what WASI lacks says so."""
+    (tmp_path / "data").mkdir()
+    (tmp_path / "main.cpp").write_text(FILES)
+    cc(tmp_path, "main.cpp", "-o", "main.wasm", cplusplus=True)
+    done = dlrun(tmp_path, "--dir", f"/data::{tmp_path / 'data'}", "main.wasm")
+
+    assert done.stdout.split("\n") == [
+        "second 42",
+        "deep/ deep/er/ deep/er/two.txt deep/one.txt ",
+        "/data/deep/er",
+        "Function not implemented",
+        "4 left 0",
+        "",
+    ]
 
 
 @pytest.mark.parametrize("kind", KIND)
@@ -221,11 +268,13 @@ def test_what_would_run_is_shown(tmp_path: Path) -> None:
         (("-c", "main.c", "main.c", "-o", "x.o"), "several sources"),
         (("-static", "main.c"), "cannot be chosen"),
         (("main.txt",), "not a source"),
+        (("main.c", "@words"), "@words: No closing quotation"),
     ],
 )
 def test_what_cannot_be_is_refused(tmp_path: Path, words: tuple[str, ...], message: str) -> None:
     """One line says what is wrong."""
     (tmp_path / "main.c").write_text("int main(void) { return 0; }\n")
+    (tmp_path / "words").write_text("-DNAME='text")
     with pytest.raises(dl.BuildError, match=message):
         cc(tmp_path, *words)
 

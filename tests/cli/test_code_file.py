@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import marshal
 import os
 import subprocess
 import sys
@@ -47,11 +48,11 @@ def imported(tmp_path: Path) -> Import:
         (tmp_path / "sample" / name).parent.mkdir(exist_ok=True)
         (tmp_path / "sample" / name).write_text(text)
 
-    def run(*flags: str, root: Path = tmp_path) -> list[str]:
+    def run(*flags: str, root: Path = tmp_path, script: str = SCRIPT) -> list[str]:
         environment = {**os.environ, "PYTHONPATH": str(ROOT)}
         environment.pop("PYTHONDONTWRITEBYTECODE", None)
         done = subprocess.run(
-            [sys.executable, *flags, "-c", SCRIPT, str(tmp_path / "all.code"), str(root)],
+            [sys.executable, *flags, "-c", script, str(tmp_path / "all.code"), str(root)],
             env=environment,
             capture_output=True,
             text=True,
@@ -97,7 +98,14 @@ def test_a_file_that_is_cut_off_is_not_used(imported: Import, tmp_path: Path) ->
         file.write_bytes(whole[:length])
         cut = CodeFile(str(file), ("sample",))
         assert cut.find_spec("sample.one", [str(tmp_path / "sample")]) is None, length
-    for other in (bytes(4), bytes(100), b"\1\0\0\0N", b"some text that is no code"):
+    former = marshal.dumps((sys.version, 0, {}))
+    for other in (
+        bytes(4),
+        bytes(100),
+        b"\1\0\0\0N",
+        b"some text that is no code",
+        len(former).to_bytes(4, "little") + former,
+    ):
         file.write_bytes(other)
         assert CodeFile(str(file), ("sample",)).find_spec("sample.one", [str(tmp_path / "sample")]) is None
     assert imported() == expected
@@ -133,6 +141,24 @@ def test_nothing_is_written_where_python_writes_no_code(imported: Import, tmp_pa
     imported()
 
     assert [path.name for path in tmp_path.iterdir() if ".code" in path.name] == ["all.code"]
+
+
+def test_what_is_imported_later_is_a_part_of_its_own(imported: Import, tmp_path: Path) -> None:
+    """A module that the first process did not import is added, and one that is imported again is read anew."""
+    (tmp_path / "sample/three.py").write_text("NUMBER = 3\n")
+    imported()
+    again = "import importlib, sys; sys.path.insert(0, sys.argv[2])\n" + SCRIPT.replace(
+        "import sample.sub.two, sample.one", "import sample.sub.two, sample.three"
+    ).replace("import inspect", "importlib.reload(sample.one); import inspect")
+
+    outcomes = [imported(script=again) for _ in range(2)]
+
+    assert outcomes[0] == outcomes[1]
+    assert [line.split()[1] for line in imported()[:3]] == ["_Loader"] * 3
+    content = (tmp_path / "all.code").read_bytes()
+    (_, parts, index) = marshal.loads(content[4:])
+    assert len(parts) == 2
+    assert sorted(index) == ["sample.one", "sample.sub", "sample.sub.two", "sample.three"]
 
 
 def test_processes_that_write_at_once_leave_one_whole_file(imported: Import, tmp_path: Path) -> None:

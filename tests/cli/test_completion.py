@@ -110,5 +110,8 @@ def test_keys_complete_commands_options_values_and_files(shell: Terminal, tmp_pa
         ("dlrun inspect prog", "ram.wasm "),
         ("dlrun explain prog", "ram.wasm "),
         ("dlrun new ", "plugin-host "),
+        ("dlrun --trace=fi", "les "),
+        ("dlrun run --trace-output=prog", "ram.wasm "),
+        ("dlrun --guest-dlfcn=el", "f "),
     ):
         assert shell.shows(ERASE_LINE + typed + TAB, typed + completed), typed

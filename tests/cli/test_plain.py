@@ -62,7 +62,7 @@ def test_usage_errors_need_no_context() -> None:
 
 
 def test_running_a_program_imports_neither_click_nor_rich() -> None:
-    """Nor what they import, nor the engine's package, nor a library that knows where caches are."""
+    """Nor what they import, nor the engine's package, nor OpenSSL, nor a library that knows where caches are."""
     seldom = (
         "click",
         "rich",
@@ -73,6 +73,8 @@ def test_running_a_program_imports_neither_click_nor_rich() -> None:
         "json",
         "concurrent.futures",
         "importlib.metadata",
+        "hashlib",
+        "zlib",
     )
 
     assert seen_after_hello("sys", f"[n for n in {seldom} if n in sys.modules]") == "[]"

@@ -21,7 +21,7 @@ from distributed import Client, KilledWorker, LocalCluster, wait  # noqa: E402
 import dl  # noqa: E402
 import dl.cluster  # noqa: E402
 from dl.cluster import client as own  # noqa: E402
-from dl.cluster.worker import Run  # noqa: E402
+from dl.cluster.worker import HeldModule, HeldProgram, Run  # noqa: E402
 from dl.engine.disk_cache import DiskCache  # noqa: E402
 from dl.wasm.encode import name_bytes, section  # noqa: E402
 from tests.support import named_functions as f  # noqa: E402
@@ -50,7 +50,12 @@ NUMBERS = itertools.count()
 @pytest.fixture(name="cluster", scope="module")
 def _cluster() -> Iterator[Client]:
     """The client of a scheduler with two worker processes, that are started again when they die."""
-    settings = {"distributed.scheduler.allowed-failures": 1, "distributed.logging.distributed": "critical"}
+    settings = {
+        "distributed.scheduler.allowed-failures": 1,
+        "distributed.logging.distributed": "critical",
+        # A worker that is not there again within 15 seconds would be given up for good.
+        "distributed.deploy.lost-worker-timeout": "1 hour",
+    }
     with dask.config.set(settings):
         with LocalCluster(
             n_workers=2,
@@ -97,6 +102,11 @@ def holding(_dask_worker: Any = None) -> int:
     from dl.cluster import worker
 
     return len(worker._modules) + len(worker._programs)
+
+
+def files_of_code(dask_worker: Any) -> list[str]:
+    """The directories of code that a worker keeps."""
+    return [path.name for path in Path(dask_worker.local_directory).glob("wasix-dl-code-*")]
 
 
 def on_each(client: Client, submit: Callable[[int, str], Any]) -> list[Any]:
@@ -176,14 +186,29 @@ class TestSending:
         dl.cluster.forget(SPEC, client)
         program = dl.cluster.Program(new(), client)
         assert client.gather(program.map(maps_code, [0])) == [True]
+        assert all(client.run(files_of_code).values())
         program.forget()
         program.forget()
 
         assert client.run_on_scheduler(plugins) == []
         assert set(client.run(holding).values()) == {0}
+        assert not any(client.run(files_of_code).values())
         with pytest.raises(dl.LinkerUsageError, match="forgotten"):
             program.submit(f.number).result(SECONDS)
         assert dl.cluster.map(SPEC, f.call, ["seven"], client=client)[0].result(SECONDS) == 7
+
+    def test_what_a_worker_cannot_hold_is_taken_back(self, client: Client) -> None:
+        """When a worker refuses one part of a program, none of its parts stays: not there, nor for workers that come."""
+        dl.cluster.forget(SPEC, client)
+        module, program = HeldModule("0", b"module"), HeldProgram("1", b"no pickle")
+        with pytest.raises(pickle.UnpicklingError):
+            own._hold(client, [module, program])
+
+        assert client.run_on_scheduler(plugins) == []
+        assert set(client.run(holding).values()) == {0}
+        own._hold(client, [module])
+        own._let_go(client, [module])
+        assert client.run_on_scheduler(plugins) == []
 
 
 class TestErrors:
@@ -234,11 +259,11 @@ class TestErrors:
 
     def test_guest_code_that_computes_for_ever_is_stopped(self, client: Client) -> None:
         """With a bound the task ends by an error, and its worker takes the next one."""
-        futures = dl.cluster.map(SPEC, f.call, ["spin", "spin", "seven"], client=client, timeout=0.2)
-        for future in futures[:2]:
+        for future in dl.cluster.map(SPEC, f.call, ["spin", "spin"], client=client, timeout=0.2):
             with pytest.raises(dl.GuestTimeoutError):
                 future.result(SECONDS)
-        assert futures[2].result(SECONDS) == 7
+        for future in dl.cluster.map(SPEC, f.call, ["seven", "seven"], client=client):
+            assert future.result(SECONDS) == 7
 
 
 class TestCancelling:

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from dl.engine import Engine
-from dl.engine.import_list import CHUNK, ImportList, TableFunctions
+from dl.engine.import_list import CHUNK, FEW, ImportList, TableFunctions
 from dl.errors import InstantiationError
 from dl.wasm.types import FuncType
 from tests.support.engines import NoBoundary
@@ -100,6 +100,65 @@ def test_an_element_without_a_function_is_an_error(engine: Engine, store: Any, l
             store.instantiate_listed(code, "taker", imports)
     imports = ImportList(2, placed=((TableFunctions([0, 1], [3, 11]), 0),))
     assert store.instantiate_listed(code, "taker", imports).function("get1", GET)() == 11
+
+
+def test_a_function_of_the_host_comes_from_the_table(engine: Engine, store: Any) -> None:
+    """One that a module imports and puts into its table is imported from there by another one, and called with arguments."""
+    host = engine.host_functions(NoBoundary())
+    unary = FuncType(("i32",), ("i32",))
+    host.define("env", "twice", unary, lambda n: 2 * n, blocking=False)
+    own = engine.new_store(host)
+    reads = " ".join(f"(table.get $t (i32.add (local.get 0) (i32.const {n})))" for n in range(CHUNK))
+    placer = module(
+        '(import "env" "twice" (func $twice (param i32) (result i32)))',
+        f'(table $t (export "t") {2 * CHUNK} funcref) (elem (i32.const 3) $twice)',
+        f'(func (export "read") (param i32) (result {"funcref " * CHUNK}) {reads})',
+    )
+    own.read_table_by(own.instantiate(engine.compile(placer), "placer"), "t", "read")
+    code = engine.compile(
+        module(
+            '(import "x" "f" (func $f (param i32) (result i32)))',
+            '(func (export "get") (param i32) (result i32) (call $f (local.get 0)))',
+        )
+    )
+    imports = ImportList(1, placed=((TableFunctions([0], [3]), 0),))
+    for number in (4, 5):
+        instance = own.instantiate_listed(code, "taker", imports)
+        assert instance.function("get", unary)(number) == 2 * number
+
+
+@pytest.mark.parametrize("imports", [FEW, FEW + 1])
+def test_a_list_needs_a_reader_or_not(engine: Engine, store: Any, imports: int) -> None:
+    """A store that has no reader says for which lists it needs one; what it says is enough to instantiate."""
+    many = ImportList(imports, placed=((TableFunctions(range(imports), range(imports)), 0),))
+    tables = store.instantiate(engine.compile(table_of(CHUNK)), "table")
+    store.read_table_by(tables, "t", None)
+    if store.lacks_reader(many):
+        assert imports > FEW
+        store.read_table_by(tables, "t", "read")
+        assert not store.lacks_reader(many)
+    instance = store.instantiate_listed(engine.compile(taker(imports)), "taker", many)
+    assert instance.function(f"get{imports - 1}", GET)() == imports - 1
+
+
+def test_a_table_that_is_not_there_is_an_error(engine: Engine, store: Any) -> None:
+    """A table's name that nothing has, or that is another kind of export, is a KeyError."""
+    instance = store.instantiate(engine.compile(table_of(1)), "table")
+    for name in ("nothing", "read"):
+        with pytest.raises(KeyError):
+            store.read_table_by(instance, name, None)
+
+
+def test_a_list_that_lacks_an_import_is_an_error(engine: Engine, store: Any) -> None:
+    """Each import is in the list once; the generated instance that lacks an export is named by it."""
+    with_table(engine, store, CHUNK)
+    generated = store.instantiate(
+        engine.compile(module('(global (export "n") i32 (i32.const 5))')), "generated"
+    )
+    code = engine.compile(module('(import "x" "n" (global i32))'))
+    with pytest.raises(InstantiationError, match="m"):
+        store.instantiate_listed(code, "taker", ImportList(1, generated=((0, "m"),)), generated)
+    store.instantiate_listed(code, "taker", ImportList(1, generated=((0, "n"),)), generated)
 
 
 def test_what_does_not_fit_is_an_error(engine: Engine, store: Any) -> None:

@@ -221,6 +221,11 @@ class TestBuilding:
             spec.linker()
 
         assert caught.value.field == "imports['env']['forty']"
+        spec = dl.Spec(map_name=name)
+        for build in (spec.linker, spec.packed):
+            with pytest.raises(dl.SpecError) as caught:
+                build()
+            assert caught.value.field == "map_name"
 
     def test_a_library_that_cannot_be_read_is_named(self, tmp_path: Path) -> None:
         """A path with nothing behind it is an error of linking that says where."""

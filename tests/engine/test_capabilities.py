@@ -8,18 +8,25 @@ import subprocess
 import sys
 from importlib.metadata import EntryPoint, EntryPoints
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import wasmtime
 
 import dl
 import dl.engine
-from dl.engine import Engine, engine_named, known_engines
+from dl.engine import Engine, default_engine, default_name, engine_named, known_engines
 from dl.engine.capabilities import Capabilities
 from dl.engine.wasmtime.engine import WasmtimeEngine
+from tests.support.engines import fresh_engine, need, switched_off
 from tests.support.modules import MEMORY, TABLE, library, returns
 
+if TYPE_CHECKING:
+    from dl.engine.wasmtime.engine import WasmtimeEngine as OneEngine
+else:
+    OneEngine = type(default_engine())
+
+NAME = default_name()
 ROOT = Path(__file__).resolve().parents[2]
 UNSHARED, SHARED = dl.MemoryType(32, 256), dl.MemoryType(32, 256, shared=True)
 
@@ -31,9 +38,8 @@ def opened(engine: Engine, *parts: str, name: str = "lib.so") -> None:
 
 def test_every_capability_can_be_switched_off() -> None:
     """An engine made without a capability says so, and still runs what needs none."""
-    names = list(vars(WasmtimeEngine().capabilities))
-    off: dict[str, Any] = dict.fromkeys(names, False)
-    nothing = WasmtimeEngine(**off)
+    names = list(vars(fresh_engine().capabilities))
+    nothing = fresh_engine(*names)
 
     assert set(names) == set(Capabilities.__dataclass_fields__)
     assert not any(vars(nothing.capabilities).values())
@@ -46,9 +52,9 @@ def test_every_capability_can_be_switched_off() -> None:
 def test_shared_memory_is_refused() -> None:
     """A program that shares its memory does not run on an engine that cannot share."""
     with pytest.raises(
-        dl.LinkerUsageError, match="^the program uses shared memory, which engine wasmtime lacks$"
+        dl.LinkerUsageError, match=f"^the program uses shared memory, which engine {NAME} lacks$"
     ):
-        dl.Linker(None, memory=SHARED, engine=WasmtimeEngine(shared_memory=False))
+        dl.Linker(None, memory=SHARED, engine=fresh_engine("shared_memory"))
 
 
 def test_a_program_that_defines_a_shared_memory_is_refused() -> None:
@@ -56,16 +62,16 @@ def test_a_program_that_defines_a_shared_memory_is_refused() -> None:
     text = '(module (memory (export "memory") 1 2 shared) (func (export "_start")))'
     with pytest.raises(
         dl.UnsupportedModuleError,
-        match="app: not supported: it uses shared memory, which engine wasmtime lacks",
+        match=f"app: not supported: it uses shared memory, which engine {NAME} lacks",
     ):
-        dl.Linker(bytes(wasmtime.wat2wasm(text)), name="app", engine=WasmtimeEngine(shared_memory=False))
+        dl.Linker(bytes(wasmtime.wat2wasm(text)), name="app", engine=fresh_engine("shared_memory"))
 
 
 def test_interrupts_that_are_asked_for_are_refused() -> None:
     """Who insists on interrupts is told that the engine has none; who does not gets a program without."""
-    engine = WasmtimeEngine(interrupts=False)
+    engine = fresh_engine("interrupts")
     with pytest.raises(
-        dl.LinkerUsageError, match="^libraries only asks for interrupts, which engine wasmtime lacks$"
+        dl.LinkerUsageError, match=f"^libraries only asks for interrupts, which engine {NAME} lacks$"
     ):
         dl.Linker(None, memory=SHARED, engine=engine, interrupts=True)
     with dl.Linker(None, memory=SHARED, engine=engine) as linker:
@@ -85,9 +91,9 @@ def test_exceptions_are_refused(body: str) -> None:
     """A library that throws, catches, or holds exceptions is refused by name before the engine sees it."""
     with pytest.raises(
         dl.UnsupportedModuleError,
-        match=r"lib\.so: not supported: it uses exception handling, which engine wasmtime lacks",
+        match=rf"lib\.so: not supported: it uses exception handling, which engine {NAME} lacks",
     ):
-        opened(WasmtimeEngine(exceptions=False), body)
+        opened(fresh_engine("exceptions"), body)
 
 
 @pytest.mark.parametrize(
@@ -102,15 +108,15 @@ def test_vectors_are_refused(body: str) -> None:
     """A library with vector instructions or values is refused by name before the engine sees it."""
     with pytest.raises(
         dl.UnsupportedModuleError,
-        match=r"lib\.so: not supported: it uses vector instructions, which engine wasmtime lacks",
+        match=rf"lib\.so: not supported: it uses vector instructions, which engine {NAME} lacks",
     ):
-        opened(WasmtimeEngine(simd=False), body)
+        opened(fresh_engine("simd"), body)
 
 
 def test_everything_that_is_missing_is_named_at_once() -> None:
     """A library that needs two things gets one refusal that names both."""
     with pytest.raises(dl.UnsupportedModuleError, match="exception handling and vector instructions"):
-        opened(WasmtimeEngine(simd=False, exceptions=False), "(tag)", "(func (param v128))")
+        opened(fresh_engine("simd", "exceptions"), "(tag)", "(func (param v128))")
 
 
 STUBS = """
@@ -124,7 +130,7 @@ TAIL_CALL = re.compile(rb"\x13[\x00-\x03]\x00\x0b")
 """`return_call_indirect` as the last instruction of a body."""
 
 
-class RecordingEngine(WasmtimeEngine):
+class RecordingEngine(OneEngine):
     """Keeps what it compiles."""
 
     def __init__(self, **options: Any) -> None:
@@ -139,7 +145,9 @@ class RecordingEngine(WasmtimeEngine):
 @pytest.mark.parametrize("tail_calls", [True, False])
 def test_stubs_do_without_tail_calls(tail_calls: bool) -> None:
     """Stubs use tail calls where the engine has them, plain calls where not, and reach their functions either way."""
-    engine = RecordingEngine(tail_calls=tail_calls)
+    if tail_calls:
+        need("tail_calls")
+    engine = RecordingEngine(**({} if tail_calls else switched_off("tail_calls")))
     libraries = {"a.so": library(STUBS), "b.so": library(LATER)}
     with dl.Linker(None, memory=UNSHARED, engine=engine, libraries=libraries) as linker:
         group = linker.main_group
@@ -163,7 +171,7 @@ NOT_SUPPORTED = 58
 
 def test_functions_in_tables_are_not_described_without_reflection() -> None:
     """`call_dynamic` and `reflect_signature` answer NOTSUP, and `InstanceGroup.table` says what is missing."""
-    engine = WasmtimeEngine(table_reflection=False)
+    engine = fresh_engine("table_reflection")
     with dl.Linker(
         None, memory=UNSHARED, engine=engine, libraries={"a.so": library(MEMORY, DYNAMIC, returns("f", 1))}
     ) as linker:
@@ -173,13 +181,13 @@ def test_functions_in_tables_are_not_described_without_reflection() -> None:
 
         assert group.dlsym(handle, "call")(pointer) == NOT_SUPPORTED
         assert group.dlsym(handle, "reflect")(pointer) == NOT_SUPPORTED
-        with pytest.raises(dl.LinkerUsageError, match="^engine wasmtime lacks table reflection$"):
+        with pytest.raises(dl.LinkerUsageError, match=f"^engine {NAME} lacks table reflection$"):
             group.table()
 
 
 def test_serialization_is_refused() -> None:
     """An engine made without serialization neither gives nor takes serialized code."""
-    able, unable = WasmtimeEngine(), WasmtimeEngine(serialization=False)
+    able, unable = fresh_engine(), fresh_engine("serialization")
     code = able.compile(library(returns("f", 1)))
     for attempt in (
         lambda: unable.serialize(unable.compile(library(returns("f", 1)))),

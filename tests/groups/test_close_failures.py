@@ -33,8 +33,7 @@ def check_gone(p: Program, before: tuple[object, ...], bystanders: Bystanders) -
     expected = state_of(p.main)
     assert bystanders.states() == [expected] * 3
     assert p.linker.spawn(state_of).join(SECONDS) == expected
-    until(p.is_alone)
-    assert held(p.linker) == before
+    p.until_given_back(before)
     with p.main.library("top.so") as again:
         assert p.main.dlsym(again, "value")(1) == 2
     assert held(p.linker) == before

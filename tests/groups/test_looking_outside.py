@@ -19,7 +19,7 @@ def test_a_look_at_the_table_after_the_program_ended() -> None:
     """It tells what is there, as before the end, and the linker can be closed after it."""
     with program() as p:
         before = p.main.table()
-        started = threading.Event()  # before that, the end of the program is the end of the call that starts the thread
+        started = threading.Event()
         p.on_thread = lambda _number, _record: (started.wait(SECONDS), p.call(p.here(), "trap"))
         p.start()
         started.set()

@@ -270,3 +270,19 @@ class TestEnding:
         for thread in threads:
             with pytest.raises(dl.LinkerClosedError):
                 thread.join(SECONDS)
+
+    def test_closing_waits_for_a_thread_that_is_about_to_end(self) -> None:
+        """A thread that only has to give back its place when the linker is closed has ended when `close` returns."""
+        with program() as p:
+            go = threading.Event()
+            thread = p.linker.spawn(lambda _group: go.wait(SECONDS))
+            seen: list[bool] = []
+            closing = threading.Thread(target=lambda: (p.linker.close(), seen.append(thread.is_alive())))
+            with p.linker.parts.groups.places._lock:
+                go.set()
+                until(lambda: not thread.has_place)
+                closing.start()
+                closing.join(0.1)  # it would return here
+                assert seen == []
+            closing.join(SECONDS)
+            assert seen == [False]

@@ -340,6 +340,11 @@ def test_what_cannot_be_made_is_refused(linker: dl.Linker) -> None:
             impossible()
     with pytest.raises(dl.ValueConversionError):
         linker.new_global("i32", None)
+    with dl.Linker(None, limits=dl.Limits(instances=1)) as other:
+        for size in (0, 2):
+            with pytest.raises(dl.ValueConversionError):
+                other.new_table("funcref", size, initial=5)
+        assert len(other.new_table("funcref", 2)) == 2
 
 
 def test_limits_bound_what_the_host_and_instances_make() -> None:

@@ -8,8 +8,8 @@ from collections.abc import Iterator
 import pytest
 
 import dl
-from dl.engine.wasmtime.engine import WasmtimeEngine
-from tests.support.engines import need
+from dl.engine import default_name
+from tests.support.engines import fresh_engine, need
 from tests.support.modules import library, module, returns
 
 
@@ -274,7 +274,7 @@ def test_the_list_for_wasi_has_what_a_module_imports(linker: dl.Linker) -> None:
 
 def test_what_the_engine_lacks_is_refused() -> None:
     """An engine without externals has no instances, and a module that needs what an engine lacks is refused by its name."""
-    plain = WasmtimeEngine(interrupts=False, externals=False, references=False, simd=False)
+    plain = fresh_engine("interrupts", "externals", "references", "simd")
     with dl.Linker(None, cache=False, engine=plain) as linker:
         for refused in (
             lambda: linker.instantiate(TWICE, [len, len]),
@@ -283,7 +283,7 @@ def test_what_the_engine_lacks_is_refused() -> None:
         ):
             with pytest.raises(dl.LinkerUsageError, match="lacks externals"):
                 refused()
-    numbers = WasmtimeEngine(interrupts=False, references=False, simd=False, exceptions=False)
+    numbers = fresh_engine("interrupts", "references", "simd", "exceptions")
     with dl.Linker(None, cache=False, engine=numbers) as linker:
         assert linker.instantiate(TWICE, [lambda: 1, lambda: 2])["g"]() == 2
         with pytest.raises(dl.ValueConversionError, match="externref"):
@@ -296,17 +296,19 @@ def test_what_the_engine_lacks_is_refused() -> None:
 
 def test_64_bit_addresses_that_the_engine_lacks_are_refused() -> None:
     """An engine without them makes no such memory or table, takes no module with one, and the list for tests has none."""
-    with dl.Linker(None, cache=False, engine=WasmtimeEngine(memory64=False)) as linker:
+    with dl.Linker(None, cache=False, engine=fresh_engine("memory64")) as linker:
         for make in (
             lambda: linker.new_memory(1, is64=True),
             lambda: linker.new_memory(1, 2, is64=True, shared=True),
             lambda: linker.new_table("funcref", 1, is64=True),
         ):
-            with pytest.raises(dl.LinkerUsageError, match="^engine wasmtime lacks 64-bit addresses$"):
+            with pytest.raises(
+                dl.LinkerUsageError, match=f"^engine {default_name()} lacks 64-bit addresses$"
+            ):
                 make()
         for body in ("(memory i64 1)", "(table i64 1 funcref)"):
             with pytest.raises(
-                dl.UnsupportedModuleError, match="uses 64-bit addresses, which engine wasmtime"
+                dl.UnsupportedModuleError, match=f"uses 64-bit addresses, which engine {default_name()}"
             ):
                 linker.instantiate(module(body))
         assert "table64" not in linker.spectest_imports(print)

@@ -230,9 +230,9 @@ def test_diamonds_are_linear() -> None:
         best = 1e9
         for _ in range(3):
             with linked(modules, interrupts=False) as linker:
-                began = time.perf_counter()
+                began = time.thread_time()
                 linker.instantiate(importing(f"d{levels}"), name="root")
-                best = min(best, time.perf_counter() - began)
+                best = min(best, time.thread_time() - began)
                 assert len({id(i) for i in reachable(linker)}) == 3 * levels + 1
         times.append(best)
     assert times[1] < 8 * times[0], times

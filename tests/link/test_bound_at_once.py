@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 import dl
-from dl.engine.wasmtime.engine import WasmtimeEngine
+from tests.support.engines import fresh_engine
 from tests.support.modules import SHARED_MEMORY, TABLE, calls, got, imports, library, linker, reads, returns
 
 GLOBAL = dl.RTLD_NOW | dl.RTLD_GLOBAL
@@ -169,7 +169,7 @@ def test_both_ways_to_import_are_one(lists: bool) -> None:
         ),
         "late.so": library(returns("late", 77)),
     }  # fmt: skip
-    engine = WasmtimeEngine(import_lists=lists)
+    engine = fresh_engine() if lists else fresh_engine("import_lists")
     with linker(libs, memory=dl.MemoryType(shared=True), engine=engine) as program:
         group = program.main_group
         wide_handle = group.dlopen("wide.so", GLOBAL)

@@ -12,7 +12,7 @@ from typing import Any
 
 import dl
 from dl.engine.code_cache import PROCESS_CODE
-from dl.engine.wasmtime.engine import WasmtimeEngine
+from tests.support.engines import fresh_engine
 from tests.support.modules import SHARED_MEMORY, TABLE, TABLE_BASE, library, returns
 
 SECONDS = 60.0
@@ -137,7 +137,7 @@ class TestCycles:
             "top.so": plugin(3, needed=("low.so", "local.so")),
             "other.so": plugin(4, elements=9, needed=("low.so",)),
         }
-        engine = WasmtimeEngine()
+        engine = fresh_engine()
         with dl.Linker(None, memory=SHARED, libraries=libs, engine=engine, cache=False) as linker:
             code = PROCESS_CODE.of(engine)
             together = threading.Barrier(5)

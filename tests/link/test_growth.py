@@ -16,10 +16,10 @@ import pytest
 import dl
 from dl.dlfcn import DlFlags
 from dl.engine.code_cache import PROCESS_CODE
-from dl.engine.wasmtime.engine import WasmtimeEngine
 from dl.modules.symbols import Symbol
 from dl.program.seats import Seats
 from dl.program.state import LinkerState
+from tests.support.engines import fresh_engine
 from tests.support.groups import Program, program, until
 from tests.support.groups import library as stress_library
 from tests.support.modules import calls, constructor, imports, library, pie, returns, static
@@ -75,16 +75,11 @@ def flat(linker: dl.Linker, step: Callable[[int], object], *, warm_up: int, roun
     yield
 
 
-def engine() -> WasmtimeEngine:
-    """An engine whose code no other test has cached."""
-    return WasmtimeEngine()
-
-
 @pytest.mark.parametrize("thread_local", [False, True])
 def test_loads_that_fail(thread_local: bool) -> None:
     """A library whose constructor fails again and again is the same code each time, in every group."""
     lib = stress_library(1, traps=True, thread_local=thread_local)
-    with program(engine=engine(), cache=False) as p:
+    with program(engine=fresh_engine(), cache=False) as p:
 
         def step(_number: int) -> None:
             with pytest.raises(dl.InitializationError):
@@ -100,7 +95,9 @@ def test_loads_that_fail_with_stubs_and_needs() -> None:
     top = library(
         imports("f"), imports("missing"), calls("g", "missing"), constructor("unreachable"), needed=["f.so"]
     )
-    with dl.Linker(None, libraries={"f.so": needed, "top.so": top}, engine=engine(), cache=False) as linker:
+    with dl.Linker(
+        None, libraries={"f.so": needed, "top.so": top}, engine=fresh_engine(), cache=False
+    ) as linker:
 
         def step(_number: int) -> None:
             with pytest.raises(dl.InitializationError):
@@ -114,7 +111,7 @@ def test_a_stub_names_its_module_whatever_the_seat() -> None:
     """Two modules that had one seat after the other ask for their own imports, in the first group and in later ones."""
     bad = library(imports("missing"), calls("call", "missing"), constructor("unreachable"))
     good = library(imports("other"), calls("call", "other"))
-    with dl.Linker(None, engine=engine(), memory=dl.MemoryType(1, 100, shared=True)) as linker:
+    with dl.Linker(None, engine=fresh_engine(), memory=dl.MemoryType(1, 100, shared=True)) as linker:
         linker.program.state.seats = Seats(most_free=0)
         with pytest.raises(dl.InitializationError):
             linker.main_group.dlopen(bad, dl.RTLD_LAZY, name="bad.so")
@@ -130,7 +127,7 @@ def test_a_stub_names_its_module_whatever_the_seat() -> None:
 
 def test_closures() -> None:
     """Callbacks that are opened and closed leave neither log entries nor table elements."""
-    with program(engine=engine(), cache=False) as p:
+    with program(engine=fresh_engine(), cache=False) as p:
 
         def step(_number: int) -> None:
             with p.linker.callback("(i32) -> i32", lambda x: x):
@@ -143,7 +140,7 @@ def test_closures() -> None:
 @pytest.mark.parametrize("way", ["spawned", "guest"])
 def test_threads(way: str) -> None:
     """Threads that have ended leave nothing."""
-    with program(engine=engine(), cache=False) as p:
+    with program(engine=fresh_engine(), cache=False) as p:
         p.main.dlopen(stress_library(3, thread_local=True), dl.RTLD_NOW, name="a.so")
 
         def step(_number: int) -> None:
@@ -160,7 +157,7 @@ def test_threads(way: str) -> None:
 
 def test_libraries_again_in_another_program(monkeypatch: pytest.MonkeyPatch) -> None:
     """A second program that opens the same 200 libraries compiles nothing."""
-    own = engine()
+    own = fresh_engine()
     libs = {f"{n}.so": library(returns(f"f{n}", n)) for n in range(200)}
     compiled: list[int] = []
     compile_before = own.compile

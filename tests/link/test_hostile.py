@@ -279,14 +279,14 @@ class TestDamage:
                 )
             self.attempt(program, bytes(damaged))
 
-    @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+    @settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
     @given(st.integers(8, len(GOOD) - 1), st.binary(min_size=1, max_size=6), st.integers(0, 4))
     @example(8, b"\x00", 0)
     def test_spliced(self, program: dl.Linker, at: int, inserted: bytes, removed: int) -> None:
         """A small library with bytes replaced by others at any place loads or fails."""
         self.attempt(program, GOOD[:at] + inserted + GOOD[at + removed :])
 
-    @settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+    @settings(max_examples=100, suppress_health_check=[HealthCheck.function_scoped_fixture])
     @given(
         st.fixed_dictionaries(
             {
@@ -312,7 +312,7 @@ class TestDamage:
             assert base % (1 << info["table_align"]) == 0
             assert base >= 16
 
-    @settings(max_examples=200, deadline=None)
+    @settings(max_examples=200)
     @given(st.binary(max_size=200))
     def test_any_dylink_section(self, payload: bytes) -> None:
         """Any bytes as a dylink section are read or refused, never more."""

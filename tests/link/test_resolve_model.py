@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from hypothesis import HealthCheck, example, given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 import dl
@@ -156,7 +156,7 @@ def number_of(name: str, libs: dict[str, bytes]) -> int:
     return int(name.removesuffix(".so")) if name in libs else len(libs)
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=150)
 @given(GRAPHS)
 @example(([Spec([1], ""), Spec([0], "a")], [(0, FLAGS[0])], False))
 @example(([Spec([1], "a"), Spec([2], "a"), Spec([0, 1], "a")], [(2, FLAGS[3]), (0, FLAGS[2])], True))

@@ -445,5 +445,5 @@ def test_what_has_an_address_stands_for_it(linear: memory.LinearMemory) -> None:
     linear.fill(place, 9, 1)
     assert linear.read(16, 2) == b"\x09\x02"
     not_whole: Any = 16.0
-    with pytest.raises(TypeError, match="float"):
+    with pytest.raises(memory.InvalidRequestError, match="address must be an integer"):
         linear.read_u8(not_whole)

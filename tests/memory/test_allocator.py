@@ -481,9 +481,7 @@ class AllocatorMachine(RuleBasedStateMachine):
         assert max((end - start for start, end in runs), default=0) == statistics.largest_free
 
 
-AllocatorMachine.TestCase.settings = settings(
-    max_examples=150, stateful_step_count=40, deadline=None, derandomize=True
-)
+AllocatorMachine.TestCase.settings = settings(max_examples=150, stateful_step_count=40, derandomize=True)
 
 
 class TestAllocatorOverRandomUse(AllocatorMachine.TestCase):  # type: ignore[valid-type, misc]

@@ -152,10 +152,10 @@ class TestBeneath:
         assert read(Place(str(before), f"link{MAX_LINKS - 1}")) == b"inside"
         assert refused(Place(str(before), "x" * 256)) == errno.ENAMETOOLONG
         assert refused(Place(str(before), "x/" * 2048)) == errno.ENAMETOOLONG
-        started = time.monotonic()
+        started = time.thread_time()
         assert too_long("a/" * 65536)
         assert refused(Place("/" + "a/" * 65536)) == errno.ENAMETOOLONG
-        assert time.monotonic() - started < 1
+        assert time.thread_time() - started < 1
 
     def test_names_that_are_none(self, root: Path) -> None:
         """A NUL, or a text that no file name encodes to, is a file that is not there."""

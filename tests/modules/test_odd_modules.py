@@ -10,7 +10,7 @@ import wasmtime
 
 import dl
 from dl.modules.kind import ModuleKind, check_side_module, kind_of
-from dl.wasm.dylink import SymbolFlags, parse_dylink
+from dl.wasm.dylink import parse_dylink
 from dl.wasm.encode import name_bytes, section, unsigned, vector
 from dl.wasm.module import parse_module
 from tests.support.modules import MEMORY, library, linker, module, returns, static
@@ -33,7 +33,7 @@ class TestImportInfo:
         """All flags of imports are read though the number in front is lower, and a note says so."""
         info = parse_dylink(self.payload(count) + b"\x02\x03\x01\x01x", "lib.so", 0)
 
-        assert info.imports == {(m, n): SymbolFlags(f) for m, n, f in self.ENTRIES}
+        assert info.imports == {(m, n): f for m, n, f in self.ENTRIES}
         assert info.needed == ("x",)
         assert info.notes == (f"the flags of imports say they are {count}, but are 3 (at byte 0x2)",)
 

@@ -47,6 +47,29 @@ def test_a_file_is_read_whole(tmp_path: Path) -> None:
     assert "f" in image_from_file(path, "lib.so", budget).wasm.exports
 
 
+@pytest.mark.parametrize("at", [-(1 << 16) - 1, -(1 << 16), -1])
+def test_a_file_that_is_read_again_is_compared_to_its_last_byte(tmp_path: Path, at: int) -> None:
+    """A file with the bytes of before is the module of before; one byte that differs, wherever it is, is seen."""
+    path = large(tmp_path / "lib.so", 5 << 16)
+    first = image_from_file(path, "lib.so")
+    assert image_from_file(path, "lib.so").wasm is first.wasm
+
+    content = bytearray(path.read_bytes())
+    content[at] ^= 1
+    path.write_bytes(content)
+    changed = image_from_file(path, "lib.so")
+    assert changed.wasm.data == content
+    assert changed.digest != first.digest
+
+
+def test_a_file_that_was_read_before_is_bounded_all_the_same(tmp_path: Path) -> None:
+    """What one program has read is still refused in another, whose limit is smaller."""
+    path = large(tmp_path / "lib.so", 1 << 17)
+    image_from_file(path, "lib.so")
+    with pytest.raises(dl.ResourceLimitError, match="module_bytes"):
+        image_from_file(path, "lib.so", ReadBudget((1 << 17) - 1))
+
+
 def test_what_is_too_large_is_refused_by_its_size(tmp_path: Path) -> None:
     """A module over a limit is refused before it is read, and the error names the limit."""
     path = large(tmp_path / "lib.so", 1 << 40)

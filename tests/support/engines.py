@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 import wasmtime
 
@@ -18,6 +20,18 @@ class NoBoundary:
 
     def exit_host(self, token: None) -> None:
         pass
+
+
+def switched_off(*names: str) -> dict[str, bool]:
+    """Return the options that switch capabilities off; what the engine of this run can never do has no option."""
+    can = vars(default_engine().capabilities)
+    return dict.fromkeys((name for name in names if can[name]), False)
+
+
+def fresh_engine(*without: str) -> Engine:
+    """Make an engine of the kind that this run chose, without some capabilities, which no other test has used."""
+    make: Callable[..., Engine] = type(default_engine())
+    return make(**switched_off(*without))
 
 
 def compiled(engine: Engine, text: str) -> CompiledModule:

@@ -55,8 +55,10 @@ class Program:
         return self.linker.own.view(self.linker.parts.groups.current())
 
     def is_alone(self) -> bool:
-        """Whether the main group is the only one."""
-        return [self.linker.own.view(group) for group in self.linker.parts.groups.all()] == [self.main]
+        """Whether the main group is the only one, and no thread of the guest is still giving back what it had."""
+        parts = self.linker.parts
+        groups = [self.linker.own.view(group) for group in parts.groups.all()]
+        return groups == [self.main] and not parts.guest_threads._running
 
     def word(self, number: int) -> int:
         """Address of a word of the program's data; 0 to begin with."""

@@ -31,6 +31,7 @@ ORDER = (
         "dlfcn",
         "include",
         "limits",
+        "digests",
         "recent",
         "later",
         "forks",

@@ -17,7 +17,6 @@ from threads import OperationLog, Rendezvous, Replica
 
 SLOTS = 20
 SECONDS = 4.0
-OPERATIONS = 200
 
 
 class Log(OperationLog[tuple[int, int]]):
@@ -104,21 +103,18 @@ def test_threads_that_change_slots_at_once_have_right_tables_and_a_short_log() -
     seed = 40
     print(f"seed {seed}")
     program = Program()
-    began = time.monotonic()
-
-    def is_over() -> bool:
-        # Beside much else it takes longer until enough has happened.
-        lasted = time.monotonic() - began
-        return lasted > (SECONDS if program.rendezvous.committed > OPERATIONS else 5 * SECONDS)
-
+    end = time.monotonic() + SECONDS
     absent = Group(program, "absent")
     stay: list[Group] = []
+
+    def goes_on() -> bool:  # for some time, and until enough was done
+        return time.monotonic() < end or program.rendezvous.committed <= 200 or program.given_back <= 20
 
     def links(number: int) -> None:
         generator = random.Random(seed + number)
         group = Group(program, f"links {number}")
         stay.append(group)
-        while not is_over():
+        while goes_on():
             program.change(
                 group, generator.randrange(SLOTS), generator.choice([0, generator.randrange(1, 9)])
             )
@@ -126,7 +122,7 @@ def test_threads_that_change_slots_at_once_have_right_tables_and_a_short_log() -
 
     def comes_and_goes(number: int) -> None:
         generator = random.Random(seed + number)
-        while not is_over():
+        while goes_on():
             group = Group(program, f"guest {number}")
             for _ in range(generator.randrange(4)):
                 group.compute(generator.randrange(20))
@@ -141,9 +137,7 @@ def test_threads_that_change_slots_at_once_have_right_tables_and_a_short_log() -
         group.compute(1)
     rendezvous = program.rendezvous
     print(f"{rendezvous.committed} operations, at most {program.longest} in the log")
-    assert rendezvous.committed > OPERATIONS
     assert len(program.log) == len(program.log.table)
     assert program.longest <= 4 * SLOTS * 6
-    assert program.given_back > 20
     assert rendezvous.statistics().replay_failures == 0
-    assert time.monotonic() < began + 5 * SECONDS + DEADLINE
+    assert time.monotonic() < end + DEADLINE

@@ -380,4 +380,4 @@ class Compaction(RuleBasedStateMachine):
 
 
 TestCompactionModel = Compaction.TestCase
-TestCompactionModel.settings = settings(max_examples=100, stateful_step_count=50, deadline=None)
+TestCompactionModel.settings = settings(max_examples=100, stateful_step_count=50)

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from functools import partial
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
@@ -32,7 +32,7 @@ STEP = st.sampled_from(
 class TestRandomPrograms:
     """Programs that nobody thought of."""
 
-    @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+    @settings(max_examples=150)
     @given(
         programs=st.lists(st.lists(STEP, min_size=1, max_size=4), min_size=2, max_size=4),
         fails_at=st.integers(0, 3),
@@ -179,4 +179,4 @@ class SequentialProtocol(RuleBasedStateMachine):
 
 
 TestSequentialProtocol = SequentialProtocol.TestCase
-TestSequentialProtocol.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
+TestSequentialProtocol.settings = settings(max_examples=60, stateful_step_count=40)

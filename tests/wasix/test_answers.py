@@ -11,8 +11,8 @@ import pytest
 
 import dl
 from dl.dlfcn import MAIN_HANDLE
-from dl.engine.wasmtime.engine import WasmtimeEngine
 from dl.program.guest_wasi import Scratch
+from tests.support.engines import fresh_engine
 from tests.support.modules import pie
 from tests.support.wasi import BUFFER, RESULT, calls
 
@@ -182,6 +182,6 @@ def test_without_scratch_memory_the_host_answers() -> None:
 def test_an_engine_without_it_answers_in_the_host() -> None:
     """Threads of an engine that cannot call WASI without Python get the same answers from the host."""
     wasm = pie(TIMES, shared=True, memory_size=65536, memory_align=4)
-    with dl.Linker(wasm, engine=WasmtimeEngine(guest_wasi=False)) as linker:
+    with dl.Linker(wasm, engine=fresh_engine("guest_wasi")) as linker:
         assert not answers(linker)
         assert linker.main_group.dlsym(MAIN_HANDLE, "times")(10, 512) == 0

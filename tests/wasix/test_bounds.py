@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 import tracemalloc
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,6 +13,7 @@ import pytest
 
 import dl
 from dl.wasix.abi import Errno, ErrnoError
+from tests.support.paths import ROOT
 from tests.support.wasi import BUFFER, CREATE, READ_WRITE, RESULT, TEXT, Calls, calls
 
 WASIX = "wasix_32v1"
@@ -100,3 +104,36 @@ def test_one_call_adds_one_number_to_an_event(wasi: Calls) -> None:
     assert wasi.memory.read_u32(RESULT + 8) == 8
     assert wasi.memory.read_struct("QQ", BUFFER) == (6, 7)
     assert wasi.fd_close(number) == 0
+
+
+NO_DESCRIPTORS = """
+import os, resource
+from tests.support.wasi import BUFFER, RESULT, calls
+
+with calls({}, "wasix_32v1") as wasi:
+    read = wasi.fd_read
+    wasi.memory.write_struct("II", RESULT, BUFFER, 8)
+    free = os.dup(0)
+    os.close(free)
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (free, limits[1]))
+    print(read(0, RESULT, 1, RESULT + 8))
+    resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "O_PATH"), reason="needs Linux")
+def test_a_wait_that_the_host_has_no_descriptors_for_is_an_error_of_the_call() -> None:
+    """A read of standard input that would wait answers 33 (`mfile`) where the host's process can open nothing more."""
+    with subprocess.Popen(
+        [sys.executable, "-c", NO_DESCRIPTORS],
+        cwd=ROOT,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        assert process.stdout.read() == "33\n"
+        assert process.stderr.read() == ""

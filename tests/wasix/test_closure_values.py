@@ -41,7 +41,7 @@ class TestValues:
             seen["values"] = memory.read(values, seen["size"])
             memory.write(results, seen["results"])
 
-        @settings(max_examples=80, deadline=None)
+        @settings(max_examples=80)
         @given(signatures())
         def check(signature: Any) -> None:
             arguments, results, values, returned = signature

@@ -38,7 +38,7 @@ def refusal(call: Callable[[], object]) -> Errno:
 
 
 @given(OPERATIONS)
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 def test_the_lowest_free_number_is_given_and_the_last_reference_closes(
     operations: list[tuple[str, int, int]],
 ) -> None:
@@ -93,7 +93,7 @@ def test_numbers_have_an_end() -> None:
 
 
 @given(st.lists(st.one_of(st.binary(max_size=9000), st.integers(0, 20000)), max_size=40))
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 def test_a_pipe_is_a_queue_of_bytes(steps: list[bytes | int]) -> None:
     """What goes in comes out, in order; a small write goes in whole or not at all; nothing is kept beyond the capacity."""
     reader, writer = pipe(Changes(Waits()), Budget(PIPE_CAPACITY))
@@ -124,7 +124,7 @@ def test_a_pipe_is_a_queue_of_bytes(steps: list[bytes | int]) -> None:
 
 
 @given(st.integers(0, 1 << 63), st.booleans(), st.lists(st.integers(0, (1 << 64) - 1), max_size=12))
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 def test_an_event_counts(value: int, semaphore: bool, added: list[int]) -> None:
     """Writes add up, as far as 64 bits go; a read takes all, or one from a semaphore."""
     event = EventCounter(Changes(Waits()), value, semaphore=semaphore)

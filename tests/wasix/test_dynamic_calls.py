@@ -11,7 +11,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 import dl
-from dl.engine.wasmtime.engine import WasmtimeEngine
+from tests.support.engines import fresh_engine, need
 from tests.support.modules import MEMORY, SHARED_MEMORY, TABLE, TABLE_BASE, library, static
 
 pytestmark = pytest.mark.timeout(120)
@@ -107,7 +107,7 @@ kinds = st.lists(st.sampled_from(TYPES), max_size=5)
 
 
 class TestBuffers:
-    @settings(max_examples=150, deadline=None)
+    @settings(max_examples=150)
     @given(kinds, kinds, st.binary(max_size=90), st.integers(0, 90), st.booleans())
     @example(
         ["f32", "f64"], ["f64", "f32"], b"\x45\x23\xa1\x7f" + b"\x01\0\0\0\0\0\xf4\x7f", 12, True
@@ -231,8 +231,11 @@ class TestCallees:
     @pytest.mark.parametrize("shared", [True, False])
     def test_a_signature_is_asked_for_once(self, shared: bool, type_tests: bool) -> None:
         """Functions that come again do not reach the host; whatever comes into an index is called by its own signature."""
+        if type_tests:
+            need("type_tests")
+        engine = fresh_engine() if type_tests else fresh_engine("type_tests")
         memory = dl.MemoryType(2, 1000, shared=shared)
-        with dl.Linker(None, memory=memory, engine=WasmtimeEngine(type_tests=type_tests)) as linker:
+        with dl.Linker(None, memory=memory, engine=engine) as linker:
             guest = Guest(
                 linker,
                 TABLE_BASE,
@@ -352,7 +355,7 @@ class TestReflection:
         error = guest.reflect_signature(function, at + 8, room[0], at + 24, room[1], at)
         return error, guest.memory.read(at, 6), guest.memory.read(at + 8, 9), guest.memory.read(at + 24, 9)
 
-    @settings(max_examples=40, deadline=None)
+    @settings(max_examples=40)
     @given(kinds, kinds, st.tuples(st.integers(0, 8), st.integers(0, 8)))
     def test_every_signature_is_told_where_there_is_room(
         self, params: list[str], results: list[str], room: tuple[int, int]

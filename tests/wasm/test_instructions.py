@@ -123,7 +123,7 @@ class TestInstructions:
         ):
             contains_wait_instructions(module)
 
-    @settings(max_examples=500, deadline=None, derandomize=True)
+    @settings(max_examples=500, derandomize=True)
     @given(st.binary(max_size=60))
     def test_any_bytes(self, code: bytes) -> None:
         """Random code is stepped through or refused, and never read beyond the file."""

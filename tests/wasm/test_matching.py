@@ -6,7 +6,8 @@ import pytest
 import wasmtime
 
 import dl
-from dl.wasm.deftypes import defined_types
+from dl.wasm.deftypes import DefinedType, defined_types
+from dl.wasm.encode import section, unsigned, vector
 from dl.wasm.matching import LinkType, export_type, import_types
 from dl.wasm.module import WasmModule, parse_module
 from dl.wasm.types import FuncType, GlobalType, TagType
@@ -119,6 +120,21 @@ def test_a_long_chain_of_types_costs_a_line_each() -> None:
     assert fits('(func (export "b") (type $t1999))', "(func (type $t1999))", chain)
 
 
+def test_a_line_of_supertypes_has_an_end() -> None:
+    """As engines have it, 63 types may be above one; so no comparison takes long, whatever a module declares."""
+
+    def line(length: int) -> tuple[DefinedType, ...]:
+        body = b"\x60\x00\x00"
+        entries = [b"\x50\x00" + body, *(b"\x50\x01" + unsigned(n) + body for n in range(length))]
+        return defined_types(parse_module(b"\0asm\1\0\0\0" + section(1, vector(entries)), "m"))
+
+    types = line(63)
+    assert types[-1].matches(types[0])
+    assert not types[0].matches(types[-1])
+    with pytest.raises(dl.MalformedModuleError, match="more than 63"):
+        line(64)
+
+
 def test_what_the_host_makes_is_of_the_type_that_modules_declare() -> None:
     """A function of the host has the type of a module's function with that signature, and no other."""
     module = parsed(
@@ -142,7 +158,7 @@ def test_signatures_for_the_host_have_no_indices() -> None:
 
 
 @pytest.mark.parametrize(
-    ("section", "reason"),
+    ("contents", "reason"),
     [
         (b"\x01\x50\x01\x00\x60\x00\x00", "not declared before"),  # type 0 is its own supertype
         (
@@ -152,10 +168,11 @@ def test_signatures_for_the_host_have_no_indices() -> None:
         (b"\x01\x50\x01\x07\x60\x00\x00", "not declared before"),
         (b"\x01\x60\x01\x64\x09\x00", "out of range"),
         (b"\x01\x5d\x09", "out of range"),
+        (b"\x03\x60\x00\x00\x50\x00\x60\x00\x00\x50\x02\x00\x01\x60\x00\x00", "2 supertypes"),
     ],
 )
-def test_types_that_refer_to_nothing_are_malformed(section: bytes, reason: str) -> None:
+def test_types_that_refer_to_nothing_are_malformed(contents: bytes, reason: str) -> None:
     """A type index that is out of range, or a supertype that comes later, is an error and never a Python exception."""
-    wasm = b"\0asm\1\0\0\0" + b"\1" + bytes([len(section)]) + section
+    wasm = b"\0asm\1\0\0\0" + section(1, contents)
     with pytest.raises(dl.MalformedModuleError, match=reason):
         defined_types(parse_module(wasm, "m"))

@@ -423,19 +423,19 @@ class TestAnyBytes:
             with pytest.raises(DlError):
                 parse_module(everything[:size], "m")
 
-    @settings(max_examples=400, deadline=None, derandomize=True)
+    @settings(max_examples=400, derandomize=True)
     @given(st.binary(max_size=200))
     def test_random_sections(self, data: bytes) -> None:
         """Random bytes behind a header are a module or a DlError."""
         _parse_or_refuse(HEADER + data)
 
-    @settings(max_examples=400, deadline=None, derandomize=True)
+    @settings(max_examples=400, derandomize=True)
     @given(st.sampled_from([1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13]), st.binary(max_size=80))
     def test_random_section_contents(self, number: int, payload: bytes) -> None:
         """Random bytes in a section of any kind are a module or a DlError."""
         _parse_or_refuse(module_of((number, payload)))
 
-    @settings(max_examples=1000, deadline=None, derandomize=True)
+    @settings(max_examples=1000, derandomize=True)
     @given(st.data())
     def test_mutated_module(self, everything: bytes, data: st.DataObject) -> None:
         """A real module with some bytes changed, removed or put in is a module or a DlError."""

@@ -374,10 +374,10 @@ class TestRewriteWaits:
         one = parse_module(bytes(wasmtime.wat2wasm(text)), "m")
         big = one.data + b"\0\x84\x80\x80\x04\x01x" + bytes((4 << 20 << 1) + 4 - 2)
         module = parse_module(big, "big.wasm")
-        began = time.perf_counter()
+        began = time.thread_time()
         data = rewrite_waits(module, **SLOTS)
         renamed = rename_imports(module, [])
-        elapsed = time.perf_counter() - began
+        elapsed = time.thread_time() - began
 
         assert len(data) > len(big) > 9_000_000
         assert renamed == big

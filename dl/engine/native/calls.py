@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from threading import get_ident
 from typing import Any
@@ -22,15 +22,15 @@ from dl.wasm.types import FuncType
 
 
 def callable_function(
-    store: NativeStore, call: Callable[..., Any], function: int, keep: object, kind: FuncType
+    store: NativeStore, call: Callable[..., Any], function: Sequence[int], keep: object, kind: FuncType
 ) -> Callable[..., Any]:
     """Return a Python callable on typed values for a function of a store.
 
     Args:
         store: the store.
-        call: the engine's native call, which takes what `dl.engine.native.arguments` makes: the store's context, the function,
-            the address of the slots, their number, and the address where it puts an ending; it returns another ending, or None.
-        function: the function's address.
+        call: the engine's native call, which takes what `dl.engine.native.arguments` makes: the function, the address of the
+            slots, their number, and the address where it puts an ending; it returns another ending, or None.
+        function: the addresses by which the engine knows the function.
         keep: what must live as long as the callable.
         kind: the signature.
 
@@ -41,7 +41,7 @@ def callable_function(
     area = ctypes.create_string_buffer(convert.slots * SLOT_BYTES)
     pack, read = convert.arguments.pack_into, result_reader(kind, area)
     wrap, parameters, trap = convert.wrap, kind.params, store.trap
-    addresses = map(address_argument, (store.context(), function, ctypes.addressof(area)))
+    addresses = map(address_argument, (*function, ctypes.addressof(area)))
     native = partial(call, *addresses, size_argument(convert.slots), address_argument(store.trap_address))
     checked = "v128" in parameters
 
@@ -71,14 +71,19 @@ def callable_function(
 
 
 def raw_callable(
-    store: NativeStore, call: Callable[..., Any], function: int, keep: object, *, calls_back: bool = True
+    store: NativeStore,
+    call: Callable[..., Any],
+    function: Sequence[int],
+    keep: object,
+    *,
+    calls_back: bool = True,
 ) -> RawFunction:
     """Return a callable on slots for a function of a store; `calls_back` as in `EngineInstance.raw_function`.
 
     What surrounds the call is written out here as above: one more Python call would make each a tenth slower.
     """
     trap, trap_argument = store.trap, address_argument(store.trap_address)
-    context, function_argument = address_argument(store.context()), address_argument(function)
+    called = tuple(map(address_argument, function))
 
     def invoke(slots: Any, _keep: object = keep) -> None:
         if calls_back:
@@ -87,7 +92,7 @@ def raw_callable(
             store.enter_thread()
         store.running += 1
         try:
-            error = call(context, function_argument, *slots.arguments, trap_argument)
+            error = call(*called, *slots.arguments, trap_argument)
         except BaseException as interruption:
             store.discard_ending(interruption)
             raise

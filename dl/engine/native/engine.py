@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 from abc import ABC, abstractmethod
 from functools import cached_property
 
+from dl.digests import sha256
 from dl.engine.capabilities import Capabilities
 from dl.engine.machine import machine_fingerprint
 from dl.engine.native import stacks
@@ -21,7 +21,7 @@ _NAME_BYTES = 16
 
 def code_name(wasm: bytes) -> str:
     """Return what the code of a module calls itself in stack traces: the beginning of the digest of its content."""
-    return hashlib.sha256(wasm).hexdigest()[: 2 * _NAME_BYTES]
+    return sha256(wasm).hex()[: 2 * _NAME_BYTES]
 
 
 class NativeEngine(Uncopied, ABC):

@@ -15,7 +15,7 @@ from wasix_dl_wasmer import LIBRARY
 from dl.engine.native.arguments import taking_arguments
 from dl.errors import EngineError
 
-INTERFACE = 2
+INTERFACE = 3
 """What the library must call its interface."""
 
 CALLBACK = ctypes.CFUNCTYPE(c_void_p, c_void_p, c_void_p, c_void_p, c_size_t)
@@ -95,6 +95,13 @@ store_define_memory = _prototype("wd_store_define_memory", _P, _P, *_TEXT, *_TEX
 store_define_shared = _prototype("wd_store_define_shared", _P, _P, *_TEXT, *_TEXT, _P)
 
 instance_new = _prototype("wd_instance_new", _P, _P, _P, _P, _N, _P)
+list_new = _prototype("wd_list_new", _P, c_uint32)
+list_delete = _prototype("wd_list_delete", None, _P)
+list_functions = _prototype("wd_list_functions", _P, _P, _P, _P, c_uint32, _P, _P, _N)
+list_named = _prototype("wd_list_named", _P, _P, _P, c_uint32, *_TEXT, *_TEXT)
+list_number = _prototype("wd_list_number", _P, _P, _P, c_uint32, c_bool, c_uint32)
+list_export = _prototype("wd_list_export", _P, _P, c_uint32, _P, *_TEXT)
+instance_listed = _prototype("wd_instance_listed", _P, _P, _P, _P, _P)
 instance_delete = _prototype("wd_instance_delete", None, _P)
 instance_function = _prototype("wd_instance_function", _P, _P, _P, *_TEXT)
 instance_external = _prototype("wd_instance_external", _P, _P, *_TEXT)

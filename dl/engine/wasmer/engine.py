@@ -61,8 +61,8 @@ class WasmerEngine(NativeEngine):
 
     Args:
         interrupts: have code that may compute for long look for interrupts.
-        shared_memory, exceptions, table_reflection, serialization, simd, externals, references: False switches the
-            capability off; the engine can do all of them. See `Capabilities`.
+        shared_memory, exceptions, table_reflection, serialization, simd, externals, references, import_lists: False switches
+            the capability off; the engine can do all of them. See `Capabilities`.
         max_stack: bytes of stack that one call into the guest may use, and bytes of native stack that a thread's calls into
             the guest and out of it may use together; None for 1 MiB, or what the stacks of new threads have room for if that
             is less.
@@ -84,6 +84,7 @@ class WasmerEngine(NativeEngine):
         simd: bool = True,
         externals: bool = True,
         references: bool = True,
+        import_lists: bool = True,
         max_stack: int | None = None,
     ) -> None:
         capabilities = Capabilities(
@@ -96,6 +97,7 @@ class WasmerEngine(NativeEngine):
             simd=simd,
             externals=externals,
             references=references and externals,
+            import_lists=import_lists,
         )
         super().__init__(capabilities, max_stack)
         able = (

@@ -49,14 +49,19 @@ def made(make: Callable[..., int | None], *arguments: Any) -> int:
     return pointer
 
 
-def check(failure: int | None) -> None:
+def check(failure: int | None, module: str = "a module") -> None:
     """Raise a failure, if there is one.
+
+    Args:
+        failure: the native failure.
+        module: what is instantiated.
 
     Raises:
         EngineError: with the failure's text.
+        InstantiationError: with the text, if it is about an import.
     """
     if failure is not None:
-        raise error_of(failure)
+        raise error_of(failure, None, module)
 
 
 def error_of(

@@ -60,11 +60,11 @@ class WasmerFunction(_External):
         function = self._function()
         if has_references(kind):
             return _referring_callable(self.store, function, kind)
-        return callable_function(self.store, c.call_with_arguments, function.pointer, function, kind)
+        return callable_function(self.store, c.call_with_arguments, [function.pointer], function, kind)
 
     def raw(self) -> RawFunction:
         function = self._function()
-        return raw_callable(self.store, c.call_with_arguments, function.pointer, function)
+        return raw_callable(self.store, c.call_with_arguments, [function.pointer], function)
 
     def type(self) -> FuncType:
         text = take_text(c.external_signature(self.store.context(), self.pointer))
@@ -90,7 +90,7 @@ class WasmerFunction(_External):
 def _referring_callable(store: WasmerStore, function: Handle, kind: FuncType) -> Callable[..., Any]:
     """Return a Python callable for a function with references; as `callable_function`."""
     count = max(len(kind.params), len(kind.results))
-    call, objects = raw_callable(store, c.call_with_arguments, function.pointer, function), store.objects
+    call, objects = raw_callable(store, c.call_with_arguments, [function.pointer], function), store.objects
 
     def invoke(*arguments: Any) -> Any:
         # An area of this call alone: references in it would be overwritten by a recursive call.

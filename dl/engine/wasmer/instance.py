@@ -50,12 +50,12 @@ class WasmerInstance(Uncopied):
 
     def function(self, name: str, kind: FuncType) -> Callable[..., Any]:
         function = self._function(name)
-        return callable_function(self.store, c.call_with_arguments, function.pointer, function, kind)
+        return callable_function(self.store, c.call_with_arguments, [function.pointer], function, kind)
 
     def raw_function(self, name: str, *, calls_back: bool = True) -> RawFunction:
         function = self._function(name)
         del calls_back  # WASI is Python here, so whatever calls it calls back
-        return raw_callable(self.store, c.call_with_arguments, function.pointer, function)
+        return raw_callable(self.store, c.call_with_arguments, [function.pointer], function)
 
     def memory(self, name: str) -> WasmerMemory | WasmerSharedMemory:
         own = WasmerMemory(self.store, pointer := self._export(c.instance_memory, name))
@@ -64,6 +64,17 @@ class WasmerInstance(Uncopied):
         if failure.value is not None:
             raise error_of(failure.value)
         return own if shared is None else WasmerSharedMemory(shared)
+
+    def table(self, name: str) -> Handle:
+        """Return an exported table.
+
+        Raises:
+            KeyError: no table of that name is exported.
+        """
+        found = Handle(self._export(c.instance_external, name), c.external_delete)
+        if c.external_kind(found.pointer) != c.EXTERNAL_TABLE:
+            raise KeyError(name)
+        return found
 
     def tag(self, name: str) -> Handle:
         """Return an exported exception tag.

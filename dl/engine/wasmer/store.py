@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from threading import get_ident
 from typing import TYPE_CHECKING, Any
 
+from dl.engine.import_list import ImportList
 from dl.engine.native.entry import entry, need_room
 from dl.engine.native.pending import interrupt_guest
 from dl.engine.native.store import NativeStore
@@ -26,6 +27,7 @@ from dl.engine.wasmer.host import (
     take_text,
 )
 from dl.engine.wasmer.instance import WasmerInstance
+from dl.engine.wasmer.listed import listed
 from dl.engine.wasmer.memory import WasmerMemory, new_memory
 from dl.engine.wasmer.references import Objects
 from dl.engine.wasmer.wasi import StoreWasi
@@ -36,9 +38,6 @@ from memory import Uncopied
 
 if TYPE_CHECKING:
     from dl.engine.wasmer.engine import WasmerEngine
-
-
-NO_LISTS = "this engine imports by name only"
 
 
 class _OwnedStore(Uncopied):
@@ -70,6 +69,7 @@ class WasmerStore(NativeStore):
 
     Attributes:
         objects: the Python objects that guest code of the store can refer to.
+        function_table: the table that functions of import lists are taken from; None before there is one.
     """
 
     def __init__(self, engine: WasmerEngine, host: WasmerHostFunctions) -> None:
@@ -79,6 +79,7 @@ class WasmerStore(NativeStore):
         self._names: Names[Handle] = Names()
         self._wasi: StoreWasi | None = None
         self.objects = Objects(self._objects_in_use, lambda: self.running)
+        self.function_table: Handle | None = None
         self._handler: list[Callable[[], None]] = [lambda: None]
         # The native store keeps instances, and so their code, to its end; who counts code must see it.
         self._code: set[Any] = set()
@@ -161,6 +162,32 @@ class WasmerStore(NativeStore):
             if handles is None
             else (ctypes.c_void_p * max(len(handles), 1))(*(h.pointer for h in handles))
         )
+        address = None if given is None else ctypes.addressof(given)
+        return self._made(
+            module,
+            name,
+            lambda: c.instance_new(context, module.pointer, address, len(handles or ()), self.trap_address),
+        )
+
+    def read_table_by(self, instance: Any, table: str, reader: str | None) -> None:  # noqa: ARG002  it reads by itself
+        self.function_table = instance.table(table)
+
+    def lacks_reader(self, imports: ImportList) -> bool:  # noqa: ARG002  as above
+        return False
+
+    def instantiate_listed(
+        self, module: Any, name: str, imports: ImportList, generated: Any = None
+    ) -> WasmerInstance:
+        context = self.context()
+        given = listed(self, name, imports, generated)
+        return self._made(
+            module,
+            name,
+            lambda: c.instance_listed(context, module.pointer, given.pointer, self.trap_address),
+        )
+
+    def _made(self, module: Any, name: str, make: Callable[[], int | None]) -> WasmerInstance:
+        """Return the instance of a module that a native call makes, which may run its start function."""
         self._names.modules[module.name] = frame_name(name)
         need_room()
         self._code.add(module)
@@ -168,13 +195,7 @@ class WasmerStore(NativeStore):
             self.enter_thread()
         self.running += 1
         try:
-            pointer = c.instance_new(
-                context,
-                module.pointer,
-                None if given is None else ctypes.addressof(given),
-                len(handles or ()),
-                self.trap_address,
-            )
+            pointer = make()
         except BaseException as interruption:
             self.discard_ending(interruption)
             raise
@@ -187,12 +208,6 @@ class WasmerStore(NativeStore):
                 raise error_of(failure, self._names, name)
         assert instance is not None
         return instance
-
-    def read_table_by(self, *_table: object) -> None:
-        raise EngineError(NO_LISTS)
-
-    def instantiate_listed(self, *_module: Any) -> WasmerInstance:
-        raise EngineError(NO_LISTS)
 
     def raise_ending(self, error: int | None) -> None:
         failure = self.take_trap(error)
@@ -267,6 +282,7 @@ class WasmerStore(NativeStore):
         self._kept = []
         self._code.clear()
         self._names.tags.clear()
+        self.function_table = None
         self._handler[0] = _nothing
         self.objects.clear()
         wasi, self._wasi = self._wasi, None

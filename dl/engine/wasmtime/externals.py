@@ -52,15 +52,17 @@ class WasmtimeFunction:
         extern.of.func = self.func
         return extern
 
+    def _called(self) -> tuple[int, int]:
+        """Return the addresses by which a call knows the function."""
+        return self.store.context(), ctypes.addressof(self.func)
+
     def callable(self, kind: FuncType) -> Callable[..., Any]:
         if has_references(kind):
             return _checked_callable(self.store, self.func, kind)
-        return callable_function(
-            self.store, c.call_with_arguments, ctypes.addressof(self.func), self.func, kind
-        )
+        return callable_function(self.store, c.call_with_arguments, self._called(), self.func, kind)
 
     def raw(self) -> RawFunction:
-        return raw_callable(self.store, c.call_with_arguments, ctypes.addressof(self.func), self.func)
+        return raw_callable(self.store, c.call_with_arguments, self._called(), self.func)
 
     def type(self) -> FuncType:
         native = c.function_type(self.store.context(), ctypes.addressof(self.func))

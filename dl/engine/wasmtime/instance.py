@@ -46,13 +46,17 @@ class WasmtimeInstance:
 
     def function(self, name: str, kind: FuncType) -> Callable[..., Any]:
         func = c.Func.from_buffer_copy(self.export(name, c.EXTERN_FUNC).of.func)
-        return callable_function(self.store, c.call_with_arguments, ctypes.addressof(func), func, kind)
+        return callable_function(self.store, c.call_with_arguments, self._called(func), func, kind)
 
     def raw_function(self, name: str, *, calls_back: bool = True) -> RawFunction:
         func = c.Func.from_buffer_copy(self.export(name, c.EXTERN_FUNC).of.func)
         return raw_callable(
-            self.store, c.call_with_arguments, ctypes.addressof(func), func, calls_back=calls_back
+            self.store, c.call_with_arguments, self._called(func), func, calls_back=calls_back
         )
+
+    def _called(self, func: c.Func) -> tuple[int, int]:
+        """Return the addresses by which a call knows a function."""
+        return self.store.context(), ctypes.addressof(func)
 
     def memory(self, name: str) -> WasmtimeMemory | WasmtimeSharedMemory:
         extern = self.export(name, c.EXTERN_MEMORY, c.EXTERN_SHARED_MEMORY)

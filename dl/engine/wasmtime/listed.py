@@ -80,8 +80,13 @@ class TableReader:
         self._read: Callable[[Any], None] | None = None
         if reader is not None:
             func = c.Func.from_buffer_copy(instance.export(reader, c.EXTERN_FUNC).of.func)
-            call, address = c.call_with_arguments, ctypes.addressof(func)
-            self._read = raw_callable(store, call, address, func, calls_back=False)
+            call, called = c.call_with_arguments, (self._context, ctypes.addressof(func))
+            self._read = raw_callable(store, call, called, func, calls_back=False)
+
+    @property
+    def reads_chunks(self) -> bool:
+        """Whether it has a function that reads."""
+        return self._read is not None
 
     def functions(self, functions: TableFunctions, base: int) -> array[int]:
         """Return functions in the order of the imports that they are; 0 where there is none.

@@ -251,6 +251,9 @@ class WasmtimeStore(NativeStore):
     def read_table_by(self, instance: Any, table: str, reader: str | None) -> None:
         self.table_reader = TableReader(self, instance, table, reader)
 
+    def lacks_reader(self, imports: ImportList) -> bool:
+        return imports.needs_reader and (self.table_reader is None or not self.table_reader.reads_chunks)
+
     def instantiate_listed(
         self, module: Any, name: str, imports: ImportList, generated: Any = None
     ) -> WasmtimeInstance:

@@ -18,7 +18,6 @@ import errno
 import os
 import stat
 import sys
-from enum import Enum
 from functools import lru_cache
 from typing import Any
 
@@ -143,7 +142,7 @@ class HostDirectory(Uncopied):
         except OSError:
             return None
 
-    def _look(self, path: bytes, follow: int, form: _Form) -> int | None:
+    def _look(self, path: bytes, follow: int, form: int) -> int | None:
         """Return the mode of what a path leads to; None if there is nothing."""
         try:
             if form is _Form.NAME:
@@ -173,15 +172,15 @@ class HostDirectory(Uncopied):
         return fd
 
 
-class _Form(Enum):
+class _Form:
     """What a path looks like."""
 
-    NAME = 0
-    PATH = 1
+    NAME = 1
+    PATH = 2
 
 
 @lru_cache(maxsize=256)
-def _form(path: bytes) -> _Form | None:
+def _form(path: bytes) -> int | None:
     """Return the form of a path that the engine reads as the kernel does: relative, of UTF-8, ending in a name; else None."""
     if not 0 < len(path) <= _MOST_PATH_BYTES or path[:1] == b"/" or path[-1:] == b"/" or b"\0" in path:
         return None

@@ -7,6 +7,8 @@ import os
 import select
 import threading
 
+from dl.wasix.abi import ErrnoError
+from dl.wasix.files.host_files import host_errno
 from memory import Uncopied
 from threads import Waiter, Waits
 
@@ -22,6 +24,8 @@ class _Bell(Uncopied):
 
     It is closed with its last reference, so a ring that comes after the wait never writes to another file.
     """
+
+    reader = _writer = -1  # of one that could not be made
 
     def __init__(self) -> None:
         self.reader, self._writer = os.pipe()
@@ -40,8 +44,9 @@ class _Bell(Uncopied):
                 pass
 
     def __del__(self) -> None:
-        os.close(self.reader)
-        os.close(self._writer)
+        if self.reader >= 0:
+            os.close(self.reader)
+            os.close(self._writer)
 
 
 class HostInput:
@@ -52,10 +57,17 @@ class HostInput:
         self._local = threading.local()
 
     def bell(self) -> _Bell:
-        """Return the calling thread's bell."""
+        """Return the calling thread's bell.
+
+        Raises:
+            ErrnoError: the host has no descriptors for one.
+        """
         bell: _Bell | None = getattr(self._local, "bell", None)
         if bell is None:
-            bell = self._local.bell = _Bell()
+            try:
+                bell = self._local.bell = _Bell()
+            except OSError as error:
+                raise ErrnoError(host_errno(error)) from error
         return bell
 
     @staticmethod
@@ -78,6 +90,7 @@ class HostInput:
             True; look again.
 
         Raises:
+            ErrnoError: the host has no descriptors left.
             BaseException: what the thread was interrupted with.
         """
         bell = self.bell()

@@ -23,6 +23,10 @@ Call = Callable[[HostFile, "Slots"], int]
 
 MOST_BUFFERS = 1024
 """Buffers of one call (Linux, IOV_MAX); what is in others is left for the next call, as a read or write may."""
+
+IOVEC_BYTES = 8
+"""Of a list of buffers, the bytes of one: its address and its size."""
+
 _MOST_OFFSET = (1 << 63) - 1
 _REGULAR_FILE = 4
 _RIGHTS = 0x3FFFFFFF
@@ -34,6 +38,18 @@ _WHENCE = (os.SEEK_SET, os.SEEK_CUR, os.SEEK_END)
 _ADVICE_COUNT = 6
 _ATIM, _ATIM_NOW, _MTIM, _MTIM_NOW = 1, 2, 4, 8
 _RECEIVE_FLAGS, _SHUTDOWN_FLAGS, _DESCRIPTOR_FLAGS = 3, 3, 31
+
+
+def taken_buffers(memory: LinearMemory, address: int, count: int) -> int:
+    """Return of how many buffers a call is made: as many as its list has, and not too many; all of the list must be in memory.
+
+    Raises:
+        OutOfBoundsError: it is not.
+    """
+    if count <= MOST_BUFFERS:
+        return count  # whoever reads the list finds out
+    memory.borrow(address, count * IOVEC_BYTES)
+    return MOST_BUFFERS
 
 
 Answer = TypeVar("Answer", bound=Callable[..., int])
@@ -104,7 +120,7 @@ class RegularFiles:
         if count == 1:
             at, size = memory.read_struct("2I", address)
             return [memory.borrow(at, size)]
-        count = min(count, MOST_BUFFERS)
+        count = taken_buffers(memory, address, count)
         flat = memory.read_struct(f"{2 * count}I", address)
         return [memory.borrow(at, size) for at, size in zip(flat[::2], flat[1::2], strict=True)]
 

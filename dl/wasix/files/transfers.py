@@ -10,12 +10,11 @@ from dl.program.wasi import WasiCalls
 from dl.wasix.abi import Errno, ErrnoError
 from dl.wasix.files.descriptors import OpenFile
 from dl.wasix.files.files import Files
-from dl.wasix.files.regular import MOST_BUFFERS
+from dl.wasix.files.regular import IOVEC_BYTES, taken_buffers
 from dl.wasix.files.streams import MOST_BYTES
 from dl.wasix.signals import SIGPIPE
 from threads import Waiter
 
-_IOVEC_BYTES = 8
 _MOST_WRITTEN = (1 << 32) - 1
 """Bytes that the answer to a call can count."""
 
@@ -29,7 +28,7 @@ class Transfers:
 
     def _pieces(self, iovecs: int, count: int) -> list[tuple[int, int]]:
         """Return addresses and sizes, in bytes, of a call's buffers, the empty ones left out, and those that are too many."""
-        count = min(count, MOST_BUFFERS)
+        count = taken_buffers(self._files.memory, iovecs, count)
         flat = self._files.memory.read_struct(f"{2 * count}I", iovecs)
         return [piece for piece in zip(flat[::2], flat[1::2], strict=True) if piece[1]]
 
@@ -144,7 +143,7 @@ class Transfers:
         """Write all buffers of a call; the engine's function takes one at a time."""
         if count <= 1:
             return wasi.call("fd_write", number, iovecs, count, out)
-        count = min(count, MOST_BUFFERS)
+        count = taken_buffers(self._files.memory, iovecs, count)
         sizes = self._files.memory.read_struct(f"{2 * count}I", iovecs)[1::2]
         total = position = 0
         while position < count:
@@ -153,7 +152,7 @@ class Transfers:
                 continue
             if total + sizes[position] > _MOST_WRITTEN:
                 break
-            error = wasi.call("fd_write", number, iovecs + position * _IOVEC_BYTES, count - position, out)
+            error = wasi.call("fd_write", number, iovecs + position * IOVEC_BYTES, count - position, out)
             if error:
                 if total:
                     break

@@ -149,6 +149,7 @@ pub unsafe fn check_function(store: *mut WdStore, callback: Callback) -> Functio
 
 /// A function of a store, as calls need it: what lies here is looked up once. It is not used after its store.
 pub struct WdFunction {
+    store: *mut WdStore,
     environment: VMFunctionContext,
     trampoline: VMTrampoline,
     code: *const VMFunctionBody,
@@ -163,7 +164,8 @@ impl WdFunction {
         // SAFETY: by this function's contract; what describes a function lives as long as the store.
         unsafe {
             let described = *described(store, function);
-            Self { environment: described.vmctx, trampoline: described.call_trampoline, code: described.func_ptr }
+            let (environment, trampoline) = (described.vmctx, described.call_trampoline);
+            Self { store, environment, trampoline, code: described.func_ptr }
         }
     }
 }
@@ -183,15 +185,13 @@ pub unsafe fn described(store: *mut WdStore, function: &Function) -> *mut VMCall
 /// Calls a function of the guest: arguments are taken from the slots, results put there.
 ///
 /// # Safety
-/// The function is one of the store, and there are as many slots as it has arguments or results, whichever are more.
-/// See also [`with_store`].
-pub unsafe fn call(store: *mut WdStore, function: &WdFunction, slots: *mut RawValue) -> Result<(), Failure> {
+/// There are as many slots as the function has arguments or results, whichever are more. See also [`with_store`].
+pub unsafe fn call(function: &WdFunction, slots: *mut RawValue) -> Result<(), Failure> {
     // SAFETY: by this function's contract. The trampoline is the one of the function's signature: it reads all arguments
     // before the first instruction of the guest, and writes all results after the last. Nothing borrows the store.
     unsafe {
-        let most = (*store).stack_bytes;
-        stack::bounded(most, Err(Failure::trap(TrapCode::StackOverflow)), || {
-            let WdFunction { environment, trampoline, code } = *function;
+        let WdFunction { store, environment, trampoline, code } = *function;
+        stack::bounded((*store).stack_bytes, Err(Failure::trap(TrapCode::StackOverflow)), || {
             wasmer_call_trampoline(None, &(*store).config, environment, trampoline, code, slots.cast())
                 .map_err(|trap| with_store(store, |native| Failure::of_call(native, &trap.into())))
         })
@@ -204,7 +204,6 @@ pub unsafe fn call(store: *mut WdStore, function: &WdFunction, slots: *mut RawVa
 /// See [`call`]; `failure` can be written.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn wd_call(
-    store: *mut WdStore,
     function: &WdFunction,
     slots: *mut RawValue,
     _count: usize,
@@ -212,7 +211,7 @@ pub unsafe extern "C" fn wd_call(
 ) -> *mut Failure {
     // SAFETY: by this function's contract.
     unsafe {
-        if let Err(error) = border::guarded(|| call(store, function, slots)) {
+        if let Err(error) = border::guarded(|| call(function, slots)) {
             *failure = error.boxed();
         }
     }

@@ -217,8 +217,11 @@ pub unsafe extern "C" fn wd_reference_function(store: *mut WdStore, reference: u
 }
 
 /// Returns the function that a reference stands for; the same one each time, since the store keeps all that are made.
-unsafe fn referred(store: *mut WdStore, reference: usize) -> Function {
-    // SAFETY: by the contract of the function that calls.
+///
+/// # Safety
+/// The reference is one of the store, not null. See also [`with_store`].
+pub unsafe fn referred(store: *mut WdStore, reference: usize) -> Function {
+    // SAFETY: by this function's contract.
     unsafe {
         let described = ptr::with_exposed_provenance_mut::<VMCallerCheckedAnyfunc>(reference);
         if let Some(known) = (*store).host_functions.get(&(*described).vmctx.host_env.addr()) {

@@ -1,6 +1,7 @@
 //! Instances and their exports.
 
 use std::ptr;
+use std::sync::Arc;
 use std::sync::atomic::AtomicU32;
 
 use wasmer::sys::vm::VMExtern;
@@ -13,6 +14,14 @@ use crate::engine::WdModule;
 use crate::rewrite::{FLAG, PRIVATE, START, TABLE};
 use crate::store::{self, WdStore, with_store};
 
+/// An instance, which its store keeps. Stores that make its exports importable share the handle.
+pub type WdInstance = Arc<Instance>;
+
+/// Returns an export that is not this library's own.
+pub fn visible<'a>(instance: &'a Instance, name: &str) -> Option<&'a Extern> {
+    if name.starts_with(PRIVATE) { None } else { instance.exports.get_extern(name) }
+}
+
 /// Instantiates a module and runs its start function. It imports a list of externals, or, if that is null, by names.
 ///
 /// # Safety
@@ -24,39 +33,55 @@ pub unsafe extern "C" fn wd_instance_new(
     given: *const *const Extern,
     count: usize,
     failure: *mut *mut Failure,
-) -> *mut Instance {
+) -> *mut WdInstance {
     // SAFETY: by this function's contract.
     unsafe {
         border::made(failure, || {
             let imports: Vec<Extern> = if given.is_null() {
                 let named = module.imports.iter().map(|(space, name)| store::import(store, space, name));
                 named.collect::<Result<_, _>>()?
-            } else if count == module.imports.len() {
-                std::slice::from_raw_parts(given, count).iter().map(|one| (**one).clone()).collect()
             } else {
-                let text = format!("it has {} imports, and {count} externals were given", module.imports.len());
-                return Err(Failure::new(Kind::Link, text));
+                std::slice::from_raw_parts(given, count).iter().map(|one| (**one).clone()).collect()
             };
-            let mut own = Vec::new();
-            let imports: Vec<_> = imports.into_iter().map(|one| store::own_import(store, one, &mut own)).collect();
-            let instance = with_store(store, |native| {
-                Instance::new_by_index(native, &module.module, &imports)
-                    .map_err(|error| instantiation_failure(native, &error))
-            })?;
-            if let (false, Some(Extern::Memory(memory))) = (own.is_empty(), instance.exports.get_extern("memory")) {
-                store::tell_memory(store, &own, memory);
-            }
-            if module.checked {
-                arm(store, &instance)?;
-            }
-            if module.starts {
-                let start = instance.exports.get_function(START).map_err(Failure::engine)?;
-                // It has no values, but a function of the host gets the address of a slot all the same.
-                let mut slot = RawValue::default();
-                calls::call(store, &WdFunction::new(store, start), &raw mut slot)?;
-            }
-            Ok(instance)
+            instantiated(store, module, imports)
         })
+    }
+}
+
+/// Instantiates a module with imports in its order, and runs its start function.
+///
+/// # Safety
+/// The imports are of the store. See also [`with_store`].
+pub unsafe fn instantiated(
+    store: *mut WdStore,
+    module: &WdModule,
+    imports: Vec<Extern>,
+) -> Result<WdInstance, Failure> {
+    if imports.len() != module.imports.len() {
+        let text = format!("it has {} imports, and {} externals were given", module.imports.len(), imports.len());
+        return Err(Failure::new(Kind::Link, text));
+    }
+    // SAFETY: by this function's contract.
+    unsafe {
+        let mut own = Vec::new();
+        let imports: Vec<_> = imports.into_iter().map(|one| store::own_import(store, one, &mut own)).collect();
+        let instance = with_store(store, |native| {
+            Instance::new_by_index(native, &module.module, &imports)
+                .map_err(|error| instantiation_failure(native, &error))
+        })?;
+        if let (false, Some(Extern::Memory(memory))) = (own.is_empty(), instance.exports.get_extern("memory")) {
+            store::tell_memory(store, &own, memory);
+        }
+        if module.checked {
+            arm(store, &instance)?;
+        }
+        if module.starts {
+            let start = instance.exports.get_function(START).map_err(Failure::engine)?;
+            // It has no values, but a function of the host gets the address of a slot all the same.
+            let mut slot = RawValue::default();
+            calls::call(&WdFunction::new(store, start), &raw mut slot)?;
+        }
+        Ok(instance.into())
     }
 }
 
@@ -97,7 +122,7 @@ unsafe fn arm(store: *mut WdStore, instance: &Instance) -> Result<(), Failure> {
 /// # Safety
 /// It came from [`wd_instance_new`] and is not used again.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn wd_instance_delete(instance: *mut Instance) {
+pub unsafe extern "C" fn wd_instance_delete(instance: *mut WdInstance) {
     // SAFETY: by this function's contract.
     unsafe { border::deleted(instance) }
 }
@@ -111,17 +136,11 @@ pub unsafe extern "C" fn wd_store_define_instance(
     store: *mut WdStore,
     namespace: *const u8,
     namespace_size: usize,
-    instance: &Instance,
+    instance: &WdInstance,
 ) -> *mut Failure {
     border::done(|| {
         // SAFETY: by this function's contract.
-        let namespace = unsafe { border::text(namespace, namespace_size) };
-        for (name, export) in instance.exports.iter() {
-            if !name.starts_with(PRIVATE) {
-                // SAFETY: by this function's contract.
-                unsafe { store::define(store, &namespace, name, export.clone()) };
-            }
-        }
+        unsafe { store::define_exports(store, &border::text(namespace, namespace_size), instance) };
         Ok(())
     })
 }
@@ -133,7 +152,7 @@ pub unsafe extern "C" fn wd_store_define_instance(
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn wd_instance_function(
     store: *mut WdStore,
-    instance: &Instance,
+    instance: &WdInstance,
     name: *const u8,
     size: usize,
 ) -> *mut WdFunction {
@@ -153,11 +172,10 @@ pub unsafe extern "C" fn wd_instance_function(
 /// # Safety
 /// The text is as long as said.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn wd_instance_external(instance: &Instance, name: *const u8, size: usize) -> *mut Extern {
+pub unsafe extern "C" fn wd_instance_external(instance: &WdInstance, name: *const u8, size: usize) -> *mut Extern {
     border::or(ptr::null_mut(), || {
         // SAFETY: by this function's contract.
-        let name = unsafe { border::text(name, size) };
-        let found = if name.starts_with(PRIVATE) { None } else { instance.exports.get_extern(&name) };
+        let found = visible(instance, &unsafe { border::text(name, size) });
         found.map_or(ptr::null_mut(), |found| Box::into_raw(Box::new(found.clone())))
     })
 }
@@ -167,7 +185,7 @@ pub unsafe extern "C" fn wd_instance_external(instance: &Instance, name: *const 
 /// # Safety
 /// The text is as long as said.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn wd_instance_memory(instance: &Instance, name: *const u8, size: usize) -> *mut Memory {
+pub unsafe extern "C" fn wd_instance_memory(instance: &WdInstance, name: *const u8, size: usize) -> *mut Memory {
     border::or(ptr::null_mut(), || {
         // SAFETY: by this function's contract.
         match instance.exports.get_extern(&unsafe { border::text(name, size) }) {
@@ -182,7 +200,7 @@ pub unsafe extern "C" fn wd_instance_memory(instance: &Instance, name: *const u8
 /// # Safety
 /// The text is as long as said.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn wd_instance_tag(instance: &Instance, name: *const u8, size: usize) -> *mut Tag {
+pub unsafe extern "C" fn wd_instance_tag(instance: &WdInstance, name: *const u8, size: usize) -> *mut Tag {
     border::or(ptr::null_mut(), || {
         // SAFETY: by this function's contract.
         match instance.exports.get_extern(&unsafe { border::text(name, size) }) {
@@ -215,7 +233,7 @@ pub extern "C" fn wd_failure_has_tag(failure: &Failure, tag: &Tag) -> bool {
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn wd_instance_global(
     store: *mut WdStore,
-    instance: &Instance,
+    instance: &WdInstance,
     name: *const u8,
     size: usize,
     out: &mut u64,

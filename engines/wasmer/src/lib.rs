@@ -20,6 +20,7 @@ mod externals;
 mod host;
 mod instance;
 mod limits;
+mod lists;
 mod memory;
 mod reflect;
 mod rewrite;
@@ -27,7 +28,7 @@ mod stack;
 mod store;
 
 /// Counts changes of this interface; the adapter refuses a library that has another number.
-const INTERFACE: u32 = 2;
+const INTERFACE: u32 = 3;
 
 /// What compiled code depends on: this crate's version and that of the engine, as a text that ends with NUL.
 const VERSION: &str = concat!(env!("CARGO_PKG_VERSION"), " over wasmer 7.4.2\0");

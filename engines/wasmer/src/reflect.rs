@@ -8,6 +8,7 @@ use wasmer::{AsStoreMut, AsStoreRef, Extern, Instance};
 use crate::border::{self, Failure};
 use crate::engine::WdBytes;
 use crate::host::signature_text;
+use crate::instance::WdInstance;
 use crate::store::{WdStore, with_store};
 
 /// What tells a function from others: equal for the same function of the guest in all stores.
@@ -44,7 +45,7 @@ unsafe fn held(
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn wd_table_entry(
     store: *mut WdStore,
-    instance: &Instance,
+    instance: &WdInstance,
     name: *const u8,
     size: usize,
     index: u32,
@@ -76,7 +77,7 @@ pub unsafe extern "C" fn wd_table_entry(
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn wd_table_signature(
     store: *mut WdStore,
-    instance: &Instance,
+    instance: &WdInstance,
     name: *const u8,
     size: usize,
     index: u32,

@@ -12,12 +12,28 @@ use crate::calls;
 use crate::checks::Checks;
 use crate::engine::WdEngine;
 use crate::host::{Callback, HostFunction, WdHost, signature};
+use crate::instance::{WdInstance, visible};
 use crate::limits::Limits;
+use crate::rewrite::PRIVATE;
+
+/// What is importable from a namespace.
+#[derive(Default)]
+struct Namespace {
+    /// All exports of this instance, but for the names below.
+    instance: Option<WdInstance>,
+    names: HashMap<String, Extern>,
+}
+
+impl Namespace {
+    fn find(&self, name: &str) -> Option<&Extern> {
+        self.names.get(name).or_else(|| visible(self.instance.as_ref()?, name))
+    }
+}
 
 /// A store. It lies at one place in memory until it is deleted.
 pub struct WdStore {
     store: Store,
-    names: HashMap<String, HashMap<String, Extern>>,
+    names: HashMap<String, Namespace>,
     host: WdHost,
     /// The functions of the host that were made here, by the address of what their code gets first.
     pub host_functions: HashMap<usize, Function>,
@@ -53,7 +69,7 @@ pub unsafe fn with_store<R>(store: *mut WdStore, run: impl FnOnce(&mut StoreMut<
 pub unsafe fn import(store: *mut WdStore, namespace: &str, name: &str) -> Result<Extern, Failure> {
     // SAFETY: by this function's contract; the borrow of the names has ended before the store is used.
     unsafe {
-        let found = (*store).names.get(namespace).and_then(|names| names.get(name));
+        let found = (*store).names.get(namespace).and_then(|names| names.find(name));
         if let Some(known) = found {
             return Ok(known.clone());
         }
@@ -111,9 +127,26 @@ pub unsafe fn define(store: *mut WdStore, namespace: &str, name: &str, what: Ext
     // SAFETY: by this function's contract.
     let names = unsafe { &mut (*store).names };
     if let Some(known) = names.get_mut(namespace) {
-        known.insert(name.to_string(), what);
+        known.names.insert(name.to_string(), what);
     } else {
-        names.insert(namespace.to_string(), HashMap::from([(name.to_string(), what)]));
+        let names_of = HashMap::from([(name.to_string(), what)]);
+        names.insert(namespace.to_string(), Namespace { instance: None, names: names_of });
+    }
+}
+
+/// Makes all exports of an instance importable. The first instance of a namespace is kept as it is: most are asked for little.
+///
+/// # Safety
+/// See [`with_store`].
+pub unsafe fn define_exports(store: *mut WdStore, namespace: &str, instance: &WdInstance) {
+    // SAFETY: by this function's contract.
+    let names = unsafe { &mut (*store).names };
+    if let Some(known) = names.get_mut(namespace) {
+        let exports = instance.exports.iter().filter(|(name, _)| !name.starts_with(PRIVATE));
+        known.names.extend(exports.map(|(name, export)| (name.clone(), export.clone())));
+    } else {
+        let made = Namespace { instance: Some(instance.clone()), names: HashMap::new() };
+        names.insert(namespace.to_string(), made);
     }
 }
 
