@@ -237,8 +237,8 @@ class ProgramInstances:
                         strict=strict and is_root,
                         initialize=initialize if is_root else initialize or True,
                     )
+                self._ended(frame)  # while it is among those that are ended if something comes between
                 frames.pop()
-                self._ended(frame)
                 if frames and frame.instance is not None:
                     frames[-1].found[frame.name] = frame.instance
                     frames[-1].next += 1
