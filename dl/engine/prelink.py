@@ -27,12 +27,8 @@ from dl.digests import sha256
 from dl.engine.protocol import CompiledModule, Engine
 from dl.errors import EngineError
 from dl.logs import logger
-<<<<<<< HEAD
-from dl.records import fields
-from threads import found_in
-=======
 from dl.records import NamedTuple, fields
->>>>>>> main
+from threads import found_in
 
 log = logger("dl.cache")
 

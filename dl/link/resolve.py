@@ -106,7 +106,9 @@ class Resolver:
         self.missing: list[MissingSymbol] = []
         host = program.host
         # Of functions of `env`, only these can be others' than the modules': the sources before them know no more names.
-        self._before_modules = found_in(host.user, ENV, {}).keys() | found_in(host.system, FINALIZERS, {}).keys()
+        self._before_modules = (
+            found_in(host.user, ENV, {}).keys() | found_in(host.system, FINALIZERS, {}).keys()
+        )
         self._namespaces: dict[ModuleHandle, str] = {}
 
     def function(

@@ -235,7 +235,9 @@ def test_programs_that_end_give_their_memory_back(world: World) -> None:
 
     many(60)
     grown = []
-    while not grown or (grown[-1] >= 3 << 20 and len(grown) < 4):  # without a GIL the allocator takes longer to have enough
+    while not grown or (
+        grown[-1] >= 3 << 20 and len(grown) < 4
+    ):  # without a GIL the allocator takes longer to have enough
         before = _resident_bytes()
         many(240)
         grown.append(_resident_bytes() - before)
