@@ -234,7 +234,7 @@ def test_programs_that_end_give_their_memory_back(world: World) -> None:
         gc.collect()
 
     many(60)
-    grown = []
+    grown: list[int] = []
     while not grown or (
         grown[-1] >= 3 << 20 and len(grown) < 4
     ):  # without a GIL the allocator takes longer to have enough

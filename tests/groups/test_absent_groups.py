@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import threading
+from collections.abc import Callable
 
 import pytest
 
@@ -12,7 +13,9 @@ import dl.program.resting
 from dl.stress.modules import LibraryKind, library_module, program_module
 
 SECONDS = 30
-IMPORTS = {"env": {"on_thread": lambda _number, _record: None, "on_construct": lambda _addend: None}}
+IMPORTS: dict[str, dict[str, Callable[..., object]]] = {
+    "env": {"on_thread": lambda _number, _record: None, "on_construct": lambda _addend: None}
+}
 
 
 @pytest.mark.parametrize("seed", range(3))
