@@ -72,7 +72,6 @@ from dl.program.state import LazyAddress
 from dl.wasm.encode import is_encodable
 from dl.wasm.records import Import
 from dl.wasm.types import FuncType, GlobalType, MemoryType, TableType, TagType
-from threads import found_in
 
 _LAZY = "dl.lazy"
 """Stands for a namespace where a function's address is one that nothing defines yet; no module can import from it."""
@@ -106,9 +105,7 @@ class Resolver:
         self.missing: list[MissingSymbol] = []
         host = program.host
         # Of functions of `env`, only these can be others' than the modules': the sources before them know no more names.
-        self._before_modules = (
-            found_in(host.user, ENV, {}).keys() | found_in(host.system, FINALIZERS, {}).keys()
-        )
+        self._before_modules = host.user.get(ENV, {}).keys() | host.system.get(FINALIZERS, {}).keys()
         self._namespaces: dict[ModuleHandle, str] = {}
 
     def function(
@@ -357,7 +354,7 @@ class Resolver:
 
 def _imports_are_encodable(module: LinkedModule) -> bool:
     """Whether all imports of a module are of types that libraries can import: nearly always, and known from its first load."""
-    known: bool | None = found_in(module.wasm.derived, "imports are encodable")
+    known: bool | None = module.wasm.derived.get("imports are encodable")
     if known is None:
         known = all(is_encodable(entry.type) for entry in module.wasm.imports)
         module.wasm.derived["imports are encodable"] = known
