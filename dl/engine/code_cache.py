@@ -16,16 +16,18 @@ import threading
 import weakref
 from collections import OrderedDict
 from collections.abc import Callable
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from dl.digests import sha256
 from dl.engine.prelink import Entry, Plan
-from dl.engine.protocol import CompiledModule, Engine
 from dl.errors import EngineError, InvalidModuleError
 from dl.forks import in_forked_child, renew
 from dl.limits import Limits
 from dl.logs import logger
 from threads import found_in, recording
+
+if TYPE_CHECKING:
+    from dl.engine.protocol import CompiledModule, Engine
 
 log = logger("dl.cache")
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING
 
-from dl.engine.protocol import CompiledModule, Store
 from dl.errors import InstantiationError
 from dl.glue.placement import in_a_row
 from dl.glue.trap_functions import (
@@ -16,6 +16,9 @@ from dl.glue.trap_functions import (
     TrapFunctions,
 )
 from dl.logs import logger
+
+if TYPE_CHECKING:
+    from dl.engine.protocol import CompiledModule, Store
 
 log = logger("dl.link")
 

@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from threading import get_ident
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
-from dl.engine.protocol import CompiledModule
 from dl.errors import LinkerClosedError, LinkerUsageError, SymbolNotFoundError
 from dl.groups.errors import check_process, raises_dl_errors
 from dl.groups.instances import Instances
@@ -19,6 +18,9 @@ from dl.program.program import Program
 from dl.wasm.types import FuncType
 from memory import Uncopied
 from threads import DETACHED, GUEST, Replica
+
+if TYPE_CHECKING:
+    from dl.engine.protocol import CompiledModule
 
 NO_THREAD = -1
 """Owner of a group that no thread has now; no thread's identity is negative."""

@@ -6,7 +6,6 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from dl.dlfcn import MAIN_HANDLE, ModuleHandle
-from dl.engine.protocol import CompiledModule, EngineInstance, StackProfiler
 from dl.errors import (
     InitializationError,
     InstantiationError,
@@ -76,6 +75,7 @@ from dl.wasm.types import FuncType
 from memory import Block
 
 if TYPE_CHECKING:
+    from dl.engine.protocol import CompiledModule, EngineInstance, StackProfiler
     from dl.groups.cxx_exceptions import CxxExceptions
 
 

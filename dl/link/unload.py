@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
+from typing import TYPE_CHECKING
 
-from dl.engine.protocol import CompiledModule
 from dl.errors import DlError, InitializationError
 from dl.glue.trap_functions import trap_functions_module
 from dl.groups.entry import Group
@@ -20,6 +20,9 @@ from dl.program.operations import DlOperation, HoldIndices, LoadModules, UnloadM
 from dl.program.program import Program
 from dl.program.resting import Closed, Rest, Signatures
 from threads import found_in
+
+if TYPE_CHECKING:
+    from dl.engine.protocol import CompiledModule
 
 log = logger("dl.link")
 

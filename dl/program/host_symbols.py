@@ -9,9 +9,8 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Container
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from dl.engine.protocol import HostFunctions, RawFunction
 from dl.errors import ImportTypeError, LinkerUsageError, UnsupportedModuleError, ValueConversionError
 from dl.glue.imports import taking_caller
 from dl.glue.names import HOST_NAMESPACE
@@ -21,6 +20,9 @@ from dl.records import dataclass
 from dl.wasm.matching import host_fits
 from dl.wasm.types import FuncType
 from threads import found_in
+
+if TYPE_CHECKING:
+    from dl.engine.protocol import HostFunctions, RawFunction
 
 ATOMICS = "dl.atomics"
 """Namespace of what rewritten modules reach through reserved table slots; no module can import from it."""

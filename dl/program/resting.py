@@ -10,10 +10,9 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
 from dl.dlfcn import ModuleHandle
-from dl.engine.protocol import CompiledModule
 from dl.glue.placement import in_a_row
 from dl.glue.trap_functions import MOST_LIBRARIES, TrapFunctions, can_trap, libraries_served
 from dl.modules.linked_module import LinkedModule
@@ -22,6 +21,9 @@ from dl.records import dataclass, field
 from dl.wasm.types import FuncType
 from memory import Region
 from threads import found_in
+
+if TYPE_CHECKING:
+    from dl.engine.protocol import CompiledModule
 
 RESTING_ELEMENTS = 1024
 """Table indices of closed libraries that rest at a time before they are used again."""

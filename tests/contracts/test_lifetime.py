@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from dl.engine import Engine
-from dl.engine.protocol import CompiledModule, EngineInstance, HostFunctions, Store, WasiOptions
+from dl.engine.protocol import CompiledModule, Engine, EngineInstance, HostFunctions, Store
+from dl.engine.values import WasiOptions
 from dl.errors import EngineError, TrapError
 from dl.wasm.types import FuncType, Limits, MemoryType
 from tests.support.engines import NoBoundary, compiled
@@ -250,7 +250,7 @@ import sys
 sys.path.insert(0, {root!r})
 import wasmtime
 from dl.engine import engine_named
-from dl.engine.protocol import WasiOptions
+from dl.engine.values import WasiOptions
 from dl.wasm.types import FuncType, Limits, MemoryType
 
 class NoBoundary:
