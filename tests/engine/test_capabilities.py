@@ -15,8 +15,9 @@ import wasmtime
 
 import dl
 import dl.engine
-from dl.engine import Engine, default_name, engine_named, known_engines
+from dl.engine import default_name, engine_named, known_engines
 from dl.engine.capabilities import Capabilities
+from dl.engine.protocol import Engine
 from dl.engine.wasmtime.engine import WasmtimeEngine
 from tests.support.engines import engine_class, fresh_engine, need, switched_off
 from tests.support.modules import MEMORY, TABLE, library, returns

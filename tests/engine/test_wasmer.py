@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 
 import dl
-from dl.engine import Engine, engine_named, known_engines
+from dl.engine import engine_named, known_engines
+from dl.engine.protocol import Engine
 from dl.errors import EngineError, InstantiationError, TrapError
 from dl.wasm.types import FuncType
 from tests.support.engines import NoBoundary, compiled, instantiated

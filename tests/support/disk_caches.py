@@ -7,10 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 import wasmtime
 
-from dl.engine import Engine
 from dl.engine.code_cache import CodeCache, Compiler
 from dl.engine.disk_cache import DiskCache
-from dl.engine.protocol import CompiledModule
+from dl.engine.protocol import CompiledModule, Engine
 from tests.support.engines import engine_class
 
 if TYPE_CHECKING:
