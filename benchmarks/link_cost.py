@@ -29,8 +29,8 @@ from rich.table import Table
 
 import dl
 import dl.modules.image
-from dl.engine import Engine, default_name, engine_named
-from dl.engine.protocol import CompiledModule
+from dl.engine import default_name, engine_named
+from dl.engine.protocol import CompiledModule, Engine
 
 PARTS = ("parse", "compile", "glue", "instantiate")
 _nonces = itertools.count()

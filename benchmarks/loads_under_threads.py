@@ -18,7 +18,7 @@ from common import ROOT, UNARY, engine_option, library, report, spread, take_tur
 from rich.table import Table
 
 import dl
-from dl.engine import Engine
+from dl.engine.protocol import Engine
 from dl.stress.modules import LibraryKind, library_module, program_module
 from dl.wasm.encode import ModuleBuilder, i32_const, local_get, local_set
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from dl.engine import chosen_engine
 from dl.engine.disk_cache import open_cache
 from dl.engine.prelink import open_plan
-from dl.engine.protocol import Engine, WasiOptions
+from dl.engine.values import WasiOptions
 from dl.errors import LinkerClosedError, LinkerUsageError
 from dl.glue.base import FIND_INVOKER, FIND_INVOKER_TYPE
 from dl.glue.names import HOST_NAMESPACE, RESOLVE_STUB, RESOLVE_STUB_TYPE
@@ -62,6 +62,7 @@ from threads import is_main_interpreter
 
 if TYPE_CHECKING:
     from dl.api.callbacks import Callbacks
+    from dl.engine.protocol import Engine
     from dl.glue.resolution import FromNamespace
     from dl.instances.program_instances import ProgramInstances
     from dl.link.slots import SlotOperations

@@ -18,7 +18,6 @@ from dl.assembly import Options, assemble, new_locator
 from dl.checks import function as callable_
 from dl.checks import optional, taken, word
 from dl.dlfcn import MAIN_HANDLE, ModuleHandle
-from dl.engine.protocol import Engine
 from dl.errors import LinkerUsageError
 from dl.group import InstanceGroup
 from dl.groups.host_threads import HostThread
@@ -40,6 +39,7 @@ from dl.options import (
 if TYPE_CHECKING:
     from typing_extensions import Self
 
+    from dl.engine.protocol import Engine
     from dl.wamr.mode import WamrMode
 
 

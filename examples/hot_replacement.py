@@ -71,24 +71,32 @@ class Replaceable:
         """
         new = group.library(source)
         try:
-            with self._changed:
-                self._changed.wait_for(lambda: not self._switching)
-                self._switching = True
-                began = time.perf_counter()
-                self._changed.wait_for(lambda: not self._users)
-            old = dl.Library(group, self._handle)
-            try:
+            with self._alone():
+                old = dl.Library(group, self._handle)
                 move(old, new)
                 self._handle = new.handle
-            finally:
-                with self._changed:
-                    self.pauses.append(time.perf_counter() - began)
-                    self._switching = False
-                    self._changed.notify_all()
         except BaseException:
             new.close()
             raise
         old.close()
+
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        """Keep new calls waiting for a `with`, which begins when those under way have ended."""
+        ours = False
+        try:
+            with self._changed:
+                self._changed.wait_for(lambda: not self._switching)
+                ours = self._switching = True
+                began = time.perf_counter()
+                self._changed.wait_for(lambda: not self._users)
+            yield
+            self.pauses.append(time.perf_counter() - began)
+        finally:  # also after Ctrl-C in the wait: else calls would wait for ever
+            if ours:
+                with self._changed:
+                    self._switching = False
+                    self._changed.notify_all()
 
 
 def move_meter(old: dl.Library, new: dl.Library) -> None:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 from dl.errors import GuestTimeoutError, LinkerUsageError, ResourceLimitError
 from dl.groups.entry import Group
+from threads import uninterrupted
 
 if TYPE_CHECKING:
     from dl.api.linker_base import LinkerBase
@@ -84,14 +85,17 @@ def bounded(
 
     watcher = threading.Thread(target=watch, name=f"bound of {name}", daemon=True)
     try:
-        watcher.start()
-    except RuntimeError as error:
-        raise ResourceLimitError(name, f"the host starts no thread to watch it: {error}") from error
-    try:
+        try:
+            with uninterrupted():  # so that it is known whether there is a thread
+                watcher.start()
+        except RuntimeError as error:
+            raise ResourceLimitError(name, f"the host starts no thread to watch it: {error}") from error
         yield
     finally:
-        # Until the watcher has ended it could still stop whatever this thread calls next.
-        ended.set()
-        watcher.join()
-        if passed:
-            group.replica.withdraw(passed[0])
+        # Until the watcher has ended, and is taken back, it could still stop whatever this thread calls next.
+        with uninterrupted():
+            ended.set()
+            if watcher.ident is not None:
+                watcher.join()
+            if passed:
+                group.replica.withdraw(passed[0])

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any, cast
 from dl.assembly import Parts
 from dl.checks import at_least, taken
 from dl.dlfcn import DlFlags, ModuleHandle
-from dl.engine.protocol import Engine
 from dl.errors import LinkerClosedError
 from dl.group import InstanceGroup
 from dl.groups.entry import Group
@@ -22,6 +21,7 @@ from dl.program.program import Program
 from memory import LinearMemory, Uncopied
 
 if TYPE_CHECKING:
+    from dl.engine.protocol import Engine
     from dl.linker import Linker
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 from rich.text import Text
@@ -22,7 +22,6 @@ from dl.cli.params import engine_option
 from dl.cli.run import library_path_option, module_path_option
 from dl.cli.tree import CYCLE, REPEATED, Node
 from dl.engine import default_name, engine_named
-from dl.engine.protocol import Engine
 from dl.engine.requirements import check_capabilities
 from dl.errors import DlError, LibraryNotFoundError, MalformedModuleError, UnsupportedModuleError
 from dl.link.find import LEGACY_EXCEPTIONS
@@ -31,6 +30,9 @@ from dl.modules.image import ModuleImage
 from dl.modules.kind import ModuleKind, kind_of
 from dl.modules.locate import Locator, requester_of
 from dl.wasm.rewrite import uses_legacy_exceptions
+
+if TYPE_CHECKING:
+    from dl.engine.protocol import Engine
 
 
 class _Walk:

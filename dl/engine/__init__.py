@@ -10,12 +10,14 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from dl.engine.capabilities import Capabilities
-from dl.engine.protocol import Engine
 from dl.errors import EngineNotFoundError, LinkerUsageError
 from dl.forks import in_forked_child, renew
+
+if TYPE_CHECKING:
+    from dl.engine.protocol import Engine
 
 ENTRY_POINTS = "wasix_dl.engines"
 DEFAULT_ENGINE = "wasmtime"
@@ -175,7 +177,6 @@ def default_engine(*, interrupts: bool = True) -> Engine:
 __all__ = [
     "DEFAULT_ENGINE",
     "Capabilities",
-    "Engine",
     "chosen_engine",
     "default_engine",
     "default_name",

@@ -15,12 +15,15 @@ import os
 import struct
 from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from dl.digests import sha256
 from dl.engine.private_directory import NotPrivateError, PrivateDirectory, read_content
-from dl.engine.protocol import CompiledModule, Engine
 from dl.errors import EngineError
 from dl.logs import logger
+
+if TYPE_CHECKING:
+    from dl.engine.protocol import CompiledModule, Engine
 
 log = logger("dl.cache")
 

@@ -28,15 +28,17 @@ import time
 from collections.abc import Iterable, Iterator
 from functools import lru_cache
 from pathlib import Path
-from typing import BinaryIO
+from typing import TYPE_CHECKING, BinaryIO
 
 from dl.digests import sha256
 from dl.engine.private_directory import TEMPORARY, NotPrivateError, PrivateDirectory, read_content
-from dl.engine.protocol import CompiledModule, Engine
 from dl.errors import EngineError
 from dl.forks import in_forked_child, renew
 from dl.logs import logger
 from dl.records import NamedTuple, dataclass
+
+if TYPE_CHECKING:
+    from dl.engine.protocol import CompiledModule, Engine
 
 log = logger("dl.cache")
 

@@ -15,10 +15,10 @@ from typing import Any, Protocol
 
 from dl.engine.capabilities import Capabilities
 from dl.engine.import_list import ListingStore
+from dl.engine.values import WasiOptions
 from dl.errors.frames import SourcePlace
 from dl.errors.running import DescribeException
-from dl.records import dataclass
-from dl.wasm.types import FuncType, GlobalType, MemoryType, ValType
+from dl.wasm.types import FuncType, GlobalType, MemoryType
 
 
 class Slots(Protocol):
@@ -48,19 +48,6 @@ class Slots(Protocol):
 
 RawFunction = Callable[[Slots], None]
 """A function that works on its slots in place. The slots of one call may be passed on to another function of the engine."""
-
-
-@dataclass(frozen=True)
-class Reference:
-    """A reference that Python cannot hold as a value, and which is not null: a struct, an array, an exception.
-
-    Null is None, a function an `EngineFunction`, and an external reference the Python object that it was made of.
-
-    Attributes:
-        type: the top of its hierarchy, such as `anyref`.
-    """
-
-    type: ValType
 
 
 class CompiledModule(Protocol):
@@ -389,27 +376,6 @@ class Store(ListingStore, Protocol):
 
     def close(self) -> None:
         """Free the store and all its instances; idempotent. No call into the guest may be under way."""
-
-
-@dataclass(frozen=True)
-class WasiOptions:
-    """What a WASI program sees of the host.
-
-    Attributes:
-        args: the program's arguments, the program's name first.
-        env: environment variables.
-        preopens: guest directory to host directory.
-        stdin: None for the host's own, bytes, or the path of a file.
-        stdout: None for the host's own, the path of a file, or a callable that gets chunks of bytes.
-        stderr: like stdout.
-    """
-
-    args: tuple[str, ...] = ()
-    env: tuple[tuple[str, str], ...] = ()
-    preopens: tuple[tuple[str, str], ...] = ()
-    stdin: bytes | str | None = None
-    stdout: Callable[[bytes], object] | str | None = None
-    stderr: Callable[[bytes], object] | str | None = None
 
 
 class Engine(Protocol):

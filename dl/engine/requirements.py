@@ -6,9 +6,13 @@ module is examined before, but only for what the engine lacks: an engine that ca
 
 from __future__ import annotations
 
-from dl.engine.protocol import Engine
+from typing import TYPE_CHECKING
+
 from dl.errors import MalformedModuleError, UnsupportedModuleError
 from dl.wasm.module import WasmModule
+
+if TYPE_CHECKING:
+    from dl.engine.protocol import Engine
 
 
 def check_capabilities(engine: Engine, wasm: WasmModule) -> None:

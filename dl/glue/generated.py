@@ -8,11 +8,14 @@ has generated for the same program is found in the same way, in the program's pl
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable
+from typing import TYPE_CHECKING
 
 from dl.engine.code_cache import Compiler, content_digest
-from dl.engine.protocol import CompiledModule
 from dl.forks import in_forked_child
 from dl.recent import Recent
+
+if TYPE_CHECKING:
+    from dl.engine.protocol import CompiledModule
 
 _MOST_VALUES = 1 << 19
 """Values in all that the remembered inputs may consist of; one is about 100 bytes."""

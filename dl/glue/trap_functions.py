@@ -8,9 +8,9 @@ then an instance.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
 
-from dl.engine.protocol import CompiledModule
 from dl.glue.names import ADDRESS_TO_NOTHING, ANY_TABLE, HOST_NAMESPACE, TableAndStack
 from dl.records import dataclass
 from dl.wasm.encode import (
@@ -26,6 +26,9 @@ from dl.wasm.encode import (
 )
 from dl.wasm.opcodes import I32_ADD, TABLE_FILL, UNREACHABLE
 from dl.wasm.types import FuncType, GlobalType
+
+if TYPE_CHECKING:
+    from dl.engine.protocol import CompiledModule
 
 CLOSED_CALL = "closed_call"
 CLOSED_CALL_TYPE = ADDRESS_TO_NOTHING
@@ -59,6 +62,11 @@ class TrapFunctions:
     code: CompiledModule
     number: int
     runs: tuple[tuple[int, int, int], ...]
+
+    @property
+    def indices(self) -> Iterator[int]:
+        """The table indices."""
+        return (index for start, _, count in self.runs for index in range(start, start + count))
 
     @property
     def end(self) -> int:

@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, cast
 
-from dl.engine.protocol import Store
 from dl.errors import TrapError
 from dl.glue.names import BASE_NAMESPACE, TABLE_NAME
 from dl.program.program import Program
@@ -19,7 +18,7 @@ from dl.wasm.types import FuncType
 from memory import LinearMemory, MemoryLayoutError, Uncopied
 
 if TYPE_CHECKING:
-    from dl.engine.protocol import EngineFunction, EngineTable
+    from dl.engine.protocol import EngineFunction, EngineTable, Store
 
 CPP_EXCEPTION = "__cpp_exception"
 

@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from threading import get_ident
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
-from dl.engine.protocol import CompiledModule
 from dl.errors import LinkerClosedError, LinkerUsageError, SymbolNotFoundError
 from dl.groups.errors import check_process, raises_dl_errors
 from dl.groups.instances import Instances
@@ -19,6 +18,9 @@ from dl.program.program import Program
 from dl.wasm.types import FuncType
 from memory import Uncopied
 from threads import DETACHED, GUEST, Replica
+
+if TYPE_CHECKING:
+    from dl.engine.protocol import CompiledModule
 
 NO_THREAD = -1
 """Owner of a group that no thread has now; no thread's identity is negative."""
@@ -178,6 +180,24 @@ class Group(Uncopied):
             finally:
                 self.instances.first = self.applying = False
         self._forget_functions(operation)
+
+    def apply_committed(self, operation: UnloadModules) -> None:
+        """Make an operation that its thread has committed, as the first thing afterwards.
+
+        Raises:
+            BaseException: it failed. It is made nevertheless, at the second try; or the group has ended.
+        """
+        try:
+            operation.apply(self.instances)
+        except BaseException:
+            try:
+                operation.apply(self.instances)  # what was done already is done again, to the same end
+            except BaseException as error:
+                self._program.rendezvous.leave(self.replica, f"it could not unload a library: {error}")
+                raise
+            raise
+        finally:
+            self._forget_functions(operation)
 
     @contextmanager
     def _entered_to_apply(self) -> Iterator[None]:

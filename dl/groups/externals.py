@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
-from dl.engine.protocol import EngineExternal, EngineInstance, EngineTable, Store
 from dl.glue.resolution import FromNamespace
 from dl.program.operations import (
     MADE,
@@ -17,6 +16,9 @@ from dl.program.operations import (
     instance_namespace,
 )
 from dl.wasm.types import FuncType
+
+if TYPE_CHECKING:
+    from dl.engine.protocol import EngineExternal, EngineInstance, EngineTable, Store
 
 
 class GroupExternals:

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
-from dl.engine.protocol import CompiledModule, Store
 from dl.program.operations import SetSlot
+
+if TYPE_CHECKING:
+    from dl.engine.protocol import CompiledModule, Store
 
 
 class SlotFunctions:

@@ -8,12 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
+from typing import TYPE_CHECKING
 
 from dl.dlfcn import MAIN_HANDLE, ModuleHandle
-from dl.engine.protocol import EngineInstance
 from dl.glue.placement import ThreadLocalModule
 from dl.program.program import Program
 from memory import Block
+
+if TYPE_CHECKING:
+    from dl.engine.protocol import EngineInstance
 
 
 class ThreadLocals:

@@ -12,7 +12,6 @@ from threading import get_ident
 from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 from dl.checks import taken, whole
-from dl.engine.protocol import EngineMemory
 from dl.errors import LinkerUsageError, ResourceLimitError, ValueConversionError
 from dl.instances.reach import Reach
 from dl.program.operations import ExternalSource
@@ -23,6 +22,7 @@ from memory import LinearMemory
 from threads import SharedFutexes
 
 if TYPE_CHECKING:
+    from dl.engine.protocol import EngineMemory
     from dl.groups.entry import Group
 
 _PAGE = 65536

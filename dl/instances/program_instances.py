@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
-from dl.engine.protocol import CompiledModule
 from dl.engine.requirements import check_capabilities
 from dl.errors import (
     ImportCycleError,
@@ -52,6 +52,9 @@ from dl.wasm.matching import LinkType, export_type
 from dl.wasm.module import WasmModule
 from dl.wasm.records import Import
 from dl.wasm.rewrite import numbered_copy
+
+if TYPE_CHECKING:
+    from dl.engine.protocol import CompiledModule
 
 _MOST_COPIES = 64
 """Modules of one content that stack traces tell apart."""
@@ -237,8 +240,8 @@ class ProgramInstances:
                         strict=strict and is_root,
                         initialize=initialize if is_root else initialize or True,
                     )
+                self._ended(frame)  # while it is among those that are ended if something comes between
                 frames.pop()
-                self._ended(frame)
                 if frames and frame.instance is not None:
                     frames[-1].found[frame.name] = frame.instance
                     frames[-1].next += 1

@@ -11,7 +11,6 @@ import itertools
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from dl.engine.protocol import EngineFunction
 from dl.errors import LinkerClosedError, LinkerUsageError, ValueConversionError
 from dl.glue.resolution import FromNamespace
 from dl.groups.entry import Group
@@ -25,6 +24,7 @@ from dl.wasm.matching import LinkType
 from dl.wasm.types import FuncType, ValType
 
 if TYPE_CHECKING:
+    from dl.engine.protocol import EngineFunction
     from dl.instances.externals import Function
 
 _FUNCTIONS = frozenset(("funcref",))

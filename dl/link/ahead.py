@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING
 
 from dl.engine import chosen_engine
 from dl.engine.code_cache import Compiler, content_digest
-from dl.engine.protocol import Engine
 from dl.engine.requirements import check_capabilities
 from dl.errors import LinkerUsageError
 from dl.link.find import as_library, compile_module, compiled_bytes
@@ -18,6 +18,9 @@ from dl.program.main_module import MainModule, describe_main
 from dl.records import dataclass
 from dl.wasm.types import MemoryType as WasmMemoryType
 from dl.wasm.wait_table import with_wait_table
+
+if TYPE_CHECKING:
+    from dl.engine.protocol import Engine
 
 
 @dataclass(frozen=True)

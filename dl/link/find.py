@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator, Mapping
+from typing import TYPE_CHECKING
 
 from dl.engine.code_cache import Compiler
 from dl.engine.compiled_form import leave_form, load_form
-from dl.engine.protocol import CompiledModule
 from dl.engine.requirements import check_capabilities
 from dl.errors import (
     InvalidModuleError,
@@ -28,6 +28,9 @@ from dl.program.program import Program
 from dl.records import dataclass, field
 from memory import Block
 from threads import uninterrupted
+
+if TYPE_CHECKING:
+    from dl.engine.protocol import CompiledModule
 
 log = logger("dl.link")
 

@@ -18,6 +18,7 @@ from dl.modules.symbols import (
     imported_table_bases,
 )
 from dl.wasm.types import FuncType, GlobalType
+from threads import found_in
 
 
 def place_modules(plan: LinkPlan) -> None:
@@ -85,7 +86,7 @@ def define_symbols(plan: LinkPlan) -> None:
 
 def _thread_local(module: LinkedModule) -> ThreadLocalModule | None:
     """Return a module's thread-local storage, if it has any and can set it up for a new thread."""
-    export = module.wasm.exports.get("__tls_base")
+    export = found_in(module.wasm.exports, "__tls_base")
     if export is None or not isinstance(export.type, GlobalType) or not export.type.mutable:
         return None
     size = data_value(module.wasm, "__tls_size") or 0

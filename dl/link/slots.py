@@ -10,7 +10,6 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import TYPE_CHECKING
 
-from dl.engine.protocol import CompiledModule
 from dl.groups.entry import Group
 from dl.groups.registry import Groups
 from dl.link.perform import Change
@@ -21,6 +20,8 @@ from threads import Replica, protect, uninterrupted, unwound_whole
 
 if TYPE_CHECKING:
     from typing_extensions import Self
+
+    from dl.engine.protocol import CompiledModule
 
 log = logger("dl.link")
 

@@ -21,6 +21,7 @@ from dl.wasm.encode import is_encodable
 from dl.wasm.module import WasmModule
 from dl.wasm.records import Import
 from dl.wasm.types import FuncType
+from threads import found_in
 
 _ENV = "env"
 
@@ -44,7 +45,7 @@ class PlainFunctions:
 
 def plain_functions(module: WasmModule) -> PlainFunctions:
     """Return the functions that a module imports from `env`."""
-    known: PlainFunctions | None = module.derived.get("plain functions")
+    known: PlainFunctions | None = found_in(module.derived, "plain functions")
     if known is None:
         plain: list[int] = []
         others: list[int] = []

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Container, Iterable, Sequence
+from typing import TYPE_CHECKING
 
 from dl.dlfcn import RTLD_DEFAULT, ModuleHandle
 from dl.engine.import_list import ImportList
-from dl.engine.protocol import CompiledModule
 from dl.glue.placement import ThreadLocalModule
 from dl.glue.resolution import Binding
 from dl.modules.construction import Construction
@@ -16,6 +16,9 @@ from dl.records import dataclass, field
 from dl.wasm.dylink import DylinkInfo
 from dl.wasm.module import WasmModule
 from memory import Block, Region
+
+if TYPE_CHECKING:
+    from dl.engine.protocol import CompiledModule
 
 
 @dataclass(frozen=True, slots=True)

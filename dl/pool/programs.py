@@ -11,20 +11,22 @@ from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from typing_extensions import Self
 
 from dl.api.deadlines import bounded
 from dl.checks import at_least, instance, optional, seconds, taken
 from dl.description.spec import Spec
-from dl.engine.protocol import WasiOptions
 from dl.errors import LinkerClosedError, PoolFullError, ProgramForkedError
 from dl.group import InstanceGroup
 from dl.linker import Linker
 from dl.options import Output
 from threads import Interrupted
 from threads.async_host import run_interruptibly
+
+if TYPE_CHECKING:
+    from dl.engine.values import WasiOptions
 
 T = TypeVar("T")
 

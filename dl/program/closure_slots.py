@@ -8,9 +8,9 @@ from __future__ import annotations
 import threading
 from collections import deque
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from dl.engine.code_cache import Compiler
-from dl.engine.protocol import CompiledModule
 from dl.glue.trampolines import (
     callback_module,
     closure_module,
@@ -20,6 +20,9 @@ from dl.program.main_module import MainModule
 from dl.program.operations import SetSlot
 from dl.records import dataclass
 from dl.wasm.types import FuncType
+
+if TYPE_CHECKING:
+    from dl.engine.protocol import CompiledModule
 
 SLOTS_PER_GROWTH = 100
 """Table elements by which the pool grows (WASIX ABI, `closure_allocate`)."""

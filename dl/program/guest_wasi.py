@@ -6,11 +6,10 @@ import ctypes
 import threading
 import time
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
 from dl.engine.code_cache import Compiler
-from dl.engine.protocol import Engine, EngineInstance, EngineMemory, HostFunctions, Store, WasiOptions
 from dl.forks import in_forked_child, renew
 from dl.glue.generated import generated
 from dl.glue.guest_wasi import (
@@ -30,6 +29,10 @@ from dl.glue.resolution import FromNamespace
 from dl.records import dataclass
 from dl.wasm.records import Import
 from dl.wasm.types import Limits, MemoryType
+
+if TYPE_CHECKING:
+    from dl.engine.protocol import Engine, EngineInstance, EngineMemory, HostFunctions, Store
+    from dl.engine.values import WasiOptions
 
 NAMESPACE = "guest_wasi"
 """Where each group defines its instance."""

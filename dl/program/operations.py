@@ -9,10 +9,9 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
-from typing import Any, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 from dl.dlfcn import ModuleHandle
-from dl.engine.protocol import CompiledModule, EngineExternal, EngineMemory
 from dl.glue.placement import PlacedFunction, ThreadLocalModule
 from dl.glue.resolution import FromNamespace
 from dl.glue.trap_functions import TrapFunctions
@@ -22,6 +21,9 @@ from dl.program.limbo import Subject
 from dl.program.resting import Rest, RestingIndices
 from dl.records import dataclass
 from dl.wasm.types import GlobalType
+
+if TYPE_CHECKING:
+    from dl.engine.protocol import CompiledModule, EngineExternal, EngineMemory
 
 
 class OperatedInstances(Protocol):

@@ -9,20 +9,11 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from dl.dlfcn import MAIN_HANDLE
 from dl.engine.code_cache import CodeStore, Compiler
 from dl.engine.prelink import Plan
-from dl.engine.protocol import (
-    CompiledModule,
-    Engine,
-    EngineInstance,
-    EngineMemory,
-    HostFunctions,
-    Store,
-    WasiOptions,
-)
 from dl.errors import EngineError, LinkerClosedError, LinkerUsageError, NotDynamicError, ResourceLimitError
 from dl.glue.base import base_module
 from dl.glue.generated import generated
@@ -52,6 +43,10 @@ from dl.program.wasi import SharedWasi, WasiCalls, add_forwarder, direct_wasi, f
 from dl.records import dataclass, field
 from memory import LinearMemory
 from threads import DeadlockError, FutexTable, Rendezvous, Waits
+
+if TYPE_CHECKING:
+    from dl.engine.protocol import CompiledModule, Engine, EngineInstance, EngineMemory, HostFunctions, Store
+    from dl.engine.values import WasiOptions
 
 log = logger("dl.link")
 

@@ -20,16 +20,6 @@ from typing import TYPE_CHECKING
 
 from dl.engine.code_cache import Compiler
 from dl.engine.preview1 import FUNCTIONS, PREVIEW1, UNSTABLE, WASIX
-from dl.engine.protocol import (
-    CompiledModule,
-    EngineInstance,
-    EngineMemory,
-    HostFunctions,
-    RawFunction,
-    Slots,
-    Store,
-    WasiOptions,
-)
 from dl.errors import LinkerUsageError, TrapError
 from dl.glue.forwarder import CLOCK, forwarder_module
 from dl.glue.generated import generated
@@ -41,6 +31,16 @@ from dl.wasm.records import Import
 from dl.wasm.types import MemoryType
 
 if TYPE_CHECKING:
+    from dl.engine.protocol import (
+        CompiledModule,
+        EngineInstance,
+        EngineMemory,
+        HostFunctions,
+        RawFunction,
+        Slots,
+        Store,
+    )
+    from dl.engine.values import WasiOptions
     from dl.program.host_symbols import HostSymbols
 
 log = logger("dl.threads")

@@ -21,7 +21,6 @@ import contextlib
 from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING
 
-from dl.engine.protocol import RawFunction, Slots
 from dl.program.host_symbols import SystemFunction
 from dl.records import replace
 from dl.wasix.abi import SIGNATURES, Errno, ErrnoError
@@ -29,6 +28,7 @@ from dl.wasm.types import FuncType
 from memory import InvalidStringError, OutOfBoundsError
 
 if TYPE_CHECKING:
+    from dl.engine.protocol import RawFunction, Slots
     from dl.glue.resolution import FromNamespace
     from dl.wasix.signals import Signals
 

@@ -9,6 +9,9 @@ from collections.abc import Callable
 from threads import Waits
 
 _LONGEST_SECONDS = threading.TIMEOUT_MAX
+SHORTEST_SECONDS = 0.001
+"""Of what is repeated: about what timers of operating systems have. A shorter one would keep a processor and the
+interpreter busy for nothing, since a signal that is pending already is not sent again."""
 
 
 class Alarms:
@@ -29,7 +32,7 @@ class Alarms:
         self._closed = False
 
     def set(self, signal: int, nanoseconds: int, *, repeat: bool) -> None:
-        """Send a signal after a time, once or repeatedly; 0 ns removes the signal's timer.
+        """Send a signal after a time, once or repeatedly, at most each `SHORTEST_SECONDS`; 0 ns removes the signal's timer.
 
         Raises:
             RuntimeError: the host cannot start a thread; the signal's timer is as before.
@@ -37,7 +40,7 @@ class Alarms:
         with self._lock:
             timer: _Timer | None = None
             if nanoseconds and not self._closed:
-                seconds = min(nanoseconds / 1e9, _LONGEST_SECONDS)
+                seconds = min(max(nanoseconds / 1e9, SHORTEST_SECONDS * repeat), _LONGEST_SECONDS)
                 timer = _Timer(self, signal, seconds, repeat)
                 # From here on, not only once the thread runs: the caller may wait right after.
                 timer.outsider.enter_context(self._waits.outsider())

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from dl.dlfcn import AddressKind, DlFlags, ModuleHandle
-from dl.engine.protocol import Slots, WasiOptions
 from dl.errors import DlError, LibraryNotFoundError
 from dl.groups.entry import Group
 from dl.groups.guest_threads import GuestThread, GuestThreads
@@ -27,6 +26,8 @@ from threads import FutexTable, Nudger, Waits
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
 
+    from dl.engine.protocol import Slots
+    from dl.engine.values import WasiOptions
     from dl.glue.resolution import FromNamespace
     from dl.link.addresses import Location
     from dl.link.slots import SlotOperations

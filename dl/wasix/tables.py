@@ -7,7 +7,6 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from dl.engine.preview1 import PREVIEW1, UNSTABLE, WASIX
-from dl.engine.protocol import RawFunction, Slots
 from dl.wasix.abi import NAMESPACES, PROCESS
 from dl.wasix.adapter import with_split_arguments
 from dl.wasix.files.files import LOOKED_UP
@@ -18,6 +17,7 @@ from dl.wasix.files.snapshot0 import snapshot0_functions
 from dl.wasix.files.transfers import Transfers
 
 if TYPE_CHECKING:
+    from dl.engine.protocol import RawFunction, Slots
     from dl.wasix.adapter import Adapter, Functions
     from dl.wasix.process import Process
 

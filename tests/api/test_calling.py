@@ -6,13 +6,18 @@ import contextlib
 import ctypes
 import gc
 import inspect
+import signal
 import subprocess
 import sys
+import threading
 import time
+from types import FrameType
+from typing import Any
 
 import pytest
 
 import dl
+from dl.api.deadlines import bounded
 from tests.support.modules import MEMORY, pie
 from tests.support.paths import ROOT
 from tests.support.text_library import Pair, text_library
@@ -314,6 +319,40 @@ class TestBounds:
             with contextlib.suppress(dl.GuestTimeoutError):
                 assert lib.add(1, 2, timeout=0.00005) == 3
             assert lib.add(1, 2) == 3
+
+    def test_ctrl_c_as_a_bound_ends_leaves_nothing_behind(self, linker: dl.Linker, lib: dl.Library) -> None:
+        """Ctrl-C at any line within the end of a bound that has passed disturbs no later call and leaves no thread."""
+        body = bounded.__wrapped__.__code__  # type: ignore[attr-defined]
+        former = signal.signal(signal.SIGINT, signal.default_int_handler)
+        pressed, line = True, 1  # not the first one, which enters the guard: see `threads.uninterrupted`
+        try:
+            while pressed:
+                pressed, ending, line, seen = False, False, line + 1, 0
+
+                def trace(frame: FrameType, event: str, _argument: object) -> Any:
+                    nonlocal pressed, seen
+                    if frame.f_code is not body:
+                        return None
+                    seen += event == "line" and ending  # noqa: B023  of this round
+                    if seen == line and not pressed:  # noqa: B023
+                        pressed = True
+                        signal.raise_signal(signal.SIGINT)
+                    return trace
+
+                sys.settrace(trace)
+                try:
+                    with bounded(linker, lib.group.own, "late", 0.001, None):
+                        threading.Event().wait(0.005)
+                        ending = True
+                except KeyboardInterrupt:
+                    pass
+                finally:
+                    sys.settrace(None)
+                assert lib.add(1, 2) == 3
+                assert not any(thread.name == "bound of late" for thread in threading.enumerate())
+        finally:
+            signal.signal(signal.SIGINT, former)
+        assert line > 4
 
     def test_what_cannot_be_interrupted_cannot_be_bounded(self) -> None:
         """The error says what to ask of the linker."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -100,6 +101,40 @@ def test_a_call_inside_a_call_does_not_wait_for_the_replacement(linker: dl.Linke
     meter.replace(group, "meter2.so", move_meter)
     assert worker.join(SECONDS) == (1, 0)
     assert version(meter, group) == (2, 0)
+
+
+def test_ctrl_c_while_calls_are_waited_for(linker: dl.Linker) -> None:
+    """The replacement is given up: the old version stays, and calls go on."""
+    group = linker.main_group
+    meter = Replaceable(group, "meter1.so")
+    inside, leave = threading.Event(), threading.Event()
+
+    def work(own: dl.InstanceGroup) -> None:
+        with meter.use(own):
+            inside.set()
+            assert leave.wait(SECONDS)
+
+    def press() -> None:
+        while not meter._switching:
+            threading.Event().wait(0.002)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    worker = linker.spawn(work)
+    assert inside.wait(SECONDS)
+    former = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        presser = threading.Thread(target=press)
+        presser.start()
+        with pytest.raises(KeyboardInterrupt):
+            meter.replace(group, "meter2.so", move_meter)
+        presser.join(SECONDS)
+    finally:
+        signal.signal(signal.SIGINT, former)
+        leave.set()
+    worker.join(SECONDS)
+    assert not meter._switching
+    assert version(meter, group) == (1, 0)
+    assert len(linker.modules) == 1
 
 
 def test_many_replacements_leave_nothing_behind(linker: dl.Linker) -> None:

@@ -62,7 +62,7 @@ def test_usage_errors_need_no_context() -> None:
 
 
 def test_running_a_program_imports_neither_click_nor_rich() -> None:
-    """Nor what they import, nor the engine's package, nor OpenSSL, nor a library that knows where caches are."""
+    """Nor what they import, nor the engine's package, nor OpenSSL, nor what is for type checkers alone."""
     seldom = (
         "click",
         "rich",
@@ -75,6 +75,7 @@ def test_running_a_program_imports_neither_click_nor_rich() -> None:
         "importlib.metadata",
         "hashlib",
         "zlib",
+        "dl.engine.protocol",
     )
 
     assert seen_after_hello("sys", f"[n for n in {seldom} if n in sys.modules]") == "[]"

@@ -50,7 +50,12 @@ NUMBERS = itertools.count()
 @pytest.fixture(name="cluster", scope="module")
 def _cluster() -> Iterator[Client]:
     """The client of a scheduler with two worker processes, that are started again when they die."""
-    settings = {"distributed.scheduler.allowed-failures": 1, "distributed.logging.distributed": "critical"}
+    settings = {
+        "distributed.scheduler.allowed-failures": 1,
+        "distributed.logging.distributed": "critical",
+        # A worker that is not there again within 15 seconds would be given up for good.
+        "distributed.deploy.lost-worker-timeout": "1 hour",
+    }
     with dask.config.set(settings):
         with LocalCluster(
             n_workers=2,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 
@@ -18,6 +19,8 @@ def run(*arguments: str) -> list[str]:
     done = subprocess.run(
         [sys.executable, "examples/cluster.py", *arguments],
         cwd=ROOT,
+        # A killed worker that is not there again within 15 seconds would be given up for good.
+        env={**os.environ, "DASK_DISTRIBUTED__DEPLOY__LOST_WORKER_TIMEOUT": "1 hour"},
         capture_output=True,
         text=True,
         timeout=100,

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from dl.engine import Engine, engine_named, known_engines
+from dl.engine import engine_named, known_engines
+from dl.engine.protocol import Engine
 
 ROOT = str(Path(__file__).resolve().parents[2])
 

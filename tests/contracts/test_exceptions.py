@@ -16,8 +16,7 @@ from typing import Any
 import pytest
 import wasmtime
 
-from dl.engine import Engine
-from dl.engine.protocol import Slots
+from dl.engine.protocol import Engine, Slots
 from dl.errors import TrapError
 from dl.wasm.types import FuncType
 

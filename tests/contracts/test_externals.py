@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from dl.engine import Engine
-from dl.engine.protocol import Reference
+from dl.engine.protocol import Engine
+from dl.engine.values import Reference
 from dl.errors import EngineError, InstantiationError, TrapError, ValueConversionError
 from dl.wasm.types import FuncType, GlobalType, Limits, MemoryType
 from tests.support.engines import NoBoundary, compiled

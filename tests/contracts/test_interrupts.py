@@ -10,7 +10,8 @@ from collections.abc import Callable
 
 import pytest
 
-from dl.engine import Engine, engine_named
+from dl.engine import engine_named
+from dl.engine.protocol import Engine
 from dl.wasm.types import FuncType
 from tests.support.engines import NoBoundary, compiled
 

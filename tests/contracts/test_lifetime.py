@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from dl.engine import Engine
-from dl.engine.protocol import CompiledModule, EngineInstance, HostFunctions, Store, WasiOptions
+from dl.engine.protocol import CompiledModule, Engine, EngineInstance, HostFunctions, Store
+from dl.engine.values import WasiOptions
 from dl.errors import EngineError, TrapError
 from dl.wasm.types import FuncType, Limits, MemoryType
 from tests.support.engines import NoBoundary, compiled
@@ -234,10 +234,15 @@ def test_programs_that_end_give_their_memory_back(world: World) -> None:
         gc.collect()
 
     many(60)
-    before = _resident_bytes()
-    many(240)
+    grown: list[int] = []
+    while not grown or (
+        grown[-1] >= 3 << 20 and len(grown) < 4
+    ):  # without a GIL the allocator takes longer to have enough
+        before = _resident_bytes()
+        many(240)
+        grown.append(_resident_bytes() - before)
 
-    assert _resident_bytes() - before < 3 << 20
+    assert grown[-1] < 3 << 20, grown
 
 
 AT_EXIT = """
@@ -245,7 +250,7 @@ import sys
 sys.path.insert(0, {root!r})
 import wasmtime
 from dl.engine import engine_named
-from dl.engine.protocol import WasiOptions
+from dl.engine.values import WasiOptions
 from dl.wasm.types import FuncType, Limits, MemoryType
 
 class NoBoundary:

@@ -7,7 +7,7 @@ import threading
 
 import pytest
 
-from dl.engine import Engine
+from dl.engine.protocol import Engine
 from dl.errors import EngineError, InstantiationError, TrapError
 from dl.wasm.types import FuncType, Limits, MemoryType
 from tests.support.engines import NoBoundary, compiled, instantiated

@@ -11,8 +11,7 @@ from pathlib import Path
 import pytest
 import wasmtime
 
-from dl.engine import Engine
-from dl.engine.protocol import CompiledModule
+from dl.engine.protocol import CompiledModule, Engine
 from dl.errors import EngineError, InstantiationError, TrapError, UncaughtExceptionError
 from dl.wasm.types import FuncType
 from tests.support.engines import NoBoundary, compiled, instantiated

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from dl.engine import Engine
+from dl.engine.protocol import Engine
 from dl.errors import InstantiationError
 from dl.wasm.types import FuncType
 from tests.support.engines import NoBoundary

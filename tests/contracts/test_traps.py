@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from dl.engine import Engine
-from dl.engine.protocol import EngineInstance
+from dl.engine.protocol import Engine, EngineInstance
 from dl.errors import EngineError, InstantiationError, TrapError
 from dl.wasm.types import FuncType
 from tests.support.engines import NoBoundary, instantiated

@@ -12,7 +12,7 @@ import wasmtime
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from dl.engine import Engine
+from dl.engine.protocol import Engine
 from dl.errors import ValueConversionError
 from dl.wasm.types import FuncType
 from tests.support.engines import NoBoundary

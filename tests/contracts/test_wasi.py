@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from dl.engine import Engine, engine_named
-from dl.engine.protocol import EngineInstance, WasiOptions
+from dl.engine import engine_named
+from dl.engine.protocol import Engine, EngineInstance
+from dl.engine.values import WasiOptions
 from dl.errors import EngineError, ProgramExited
 from dl.wasm.types import FuncType
 from tests.support.engines import NoBoundary, compiled

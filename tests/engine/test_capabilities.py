@@ -15,16 +15,17 @@ import wasmtime
 
 import dl
 import dl.engine
-from dl.engine import Engine, default_engine, default_name, engine_named, known_engines
+from dl.engine import default_name, engine_named, known_engines
 from dl.engine.capabilities import Capabilities
+from dl.engine.protocol import Engine
 from dl.engine.wasmtime.engine import WasmtimeEngine
-from tests.support.engines import fresh_engine, need, switched_off
+from tests.support.engines import engine_class, fresh_engine, need, switched_off
 from tests.support.modules import MEMORY, TABLE, library, returns
 
 if TYPE_CHECKING:
     from dl.engine.wasmtime.engine import WasmtimeEngine as OneEngine
 else:
-    OneEngine = type(default_engine())
+    OneEngine = engine_class()
 
 NAME = default_name()
 ROOT = Path(__file__).resolve().parents[2]

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import contextlib
+import signal
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import FrameType
+from typing import Any
 
 import pytest
 
 import dl
+from dl.instances.program_instances import ProgramInstances
 from tests.instances.naming import MEMORY, importing, linked
 from tests.support.modules import module, returns
 
@@ -40,6 +45,43 @@ def test_three_modules_by_name(multi: tuple[dl.Linker, dl.Instance]) -> None:
     assert instance.dependencies["mB"]["B2"] is instance.dependencies["mA"]["A1"]
     with pytest.raises(dl.SymbolNotFoundError):
         instance["C5"]
+
+
+def test_ctrl_c_leaves_no_module_half_made() -> None:
+    """After Ctrl-C at any line of the way through dependencies, what imports from them can be instantiated as ever."""
+    body = ProgramInstances._with_dependencies.__code__
+    modules: dict[str, bytes] = {}
+    linker = linked(finder=modules.get)
+    linker.parts.instances()
+    former = signal.signal(signal.SIGINT, signal.default_int_handler)
+    pressed, line = True, 0
+    try:
+        while pressed:
+            pressed, line, seen = False, line + 1, 0
+
+            def trace(frame: FrameType, event: str, _argument: object) -> Any:
+                nonlocal pressed, seen
+                if frame.f_code is not body:
+                    return None
+                seen += event == "line"
+                if seen == line and not pressed:  # noqa: B023  of this round
+                    pressed = True
+                    signal.raise_signal(signal.SIGINT)
+                return trace
+
+            modules[f"a{line}"], modules[f"b{line}"] = importing(), importing(f"a{line}")
+            sys.settrace(trace)
+            try:
+                linker.instantiate(importing(f"b{line}"), name="c")
+            except KeyboardInterrupt:
+                pass
+            finally:
+                sys.settrace(None)
+            assert linker.instantiate(importing(f"b{line}"), name="c")["f"]() == 3
+    finally:
+        signal.signal(signal.SIGINT, former)
+        linker.close()
+    assert line > 20
 
 
 def test_functions_of_dependencies_are_found_by_two_names(multi: tuple[dl.Linker, dl.Instance]) -> None:

@@ -15,7 +15,7 @@ from typing import Any
 import wasmtime
 
 import dl
-from dl.engine.protocol import Reference
+from dl.engine.values import Reference
 from dl.instances.externals import Function, Global
 from dl.instances.instance import Instance, Module
 

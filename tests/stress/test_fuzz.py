@@ -118,7 +118,7 @@ def test_mutated_modules() -> None:
     choose, sources = random.Random(SEED), fixtures()
     assert len(sources) > 20
     until, tried, loaded = time.monotonic() + SECONDS, 0, 0
-    while time.monotonic() < until:
+    while time.monotonic() < until or tried <= 20:
         with program() as p, Worker(p.linker) as worker:
             for number in range(150):
                 wasm = mutated(choose, choose.choice(sources))
@@ -141,12 +141,11 @@ def test_mutated_modules() -> None:
                 assert error is None or isinstance(error, (dl.DlError, Stop)), repr(error)
                 assert not isinstance(error, dl.InternalError), repr(error)
                 tried, loaded = tried + 1, loaded + (error is None)
-                if p.linker.program.ended is not None or time.monotonic() > until:
+                if p.linker.program.ended is not None or (time.monotonic() > until and tried > 20):
                     break
             else:
                 assert p.main.table() is not None
     print(f"{tried} opened, {loaded} of them loaded")
-    assert tried > 20
 
 
 def _imports() -> list[tuple[str, str, FuncType]]:
@@ -192,7 +191,7 @@ def test_imports_with_random_arguments(tmp_path: Path) -> None:
     choose, imports, wasm = random.Random(SEED), _imports(), caller()
     until, calls, seen = time.monotonic() + SECONDS, 0, set()
     order = list(range(len(imports)))
-    while time.monotonic() < until:
+    while time.monotonic() < until or calls <= 100:
         directory = tmp_path / f"d{calls}"
         directory.mkdir()
         (directory / "file").write_bytes(b"content")
@@ -225,7 +224,6 @@ def test_imports_with_random_arguments(tmp_path: Path) -> None:
                 assert not isinstance(error, dl.InternalError), f"{shown}: {error!r}"
                 calls += 1
                 seen.add(name)
-                if linker.program.ended is not None or time.monotonic() > until:
+                if linker.program.ended is not None or (time.monotonic() > until and calls > 100):
                     break
     print(f"{calls} calls of {len(seen)} functions")
-    assert calls > 100

@@ -7,15 +7,15 @@ from typing import TYPE_CHECKING, Any
 
 import wasmtime
 
-from dl.engine import Engine, default_engine
 from dl.engine.code_cache import CodeCache, Compiler
 from dl.engine.disk_cache import DiskCache
-from dl.engine.protocol import CompiledModule
+from dl.engine.protocol import CompiledModule, Engine
+from tests.support.engines import engine_class
 
 if TYPE_CHECKING:
     from dl.engine.wasmtime.engine import WasmtimeEngine as OneEngine
 else:
-    OneEngine = type(default_engine())
+    OneEngine = engine_class()
 
 
 class CountingEngine(OneEngine):

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import wasmtime
 
-from dl.engine import default_engine
+from dl.engine import default_engine, default_name
 from dl.engine.protocol import CompiledModule, Engine, EngineInstance, HostFunctions
 from dl.errors import EngineError
 
@@ -22,6 +23,23 @@ class NoBoundary:
         pass
 
 
+def engine_class() -> Any:
+    """Return the class of the engine of this run, of which none is made yet.
+
+    An engine that is made while pytest reads its first conftest.py has its signal handlers below those of `faulthandler`, to
+    which each trap then is a fatal error.
+    """
+    if default_name() == "wasmtime":
+        from dl.engine.wasmtime.engine import WasmtimeEngine
+
+        return WasmtimeEngine
+    if default_name() == "wasmer":
+        from dl.engine.wasmer.engine import WasmerEngine
+
+        return WasmerEngine
+    return type(default_engine())
+
+
 def switched_off(*names: str) -> dict[str, bool]:
     """Return the options that switch capabilities off; what the engine of this run can never do has no option."""
     can = vars(default_engine().capabilities)
@@ -30,7 +48,7 @@ def switched_off(*names: str) -> dict[str, bool]:
 
 def fresh_engine(*without: str) -> Engine:
     """Make an engine of the kind that this run chose, without some capabilities, which no other test has used."""
-    make: Callable[..., Engine] = type(default_engine())
+    make: Callable[..., Engine] = engine_class()
     return make(**switched_off(*without))
 
 

@@ -107,11 +107,14 @@ def test_threads_that_change_slots_at_once_have_right_tables_and_a_short_log() -
     absent = Group(program, "absent")
     stay: list[Group] = []
 
+    def goes_on() -> bool:  # for some time, and until enough was done
+        return time.monotonic() < end or program.rendezvous.committed <= 200 or program.given_back <= 20
+
     def links(number: int) -> None:
         generator = random.Random(seed + number)
         group = Group(program, f"links {number}")
         stay.append(group)
-        while time.monotonic() < end:
+        while goes_on():
             program.change(
                 group, generator.randrange(SLOTS), generator.choice([0, generator.randrange(1, 9)])
             )
@@ -119,7 +122,7 @@ def test_threads_that_change_slots_at_once_have_right_tables_and_a_short_log() -
 
     def comes_and_goes(number: int) -> None:
         generator = random.Random(seed + number)
-        while time.monotonic() < end:
+        while goes_on():
             group = Group(program, f"guest {number}")
             for _ in range(generator.randrange(4)):
                 group.compute(generator.randrange(20))
@@ -134,9 +137,7 @@ def test_threads_that_change_slots_at_once_have_right_tables_and_a_short_log() -
         group.compute(1)
     rendezvous = program.rendezvous
     print(f"{rendezvous.committed} operations, at most {program.longest} in the log")
-    assert rendezvous.committed > 200
     assert len(program.log) == len(program.log.table)
     assert program.longest <= 4 * SLOTS * 6
-    assert program.given_back > 20
     assert rendezvous.statistics().replay_failures == 0
     assert time.monotonic() < end + DEADLINE

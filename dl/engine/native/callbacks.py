@@ -9,14 +9,16 @@ from __future__ import annotations
 import ctypes
 import struct
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from dl.engine.native.entry import entry
 from dl.engine.native.pending import interrupt_guest
 from dl.engine.native.slots import views
 from dl.engine.native.values import SLOT_BYTES, marshaller
-from dl.engine.protocol import Boundary, RawFunction
 from dl.wasm.types import FuncType
+
+if TYPE_CHECKING:
+    from dl.engine.protocol import Boundary, RawFunction
 
 Callback = Callable[[int, int, int, int], "int | None"]
 

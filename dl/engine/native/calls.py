@@ -11,14 +11,16 @@ import struct
 from collections.abc import Callable, Sequence
 from functools import partial
 from threading import get_ident
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from dl.engine.native.arguments import address_argument, size_argument
 from dl.engine.native.entry import need_room
 from dl.engine.native.store import NativeStore
 from dl.engine.native.values import SLOT_BYTES, marshaller, result_reader
-from dl.engine.protocol import RawFunction
 from dl.wasm.types import FuncType
+
+if TYPE_CHECKING:
+    from dl.engine.protocol import RawFunction
 
 
 def callable_function(

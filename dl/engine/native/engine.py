@@ -5,15 +5,18 @@ from __future__ import annotations
 import os
 from abc import ABC, abstractmethod
 from functools import cached_property
+from typing import TYPE_CHECKING
 
 from dl.digests import sha256
 from dl.engine.capabilities import Capabilities
 from dl.engine.machine import machine_fingerprint
 from dl.engine.native import stacks
 from dl.engine.native.slots import new_slots
-from dl.engine.protocol import CompiledModule, Slots
 from dl.errors import EngineError
 from memory import Uncopied
+
+if TYPE_CHECKING:
+    from dl.engine.protocol import CompiledModule, Slots
 
 _NAME_BYTES = 16
 """Bytes of the digest of a module's content that its code carries as its name, in hexadecimal."""

@@ -5,11 +5,10 @@ A call into the library releases the GIL, so guest code of several threads runs 
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from dl.engine.capabilities import Capabilities
 from dl.engine.native.engine import NativeEngine, code_name
-from dl.engine.protocol import Boundary
 from dl.engine.wasmer import c
 from dl.engine.wasmer.errors import made
 from dl.engine.wasmer.host import WasmerHostFunctions, take_text
@@ -19,6 +18,9 @@ from dl.errors import EngineError
 from dl.forks import in_forked_child
 from dl.wasm.types import MemoryType
 from memory import Uncopied
+
+if TYPE_CHECKING:
+    from dl.engine.protocol import Boundary
 
 _LEAST_CODE = 64
 """Bytes of serialized code are more than this."""

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 from dl.engine.native.calls import callable_function, raw_callable
 from dl.engine.native.slots import NativeSlots
 from dl.engine.native.values import has_references
-from dl.engine.protocol import RawFunction
 from dl.engine.wasmer import c
 from dl.engine.wasmer.errors import Handle, error_of, made
 from dl.engine.wasmer.host import VALUE_TYPES, letter_of, signature_of, take_text
@@ -19,6 +18,7 @@ from dl.errors import EngineError
 from dl.wasm.types import FuncType, GlobalType
 
 if TYPE_CHECKING:
+    from dl.engine.protocol import RawFunction
     from dl.engine.wasmer.store import WasmerStore
 
 

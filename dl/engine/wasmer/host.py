@@ -12,7 +12,6 @@ from dl.engine.native.callbacks import Callback, raw_callback, typed_callback
 from dl.engine.native.entry import entry
 from dl.engine.native.pending import interrupt_guest
 from dl.engine.native.values import NUMBERS, has_references, returned_values
-from dl.engine.protocol import Boundary, EngineMemory, RawFunction
 from dl.engine.wasmer import c
 from dl.engine.wasmer.errors import check
 from dl.engine.wasmer.references import area_at, read_value, write_values
@@ -21,6 +20,7 @@ from dl.wasm.types import FuncType
 from memory import Uncopied
 
 if TYPE_CHECKING:
+    from dl.engine.protocol import Boundary, EngineMemory, RawFunction
     from dl.engine.wasmer.store import WasmerStore
 
 _LETTERS = {

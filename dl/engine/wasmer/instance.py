@@ -7,7 +7,6 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from dl.engine.native.calls import callable_function, raw_callable
-from dl.engine.protocol import RawFunction
 from dl.engine.wasmer import c
 from dl.engine.wasmer.errors import Handle, error_of
 from dl.engine.wasmer.externals import external_of
@@ -16,6 +15,7 @@ from dl.wasm.types import FuncType
 from memory import Uncopied
 
 if TYPE_CHECKING:
+    from dl.engine.protocol import RawFunction
     from dl.engine.wasmer.store import WasmerStore
 
 

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from dl.engine.native.values import NUMBERS, SLOT_BYTES, check_count, marshaller
-from dl.engine.protocol import Reference
+from dl.engine.values import Reference
 from dl.errors import EngineError, ValueConversionError
 from dl.wasm.types import FuncType
 

@@ -13,7 +13,6 @@ from dl.engine.native.entry import entry, need_room
 from dl.engine.native.pending import interrupt_guest
 from dl.engine.native.store import NativeStore
 from dl.engine.native.traps import FindLine, Names, frame_name
-from dl.engine.protocol import WasiOptions
 from dl.engine.wasmer import c
 from dl.engine.wasmer.errors import Handle, check, error_of, made
 from dl.engine.wasmer.externals import WasmerFunction, WasmerGlobal, external_of, new_global
@@ -37,6 +36,7 @@ from dl.wasm.types import FuncType, GlobalType, MemoryType
 from memory import Uncopied
 
 if TYPE_CHECKING:
+    from dl.engine.values import WasiOptions
     from dl.engine.wasmer.engine import WasmerEngine
 
 

@@ -9,7 +9,7 @@ from dl.engine.native.callbacks import Callback
 from dl.engine.native.entry import entry
 from dl.engine.native.pending import interrupt_guest
 from dl.engine.preview1 import PREVIEW1
-from dl.engine.protocol import EngineMemory, WasiOptions
+from dl.engine.protocol import EngineMemory
 from dl.engine.wasmer import c
 from dl.engine.wasmer.errors import check
 from dl.engine.wasmer.externals import external_of
@@ -18,6 +18,7 @@ from dl.engine.wasmtime.lent import FUNCTIONS, LentWasi
 from dl.errors import EngineError
 
 if TYPE_CHECKING:
+    from dl.engine.values import WasiOptions
     from dl.engine.wasmer.store import WasmerStore
 
 

@@ -17,11 +17,10 @@ from __future__ import annotations
 
 import ctypes
 import os
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from dl.engine.capabilities import Capabilities
 from dl.engine.native.engine import NativeEngine, code_name
-from dl.engine.protocol import Boundary
 from dl.engine.wasmtime import c
 from dl.engine.wasmtime.errors import check, error_text, take_bytes
 from dl.engine.wasmtime.host import WasmtimeHostFunctions
@@ -34,6 +33,9 @@ from dl.logs import logger
 from dl.wasm.encode import name_bytes, section, unsigned
 from dl.wasm.types import MemoryType
 from memory import Uncopied
+
+if TYPE_CHECKING:
+    from dl.engine.protocol import Boundary
 
 log = logger("dl.cache")
 

@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Any
 from dl.engine.native.calls import callable_function, raw_callable
 from dl.engine.native.entry import need_room
 from dl.engine.native.values import has_references
-from dl.engine.protocol import RawFunction
 from dl.engine.wasmtime import c
 from dl.engine.wasmtime.errors import check
 from dl.engine.wasmtime.host import described_type, value_type
@@ -25,6 +24,7 @@ from dl.errors import EngineError
 from dl.wasm.types import FuncType, GlobalType
 
 if TYPE_CHECKING:
+    from dl.engine.protocol import RawFunction
     from dl.engine.wasmtime.store import WasmtimeStore
 
 _FUNC_REF = struct.Struct("<QQI4xQ")

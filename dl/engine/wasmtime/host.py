@@ -12,7 +12,6 @@ from dl.engine.native.callbacks import raw_callback, typed_callback
 from dl.engine.native.entry import entry
 from dl.engine.native.pending import interrupt_guest
 from dl.engine.native.values import NUMBERS, has_references, returned_values
-from dl.engine.protocol import Boundary, RawFunction
 from dl.engine.wasmtime import c
 from dl.engine.wasmtime.errors import check
 from dl.engine.wasmtime.references import STORES, read_value, write_values
@@ -22,6 +21,7 @@ from dl.wasm.types import FuncType
 from memory import Uncopied
 
 if TYPE_CHECKING:
+    from dl.engine.protocol import Boundary, RawFunction
     from dl.engine.wasmtime.engine import WasmtimeEngine
 
 

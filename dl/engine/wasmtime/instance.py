@@ -7,12 +7,12 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from dl.engine.native.calls import callable_function, raw_callable
-from dl.engine.protocol import RawFunction
 from dl.engine.wasmtime import c
 from dl.engine.wasmtime.memory import WasmtimeMemory, WasmtimeSharedMemory
 from dl.wasm.types import FuncType
 
 if TYPE_CHECKING:
+    from dl.engine.protocol import RawFunction
     from dl.engine.wasmtime.store import WasmtimeStore
 
 

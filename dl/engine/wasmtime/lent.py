@@ -11,13 +11,12 @@ from __future__ import annotations
 import ctypes
 import itertools
 import threading
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from dl.engine.native.entry import entry
 from dl.engine.native.traps import Names
 from dl.engine.preview1 import FUNCTIONS as PREVIEW1_FUNCTIONS
 from dl.engine.preview1 import PREVIEW1, signature
-from dl.engine.protocol import EngineMemory, WasiOptions
 from dl.engine.wasmtime import c
 from dl.engine.wasmtime.errors import check, free_ending, raise_ending, raise_instantiation_ending
 from dl.engine.wasmtime.wasi import wasi_config
@@ -26,6 +25,10 @@ from dl.forks import in_forked_child, renew
 from dl.wasm.encode import ModuleBuilder, call, local_get
 from dl.wasm.types import Limits, MemoryType
 from memory import ADDRESS_SPACE_BYTES, PAGE_BYTES, Uncopied
+
+if TYPE_CHECKING:
+    from dl.engine.protocol import EngineMemory
+    from dl.engine.values import WasiOptions
 
 FUNCTIONS = PREVIEW1_FUNCTIONS | {"proc_exit": signature("i:"), "sched_yield": signature(":i")}
 """Every function of preview 1."""

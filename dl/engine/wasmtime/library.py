@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import ctypes
 import os
-import re
 import sys
 from importlib.util import find_spec
 from typing import cast
@@ -43,11 +42,13 @@ def library_version() -> str:
     package = _package()
     if package is not None:
         # What `importlib.metadata` does, without the 30 files that it imports for it.
-        name = re.compile(rf"{PACKAGE}-(\d[^-]*)\.dist-info")
+        first, last = f"{PACKAGE}-", ".dist-info"
         found = [
-            match[1] for entry in os.listdir(os.path.dirname(package)) if (match := name.fullmatch(entry))
+            entry[len(first) : -len(last)]
+            for entry in os.listdir(os.path.dirname(package))
+            if entry.startswith(first) and entry.endswith(last)
         ]
-        if len(found) == 1:
+        if len(found) == 1 and found[0][:1].isdigit() and "-" not in found[0]:
             return found[0]
     from importlib.metadata import version  # noqa: PLC0415
 

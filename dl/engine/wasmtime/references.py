@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from dl.engine.native.entry import entry
 from dl.engine.native.values import NUMBERS, check_count, marshaller
-from dl.engine.protocol import Reference
+from dl.engine.values import Reference
 from dl.engine.wasmtime import c
 from dl.errors import EngineError, ValueConversionError
 from dl.wasm.types import FuncType

@@ -13,7 +13,6 @@ from dl.engine.native.entry import entry, need_room
 from dl.engine.native.pending import interrupt_guest
 from dl.engine.native.store import DEFERRED, NativeStore
 from dl.engine.native.traps import FindLine, Names, frame_name
-from dl.engine.protocol import WasiOptions
 from dl.engine.wasmtime import c
 from dl.engine.wasmtime.errors import (
     check,
@@ -46,6 +45,7 @@ from dl.wasm.types import FuncType, GlobalType, MemoryType
 from memory import Uncopied
 
 if TYPE_CHECKING:
+    from dl.engine.values import WasiOptions
     from dl.engine.wasmtime.engine import WasmtimeEngine
     from dl.engine.wasmtime.externals import WasmtimeGlobal
     from dl.engine.wasmtime.stack import WasmtimeProfiler

@@ -5,12 +5,14 @@ from __future__ import annotations
 import ctypes
 import errno
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from dl.engine.native.entry import entry
-from dl.engine.protocol import WasiOptions
 from dl.engine.wasmtime import c
 from dl.errors import EngineError
+
+if TYPE_CHECKING:
+    from dl.engine.values import WasiOptions
 
 
 def wasi_config(wasi: WasiOptions, defer: Callable[[BaseException], None]) -> tuple[int, list[Any]]:

@@ -35,7 +35,8 @@ if TYPE_CHECKING:
     import threading
     from collections.abc import Sequence
 
-    from dl.engine.protocol import RawFunction, Slots, WasiOptions
+    from dl.engine.protocol import RawFunction, Slots
+    from dl.engine.values import WasiOptions
     from dl.wasix.system import System
 
 _NONBLOCK = 4

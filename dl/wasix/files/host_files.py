@@ -359,4 +359,5 @@ def _rotated(word: int, bits: int) -> int:
 def host_errno(error: OSError) -> Errno:
     """Return the guest's number for an error of the host's; IO for one that it has no number for."""
     name = errno.errorcode.get(error.errno or 0, "")[1:]
-    return Errno.__members__.get(name, Errno.IO)
+    found: Errno = vars(Errno).get(name, Errno.IO)
+    return found

@@ -9,11 +9,13 @@ from __future__ import annotations
 import contextlib
 import os
 import threading
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from dl.engine.protocol import WasiOptions
 from dl.wasix.abi import Errno
 from memory import LinearMemory
+
+if TYPE_CHECKING:
+    from dl.engine.values import WasiOptions
 
 LAYOUT = "IIIIBBBBB3x"
 _COLUMNS, _ROWS = 80, 25
