@@ -10,7 +10,13 @@ from dl.errors import LinkError, UnsupportedModuleError
 from dl.glue.placement import ThreadLocalModule
 from dl.link.plan import LinkPlan
 from dl.modules.linked_module import LinkedModule
-from dl.modules.symbols import ModuleSymbols, data_value, element_runs, functions_without_index
+from dl.modules.symbols import (
+    ModuleSymbols,
+    data_value,
+    element_runs,
+    functions_without_index,
+    imported_table_bases,
+)
 from dl.wasm.types import FuncType, GlobalType
 from threads import found_in
 
@@ -57,8 +63,7 @@ def _check_elements(module: LinkedModule) -> None:
         LinkError: it does.
     """
     info = module.dylink
-    relocated = any(i.kind == "global" and i.name == "__table_base" for i in module.wasm.imports)
-    if info is None or (module.handle == MAIN_HANDLE and not relocated):
+    if info is None or (module.handle == MAIN_HANDLE and not imported_table_bases(module.wasm)):
         return
     first, end = module.table_base, module.table_base + info.table_size
     for start, functions in element_runs(module.wasm, module.table_base):

@@ -33,11 +33,13 @@ class PlainFunctions:
     Attributes:
         positions: which imports they are.
         names: their names, in that order.
+        set_of_names: the same.
         others: the positions of all other imports.
     """
 
     positions: tuple[int, ...]
     names: tuple[str, ...]
+    set_of_names: frozenset[str]
     others: tuple[int, ...]
 
 
@@ -51,7 +53,9 @@ def plain_functions(module: WasmModule) -> PlainFunctions:
             named = entry.module == _ENV and isinstance(entry.type, FuncType) and is_encodable(entry.type)
             (plain if named else others).append(position)
         names = tuple(module.imports[position].name for position in plain)
-        known = module.derived["plain functions"] = PlainFunctions(tuple(plain), names, tuple(others))
+        known = module.derived["plain functions"] = PlainFunctions(
+            tuple(plain), names, frozenset(names), tuple(others)
+        )
     return known
 
 

@@ -97,9 +97,20 @@ class GlobalSymbol:
 Symbol: TypeAlias = FunctionSymbol | DataSymbol | TlsSymbol | TagSymbol | GlobalSymbol
 
 
+def imported_table_bases(module: WasmModule) -> tuple[int, ...]:
+    """Return the indices of the globals by which a module imports its table base."""
+    known: tuple[int, ...] | None = module.derived.get("table bases")
+    if known is None:
+        known = tuple(i.index for i in module.imports if i.kind == "global" and i.name == "__table_base")
+        module.derived["table bases"] = known
+    return known
+
+
 def element_runs(module: WasmModule, table_base: int) -> Iterator[tuple[int, tuple[int | None, ...]]]:
     """Yield what the module's own segments place into table 0: the first table index, and function indices."""
-    bases = {i.index: table_base for i in module.imports if i.kind == "global" and i.name == "__table_base"}
+    if not module.elements:
+        return
+    bases = dict.fromkeys(imported_table_bases(module), table_base)
     for segment in module.elements:
         if segment.mode == "active" and segment.table == 0 and segment.offset is not None:
             start = evaluate(segment.offset, bases)
