@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from dl.api.executor import GuestExecutor
     from dl.api.explain import Explanation
     from dl.api.guest import GuestData, GuestFunction, TypedFunction
+    from dl.api.host_thread import HostThread
     from dl.api.library import Library
     from dl.api.loaded import AddressInfo, LoadedModule, ModuleBinding, ModuleSymbol
     from dl.api.memory_map import MapRegion, MemoryMap
@@ -82,7 +83,6 @@ if TYPE_CHECKING:
         WorkerLostError,
     )
     from dl.group import InstanceGroup
-    from dl.groups.host_threads import HostThread
     from dl.include import get_include
     from dl.instances.externals import External, Function, Global, Memory, Table, Tag
     from dl.instances.instance import ImportSource, Instance, Module
@@ -192,7 +192,7 @@ _NAMES = {
         "ModuleSymbol",
     ),
     "dl.group": ("InstanceGroup",),
-    "dl.groups.host_threads": ("HostThread",),
+    "dl.api.host_thread": ("HostThread",),
     "dl.api.guest": (
         "GuestData",
         "GuestFunction",

@@ -100,6 +100,13 @@ def seconds(value: Any, field: str) -> float:
     return value
 
 
+def duration(value: Any, field: str) -> float:
+    """Take a number of seconds to wait; none that is less than 0 is waited at all."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise unfit(value, field, "a number of seconds")
+    return value
+
+
 def at_least(least: int) -> Check:
     """Return a check for whole numbers that are not smaller than one."""
 
@@ -215,7 +222,7 @@ def instance(kind: type[Any]) -> Check:
 
     def checked(value: Any, field: str) -> Any:
         if not isinstance(value, kind):
-            raise unfit(value, field, f"a dl.{kind.__name__}")
+            raise unfit(value, field, f"a {'' if kind.__module__ == 'builtins' else 'dl.'}{kind.__name__}")
         return value
 
     return checked

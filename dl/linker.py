@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from dl.api.calling import Calling
+from dl.api.host_thread import HostThread
 from dl.api.hosts import Hosts
 from dl.api.instantiation import Instantiation
 from dl.api.introspection import Introspection
@@ -20,7 +21,6 @@ from dl.checks import optional, taken, word
 from dl.dlfcn import MAIN_HANDLE, ModuleHandle
 from dl.errors import LinkerUsageError
 from dl.group import InstanceGroup
-from dl.groups.host_threads import HostThread
 from dl.limits import Limits
 from dl.link.host_libraries import module_image
 from dl.options import (
@@ -170,7 +170,7 @@ class Linker(Introspection, Calling, Hosts, Instantiation):
         self._check_open()
         taken(callable_, function, "function")
         taken(optional(word), name, "name")
-        return self.parts.host_threads.spawn(self.own.viewing(function), args, name)
+        return HostThread(self.parts.host_threads.spawn(self.own.viewing(function), args, name))
 
     @property
     def main_group(self) -> InstanceGroup:

@@ -8,6 +8,7 @@ from collections.abc import Callable, Hashable
 from typing import Generic, TypeVar
 
 from dl.forks import renew
+from threads import found_in
 
 Value = TypeVar("Value")
 
@@ -53,7 +54,7 @@ class Recent(Generic[Value]):
         """Return the value that is kept under a key, if any, and count it as used."""
         wanted = _Key(key)
         with self._lock:
-            entry = self._kept.get(wanted)
+            entry = found_in(self._kept, wanted)
             if entry is None:
                 return None
             kept, value, _ = entry
@@ -64,7 +65,7 @@ class Recent(Generic[Value]):
         """Keep a value, unless another thread has just kept one under the same key; return the one that is kept."""
         new = _Key(key)
         with self._lock:
-            known = self._kept.get(new)
+            known = found_in(self._kept, new)
             if known is not None:
                 return known[1]
             self._kept[new] = new, value, weight

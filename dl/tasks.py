@@ -10,7 +10,7 @@ import anyio
 import anyio.to_thread
 
 from dl.group import InstanceGroup
-from dl.groups.host_threads import HostThread
+from dl.groups.host_threads import StartedThread
 from dl.linker import Linker
 from dl.options import ModuleSource
 from memory import Uncopied
@@ -47,7 +47,7 @@ class AsyncLinker(Uncopied):
             BaseException: what the function raises.
         """
         reason = Interrupted("the task was cancelled")
-        started: list[HostThread] = []
+        started: list[StartedThread] = []
         cancelled = False
 
         def work() -> T:

@@ -292,6 +292,8 @@ def test_help_shows_users_what_is_theirs() -> None:
     for name in ("open", "close_library", "look_up", "run", "view", "viewing"):
         assert not hasattr(dl.Linker, name), name
     assert not hasattr(dl.InstanceGroup, "replica")
+    shown = {name for name in dir(dl.HostThread) if not name.startswith("_")}
+    assert shown == {"own", "name", "join", "is_alive", "cancel"}
     assert {name for name in dir(dl.Events) if not name.startswith("_")} == {"subscribe", "queue"}
     for kind in (dl.Linker, dl.InstanceGroup, dl.Library, dl.GuestFunction, dl.GuestBlock):
         methods = [name for name in dir(kind) if not name.startswith("_") and callable(getattr(kind, name))]

@@ -30,6 +30,7 @@ from threads.platform import SYSTEM, Platform
 from threads.process import CreatingProcess
 from threads.rendezvous import CLOSED, ENDED, Rendezvous
 from threads.replica import DETACHED, GUEST, HOST, STALE, Replica, Versioned
+from threads.tables import found_in
 from threads.uninterrupted import Guard, protect, uninterrupted, unwound_whole
 from threads.waiter import Waiter
 from threads.waits import Event, WaitQueue, WaitResult, Waits, unpark_all
@@ -83,6 +84,7 @@ __all__ = [
     "WaitResult",
     "Waiter",
     "Waits",
+    "found_in",
     "is_main_interpreter",
     "new_count",
     "protect",

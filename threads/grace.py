@@ -17,6 +17,8 @@ import threading
 from collections import deque
 from collections.abc import Callable
 
+from threads.tables import found_in
+
 __all__ = ["GracePeriods"]
 
 
@@ -48,7 +50,7 @@ class GracePeriods:
 
     def end(self, replica: object) -> None:
         """A replica's thread has ended its replay, well or badly; `perform_due` must follow. Idempotent."""
-        for period in self._under_way.get(replica, ()):
+        for period in found_in(self._under_way, replica, ()):
             if period.awaited.pop(replica, self) is None and not period.awaited:
                 self._due.append(period.action)
         self._under_way.pop(replica, None)

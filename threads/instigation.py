@@ -7,7 +7,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Generic, TypeVar
 
 from threads import recording
-from threads.errors import ProtocolError
+from threads.errors import ProtocolError, ReplicaClosedError
 from threads.replica import GUEST, Replica
 from threads.uninterrupted import protect, unwound_whole
 from threads.waiter import Waiter
@@ -26,11 +26,12 @@ class Instigation(Generic[Op]):
     Meanwhile Ctrl-C in the main thread is held back while an exception is being handled: undoing is not cut short.
     """
 
-    __slots__ = ("_began", "_guard", "_rendezvous", "_replica", "_waiter")
+    __slots__ = ("_began", "_current", "_guard", "_rendezvous", "_replica", "_waiter")
 
-    def __init__(self, rendezvous: Rendezvous[Op], replica: Replica[Op] | None) -> None:
+    def __init__(self, rendezvous: Rendezvous[Op], replica: Replica[Op] | None, *, current: bool) -> None:
         self._rendezvous = rendezvous
         self._replica = replica
+        self._current = current
         self._guard = unwound_whole()
         self._began = 0  # when it was taken, for who records it
         platform = rendezvous._platform  # noqa: SLF001 - one class in two parts
@@ -55,9 +56,18 @@ class Instigation(Generic[Op]):
             self._guard.__enter__()
             with recording.span("barrier", "wait for the link lock"):
                 turn.acquire(self._waiter)
+                if replica is not None and self._current and replica.sequence < self._rendezvous.committed:
+                    # What others have committed meanwhile: without the lock, so that they do not wait for it. Only once, so
+                    # that those who commit all the while cannot keep this thread from doing so.
+                    turn.release(self._waiter)
+                    replica.synchronize()
+                    turn.acquire(self._waiter)
             self._began = time.monotonic_ns() if recording.recorders else 0
             if replica is not None:
-                replica.synchronize()
+                if self._current:
+                    replica.synchronize()
+                elif replica.closed is not None:
+                    raise ReplicaClosedError(replica.name, replica.closed)
             return self
         except BaseException as error:
             try:

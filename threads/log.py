@@ -32,6 +32,8 @@ from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Generic, Protocol, TypeVar
 
+from threads.tables import found_in
+
 Op = TypeVar("Op")
 
 __all__ = ["Debtor", "OperationLog"]
@@ -207,7 +209,7 @@ class OperationLog(Generic[Op]):
             self._pay(debtor, number)
 
     def _pay(self, debtor: Debtor, number: int) -> None:
-        owed = self._owed.get(number)
+        owed = found_in(self._owed, number)
         if owed is not None:
             owed.debtors.pop(debtor, None)
             if not owed.debtors:

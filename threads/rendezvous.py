@@ -202,14 +202,15 @@ class Rendezvous(Generic[Op]):
             instigator.unpark()
         replica.waiter.unpark()
 
-    def instigate(self, replica: Replica[Op] | None) -> Instigation[Op]:
+    def instigate(self, replica: Replica[Op] | None, *, current: bool = True) -> Instigation[Op]:
         """Take the link lock, for a `with`; inside, the linker's state is the caller's to change.
 
         The caller waits for its turn in arrival order, in state HOST or DETACHED, and has applied every committed
-        operation when the body starts. A body that raises has committed what it committed, and nothing else.
+        operation when the body starts, if it wants to. A body that raises has committed what it committed, and nothing else.
 
         Args:
           replica: the calling thread's; None for a thread without an instance group.
+          current: whether to apply what is committed; needed for a commit of what the caller's group has made.
 
         Raises:
           ProtocolError: on entry: the thread holds the link lock already, or is in guest code.
@@ -217,7 +218,7 @@ class Rendezvous(Generic[Op]):
           ForkedProcessError: on entry: in a forked child.
           BaseException: on entry: what the thread was interrupted with, or the program ended with.
         """
-        return Instigation(self, replica)
+        return Instigation(self, replica, current=current)
 
     def commit(
         self,
@@ -231,10 +232,10 @@ class Rendezvous(Generic[Op]):
     ) -> int:
         """Append an operation while no group executes guest code. Only inside `instigate`.
 
-        The caller's own group has made it already. The others make it before their next guest instruction, unawaited.
+        The group of `replica` has made it already. The others make it before their next guest instruction, unawaited.
 
         Args:
-          replica: as given to `instigate`. If a start function left it in state GUEST it is HOST from here on.
+          replica: as given to `instigate`, or None: the group makes it later. If it is in state GUEST it is HOST from here on.
           operation: what `apply` of every other replica will be given.
           timeout: seconds to wait for threads in guest code; None: no limit.
           replaces: earlier operations that this one makes obsolete, by number: dropped (None) or replaced, in the same
@@ -266,6 +267,8 @@ class Rendezvous(Generic[Op]):
         if replica is not None and replica.closed is not None:
             raise ReplicaClosedError(replica.name, replica.closed)
         before = self.log.committed
+        if replica is not None and replica.sequence != before:
+            raise ProtocolError(f"{replica.name!r} commits before it has made what is committed")
         for number in replaces if only_after is None else (only_after, *replaces):
             if not 1 <= number <= before:
                 raise ProtocolError(f"an operation refers to operation {number}, of {before}")

@@ -33,6 +33,7 @@ STATE_NAMES: Final = ("detached", "host", "guest")
 REPLAY_PATIENCE_NS: Final = (
     20_000_000  # how long an interrupt waits for a replay to end before it ends the group
 )
+_LEAST_NOTICES: Final = 4  # and how often the replay comes by: a nudge comes after 2, 4, 8 and 16 ms
 
 # What `Replica.applied` holds when the replica must not enter guest code unasked, whatever its number is: it
 # has not joined, has left, or an interrupt is pending. Differs from every `Rendezvous.version`.
@@ -57,7 +58,7 @@ class Replica(Generic[Op]):
         in order that matters to this group. If it raises, the group ends: the replica leaves. It may run guest code of
         its own (a start function, `__wasm_init_tls`), which then belongs to the operation: its host calls and safe points
         replay nothing, but they raise what the program ended with, and what the thread is interrupted with if the
-        operation does not end within `REPLAY_PATIENCE_NS` of it.
+        operation does not end within `REPLAY_PATIENCE_NS` of it, though the thread runs.
       platform: where locks and time come from; for tests.
 
     Attributes:
@@ -100,6 +101,7 @@ class Replica(Generic[Op]):
         "_apply",
         "_closed",
         "_delivered",
+        "_notices",
         "_patient_until",
         "_rendezvous",
         "applied",
@@ -133,6 +135,7 @@ class Replica(Generic[Op]):
         # Of the replay under way: what was raised inside it, and until when it holds an interrupt back.
         self._delivered: BaseException | None = None
         self._patient_until: int | None = None
+        self._notices = 0
         self._rendezvous: Rendezvous[Op] = _NOWHERE  # written once, by join
         self.gate: Versioned = _NOWHERE
         self._closed: str | None = "it has not joined"  # guarded by: Rendezvous._lock
@@ -291,7 +294,8 @@ class Replica(Generic[Op]):
     def _stop_if_interrupted(self) -> None:
         # In a replay. Whatever is raised here ends the operation half way, and the group with it. So an interrupt waits
         # first: nearly every replay ends within a millisecond, and then the interrupt costs the group nothing. The
-        # thread counts as unaware until then, so it is nudged and comes here again.
+        # thread counts as unaware until then, so it is nudged and comes here again. The time alone does not tell that the
+        # replay takes long: a thread that the system did not run meanwhile has come here once or twice.
         waiter = self.waiter
         exception = waiter.ended
         if exception is None and self._closed is not None:
@@ -300,7 +304,8 @@ class Replica(Generic[Op]):
             now = waiter.platform.monotonic_ns()
             if self._patient_until is None:
                 self._patient_until = now + REPLAY_PATIENCE_NS
-            if now >= self._patient_until:
+            self._notices += 1
+            if now >= self._patient_until and self._notices >= _LEAST_NOTICES:
                 exception = waiter.take()
         if exception is not None:
             self._delivered = exception
@@ -320,6 +325,7 @@ class Replica(Generic[Op]):
         first = True
         while self.sequence < rendezvous.committed:
             self._delivered = self._patient_until = None
+            self._notices = 0
             begun = made = False
             try:
                 following = replays.begin(self, first=first)

@@ -12,7 +12,7 @@ from dl.api.linker_base import LinkerBase
 from dl.errors import ResourceLimitError
 from dl.group import InstanceGroup
 from dl.groups.errors import check_process
-from dl.groups.host_threads import HostThread
+from dl.groups.host_threads import StartedThread
 from memory import Uncopied
 
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ class GuestExecutor(Uncopied, Executor):
         self._lock = threading.Lock()
         self._started_all = threading.Condition(self._lock)
         self._work: queue.SimpleQueue[_Work | None] = queue.SimpleQueue()
-        self._threads: list[HostThread] = []
+        self._threads: list[StartedThread] = []
         self._idle = 0
         self._alive = 0
         self._started = 0

@@ -7,9 +7,10 @@ by time and size, as Python does it with its `.pyc` files: one that was edited i
 What one process has imported is one part of the file, and is loaded whole with the first module of it: names that modules
 share are in it once, so it takes two thirds of the time of loading each module's code. Who imports other modules adds a part.
 
-The file is beside the `.pyc` of this one, wherever Python keeps that, and is trusted as those are: who may write there may have
-any code run already. Where Python writes none (`PYTHONDONTWRITEBYTECODE`, a folder of somebody else), nor is this one written.
-Only a process of `dlrun` has it: a library that changes how its users' programs import would surprise them. An archive was not
+The file is where Python would keep the `.pyc` of `all_code`, an empty module: installers that remove the package remove it
+too, which they would not do with one of another name. It is trusted as those are: who may write there may have any code run
+already. Where Python writes none (`PYTHONDONTWRITEBYTECODE`, a folder of somebody else), nor is this one written. Only a
+process of `dlrun` has it: a library that changes how its users' programs import would surprise them. An archive was not
 taken: Python's importer of archives does not look whether a source has changed.
 """
 
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
     _Entry: TypeAlias = tuple[str, int, int, str, int, int]
     _Module: TypeAlias = tuple[str, _Source, CodeType]
 
-SUFFIX = ".code"
+_OWN, _EMPTY = "code_file.", "all_code."
 _MADE_BY = (sys.version, "parts")
 """The version of Python, and of this file's form."""
 
@@ -42,7 +43,10 @@ _PACKAGE_FILE = "/__init__.py"
 def path() -> str | None:
     """Return the path of this Python's file; None where Python keeps no code of this package."""
     cached = __spec__.cached
-    return None if cached is None else os.path.splitext(cached)[0] + SUFFIX
+    if cached is None:
+        return None
+    folder, name = os.path.split(cached)
+    return os.path.join(folder, name.replace(_OWN, _EMPTY, 1))
 
 
 class _Loader(SourceFileLoader):

@@ -111,7 +111,7 @@ def describe(module: WasmModule, file: str) -> dict[str, Any]:
 
 def flag_names(flags: int) -> list[str]:
     """Spell out symbol flags, lowest bit first; bits that have no name as `0x…`."""
-    known = {flag: name.lower() for name, flag in vars(SymbolFlags).items() if isinstance(flag, int)}
+    known = {flag: name.lower() for name, flag in vars(SymbolFlags).items() if name.isupper()}
     names = [name for flag, name in known.items() if flags & flag]
     unnamed = flags & ~sum(known)
     return [*names, hex(unnamed)] if unnamed else names

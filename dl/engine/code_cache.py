@@ -24,7 +24,7 @@ from dl.errors import EngineError, InvalidModuleError
 from dl.forks import in_forked_child, renew
 from dl.limits import Limits
 from dl.logs import logger
-from threads import recording
+from threads import found_in, recording
 
 if TYPE_CHECKING:
     from dl.engine.protocol import CompiledModule, Engine
@@ -113,7 +113,7 @@ class EngineCode:
                 raise EngineError(*making.error.args) from making.error
 
     def _find(self, digest: bytes) -> CompiledModule | None:
-        module = self._recent.get(digest)
+        module = found_in(self._recent, digest)
         if module is not None:
             self._recent.move_to_end(digest)
             return module
@@ -145,7 +145,7 @@ class EngineCode:
 
     def _end(self, digest: bytes, own: _Making) -> None:
         with self._lock:
-            if self._under_way.get(digest) is own:
+            if found_in(self._under_way, digest) is own:
                 del self._under_way[digest]
                 own.done.set()
 

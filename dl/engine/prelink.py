@@ -27,6 +27,7 @@ from dl.digests import sha256
 from dl.errors import EngineError
 from dl.logs import logger
 from dl.records import NamedTuple, fields
+from threads import found_in
 
 if TYPE_CHECKING:
     from dl.engine.protocol import CompiledModule, Engine
@@ -116,7 +117,7 @@ class Plan:
         """Return the key of some values, and what came of them; None for that if it is not known."""
         key, entries = key_of(inputs), self._read()
         with self._lock:
-            found = entries.get(key)
+            found = found_in(entries, key)
             if found is None:
                 self.misses += 1
             else:

@@ -8,7 +8,7 @@ then an instance.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from dl.glue.names import ADDRESS_TO_NOTHING, ANY_TABLE, HOST_NAMESPACE, TableAndStack
@@ -62,6 +62,11 @@ class TrapFunctions:
     code: CompiledModule
     number: int
     runs: tuple[tuple[int, int, int], ...]
+
+    @property
+    def indices(self) -> Iterator[int]:
+        """The table indices."""
+        return (index for start, _, count in self.runs for index in range(start, start + count))
 
     @property
     def end(self) -> int:

@@ -33,27 +33,38 @@ class ClosedFunctions:
         version: which version of `dl.program.operations.HoldIndices` the group has made; 0 for none.
     """
 
-    __slots__ = ("_indices", "_instances", "_store", "version")
+    __slots__ = ("_indices", "_instances", "_placed", "_store", "version")
 
     def __init__(self, store: Store) -> None:
         self._store = store
         self._instances: dict[int, Callable[..., object]] = {}
         self._indices: set[int] = set()
+        self._placed: dict[int, TrapFunctions] = {}  # by number; with some whose rest is over
         self.version = 0
 
     def taken(self, indices: Iterable[int]) -> list[tuple[int, int]]:
         """Return first index and number of the elements, of some, that hold functions of closed libraries; forget them."""
         return self._forget(self._indices.intersection(indices)) if self._indices else []
 
-    def stale(self, closed: Iterable[TrapFunctions]) -> list[tuple[int, int]]:
-        """Return the same of all elements that hold functions of other closed libraries than some."""
-        kept = {
-            index
-            for functions in closed
-            for start, _, count in functions.runs
-            for index in range(start, start + count)
-        }
-        return self._forget(self._indices - kept)
+    def difference(
+        self, closed: Iterable[TrapFunctions]
+    ) -> tuple[list[TrapFunctions], list[tuple[int, int]]]:
+        """Return what is to be placed so that the functions of some closed libraries stand, and of no others.
+
+        What was placed and is to stand still stands: nothing else comes to table indices that rest, and who closes libraries
+        makes such functions anew each time.
+
+        Returns:
+            Those that do not stand; and first index and number of the elements that hold others, which are forgotten.
+        """
+        wanted = {functions.number: functions for functions in closed}
+        others = [
+            functions for number, functions in self._placed.items() if wanted.get(number) is not functions
+        ]
+        for functions in others:
+            del self._placed[functions.number]
+        missing = [functions for number, functions in wanted.items() if number not in self._placed]
+        return missing, self.taken(index for functions in others for index in functions.indices)
 
     def _forget(self, indices: set[int]) -> list[tuple[int, int]]:
         self._indices -= indices
@@ -70,7 +81,8 @@ class ClosedFunctions:
                 continue
             for start, function, count in functions.runs:
                 place(start, function, count)
-                self._indices.update(range(start, start + count))
+            self._indices.update(functions.indices)
+            self._placed[functions.number] = functions
 
     def _instantiate(self, number: int, code: CompiledModule) -> Callable[..., object]:
         instance = self._store.instantiate(code, CLOSED_LIBRARY)

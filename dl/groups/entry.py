@@ -181,6 +181,24 @@ class Group(Uncopied):
                 self.instances.first = self.applying = False
         self._forget_functions(operation)
 
+    def apply_committed(self, operation: UnloadModules) -> None:
+        """Make an operation that its thread has committed, as the first thing afterwards.
+
+        Raises:
+            BaseException: it failed. It is made nevertheless, at the second try; or the group has ended.
+        """
+        try:
+            operation.apply(self.instances)
+        except BaseException:
+            try:
+                operation.apply(self.instances)  # what was done already is done again, to the same end
+            except BaseException as error:
+                self._program.rendezvous.leave(self.replica, f"it could not unload a library: {error}")
+                raise
+            raise
+        finally:
+            self._forget_functions(operation)
+
     @contextmanager
     def _entered_to_apply(self) -> Iterator[None]:
         """Enter guest code for what an operation runs there."""

@@ -19,8 +19,8 @@ from memory import Uncopied
 from threads import Event, recording
 
 
-class HostThread(Uncopied):
-    """A thread that `Linker.spawn` started.
+class StartedThread(Uncopied):
+    """A thread that the linker started; users hold it as a `dl.HostThread`.
 
     `_lock` guards `_group` and `_cancelled`, so that an order to stop reaches the thread whichever group it has; a leaf but for
     `Replica.interrupt_with`, which takes no lock. Reentrant, so that signal handlers can cancel.
@@ -167,13 +167,15 @@ class HostThreads:
         self.groups = groups
         self._libc = libc
         self._lock = threading.Lock()
-        self._running: set[HostThread] = set()
+        self._running: set[StartedThread] = set()
         self._names = itertools.count(1)
         self._expects_threads = False
         self._promises = contextlib.ExitStack()
 
     @contextlib.contextmanager
-    def attached(self, name: str | None = None, *, started_here: HostThread | None = None) -> Iterator[Group]:
+    def attached(
+        self, name: str | None = None, *, started_here: StartedThread | None = None
+    ) -> Iterator[Group]:
         """Give the calling thread a group, for a `with`; if it has one, that one.
 
         Args:
@@ -198,7 +200,7 @@ class HostThreads:
         with contextlib.nullcontext() if started_here else groups.places.taken(name or "a host thread"):
             yield from self._attached_here(name, started_here or NotStoppable())
 
-    def _attached_here(self, name: str | None, thread: HostThread | NotStoppable) -> Iterator[Group]:
+    def _attached_here(self, name: str | None, thread: StartedThread | NotStoppable) -> Iterator[Group]:
         """Give the calling thread, which has none, a group; what `attached` is around it."""
         groups = self.groups
         record = self._libc.create(thread)
@@ -216,7 +218,9 @@ class HostThreads:
             finally:
                 groups.leave(group)
 
-    def spawn(self, function: Callable[..., Any], arguments: tuple[Any, ...], name: str | None) -> HostThread:
+    def spawn(
+        self, function: Callable[..., Any], arguments: tuple[Any, ...], name: str | None
+    ) -> StartedThread:
         """Start a thread with its own group, which runs `function(group, *arguments)`.
 
         Raises:
@@ -236,7 +240,7 @@ class HostThreads:
             raise
         return thread
 
-    def prepare(self, name: str | None) -> HostThread:
+    def prepare(self, name: str | None) -> StartedThread:
         """Return a thread of the host that somebody else is about to `run`, or to `forget`.
 
         Raises:
@@ -245,19 +249,19 @@ class HostThreads:
         check_process(self.groups.program.rendezvous.process)
         name = name or f"host thread {next(self._names)}"
         self.groups.places.take(name)
-        thread = HostThread(self, name)
+        thread = StartedThread(self, name)
         with self._lock:
             self._running.add(thread)
         return thread
 
-    def forget(self, thread: HostThread) -> None:
+    def forget(self, thread: StartedThread) -> None:
         """Forget a thread that has ended, or never started."""
         self.give_place_back(thread)
         thread.not_started()
         with self._lock:
             self._running.discard(thread)
 
-    def give_place_back(self, thread: HostThread) -> None:
+    def give_place_back(self, thread: StartedThread) -> None:
         """Count a thread no longer, unless that has been done."""
         with self._lock:
             had_place, thread.has_place = thread.has_place, False

@@ -215,13 +215,13 @@ class Instances:
         """
         closed = self._closed_functions
         if closed.version == operation.version - 1:
-            functions = operation.begun
+            functions = list(operation.begun)
             cleared = closed.taken(
                 index for start, count in operation.cleared for index in range(start, start + count)
             )
         else:
             # The group was absent at other closes, and may never have loaded the libraries.
-            functions, cleared = operation.functions, closed.stale(operation.functions)
+            functions, cleared = closed.difference(operation.functions)
         self._clear_table(cleared)
         if functions:
             self.grow_table(max(library.end for library in functions))

@@ -27,7 +27,7 @@ from dl.groups.errors import raises_dl_errors
 from dl.limits import Limits
 from dl.program.program import Program
 from dl.program.reserve import ThreadLocalReserve
-from threads import DETACHED, recording
+from threads import DETACHED, found_in, recording
 
 MAIN_THREAD_ID = 1
 _STACK_ALIGN_LOG2 = 10
@@ -97,7 +97,7 @@ class Groups:
 
     def find(self) -> Group | None:
         """Return the calling thread's group, if it has one."""
-        return self._by_thread.get(get_ident())
+        return found_in(self._by_thread, get_ident())
 
     def current(self) -> Group:
         """Return the calling thread's group.

@@ -40,21 +40,22 @@ def bind_all(
     imports = module.wasm.imports
     runs = () if module.deep_bind else tuple(_runs(plan, module, not_plain))
     plain = plain_functions(module.wasm)
-    bound = {position for run in runs for position in run.match.positions}
     rest: Collection[int] = plain.others
-    if len(bound) < len(plain.positions):
+    if sum(len(run.match.positions) for run in runs) < len(plain.positions):
+        bound = {position for run in runs for position in run.match.positions}
         rest = [position for position in range(len(imports)) if position not in bound]
     return Bindings(imports, runs, {position: bind_import(module, imports[position]) for position in rest})
 
 
 def _runs(plan: LinkPlan, module: LinkedModule, not_plain: AbstractSet[str]) -> Iterable[FunctionRun]:
-    names = plain_functions(module.wasm).names
+    plain = plain_functions(module.wasm)
+    names = plain.names
     if not names:
         return
-    every = not_plain.isdisjoint(names)
+    every = not_plain.isdisjoint(plain.set_of_names)
     owners = plan.program.state.global_symbols.owners(names)
     first = owners[0]
-    if every and first is not None and len(set(map(id, owners))) == 1:
+    if every and first is not None and owners.count(first) == len(owners):
         provider = plan.program.state.module(first.handle)
         assert provider is not None
         run = _run(module, provider, None)

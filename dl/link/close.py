@@ -30,7 +30,7 @@ from dl.logs import logger
 from dl.modules.linked_module import LinkedModule
 from dl.program.events import EventKind
 from dl.program.state import LinkerState
-from threads import recording, uninterrupted, unwound_whole
+from threads import found_in, recording, uninterrupted, unwound_whole
 
 log = logger("dl.link")
 
@@ -95,7 +95,7 @@ def _unload_unreachable(
     program = groups.program
     gone: list[LinkedModule] = []
     try:
-        with program.rendezvous.instigate(group.replica), uninterrupted():
+        with program.rendezvous.instigate(group.replica, current=False), uninterrupted():
             take_back()
             gone += program.state.take_unreachable()
             if program.events.listening:
@@ -151,7 +151,7 @@ def _remove(groups: Groups, group: Group, gone: list[LinkedModule]) -> None:
 
 
 def _open_module(state: LinkerState, handle: int, *, by_guest: bool) -> LinkedModule:
-    module = state.modules.get(ModuleHandle(handle))
+    module = found_in(state.modules, ModuleHandle(handle))
     if module is None or module.closing:
         raise InvalidHandleError(handle, "it was closed" if 0 < handle < state.next_handle else "")
     if by_guest and module.opens and not module.guest_opens:

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 from dl.errors import DlError
 from dl.forks import in_forked_child
 from dl.link.find import FoundModule, FoundTree, compile_module, form_reader
+from threads import found_in
 
 if TYPE_CHECKING:
     from dl.engine.protocol import CompiledModule
@@ -77,7 +78,7 @@ def _compiled(
 ) -> CompiledModule:
     """Return a module's code; `starting` is called before the engine compiles it."""
     own = threading.get_ident()
-    outer = _UNDER_WAY.get(own)  # what a signal handler of this thread has interrupted
+    outer = found_in(_UNDER_WAY, own)  # what a signal handler of this thread has interrupted
 
     def start() -> None:
         _UNDER_WAY[own] = module.image.name

@@ -27,6 +27,7 @@ from dl.modules.symbols import FunctionSymbol
 from dl.program.host_symbols import FINALIZERS, SystemFunction
 from dl.records import dataclass
 from dl.wasm.types import FuncType
+from threads import found_in
 
 log = logger("dl.link")
 
@@ -195,7 +196,7 @@ class Finalizers:
                     lambda r=registration: group.call_pointer(r.function, r.argument),  # type: ignore[misc]
                 )
         for name in _DESTRUCTORS:
-            export = module.wasm.exports.get(name)
+            export = found_in(module.wasm.exports, name)
             if export is not None and export.type == _NOTHING:
                 self._guarded(
                     failures,

@@ -26,7 +26,7 @@ from dl.modules.linked_module import LinkedModule, breadth_first
 from dl.program.events import EventKind
 from dl.program.main_module import CONSTRUCTORS, INITIALIZE, START
 from dl.wasm.types import FuncType
-from threads import recording
+from threads import found_in, recording
 
 log = logger("dl.link")
 
@@ -148,7 +148,7 @@ def _start_allocator(groups: Groups, main: LinkedModule) -> None:
 
 
 def _run(group: Group, module: LinkedModule, function: str) -> None:
-    export = module.wasm.exports.get(function)
+    export = found_in(module.wasm.exports, function)
     if export is None:
         return
     if export.type != _NOTHING:

@@ -13,6 +13,7 @@ from dl.logs import DEBUG
 from dl.modules.linked_module import LinkedModule, breadth_first
 from dl.modules.symbols import Symbol
 from dl.program.state import LinkerState
+from threads import found_in
 
 _HANDLES: dict[int, str] = {RTLD_DEFAULT: "RTLD_DEFAULT", RTLD_NEXT: "RTLD_NEXT"}
 
@@ -122,7 +123,7 @@ def module_of_handle(state: LinkerState, handle: int) -> LinkedModule:
     Raises:
         InvalidHandleError: there is none; says whether there was one.
     """
-    module = state.modules.get(ModuleHandle(handle))
+    module = found_in(state.modules, ModuleHandle(handle))
     if module is None:
         raise InvalidHandleError(handle, "it was closed" if 0 < handle < state.next_handle else "")
     return module

@@ -214,7 +214,8 @@ def _link(group: Group, tree: FoundTree, plan: LinkPlan) -> None:
             reserve_memory(program, tree)
         with change:
             # Ctrl-C waits for the end of the planning: between taking something and noting it must come nothing.
-            with lock(group.replica), uninterrupted():
+            # It commits nothing, so this group need not have made what others have committed.
+            with lock(group.replica, current=False), uninterrupted():
                 with recording.span("load", "number", tree.root.image.name):
                     number_modules(plan, tree)
                 # No module joins the load from here on.

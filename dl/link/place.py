@@ -10,8 +10,15 @@ from dl.errors import LinkError, UnsupportedModuleError
 from dl.glue.placement import ThreadLocalModule
 from dl.link.plan import LinkPlan
 from dl.modules.linked_module import LinkedModule
-from dl.modules.symbols import ModuleSymbols, data_value, element_runs, functions_without_index
+from dl.modules.symbols import (
+    ModuleSymbols,
+    data_value,
+    element_runs,
+    functions_without_index,
+    imported_table_bases,
+)
 from dl.wasm.types import FuncType, GlobalType
+from threads import found_in
 
 
 def place_modules(plan: LinkPlan) -> None:
@@ -56,8 +63,7 @@ def _check_elements(module: LinkedModule) -> None:
         LinkError: it does.
     """
     info = module.dylink
-    relocated = any(i.kind == "global" and i.name == "__table_base" for i in module.wasm.imports)
-    if info is None or (module.handle == MAIN_HANDLE and not relocated):
+    if info is None or (module.handle == MAIN_HANDLE and not imported_table_bases(module.wasm)):
         return
     first, end = module.table_base, module.table_base + info.table_size
     for start, functions in element_runs(module.wasm, module.table_base):
@@ -80,7 +86,7 @@ def define_symbols(plan: LinkPlan) -> None:
 
 def _thread_local(module: LinkedModule) -> ThreadLocalModule | None:
     """Return a module's thread-local storage, if it has any and can set it up for a new thread."""
-    export = module.wasm.exports.get("__tls_base")
+    export = found_in(module.wasm.exports, "__tls_base")
     if export is None or not isinstance(export.type, GlobalType) or not export.type.mutable:
         return None
     size = data_value(module.wasm, "__tls_size") or 0

@@ -18,7 +18,8 @@ from dl.program.events import EventKind
 from dl.program.main_module import CONSTRUCTORS
 from dl.program.operations import DlOperation, HoldIndices, LoadModules, UnloadModules
 from dl.program.program import Program
-from dl.program.resting import Rest, Signatures, signatures_of
+from dl.program.resting import Closed, Rest, Signatures
+from threads import found_in
 
 if TYPE_CHECKING:
     from dl.engine.protocol import CompiledModule
@@ -68,7 +69,7 @@ def remove_modules(
 
     Args:
         program: the program.
-        group: the calling thread's; None if that makes the operation like all others, after it is committed.
+        group: the calling thread's, which has made the operation when this returns; None if that does so like all others.
         modules: what goes.
         demoted: modules of which one promotion to the global scope is taken back with them.
         resting: groups whose threads may be inside the modules' code, so that what these hold rests; None if none can be.
@@ -76,25 +77,35 @@ def remove_modules(
     Returns:
         The modules that use them, in which case they stay, but can be found no longer.
     """
-    codes = {} if resting is None else _trap_functions(program, modules)
+    closed = {} if resting is None else _closed(program, modules)
     replica = None if group is None else group.replica
-    with Change(program, group) as made, program.rendezvous.instigate(replica):
-        program.state.demote(demoted)
-        # Another thread may have removed some of them since they were chosen.
-        present = tuple(m for m in modules if program.state.modules.get(m.handle) is m)
-        users = program.state.remove_unused(present)
-        if not users:
-            made.on_failure(partial(program.state.put_back, present))
-        if present and not users:
-            rest = None if resting is None else _plan_rest(program, made, present, codes)
-            _unload(program, made, present, resting, rest)
+    made, operation = Change(program, group), None
+    try:
+        with made, program.rendezvous.instigate(replica):
+            program.state.demote(demoted)
+            # Another thread may have removed some of them since they were chosen.
+            present = tuple(m for m in modules if found_in(program.state.modules, m.handle) is m)
+            users = program.state.remove_unused(present)
+            if not users:
+                made.on_failure(partial(program.state.put_back, present))
+            if present and not users:
+                rest = None if resting is None else _plan_rest(program, made, present, closed)
+                indices = None if rest is None else HoldIndices.after(program.state.resting, rest)
+                operation = UnloadModules.of(present, indices)
+                _commit(program, made, operation, rest)
+    finally:
+        if operation is not None and made.committed:
+            _follow(program, group, operation, resting)
     return users
 
 
-def _trap_functions(program: Program, modules: Sequence[LinkedModule]) -> dict[Signatures, CompiledModule]:
-    """Compile what will stand at the table indices of modules; with no lock held. What cannot be compiled is left out."""
-    compiled = {kinds: _compiled(program, kinds) for kinds in {signatures_of(m) for m in modules} if kinds}
-    return {kinds: code for kinds, code in compiled.items() if code is not None}
+def _closed(program: Program, modules: Sequence[LinkedModule]) -> dict[int, Closed]:
+    """Find what will stand at the table indices of modules, by their handles, and compile it; with no lock held."""
+    closed = {module.handle: Closed.of(module) for module in modules}
+    for each in closed.values():
+        if each.signatures:
+            each.code = _compiled(program, each.signatures)
+    return {int(handle): each for handle, each in closed.items()}
 
 
 def _compiled(program: Program, kinds: Signatures) -> CompiledModule | None:
@@ -116,26 +127,21 @@ def _plan_rest(
     program: Program,
     made: Change,
     modules: tuple[LinkedModule, ...],
-    codes: dict[Signatures, CompiledModule],
+    closed: dict[int, Closed],
 ) -> Rest:
     """Plan what happens to the table indices of modules that are closed; under the link lock."""
     resting = program.state.resting
-    rest = resting.plan(modules, codes)
+    rest = resting.plan(modules, closed)
     made.on_failure(partial(resting.give_up, rest))
     return rest
 
 
-def _unload(
-    program: Program,
-    made: Change,
-    modules: tuple[LinkedModule, ...],
-    resting: Sequence[Group] | None,
-    rest: Rest | None,
-) -> None:
-    """Make the operation that removes modules; under the link lock, and nothing can find them any longer."""
-    loads, state = program.state.loads, program.state
-    indices = None if rest is None else HoldIndices.after(state.resting, rest)
-    operation = UnloadModules.of(modules, indices)
+def _commit(program: Program, made: Change, operation: UnloadModules, rest: Rest | None) -> None:
+    """Commit the operation that removes modules; under the link lock, and nothing can find them any longer.
+
+    The calling thread's group makes it afterwards: there is nothing in it that could keep it from being committed.
+    """
+    loads, state, modules = program.state.loads, program.state, operation.modules
     replaces: dict[int, DlOperation | None] = {}
     for number in sorted({module.load_number for module in modules}):
         load = loads[number]
@@ -156,11 +162,22 @@ def _unload(
             for module in modules:
                 program.events.record(EventKind.UNLOADED, module.name, module.handle)
 
-    made.apply(operation, lambda _group: None)
-    made.commit(operation, done, replaces=replaces, only_after=undone, leaves=indices)
+    made.commit(operation, done, replaces=replaces, only_after=undone, leaves=operation.indices)
+
+
+def _follow(
+    program: Program, group: Group | None, operation: UnloadModules, resting: Sequence[Group] | None
+) -> None:
+    """Make an operation that was committed, in the calling thread's group, and give back what modules hold; without a lock."""
     # A group may be in the middle of loading them; its thread gives everything back then.
-    give_back = partial(_give_back, program, modules, rest=resting is not None)
-    program.rendezvous.after_replays(partial(program.limbo.hold, resting or (), give_back, operation.subject))
+    give_back = partial(_give_back, program, operation.modules, rest=resting is not None)
+    try:
+        if group is not None:
+            group.apply_committed(operation)
+    finally:
+        program.rendezvous.after_replays(
+            partial(program.limbo.hold, resting or (), give_back, operation.subject)
+        )
 
 
 def _rest_of(program: Program, load: LoadModules, gone: tuple[LinkedModule, ...]) -> LoadModules:

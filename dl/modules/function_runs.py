@@ -21,6 +21,7 @@ from dl.wasm.encode import is_encodable
 from dl.wasm.module import WasmModule
 from dl.wasm.records import Import
 from dl.wasm.types import FuncType
+from threads import found_in
 
 _ENV = "env"
 
@@ -32,17 +33,19 @@ class PlainFunctions:
     Attributes:
         positions: which imports they are.
         names: their names, in that order.
+        set_of_names: the same.
         others: the positions of all other imports.
     """
 
     positions: tuple[int, ...]
     names: tuple[str, ...]
+    set_of_names: frozenset[str]
     others: tuple[int, ...]
 
 
 def plain_functions(module: WasmModule) -> PlainFunctions:
     """Return the functions that a module imports from `env`."""
-    known: PlainFunctions | None = module.derived.get("plain functions")
+    known: PlainFunctions | None = found_in(module.derived, "plain functions")
     if known is None:
         plain: list[int] = []
         others: list[int] = []
@@ -50,7 +53,9 @@ def plain_functions(module: WasmModule) -> PlainFunctions:
             named = entry.module == _ENV and isinstance(entry.type, FuncType) and is_encodable(entry.type)
             (plain if named else others).append(position)
         names = tuple(module.imports[position].name for position in plain)
-        known = module.derived["plain functions"] = PlainFunctions(tuple(plain), names, tuple(others))
+        known = module.derived["plain functions"] = PlainFunctions(
+            tuple(plain), names, frozenset(names), tuple(others)
+        )
     return known
 
 

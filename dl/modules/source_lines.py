@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from dl.errors import MalformedModuleError
 from dl.wasm.module import WasmModule, parse_module
+from threads import found_in
 
 if TYPE_CHECKING:
     from dl.wasm.instructions import Body
@@ -90,7 +91,7 @@ def source_lines_of_copy(module: WasmModule, copy: bytes) -> SourceLines | None:
 def source_lines(module: WasmModule) -> SourceLines | None:
     """Return the source lines of a module as it is compiled; None if it has no line table."""
     if SOURCE_LINES not in module.derived:
-        written_from = module.derived.get(WRITTEN_FROM)
+        written_from = found_in(module.derived, WRITTEN_FROM)
         has_lines = any(section.name == LINE_SECTION for section in module.sections)
         if not has_lines:
             module.derived[SOURCE_LINES] = None

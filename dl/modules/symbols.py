@@ -18,6 +18,7 @@ from dl.wasm.dylink import SymbolFlags
 from dl.wasm.module import WasmModule, parse_module
 from dl.wasm.records import Export, Import
 from dl.wasm.types import FuncType, GlobalType, TagType
+from threads import found_in
 
 INTERNAL_EXPORTS = frozenset(
     {
@@ -96,9 +97,20 @@ class GlobalSymbol:
 Symbol: TypeAlias = FunctionSymbol | DataSymbol | TlsSymbol | TagSymbol | GlobalSymbol
 
 
+def imported_table_bases(module: WasmModule) -> tuple[int, ...]:
+    """Return the indices of the globals by which a module imports its table base."""
+    known: tuple[int, ...] | None = module.derived.get("table bases")
+    if known is None:
+        known = tuple(i.index for i in module.imports if i.kind == "global" and i.name == "__table_base")
+        module.derived["table bases"] = known
+    return known
+
+
 def element_runs(module: WasmModule, table_base: int) -> Iterator[tuple[int, tuple[int | None, ...]]]:
     """Yield what the module's own segments place into table 0: the first table index, and function indices."""
-    bases = {i.index: table_base for i in module.imports if i.kind == "global" and i.name == "__table_base"}
+    if not module.elements:
+        return
+    bases = dict.fromkeys(imported_table_bases(module), table_base)
     for segment in module.elements:
         if segment.mode == "active" and segment.table == 0 and segment.offset is not None:
             start = evaluate(segment.offset, bases)
@@ -118,7 +130,7 @@ def element_positions(module: WasmModule, table_base: int) -> dict[int, int]:
 
 def exported_functions(module: WasmModule) -> dict[int, str]:
     """Return the functions that need an address, by function index, with the first name each is exported under."""
-    known: dict[int, str] | None = module.derived.get("exported functions")
+    known: dict[int, str] | None = found_in(module.derived, "exported functions")
     if known is None:
         known = {}
         for export in module.exports.values():
@@ -130,7 +142,7 @@ def exported_functions(module: WasmModule) -> dict[int, str]:
 
 def functions_without_index(module: WasmModule) -> dict[int, int]:
     """Return the exported functions that the module's own element segments give no table index, numbered from 0."""
-    known: dict[int, int] | None = module.derived.get("functions without index")
+    known: dict[int, int] | None = found_in(module.derived, "functions without index")
     if known is None:
         placed = element_positions(module, 0)
         first_defined = module.import_counts["func"]
@@ -162,7 +174,7 @@ def places_itself(module: WasmModule) -> bool:
     each by its name. It needs the program's table as table 0: a library that has none may import it, and a main module may make
     and export it.
     """
-    known: bool | None = module.derived.get("places itself")
+    known: bool | None = found_in(module.derived, "places itself")
     if known is None:
         has_table = module.import_counts["table"] > 0 and module.tables[0].element == "funcref"
         takes_table = module.dylink is not None and not module.tables
@@ -195,7 +207,7 @@ def exported_tags(module: WasmModule) -> tuple[str, ...]:
 
 def exported_imports(module: WasmModule) -> dict[str, Import]:
     """Return the imported functions that a module exports again, by the name it exports them under."""
-    known: dict[str, Import] | None = module.derived.get("exported imports")
+    known: dict[str, Import] | None = found_in(module.derived, "exported imports")
     if known is None:
         functions = [entry for entry in module.imports if entry.kind == "func"]
         known = module.derived["exported imports"] = {
@@ -256,10 +268,10 @@ class ModuleSymbols(Mapping[str, Symbol]):
 
     def get(self, name: str, default: Any = None) -> Any:
         """Return a symbol, or the default."""
-        known = self._made.get(name)
+        known = found_in(self._made, name)
         if known is not None:
             return known
-        export = self._module.exports.get(name)
+        export = found_in(self._module.exports, name)
         if export is None or name in INTERNAL_EXPORTS:
             return default
         made = self._make(name, export)
@@ -316,7 +328,7 @@ class ModuleSymbols(Mapping[str, Symbol]):
         return None
 
     def _function_address(self, function: int) -> int:
-        number = functions_without_index(self._module).get(function)
+        number = found_in(functions_without_index(self._module), function)
         if number is not None:
             # Without a table that can grow a main module's functions have no address: 0, the null pointer.
             return 0 if self._first is None else self._first + number
@@ -348,7 +360,7 @@ class FirstDefinitions(Mapping[str, Symbol]):
 
     def get(self, name: str, default: Any = None) -> Any:
         """Return a symbol, or the default."""
-        owner = self._owners.get(name)
+        owner = found_in(self._owners, name)
         return default if owner is None else owner.get(name, default)
 
     def owners(self, names: Iterable[str]) -> list[ModuleSymbols | None]:

@@ -8,7 +8,7 @@ one engine function.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Container, Mapping
+from collections.abc import Callable, Container
 from typing import TYPE_CHECKING, Any
 
 from dl.errors import ImportTypeError, LinkerUsageError, UnsupportedModuleError, ValueConversionError
@@ -19,6 +19,7 @@ from dl.options import HostFunction, HostImports
 from dl.records import dataclass
 from dl.wasm.matching import host_fits
 from dl.wasm.types import FuncType
+from threads import found_in
 
 if TYPE_CHECKING:
     from dl.engine.protocol import HostFunctions, RawFunction
@@ -84,7 +85,7 @@ class HostSymbols:
         self._lock = threading.Lock()
         self._defined: dict[tuple[str, str, FuncType], FromNamespace] = {}
         self._given = imports
-        self.user: Mapping[str, Mapping[str, Any]] = {
+        self.user: dict[str, dict[str, Any]] = {
             ns: {**(more or {}).get(ns, {}), **imports.get(ns, {})} for ns in {**imports, **(more or {})}
         }
         for namespace, names in self.user.items():
@@ -101,7 +102,7 @@ class HostSymbols:
 
     def number(self, namespace: str, name: str) -> int | float | None:
         """Return the number a user gave for a global or data address; None if there is none."""
-        value = self.user.get(namespace, {}).get(name)
+        value = found_in(found_in(self.user, namespace, {}), name)
         return value if isinstance(value, (int, float)) else None
 
     def signature(self, namespace: str, name: str) -> FuncType | None:
@@ -111,7 +112,7 @@ class HostSymbols:
 
     def defines_function(self, namespace: str, name: str) -> bool:
         """Whether a user gave a function of this name."""
-        value = self.user.get(namespace, {}).get(name)
+        value = found_in(found_in(self.user, namespace, {}), name)
         return isinstance(value, HostFunction) or callable(value)
 
     def similar(self, namespace: str, name: str) -> str:

@@ -20,6 +20,7 @@ from dl.modules.symbols import element_runs, functions_without_index
 from dl.records import dataclass, field
 from dl.wasm.types import FuncType
 from memory import Region
+from threads import found_in
 
 if TYPE_CHECKING:
     from dl.engine.protocol import CompiledModule
@@ -74,6 +75,10 @@ def _functions_of(libraries: Iterable[RestingLibrary]) -> tuple[TrapFunctions, .
     return tuple(library.functions for library in libraries if library.functions is not None)
 
 
+def _size_of(libraries: Iterable[RestingLibrary]) -> int:
+    return sum(library.region.size for library in libraries)
+
+
 def _indices_by_signature(module: LinkedModule) -> dict[FuncType, set[int]]:
     """Return the table indices of a module's own functions."""
     found: dict[FuncType, set[int]] = {}
@@ -95,13 +100,31 @@ def _indices_by_signature(module: LinkedModule) -> dict[FuncType, set[int]]:
     return {kind: addresses for kind, addresses in found.items() if can_trap(kind)}
 
 
-def signatures_of(module: LinkedModule) -> Signatures:
-    """Return the signatures of the functions at a module's table indices, each once, in an order that does not vary."""
-    return _in_order(_indices_by_signature(module))
+@dataclass
+class Closed:
+    """What a module has at its table indices, as its close asks: found out before any lock is taken.
 
+    Attributes:
+        signatures: those of its functions, each once, in an order that does not vary.
+        runs: first index, which signature, and number of elements.
+        code: the functions of these signatures; None for null.
+    """
 
-def _in_order(kinds: Iterable[FuncType]) -> Signatures:
-    return tuple(sorted(kinds, key=str))
+    signatures: Signatures
+    runs: tuple[tuple[int, int, int], ...]
+    code: CompiledModule | None = None
+
+    @classmethod
+    def of(cls, module: LinkedModule) -> Closed:
+        """Look at a module."""
+        indices = _indices_by_signature(module)
+        signatures = tuple(sorted(indices, key=str))
+        runs = (
+            (start, order, count)
+            for order, kind in enumerate(signatures)
+            for start, count in in_a_row(sorted(indices[kind]))
+        )
+        return cls(signatures, tuple(runs))
 
 
 @dataclass
@@ -119,6 +142,8 @@ class RestingIndices:
     entry: int = 0
     closes: int = 0
     libraries: tuple[RestingLibrary, ...] = ()
+    _elements: int = 0  # of all libraries
+    _placed: tuple[TrapFunctions, ...] = ()  # what stands at them, in their order
     _codes: dict[Signatures, CompiledModule] = field(default_factory=dict)
     _free: dict[Signatures, deque[int]] = field(default_factory=dict)
     _instances: int = 0
@@ -126,7 +151,7 @@ class RestingIndices:
 
     def code(self, signatures: Signatures) -> CompiledModule | None:
         """Return the functions of some signatures, if their code is at hand."""
-        return self._codes.get(signatures)
+        return found_in(self._codes, signatures)
 
     def keep_code(self, signatures: Signatures, code: CompiledModule) -> None:
         """Keep the code of the functions of some signatures at hand."""
@@ -138,35 +163,27 @@ class RestingIndices:
         """Return the library of a number."""
         return self._numbered.get(number)
 
-    def plan(self, modules: Sequence[LinkedModule], codes: Mapping[Signatures, CompiledModule]) -> Rest:
+    def plan(self, modules: Sequence[LinkedModule], closed: Mapping[int, Closed]) -> Rest:
         """Reserve what a close needs; `give_up` or `done` follows.
 
         Args:
             modules: what is closed.
-            codes: the functions of their signatures; what is missing leaves null.
+            closed: what they have, by handle.
         """
-        begun = tuple(self._begin(m, m.elements, codes) for m in modules if m.elements is not None)
-        waiting = [*self.libraries, *begun]
-        elements, over = sum(library.region.size for library in waiting), 0
+        begun = tuple(self._begin(m, m.elements, closed[m.handle]) for m in modules if m.elements is not None)
+        elements, over = self._elements + _size_of(begun), 0
         while over < len(self.libraries) and elements > RESTING_ELEMENTS:
-            elements -= waiting[over].region.size
+            elements -= self.libraries[over].region.size
             over += 1
-        return Rest(begun, tuple(waiting[:over]))
+        return Rest(begun, self.libraries[:over])
 
-    def _begin(
-        self, module: LinkedModule, region: Region, codes: Mapping[Signatures, CompiledModule]
-    ) -> RestingLibrary:
-        indices = _indices_by_signature(module)
-        signatures = _in_order(indices)
-        functions = None
-        if signatures in codes:
+    def _begin(self, module: LinkedModule, region: Region, closed: Closed) -> RestingLibrary:
+        signatures, functions = closed.signatures, None
+        if closed.code is not None:
             number, served = self._take(signatures), libraries_served(signatures)
-            runs = tuple(
-                (start, order * served + number % MOST_LIBRARIES, count)
-                for order, kind in enumerate(signatures)
-                for start, count in in_a_row(sorted(indices[kind]))
-            )
-            functions = TrapFunctions(codes[signatures], number, runs)
+            own = number % MOST_LIBRARIES
+            runs = tuple((start, order * served + own, count) for start, order, count in closed.runs)
+            functions = TrapFunctions(closed.code, number, runs)
         library = RestingLibrary(module.name, module.handle, region, signatures, functions)
         if functions is not None:
             self._numbered[functions.number] = library
@@ -188,9 +205,10 @@ class RestingIndices:
     def done(self, rest: Rest) -> Rest:
         """Carry a plan out; the second time does nothing. Return what was left to do."""
         begun = tuple(library for library in rest.begun if library not in self.libraries)
-        resting = (*self.libraries, *begun)
-        over = tuple(library for library in rest.over if library in resting)
-        self.libraries = tuple(library for library in resting if library not in over)
+        over = tuple(library for library in rest.over if library in self.libraries)  # the first ones
+        self.libraries = (*self.libraries[len(over) :], *begun)
+        self._placed = (*self._placed[len(_functions_of(over)) :], *_functions_of(begun))
+        self._elements += _size_of(begun) - _size_of(over)
         for library in over:
             self._forget(library)
         return Rest(begun, over)
@@ -202,6 +220,4 @@ class RestingIndices:
 
     def functions(self, rest: Rest) -> tuple[TrapFunctions, ...]:
         """Return everything that stands at resting indices when a plan is carried out."""
-        return _functions_of(
-            library for library in (*self.libraries, *rest.begun) if library not in rest.over
-        )
+        return (*self._placed[len(_functions_of(rest.over)) :], *rest.functions)

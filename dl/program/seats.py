@@ -7,6 +7,7 @@ import threading
 from collections import OrderedDict
 
 from dl.dlfcn import MAIN_HANDLE
+from threads import found_in
 
 MAIN_SEAT = int(MAIN_HANDLE)
 
@@ -39,7 +40,7 @@ class Seats:
             content: digest of the module's bytes.
         """
         with self._lock:
-            own = self._former.get(content)
+            own = found_in(self._former, content)
             if own:
                 seat = heapq.heappop(own)
             elif len(self._free) > self._most_free:

@@ -20,7 +20,7 @@ from dl.program.seats import Seats
 from dl.program.table import TableSpace
 from dl.records import dataclass, field
 from dl.wasm.types import FuncType, GlobalType
-from threads import Count, new_count
+from threads import Count, found_in, new_count
 
 
 @dataclass(eq=False)
@@ -131,7 +131,7 @@ class LinkerState:
 
     def module(self, handle: int) -> LinkedModule | None:
         """Return a module by its handle, also one that is being loaded. From any thread; as to the order, see `present`."""
-        return self.arriving.get(ModuleHandle(handle)) or self.modules.get(ModuleHandle(handle))
+        return found_in(self.arriving, ModuleHandle(handle)) or found_in(self.modules, ModuleHandle(handle))
 
     def present(self) -> list[LinkedModule]:
         """Return what is being loaded, and what is loaded, being unloaded included. From any thread."""
@@ -145,7 +145,7 @@ class LinkerState:
 
     def loaded(self, identity: str) -> LinkedModule | None:
         """Return the loaded module that a path or a name stands for."""
-        handle = self.by_identity.get(identity)
+        handle = found_in(self.by_identity, identity)
         return None if handle is None else self.modules.get(handle)
 
     def image(self, identity: str) -> ModuleImage | None:
@@ -172,7 +172,7 @@ class LinkerState:
             if module.handle != MAIN_HANDLE:
                 base_name = module.image.base_name
                 # A new tuple, since readers take no lock.
-                self.by_base_name[base_name] = (*self.by_base_name.get(base_name, ()), module)
+                self.by_base_name[base_name] = (*found_in(self.by_base_name, base_name, ()), module)
             self.arriving.pop(module.handle, None)
         promoted = list(promoted)
         added = self.not_global(promoted)
@@ -213,7 +213,7 @@ class LinkerState:
 
     def copies_of(self, digest: bytes) -> set[int]:
         """Return which copies of a content the loaded modules are. From any thread."""
-        return set(self.copies.get(digest, ()))
+        return set(found_in(self.copies, digest, ()))
 
     def bind_stub(
         self, module: LinkedModule, position: int, find: Callable[[], StubTarget | None]
@@ -297,7 +297,7 @@ class LinkerState:
 
     def closed(self, module: LinkedModule) -> None:
         """Note that a module's end is over; wake the threads that wait to load it anew."""
-        if self.ending.get(module.image.identity) is module:
+        if found_in(self.ending, module.image.identity) is module:
             del self.ending[module.image.identity]
         module.construction.finished()
 
@@ -348,7 +348,7 @@ class LinkerState:
     def forget_names(self, modules: Sequence[LinkedModule]) -> None:
         """Make modules unfindable by path, name or global scope; their handles stay."""
         for module in modules:
-            if self.by_identity.get(module.image.identity) == module.handle:
+            if found_in(self.by_identity, module.image.identity) == module.handle:
                 del self.by_identity[module.image.identity]
             self._drop_base_name(module)
             module.global_opens = 0
@@ -356,7 +356,7 @@ class LinkerState:
 
     def _add_copy(self, module: LinkedModule) -> None:
         # A new counter, since readers walk the old one without a lock.
-        copies = Counter(self.copies.get(module.image.digest))
+        copies = Counter(found_in(self.copies, module.image.digest))
         copies[module.copy] += 1
         self.copies[module.image.digest] = copies
 

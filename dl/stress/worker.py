@@ -11,6 +11,7 @@ from threading import get_ident
 from typing import TYPE_CHECKING
 
 from dl.api.guest import GuestFunction
+from dl.api.host_thread import HostThread
 from dl.dlfcn import RTLD_NOW, ModuleHandle
 from dl.errors import (
     DlError,
@@ -21,7 +22,6 @@ from dl.errors import (
     UnresolvedSymbolsError,
 )
 from dl.group import InstanceGroup
-from dl.groups.host_threads import HostThread
 from dl.records import dataclass, field
 from dl.stress.modules import LibraryKind
 

@@ -76,7 +76,7 @@ class Errno(IntEnum):
 
 if not TYPE_CHECKING:
     for _name, _number in tuple(vars(Errno).items()):
-        if type(_number) is int:
+        if _name.isupper():  # and not a number that the interpreter keeps about the class
             _member = Errno(_number)
             _member.name = _name
             setattr(Errno, _name, _member)

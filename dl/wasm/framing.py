@@ -24,6 +24,7 @@ from dl.wasm.records import (
     SECTION_TYPE,
     Section,
 )
+from threads import found_in
 
 SECTION_NAMES = {
     SECTION_TYPE: "type",
@@ -121,7 +122,7 @@ def split_sections(data: bytes, module: str) -> list[Section]:
         size = reader.u32("a section's length")
         payload_start = reader.pos
         end = payload_start + size
-        what = SECTION_NAMES.get(number, "custom")
+        what = found_in(SECTION_NAMES, number, "custom")
         if number != SECTION_CUSTOM and number not in SECTION_NAMES:
             raise reader.malformed(f"section of unknown kind {number:#04x}", start)
         if end > len(data):

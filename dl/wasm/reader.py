@@ -12,6 +12,7 @@ import sys
 from dl.errors import MalformedModuleError, UnsupportedModuleError
 from dl.wasm.const_expr import ConstExpr
 from dl.wasm.types import GlobalType, Limits, MemoryType, TableType, ValType
+from threads import found_in
 
 MAX_ITEMS = 1_000_000
 """Most types, functions, imports, exports, globals … a module may have: the JS API's implementation limit."""
@@ -245,7 +246,7 @@ class Reader:
         """Take a value type."""
         start = self.pos
         code = self.byte(what)
-        text = _VALUE_TYPES.get(code)
+        text = found_in(_VALUE_TYPES, code)
         if text is not None:
             return text
         if code in (_REF_NULL, _REF):

@@ -17,7 +17,7 @@ from dl.cli.commands import dlrun
 INTERNAL = {
     "Linker": ("own", "parts", "program", "engine"),
     "InstanceGroup": ("own",),
-    "HostThread": ("run", "runs_in", "raise_if_cancelled", "not_started"),
+    "HostThread": ("own",),
     "EventQueue": ("end", "put"),
     "External": ("source", "link_type", "belongs_to"),
     "Function": ("source", "link_type", "belongs_to", "call_bits", "in_engine"),
@@ -42,7 +42,7 @@ GROUPS = {
     "linker": ("The linker and its options", ("dl.linker", "dl.options", "dl.limits")),
     "threads": (
         "Threads, executors, asyncio and trio",
-        ("dl.group", "dl.groups", "dl.api.executor", "dl.tasks"),
+        ("dl.group", "dl.groups", "dl.api.host_thread", "dl.api.executor", "dl.tasks"),
     ),
     "libraries": (
         "Libraries, functions and handles",

@@ -17,6 +17,7 @@ from dl.cli import main
 from dl.engine.wasmtime.engine import WasmtimeEngine
 from dl.errors import EngineError
 from tests.support.command_line import HELLO
+from tests.support.engines import fresh_engine, need
 from tests.support.groups import SECONDS
 from tests.support.modules import library, returns
 from tests.support.paths import ROOT
@@ -29,6 +30,18 @@ SPINNING = library(
     '(func $outer (export "spin") (param i32) (result i32) (call $inner (local.get 0)))',
 )
 SHARED = dl.MemoryType(shared=True)
+
+
+@pytest.fixture
+def _profiling() -> None:
+    need("profiling")
+
+
+def test_an_engine_without_profiles_refuses_them() -> None:
+    """An engine that cannot profile says what is missing, to the linker's user."""
+    with opened(engine=fresh_engine("profiling")) as linker:
+        with pytest.raises(dl.LinkerUsageError, match="no capability profiling"):
+            linker.profile()
 
 
 def opened(**options: object) -> dl.Linker:
@@ -48,6 +61,7 @@ def spin_until_sampled(linker: dl.Linker, profile: dl.Profile) -> None:
     pytest.fail("no samples")
 
 
+@pytest.mark.usefixtures("_profiling")
 class TestSamples:
     def test_who_takes_the_time(self, tmp_path: Path) -> None:
         """Samples name the functions by module, the inner one itself, the outer one with what it calls."""
@@ -110,18 +124,16 @@ class TestSamples:
         assert (len(first), len(second)) == (0, 0)
 
     def test_what_is_refused(self) -> None:
-        """Numbers out of range, a program without interrupts, and an engine without the capability, each with its reason."""
+        """Numbers out of range, and a program without interrupts, each with its reason."""
         with opened() as linker:
             for wrong in ({"interval": 0}, {"interval": 60.0}, {"limit": 0}):
                 with pytest.raises(dl.LinkerUsageError):
                     linker.profile(**wrong)
         with opened(interrupts=False) as linker, pytest.raises(dl.LinkerUsageError, match="interrupts=False"):
             linker.profile()
-        with opened(engine=WasmtimeEngine(profiling=False)) as linker:
-            with pytest.raises(dl.LinkerUsageError, match="no capability profiling"):
-                linker.profile()
 
 
+@pytest.mark.usefixtures("_profiling")
 class TestFilesForTheSystem:
     @pytest.mark.skipif(sys.platform != "linux", reason="files of Linux's perf")
     @pytest.mark.parametrize("profiler", ["perfmap", "jitdump"])

@@ -173,7 +173,7 @@ def test_methods_refuse_values_of_the_wrong_type_by_name(linker: dl.Linker) -> N
     """Each parameter of each method of what users hold: an error of this package that names the parameter or the value."""
     library = linker.main_group.library("libadd.so")
     function: Any = library.add
-    alone = dl.Linker(None)
+    alone, thread = dl.Linker(None), linker.spawn(lambda _group: None)
     with linker.allocate(64) as block, linker.callback("(i32) -> i32", abs) as callback, alone:
         held = [
             linker,
@@ -190,7 +190,9 @@ def test_methods_refuse_values_of_the_wrong_type_by_name(linker: dl.Linker) -> N
             alone.new_global("i32", 1),
             alone.new_function("(i32) -> i32", abs),
             dl.Timeline(),
+            thread,
         ]
+        thread.join(30)
         faults = [
             fault for one in held for name, call in _methods(one) for fault in _attempts(name, call) if fault
         ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import pickle
 from pathlib import Path
@@ -14,6 +15,11 @@ from dl.cli import main
 from dl.modules.image import image_from_bytes
 from dl.modules.source_lines import source_lines
 from tests.support.modules import imports, pie
+
+pytestmark = pytest.mark.skipif(
+    importlib.util.find_spec("ziglang") is None,
+    reason="ziglang, the toolchain, is not installed (pip install 'wasix-dl[build]')",
+)
 
 LIBRARY = """\
 static int deep(int *p, int x) {

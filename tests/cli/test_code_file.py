@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import marshal
 import os
 import subprocess
@@ -173,7 +174,7 @@ def test_processes_that_write_at_once_leave_one_whole_file(imported: Import, tmp
     assert [path.name for path in tmp_path.iterdir() if ".code" in path.name] == ["all.code"]
 
 
-def test_a_second_dlrun_loads_its_code_from_the_file(tmp_path: Path) -> None:
+def test_a_second_dlrun_loads_its_code_from_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Of the first process's files of Python the second one opens a handful; both run the program alike."""
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONPYCACHEPREFIX": str(tmp_path)}
     environment.pop("PYTHONDONTWRITEBYTECODE", None)
@@ -191,5 +192,22 @@ def test_a_second_dlrun_loads_its_code_from_the_file(tmp_path: Path) -> None:
         outputs.append(done.stdout)
 
     assert outputs[0] == outputs[1]
-    assert list(tmp_path.rglob("*.code"))
+    (file,) = tmp_path.rglob("all_code.*")
+    assert file.stat().st_size > 100_000
     assert opened[1] < 12
+    with monkeypatch.context() as patch:  # what installers remove is what Python would make of this source
+        patch.setattr(sys, "pycache_prefix", str(tmp_path))
+        assert str(file) == importlib.util.cache_from_source(str(ROOT / "dl/cli/all_code.py"))
+
+
+def test_the_file_stands_in_the_way_of_nothing(tmp_path: Path) -> None:
+    """Who imports the module in whose place it is gets an empty one, and the next process writes the file again."""
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONPYCACHEPREFIX": str(tmp_path)}
+    environment.pop("PYTHONDONTWRITEBYTECODE", None)
+    sizes = []
+    for words in (["-m", "dl", str(HELLO)], ["-c", "import dl.cli.all_code"], ["-m", "dl", str(HELLO)]):
+        subprocess.run([sys.executable, *words], env=environment, capture_output=True, timeout=60, check=True)
+        (file,) = tmp_path.rglob("all_code.*")
+        sizes.append(file.stat().st_size)
+
+    assert sizes[0] > 100_000 > sizes[1] < sizes[2]

@@ -24,8 +24,26 @@ START = """(func (export "_start")
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="sends signals")
 
 
-def terminated(*words: str) -> tuple[int, str]:
-    """Run a program until it writes, send SIGTERM, and return the exit code and what is said last."""
+HANDLING = """(import "wasix_32v1" "callback_signal" (func $callback (param i32 i32)))
+      (import "wasi_snapshot_preview1" "proc_exit" (func $exit (param i32)))"""
+HANDLES = (
+    """(data (i32.const 2048) "on_signal")
+      (func (export "on_signal") (param $signal i32)
+        (i32.store8 (i32.const 1032) (i32.const 0x68))
+        (drop (call $write (i32.const 1) (i32.const 1024) (i32.const 1) (i32.const 1040)))
+        (if (i32.load (i32.const 3000)) (then (call $exit (i32.add (i32.const 20) (local.get $signal))))))"""
+    + START
+).replace("(i64.store", "(call $callback (i32.const 2048) (i32.const 9)) (i64.store", 1)
+"""Writes a byte in its handler, and ends there with 20 and the signal's number if there is something at 3000."""
+
+
+def terminated(*words: str, again: bool = False) -> tuple[int, str]:
+    """Run a program until it writes, send SIGTERM, and return the exit code and what is said last.
+
+    Args:
+        words: of the command line.
+        again: whether to send it once more, when the program has written once more.
+    """
     process = subprocess.Popen(
         [sys.executable, "-m", "dl", *words],
         stderr=subprocess.PIPE,
@@ -37,11 +55,14 @@ def terminated(*words: str) -> tuple[int, str]:
         assert process.stdout is not None
         assert process.stdout.read(1) == "b"
         process.send_signal(signal.SIGTERM)
+        if again:
+            assert process.stdout.read(1) == "h"
+            process.send_signal(signal.SIGTERM)
         _, messages = process.communicate(timeout=60)
     finally:
         process.kill()
         process.wait(60)
-    return process.returncode, messages.splitlines()[-1]
+    return process.returncode, (messages.splitlines() or [""])[-1]
 
 
 def test_sigterm_writes_what_is_recorded(tmp_path: Path) -> None:
@@ -72,3 +93,21 @@ def test_sigterm_ends_a_program_that_waits(tmp_path: Path) -> None:
     (tmp_path / "wait.wasm").write_bytes(pie(IMPORT, START.replace("(loop (br 0))", wait), shared=True))
 
     assert terminated(str(tmp_path / "wait.wasm"))[0] == 143
+
+
+def test_a_program_handles_sigterm_itself(tmp_path: Path) -> None:
+    """A program that has named a function for signals gets it there, with its number, and says how it ends."""
+    ends = HANDLES + '(data (i32.const 3000) "\\01")'
+    (tmp_path / "handles.wasm").write_bytes(pie(IMPORT + HANDLING, ends))
+
+    assert terminated("--interrupts", str(tmp_path / "handles.wasm")) == (20 + signal.SIGTERM, "")
+
+
+def test_a_second_sigterm_ends_a_program_that_handles_it(tmp_path: Path) -> None:
+    """A program whose function for signals lets it go on ends at the next one within a second, as one without."""
+    (tmp_path / "handles.wasm").write_bytes(pie(IMPORT + HANDLING, HANDLES))
+
+    assert terminated("--interrupts", str(tmp_path / "handles.wasm"), again=True) == (
+        143,
+        "dlrun: error: terminated",
+    )

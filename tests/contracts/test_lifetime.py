@@ -234,10 +234,15 @@ def test_programs_that_end_give_their_memory_back(world: World) -> None:
         gc.collect()
 
     many(60)
-    before = _resident_bytes()
-    many(240)
+    grown: list[int] = []
+    while not grown or (
+        grown[-1] >= 3 << 20 and len(grown) < 4
+    ):  # without a GIL the allocator takes longer to have enough
+        before = _resident_bytes()
+        many(240)
+        grown.append(_resident_bytes() - before)
 
-    assert _resident_bytes() - before < 3 << 20
+    assert grown[-1] < 3 << 20, grown
 
 
 AT_EXIT = """

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import threading
 import time
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -270,3 +272,43 @@ def test_a_request_that_is_seen_is_handled_at_once(engine: Any) -> None:
 
     assert len(heard) == len(asked) == 200
     assert min(after - before for before, after in zip(asked, heard, strict=True)) < 1e-3
+
+
+THROWER = """(module (tag $t (param i64)) (global $kept (mut exnref) (ref.null exn))
+  (func (export "many") (param i32) (result i32)
+    (loop $again
+      (block $caught (result i64) (try_table (catch $t $caught) (throw $t (i64.const 7))) (i64.const 0)) (drop)
+      (br_if $again (local.tee 0 (i32.sub (local.get 0) (i32.const 1))))) (local.get 0))
+  (func (export "keep") (param i32) (result i32)
+    (block $caught (result i64 exnref) (try_table (catch_ref $t $caught) (throw $t (i64.const 9))) (unreachable))
+    (global.set $kept) (drop) (local.get 0))
+  (func (export "again") (param i32) (result i32)
+    (i32.wrap_i64 (block $caught (result i64) (try_table (catch $t $caught) (throw_ref (global.get $kept))) (i64.const 0)))))"""
+UNARY = FuncType(("i32",), ("i32",))
+
+
+def resident_bytes() -> int:
+    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="reads the resident size from /proc")
+def test_exceptions_are_let_go_between_calls(engine: Any) -> None:
+    """The engine keeps what was thrown; a store whose guest code has returned does not, as long as nothing refers to one."""
+    instance = instantiated(engine, THROWER)
+    many = instance.function("many", UNARY)
+    for _ in range(3):
+        many(1000)
+    before = resident_bytes()
+    for _ in range(40):
+        many(1000)  # 440 bytes each, were they kept: 17 MiB
+    assert resident_bytes() - before < 4 << 20
+
+
+def test_an_exception_that_a_global_holds_is_kept(engine: Any) -> None:
+    """It is thrown again long after, with its value, whatever was thrown and let go in between."""
+    instance = instantiated(engine, THROWER)
+    functions = {name: instance.function(name, UNARY) for name in ("many", "keep", "again")}
+    functions["keep"](0)
+    for _ in range(3):
+        functions["many"](1000)
+        assert functions["again"](0) == 9

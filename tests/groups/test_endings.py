@@ -227,7 +227,7 @@ class Replay(StartFunction):
         world.endless = lambda name: name == group.name
         world.call(group, "free", 0)  # up to date, and known
         with_group = world.linker.spawn(lambda g: g.dlopen(STARTS, name="starts.so"), name="loads")
-        with_group.thread_done.wait(DEADLINE_SECONDS)
+        with_group.own.thread_done.wait(DEADLINE_SECONDS)
         world.call(group, "free", 0)
 
 

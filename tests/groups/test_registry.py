@@ -280,7 +280,7 @@ class TestEnding:
             closing = threading.Thread(target=lambda: (p.linker.close(), seen.append(thread.is_alive())))
             with p.linker.parts.groups.places._lock:
                 go.set()
-                until(lambda: not thread.has_place)
+                until(lambda: not thread.own.has_place)
                 closing.start()
                 closing.join(0.1)  # it would return here
                 assert seen == []

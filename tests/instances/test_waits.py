@@ -72,10 +72,8 @@ class TestEnds:
 
         thread = linker.spawn(work)
         eventually(lambda: waiting(linker) == 1)
-        began = time.monotonic()
         new = linker.instantiate(module(returns("f", 7)))
         assert linker.spawn(lambda _group: new["f"]()).join(20) == 7
-        assert time.monotonic() - began < 5
         assert waiting(linker) == 1
         assert instance["notify"](4, 1) == 1
         assert thread.join(20) == 7

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import threading
-import time
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,6 +11,7 @@ import pytest
 
 import dl
 from dl.link.order import dependencies_first
+from tests.support.groups import SECONDS, until
 from tests.support.modules import MEMORY, TABLE, calls, got, imports, library, pie, reads, returns
 
 USER = library(imports("f"), calls("go", "f"))
@@ -222,7 +222,8 @@ class TestAddressOfAnUndefinedFunction:
                 if step == "instantiate" and not failed:
                     failed.append(step)
                     planned.set()
-                    time.sleep(0.3)  # the other thread resolves meanwhile
+                    # the other thread has resolved, and waits for what this one is loading
+                    until(lambda: any("constructors" in what for _, what in program.program.waits.waiting()))
                     raise dl.LinkError("t", "as the test wants it")
 
             def open_failing(group: dl.InstanceGroup) -> None:
@@ -231,7 +232,7 @@ class TestAddressOfAnUndefinedFunction:
 
             program.program.checkpoint = checkpoint
             thread = program.spawn(open_failing)
-            assert planned.wait(10)
+            assert planned.wait(SECONDS)
             group = program.main_group
             taker = group.dlopen(TAKER, dl.RTLD_LAZY)
             thread.join()

@@ -14,6 +14,7 @@ from threads import (
     ReplayError,
     ReplicaClosedError,
 )
+from threads.replica import REPLAY_PATIENCE_NS
 
 
 class InReplay:
@@ -292,6 +293,25 @@ class TestInterruptedReplays:
         with group.guest():
             assert group.made == ["a"]
 
+    def test_interrupt_of_a_replay_whose_thread_is_held_up_leaves_the_group_a_member(self) -> None:
+        """Time that passes while the thread does not run is not the operation's."""
+        program = Program()
+        group = program.group()
+
+        def host_calls(_sequence: int) -> None:
+            group.replica.interrupt_with(Interrupted())
+            group.replica.exit_host()
+            threading.Event().wait(3 * REPLAY_PATIENCE_NS / 1e9)  # as a busy machine does
+            group.replica.exit_host()
+
+        group.on_apply = host_calls
+        program.commit("a")
+        with pytest.raises(Interrupted):
+            group.replica.enter_guest()
+
+        with group.guest():
+            assert group.made == ["a"]
+
     def test_shielded_replay_is_not_interrupted(self) -> None:
         """Where interrupts are held back, a replay is not interrupted either; they are delivered after it."""
         program = Program()
@@ -300,7 +320,8 @@ class TestInterruptedReplays:
         def host_call(_sequence: int) -> None:
             group.replica.interrupt_with(Interrupted())
             group.replica._patient_until = 0
-            group.replica.exit_host()
+            for _ in range(9):
+                group.replica.exit_host()
 
         group.on_apply = host_call
         program.commit("a")

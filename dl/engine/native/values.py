@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import ctypes
 import struct
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from functools import lru_cache, partial
 from typing import Any
 
 from dl.errors import ValueConversionError
 from dl.text import shown_integer
 from dl.wasm.types import FuncType
+from threads import found_in
 
 SLOT_BYTES = 16
 
@@ -22,7 +23,7 @@ NUMBERS = ("i32", "i64", "f32", "f64", "v128")
 """Value types that are not references, by their `wasmtime_valtype_kind_t`, which is also their `wasmtime_valkind_t`."""
 
 _FORMATS = {"i32": "i12x", "i64": "q8x", "f32": "f12x", "f64": "d8x", "v128": "16s"}
-_VIEWS: Mapping[str, Any] = {
+_VIEWS: dict[str, Any] = {
     "i32": ctypes.c_int32,
     "i64": ctypes.c_int64,
     "f32": ctypes.c_float,
@@ -144,7 +145,7 @@ def result_reader(kind: FuncType, area: Any) -> Callable[[], Any]:
     count = len(kind.results)
     if count == 0:
         return lambda: None
-    view = _VIEWS.get(kind.results[0])
+    view = found_in(_VIEWS, kind.results[0])
     if count == 1 and view is not None:
         result = view.from_buffer(area)
         return lambda: result.value

@@ -58,8 +58,12 @@ def _prototype(name: str, result: Any, *arguments: Any) -> Any:
 _P, _N = c_void_p, c_size_t
 _TEXT = (c_char_p, c_size_t)
 
-if _prototype("wd_interface", c_uint32)() != INTERFACE:
-    raise EngineError(f"{LIBRARY} is of another version: pip install --upgrade wasix-dl-wasmer")
+_interface: int = _prototype("wd_interface", c_uint32)()
+if _interface != INTERFACE:
+    older = "wasix-dl-wasmer" if _interface < INTERFACE else "wasix-dl"
+    raise EngineError(
+        f"{LIBRARY} has interface {_interface}, and this version of wasix-dl calls {INTERFACE}: pip install --upgrade {older}"
+    )
 
 VERSION: str = _prototype("wd_version", c_char_p)().decode()
 """Of the library and of the engine in it."""

@@ -20,7 +20,7 @@ use crate::border::{self, Failure, Raised};
 use crate::checks::Checks;
 use crate::host::{Callback, HostFunction};
 use crate::stack;
-use crate::store::{WdStore, with_store};
+use crate::store::{Running, WdStore, with_store};
 
 /// What a function of the host calls.
 struct HostCall {
@@ -191,6 +191,7 @@ pub unsafe fn call(function: &WdFunction, slots: *mut RawValue) -> Result<(), Fa
     // before the first instruction of the guest, and writes all results after the last. Nothing borrows the store.
     unsafe {
         let WdFunction { store, environment, trampoline, code } = *function;
+        let _running = Running::begin(store);
         stack::bounded((*store).stack_bytes, Err(Failure::trap(TrapCode::StackOverflow)), || {
             wasmer_call_trampoline(None, &(*store).config, environment, trampoline, code, slots.cast())
                 .map_err(|trap| with_store(store, |native| Failure::of_call(native, &trap.into())))

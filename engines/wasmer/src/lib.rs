@@ -16,6 +16,7 @@ mod border;
 mod calls;
 mod checks;
 mod engine;
+mod exceptions;
 mod externals;
 mod host;
 mod instance;

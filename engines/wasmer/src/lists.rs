@@ -66,6 +66,9 @@ pub unsafe extern "C" fn wd_list_functions(
         let VMExtern::Table(table) = table.to_vm_extern().unwrap_sys() else {
             return Err(Failure::engine("it is no table"));
         };
+        if count == 0 {
+            return Ok(()); // the addresses may be null then
+        }
         // SAFETY: by this function's contract.
         let (positions, indices) =
             unsafe { (std::slice::from_raw_parts(positions, count), std::slice::from_raw_parts(indices, count)) };

@@ -12,6 +12,15 @@ thread_local! {
     static OUTERMOST: Cell<usize> = const { Cell::new(0) };
 }
 
+/// Notes, also after a panic, that the thread's outermost call has ended.
+struct Ended;
+
+impl Drop for Ended {
+    fn drop(&mut self) {
+        OUTERMOST.set(0);
+    }
+}
+
 /// Runs a call into the guest, unless the calls around it have used more than so many bytes of the stack.
 pub fn bounded<R>(most: usize, refused: R, call: impl FnOnce() -> R) -> R {
     let marker = 0_u8;
@@ -19,9 +28,8 @@ pub fn bounded<R>(most: usize, refused: R, call: impl FnOnce() -> R) -> R {
     let outermost = OUTERMOST.get();
     if outermost == 0 {
         OUTERMOST.set(here);
-        let result = call();
-        OUTERMOST.set(0);
-        result
+        let _ended = Ended;
+        call()
     } else if outermost.abs_diff(here) > most {
         refused
     } else {

@@ -1,6 +1,7 @@
 //! Stores: one thread's instances, what they can import, and the borrow of the native store.
 
 use std::collections::HashMap;
+use std::ptr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -11,6 +12,7 @@ use crate::border::{self, Failure};
 use crate::calls;
 use crate::checks::Checks;
 use crate::engine::WdEngine;
+use crate::exceptions;
 use crate::host::{Callback, HostFunction, WdHost, signature};
 use crate::instance::{WdInstance, visible};
 use crate::limits::Limits;
@@ -47,6 +49,8 @@ pub struct WdStore {
     pub checks: Arc<Checks>,
     /// What checks call: put into the table of each instance that has them.
     pub reached: Option<Function>,
+    /// Calls into the guest that are under way, one inside the other.
+    running: u32,
     pub config: VMConfig,
     pub stack_bytes: usize,
     limits: Arc<Limits>,
@@ -60,6 +64,33 @@ pub struct WdStore {
 pub unsafe fn with_store<R>(store: *mut WdStore, run: impl FnOnce(&mut StoreMut<'_>) -> R) -> R {
     // SAFETY: the field is reached by itself, so that the rest of the store can be used meanwhile.
     unsafe { run(&mut (*store).store.as_store_mut()) }
+}
+
+/// A call into the guest that is under way.
+pub struct Running(*mut WdStore);
+
+impl Running {
+    /// Begins a call into a store's guest code.
+    ///
+    /// # Safety
+    /// See [`with_store`]; the store outlives what this returns.
+    pub unsafe fn begin(store: *mut WdStore) -> Self {
+        // SAFETY: by this function's contract.
+        unsafe { (*store).running += 1 };
+        Self(store)
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        // SAFETY: by the contract of `begin`; the guest code that the call ran has left its stack.
+        unsafe {
+            (*self.0).running -= 1;
+            if (*self.0).running == 0 {
+                with_store(self.0, exceptions::forget);
+            }
+        }
+    }
 }
 
 /// Returns what a module imports by a name.
@@ -175,16 +206,25 @@ pub unsafe extern "C" fn wd_store_new(
                 referred: HashMap::new(),
                 checks: Arc::default(),
                 reached: None,
+                running: 0,
                 config: engine.config(),
                 stack_bytes: engine.stack_bytes,
                 limits,
             })
         });
-        if let (Some(callback), false) = (reached, made.is_null()) {
-            engine.stores.add(&(*made).checks.clone());
-            (*made).reached = border::or(None, || Some(calls::check_function(made, callback)));
+        let (Some(callback), false) = (reached, made.is_null()) else { return made };
+        match border::guarded(|| Ok(calls::check_function(made, callback))) {
+            Ok(function) => {
+                (*made).reached = Some(function);
+                engine.stores.add(&(*made).checks);
+                made
+            }
+            Err(error) => {
+                *failure = error.boxed();
+                border::deleted(made);
+                ptr::null_mut()
+            }
         }
-        made
     }
 }
 

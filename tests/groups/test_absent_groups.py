@@ -1,0 +1,76 @@
+"""Groups that were absent while others opened and closed libraries; and what a close does not hold up."""
+
+from __future__ import annotations
+
+import random
+import threading
+from collections.abc import Callable
+
+import pytest
+
+import dl
+import dl.program.resting
+from dl.stress.modules import LibraryKind, library_module, program_module
+
+SECONDS = 30
+IMPORTS: dict[str, dict[str, Callable[..., object]]] = {
+    "env": {"on_thread": lambda _number, _record: None, "on_construct": lambda _addend: None}
+}
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_an_absent_group_finds_the_table_that_the_others_have(
+    seed: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After each absence, over so many closes that table indices are used again, and after none."""
+    print("seed", seed)
+    monkeypatch.setattr(dl.program.resting, "RESTING_ELEMENTS", 64)
+    chance = random.Random(seed)
+    turn = threading.Barrier(2, timeout=SECONDS)
+    tables: list[list[object]] = []
+    with dl.Linker(program_module(), imports=IMPORTS) as linker:
+        main = linker.main_group
+
+        def absent(group: dl.InstanceGroup) -> None:
+            for _ in range(12):
+                turn.wait()
+                tables.append(group.table())
+                turn.wait()
+
+        thread = linker.spawn(absent)
+        opened: list[int] = []
+        for step in range(12):
+            for number in range(chance.choice((0, 1, 5, 40))):
+                if opened and chance.random() < 0.5:
+                    main.dlclose(opened.pop(chance.randrange(len(opened))))
+                else:
+                    kind = LibraryKind(chance.randrange(4))
+                    opened.append(main.dlopen(library_module(kind), name=f"l{step}-{number}.so"))
+            turn.wait()
+            turn.wait()
+            assert tables.pop() == main.table()
+        thread.join(SECONDS)
+
+
+def test_a_close_holds_no_load_up_while_its_own_group_forgets() -> None:
+    """Another thread opens a library while the closing thread makes its own change."""
+    with dl.Linker(program_module(), imports=IMPORTS) as linker:
+        closing, opened = threading.Event(), threading.Event()
+
+        def open_meanwhile(group: dl.InstanceGroup) -> int:
+            assert closing.wait(SECONDS)
+            handle = group.dlopen(library_module(LibraryKind(1)), name="other.so")
+            opened.set()
+            return handle
+
+        other = linker.spawn(open_meanwhile)
+        handle = linker.main_group.dlopen(library_module(LibraryKind(0)), name="first.so")
+
+        def checkpoint(step: str, group: str | None) -> None:
+            if step == "clear" and group == linker.main_group.name:
+                closing.set()
+                assert opened.wait(SECONDS)
+
+        linker.program.checkpoint = checkpoint
+        linker.main_group.dlclose(handle)
+        assert other.join(SECONDS) in [module.handle for module in linker.modules]
