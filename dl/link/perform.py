@@ -8,6 +8,8 @@ Loads, unloads and table slots all go this way:
    interrupted in the same moment.
 4. If the block ends with an exception before the commit, all steps are undone, last first.
 
+An unload leaves 2 out, and its thread makes the operation right after the commit, with no lock held: see `dl.link.unload`.
+
 Ctrl-C in the main thread ends 1 and 2 like any other failure, and what comes after waits until the change is undone, or
 committed with all that follows from it.
 """

@@ -15,7 +15,7 @@ from multiprocessing.connection import Connection
 from typing import Any
 
 from dl.description.spec import Spec
-from dl.errors import DlError, sendable
+from dl.errors import sendable
 from dl.group import InstanceGroup
 from dl.linker import Linker
 
@@ -87,7 +87,9 @@ def serve(connection: Connection, spec: Spec, directory: str) -> None:
     os.environ["TMPDIR"] = tempfile.tempdir = directory
     threading.Thread(target=_end_with_parent, args=(directory,), name="pool's process", daemon=True).start()
     builder = Builder(spec)
-    with contextlib.suppress(DlError):  # told to whoever asks for it first
+    with contextlib.suppress(
+        BaseException
+    ):  # whatever its constructors raise is told to whoever asks for it first
         builder.group()
     try:
         connection.send_bytes(READY)

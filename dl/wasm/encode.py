@@ -24,6 +24,8 @@ _VALUE_TYPES = {
     "exnref": b"\x69",
 }
 _KIND_CODES = {"func": 0, "table": 1, "memory": 2, "global": 3, "tag": 4}
+_MOST_KEPT = 256
+"""Characters of a name that is kept once it is encoded: longer ones come from modules, so from anyone, and would stay."""
 _SMALL = [bytes([n]) for n in range(128)]
 
 
@@ -60,9 +62,16 @@ def signed(value: int) -> bytes:
         out.append(byte | 128)
 
 
-@lru_cache(maxsize=1 << 15)
 def name_bytes(text: str) -> bytes:
     """Encode a name: its length in bytes, then UTF-8."""
+    if len(text) <= _MOST_KEPT:
+        return _short_name(text)
+    raw = text.encode()
+    return unsigned(len(raw)) + raw
+
+
+@lru_cache(maxsize=1 << 15)
+def _short_name(text: str) -> bytes:
     raw = text.encode()
     return unsigned(len(raw)) + raw
 

@@ -185,6 +185,7 @@ class TestMeanwhile:
                         assert group.dlsym(handle, "value")(1) == addend + 1
                         assert group.dlsym(handle, "where")()[0] % 16 == 0
                         done += 1
+                    stop.wait(0.001)  # the loading threads have their turn
                 return done
 
             def load(group: dl.InstanceGroup, first: int) -> None:

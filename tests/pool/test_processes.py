@@ -107,6 +107,16 @@ class TestErrors:
                     work()
             assert len(pool.processes) == 1
 
+    def test_whatever_a_link_raises_is_an_error_of_each_call(self) -> None:
+        """An exception of a function of Python's that a constructor calls comes as it is, and the worker stays."""
+        main = module('(import "env" "fail" (func $fail))', "(start $fail)")
+        spec = dl.Spec(main=main, imports={"env": {"fail": f.raise_value_error}})
+        with dl.ProcessPool(spec, 1, **FAST) as pool:
+            for work in (pool.prepare, lambda: pool.submit(f.number).result(SECONDS)):
+                with pytest.raises(ValueError, match="raised here"):
+                    work()
+            assert len(pool.processes) == 1
+
     def test_a_program_that_ended_is_built_again(self) -> None:
         """A guest that exits ends its program and not its worker, and the next call finds a fresh program."""
         exits = module(

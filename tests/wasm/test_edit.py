@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import subprocess
+import tracemalloc
 
 import pytest
 import wasmtime
@@ -273,3 +274,16 @@ def test_other_tools_read_the_result() -> None:
     text = done.stdout.decode()
     assert '"a.so" "b.so"' in text
     assert "$ORIGIN/lib" in text
+
+
+def test_long_names_are_not_kept() -> None:
+    """Names come from modules: of those that are encoded, only short ones stay in memory."""
+    for length in (10, 1 << 20):
+        assert name_bytes("n" * length) == unsigned(length) + b"n" * length
+    tracemalloc.start()
+    try:
+        for number in range(16):
+            name_bytes(f"{number}" + "n" * (1 << 20))
+        assert tracemalloc.get_traced_memory()[0] < 1 << 20
+    finally:
+        tracemalloc.stop()
