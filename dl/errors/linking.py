@@ -171,6 +171,11 @@ _C = frozenset(
 def _bringer(symbols: Iterable[str]) -> str:
     """Return how to build a program that has what is missing, if it is of the C or C++ library."""
     names = list(symbols)
+    if any("St3__2" in name for name in names):
+        return (
+            "they are of another C++ library, std::__2, than the std::__1 of programs that `dlrun c++` builds: build this "
+            "with `dlrun c++ -shared`, or let it do without"
+        )
     for library, has, command in (
         ("C++", any(name.startswith(_CXX) for name in names), "c++"),
         ("C", not _C.isdisjoint(names), "cc"),

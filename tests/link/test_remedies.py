@@ -16,6 +16,7 @@ def wanting(*names: str) -> bytes:
 @pytest.mark.parametrize(
     ("symbol", "remedy"),
     [
+        ("_ZNSt3__29to_stringEi", "another C++ library, std::__2"),
         ("_Znwm", "`dlrun c++ -rdynamic`"),
         ("_ZNSt3__15mutex4lockEv", "`dlrun c++ -rdynamic`"),
         ("__cxa_throw", "`dlrun c++ -rdynamic`"),
