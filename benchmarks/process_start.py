@@ -19,6 +19,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 import click
@@ -27,6 +28,7 @@ from rich.table import Table
 
 SECOND = ", second process"
 BINDING = ", the binding"
+GUEST = ", the guest alone"
 DLRUN = ("-m", "dl")
 PROGRAMS = {
     "threads fixture": ROOT / "fixtures/threads/shared/main.wasm",
@@ -59,12 +61,13 @@ def milliseconds():
 Engine.deserialize, Engine.map_code = noting(Engine.deserialize), noting(Engine.map_code)
 milliseconds()
 engine = default_engine()
-for number, module in enumerate(filter(None, found)):
+for number, module in enumerate(filter(None, found if folder else ())):
     with open(f"{folder}/{number}.code", "wb") as file:
         file.write(engine._split_code(engine.serialize(module))[1])
 print(min(milliseconds() for _ in range(5)))
 """
-"""Links and runs a program whose code is on disk, keeps that code in files, and prints what the guest's run takes."""
+"""Links and runs a program whose code is on disk, keeps that code in files of a folder, if there is one, and prints what the
+guest's run takes."""
 
 LOAD_CODE = """
 import sys, wasmtime
@@ -88,15 +91,19 @@ def cpu(arguments: Sequence[str], environment: dict[str, str]) -> float:
     return (after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime) * 1000
 
 
-def keep_code(program: Path, folder: Path, environment: dict[str, str]) -> tuple[list[str], float]:
-    """Return files with the code of a program's modules, as the engine serializes it, and milliseconds that the guest takes."""
+def guest_time(program: Path, folder: str, environment: dict[str, str]) -> float:
+    """Return the milliseconds that a program's guest takes, and keep the code of its modules in a folder; "" for nowhere."""
+    command = [sys.executable, "-c", KEEP_CODE, folder, str(program)]
+    done = subprocess.run(command, env=environment, check=True, capture_output=True, text=True, timeout=120)
+    return float(done.stdout)
+
+
+def kept_code(program: Path, folder: Path, environment: dict[str, str]) -> list[str]:
+    """Return files with the code of a program's modules, as the engine serializes it."""
     folder.mkdir()
-    command = [sys.executable, "-c", KEEP_CODE, str(folder), str(program)]
     for _ in range(2):  # the first process puts the code on disk
-        done = subprocess.run(
-            command, env=environment, check=True, capture_output=True, text=True, timeout=120
-        )
-    return sorted(map(str, folder.iterdir())), float(done.stdout)
+        guest_time(program, str(folder), environment)
+    return sorted(map(str, folder.iterdir()))
 
 
 @click.command()
@@ -112,7 +119,7 @@ def main(rounds: int, json_file: Path | None) -> None:
         "import dl; dl.Linker": ("-c", "import dl; dl.Linker"),
         "dlrun --help": (*DLRUN, "--help"),
     }
-    guests = {}
+    guests: dict[str, Callable[[], float]] = {}
     with tempfile.TemporaryDirectory() as directory:
         environment = {
             **os.environ,
@@ -126,28 +133,29 @@ def main(rounds: int, json_file: Path | None) -> None:
                 kinds[name + ", first process"] = (*DLRUN, "--no-cache", str(path))
                 kinds[name + SECOND] = (*DLRUN, str(path))
                 if environment.get("DLRUN_ENGINE", "wasmtime") == "wasmtime":
-                    code, guests[name] = keep_code(path, Path(directory, path.parts[-3]), environment)
+                    code = kept_code(path, Path(directory, path.parts[-3]), environment)
                     kinds[name + BINDING] = ("-c", LOAD_CODE, *code)
+                    guests[name + GUEST] = partial(guest_time, path, "", environment)
 
         def way(arguments: tuple[str, ...]) -> Callable[[], float]:
             cpu(arguments, environment)
             return lambda: cpu(arguments, environment)
 
-        samples = take_turns({name: way(arguments) for name, arguments in kinds.items()}, rounds)
+        ways = {name: way(arguments) for name, arguments in kinds.items()}
+        samples = take_turns({**ways, **guests}, rounds)
     bare = min(samples["bare Python"])
     table = Table("process", "CPU, ms", "fastest over bare Python", title="whole processes")
-    for name, times in samples.items():
-        table.add_row(name, spread(times, 0), f"{min(times) - bare:.0f}")
+    for name in kinds:
+        table.add_row(name, spread(samples[name], 0), f"{min(samples[name]) - bare:.0f}")
     medians = {name: statistics.median(times) for name, times in samples.items()}
-    ratios = Table(
-        "program", "guest, ms", "fastest", "medians", title="second process against the binding and the guest"
-    )
-    for name, guest in guests.items():
-        of = [
-            f(samples[name + SECOND]) / (f(samples[name + BINDING]) + guest) for f in (min, statistics.median)
-        ]
-        ratios.add_row(name, f"{guest:.1f}", *(f"{each:.2f}" for each in of))
-    report([table, ratios], {"cpu_ms": samples, "medians": medians, "guest_cpu_ms": guests}, json_file)
+    title = "second process against the binding and the guest"
+    ratios = Table("program", "guest, ms", "fastest", "medians", title=title)
+    for each in guests:
+        name = each.removesuffix(GUEST)
+        second, binding, guest = (samples[name + kind] for kind in (SECOND, BINDING, GUEST))
+        of = [f(second) / (f(binding) + f(guest)) for f in (min, statistics.median)]
+        ratios.add_row(name, spread(guest, 1), *(f"{ratio:.2f}" for ratio in of))
+    report([table, ratios], {"cpu_ms": samples, "medians": medians}, json_file)
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ position-independent code, visible symbols, a kind of memory, and for programs a
 from __future__ import annotations
 
 import os
+import re
 import shlex
 import subprocess
 import tempfile
@@ -70,6 +71,7 @@ _MOST_NESTED = 10
 _INSIDE = {"c", "m", "dl", "pthread", "rt", "c++", "c++abi", "stdc++", "util", "gcc", "gcc_s", "unwind"}
 """Libraries of other systems whose functions are in the C library that every program has."""
 
+_OF_THREADS = ("pthread_", "thrd_", "mtx_", "cnd_", "sem_")
 _OPENS = (b"dlopen", b"dlsym")
 
 
@@ -288,14 +290,29 @@ class Driver:
             if not order.compile_only:
                 self._link(objects)
 
-    def _call(self, command: list[str]) -> None:
+    def _call(self, command: list[str], remedies: Callable[[str], list[str]] | None = None) -> None:
         if self._order.show or self._order.verbose:
             self._say(shlex.join(command))
         if self._order.show:
             return
-        done = subprocess.run(command, check=False)  # noqa: S603  what the user asks to run
+        errors = None if remedies is None else subprocess.PIPE
+        done = subprocess.run(command, check=False, stderr=errors)  # noqa: S603  what the user asks to run
+        said = (done.stderr or b"").decode(errors="replace").rstrip()
+        if said:
+            self._say(said)
         if done.returncode:
-            raise BuildError(f"{Path(command[0]).name} {command[1]} ended with code {done.returncode}")
+            known = f" ({'; '.join(remedies(said))})" if remedies is not None and remedies(said) else ""
+            raise BuildError(f"{Path(command[0]).name} {command[1]} ended with code {done.returncode}{known}")
+
+    def _remedies(self, said: str) -> list[str]:
+        """Return what helps against what the linker has said, where that is known."""
+        undefined = set(re.findall(r"undefined symbol: (\w+)", said))
+        found = []
+        if not self._order.pthread and any(name.startswith(_OF_THREADS) for name in undefined):
+            found.append("threads need -pthread")
+        if "main" in undefined:
+            found.append("a library is linked with -shared")
+        return found
 
     def _compiler(self, source: str) -> list[str]:
         """Return the command that compiles a source, without source and output."""
@@ -367,7 +384,10 @@ class Driver:
                 str(folder / "libdl_program.a"),
                 runtime,
             ]
-        self._call([self._tool, "wasm-ld", *kind, *common, "-o", out, *inputs, "-Bdynamic", *libraries])
+        self._call(
+            [self._tool, "wasm-ld", *kind, *common, "-o", out, *inputs, "-Bdynamic", *libraries],
+            self._remedies,
+        )
         if not order.show:
             if order.run_path:
                 _set_run_path(out, tuple(order.run_path))

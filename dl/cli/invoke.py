@@ -27,7 +27,8 @@ def values_of(words: Sequence[str], kind: FuncType, name: str) -> list[Any]:
         click.UsageError: there are too many or too few, or one is of another type.
     """
     if len(words) != len(kind.params):
-        raise click.UsageError(f"{name} {kind} takes {len(kind.params)} arguments, not {len(words)}")
+        wanted = "1 argument" if len(kind.params) == 1 else f"{len(kind.params)} arguments"
+        raise click.UsageError(f"{name} {kind} takes {wanted}, not {len(words)}")
     return [_value(word, param, name) for word, param in zip(words, kind.params, strict=True)]
 
 

@@ -67,6 +67,8 @@ def map(  # noqa: A001  the name of the command
     is what there is at its end, also if it traps; the exit code is then the program's. A running program is looked at with
     dlrun --map FILE, and from Python with Linker.memory_map().
     """
+    if arguments and not running and arguments[0].startswith("-"):
+        raise click.NoSuchOption(arguments[0])
     if arguments and not running:
         raise click.UsageError("arguments are for a program that is run: give --run")
     code = 0

@@ -33,14 +33,26 @@ def size(text: str) -> int:
     return value
 
 
+class Whole(click.IntRange):
+    """A whole number in a range, called so in messages."""
+
+    name = "whole number"
+
+
+class Number(click.FloatRange):
+    """A number in a range, called so in messages."""
+
+    name = "number"
+
+
 F = TypeVar("F", bound=Callable[..., Any])
 
 _LIMIT = "limit_"
 
 
-def _most(unit: str) -> tuple[str, Callable[[str], int] | click.IntRange, str]:
+def _most(unit: str) -> tuple[str, Callable[[str], int] | Whole, str]:
     """Return how an option's value is named, read and shown, of what is counted in a unit."""
-    return ("SIZE", size, " bytes") if unit in ("pages", "bytes") else ("N", click.IntRange(1), "")
+    return ("SIZE", size, " bytes") if unit in ("pages", "bytes") else ("N", Whole(1), "")
 
 
 def limits_of_program(command: F) -> F:

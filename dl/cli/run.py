@@ -9,6 +9,8 @@ import click
 
 from dl.cli.modules import complete_file
 from dl.cli.params import (
+    Number,
+    Whole,
     directories,
     engine_option,
     limits_of_program,
@@ -66,7 +68,7 @@ module_path_option = click.option(
 @click.option("--inherit-env", is_flag=True, help="Pass on all environment variables; --env comes on top.")
 @click.option(
     "--timeout",
-    type=click.FloatRange(min=0),
+    type=Number(min=0),
     metavar="SECONDS",
     help="Stop the program after this time, counted from its start; the exit code is then 124.",
 )
@@ -126,7 +128,7 @@ module_path_option = click.option(
 )
 @click.option(
     "--wamr-mode",
-    type=click.IntRange(0, 31),
+    type=Whole(0, 31),
     metavar="N",
     help="Run it as a program of WAMR's that opens libraries through functions of env; N is the number of iwasm "
     "--enable-dlopen: 1 lazy binding, 2 malloc from the program, 4 table cache, 8 AssemblyScript, 16 cache of look-ups.",

@@ -11,7 +11,7 @@ import click
 from rich.text import Text
 
 from dl.cli.console import messages, output, print_error, print_note
-from dl.cli.params import engine_option
+from dl.cli.params import Number, Whole, engine_option
 from dl.stress.run import StressProgress, StressReport, run_stress
 
 FOUND_FAILURES = 1
@@ -20,7 +20,7 @@ FOUND_FAILURES = 1
 @click.command(short_help="Try the linker with many threads, and compare them.")
 @click.option(
     "--threads",
-    type=click.IntRange(1),
+    type=Whole(1),
     metavar="N",
     default=64,
     show_default=True,
@@ -28,7 +28,7 @@ FOUND_FAILURES = 1
 )
 @click.option(
     "--seconds",
-    type=click.FloatRange(0, min_open=True),
+    type=Number(0, min_open=True),
     metavar="S",
     default=10.0,
     show_default=True,

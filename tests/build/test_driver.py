@@ -372,6 +372,17 @@ def test_an_undefined_function_is_an_error_of_the_build(tmp_path: Path) -> None:
     assert "undefined symbol: nothing_like_it" in done.stderr
 
 
+def test_what_a_link_lacks_is_told(tmp_path: Path) -> None:
+    """Functions of threads without -pthread, and a library that is linked as a program: the error ends with the option."""
+    (tmp_path / "part.c").write_text(
+        "#include <pthread.h>\nint add(pthread_mutex_t *m) { return pthread_mutex_lock(m); }\n"
+    )
+    said = dlrun(tmp_path, "cc", "part.c").stderr.splitlines()
+
+    assert "undefined symbol: pthread_mutex_lock" in "\n".join(said)
+    assert said[-1].endswith("ended with code 1 (threads need -pthread; a library is linked with -shared)")
+
+
 @pytest.mark.parametrize("kind", KIND)
 def test_dlfcn_is_whole(tmp_path: Path, kind: str) -> None:
     """`dladdr`, `RTLD_NEXT` and a `dlclose` that unloads, in a program and in a library of it."""

@@ -258,3 +258,21 @@ def test_standard_input_that_is_closed_is_an_empty_file() -> None:
 
     assert (done.returncode, done.stdout) == (127, "")
     assert done.stderr == "dlrun: error: -: malformed at byte 0x0: the file is empty\n"
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--timeout", "x", "app.wasm"], "'x' is not a valid number"),
+        (["stress", "--threads", "1.5"], "'1.5' is not a valid whole number"),
+        (["map", "app.wasm", "-o", "page.html"], "no such option '-o'"),
+    ],
+)
+def test_wrong_numbers_and_options_are_called_what_they_are(
+    dlrun: DlRun, words: list[str], said: str
+) -> None:
+    """What is no number, and an option that a command lacks, are refused in plain words."""
+    done = dlrun(*words)
+
+    assert done.returncode == 2
+    assert said in done.stderr
