@@ -16,7 +16,7 @@ from tests.support.collected import classes, functions
 from tests.support.pages import PAGES, Block, blocks
 from tests.support.paths import ROOT
 
-LANGUAGES = {"python", "sh", "console", "text", "toml", "c", "c++", "zig"}
+LANGUAGES = {"python", "sh", "console", "text", "toml", "c", "c++", "rust", "zig"}
 
 BLOCKS = blocks()
 PYTHON = [block for block in BLOCKS if block.language == "python" and not block.file and not block.is_sketch]
