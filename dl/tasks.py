@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any, TypeVar
@@ -10,6 +11,7 @@ import anyio
 import anyio.to_thread
 
 from dl.group import InstanceGroup
+from dl.groups.entry import Group
 from dl.groups.host_threads import StartedThread
 from dl.linker import Linker
 from dl.options import ModuleSource
@@ -83,30 +85,58 @@ class AsyncLinker(Uncopied):
     async def main_call(self, function: Callable[[InstanceGroup], T]) -> T:
         """Run `function(group)` with the main group on a worker thread; for programs whose memory is not shared."""
         group = self.linker.main_group
-        own = group.own
-        reason = Interrupted("the task was cancelled")
+        groups, own = self.linker.parts.groups, group.own
+        stop = _Stop(own, Interrupted("the task was cancelled"))
 
         def work() -> T:
-            self.linker.parts.groups.take(own)
+            groups.take(own)
             try:
-                return function(group)
+                with stop:
+                    return function(group)
             finally:
-                self.linker.parts.groups.park(own)
-                own.replica.withdraw(reason)
+                groups.park(own)
 
-        def interrupt() -> BaseException:
-            own.replica.interrupt_with(reason)
-            return reason
-
-        try:
-            return await run_interruptibly(work, interrupt, limiter=self._limiter)
-        finally:
-            own.replica.withdraw(
-                reason
-            )  # it may have been given after the end of the work, and is not for the next call
+        return await run_interruptibly(work, stop.order, limiter=self._limiter)
 
     def __repr__(self) -> str:
         return f"<AsyncLinker of {self.linker!r}>"
+
+
+class _Stop:
+    """An order to stop one call, which reaches the call's group only while the `with` around the call lasts.
+
+    `_lock` guards whether it lasts, and whether the order was given; a leaf. A group that threads use in turns may be another
+    task's as soon as the call has ended, which the loop's thread learns later.
+
+    Args:
+        group: the group that the call uses.
+        reason: what the call is stopped with.
+    """
+
+    def __init__(self, group: Group, reason: BaseException) -> None:
+        self._replica = group.replica
+        self._reason = reason
+        self._lock = threading.Lock()
+        self._lasts = self._ordered = False
+
+    def __enter__(self) -> None:
+        with self._lock:
+            self._lasts = True
+            if self._ordered:
+                self._replica.interrupt_with(self._reason)
+
+    def __exit__(self, *_: object) -> None:
+        with self._lock:
+            self._lasts = False
+        self._replica.withdraw(self._reason)
+
+    def order(self) -> BaseException:
+        """Give the order; returns what the call is stopped with."""
+        with self._lock:
+            self._ordered = True
+            if self._lasts:
+                self._replica.interrupt_with(self._reason)
+        return self._reason
 
 
 TrioLinker = AsyncLinker

@@ -13,6 +13,7 @@ from collections.abc import Callable
 from typing import Any
 
 import anyio
+import anyio.to_thread
 import pytest
 
 import dl
@@ -70,6 +71,47 @@ def test_a_program_that_is_cancelled_ends(backend: str) -> None:
             assert scope.cancelled_caught
 
     anyio.run(main, backend=backend)
+
+
+@pytest.mark.parametrize("backend", ["asyncio", "trio"])
+def test_a_cancellation_that_comes_too_late_stops_nobody_else(backend: str) -> None:
+    """Who has the main group next is not stopped in place of a call that has ended, though its task did not know that yet."""
+    results: list[object] = []
+
+    async def main() -> None:
+        async with dl.open_linker(ONE) as linker:
+            group = linker.linker.main_group
+            own, groups = group.own, linker.linker.parts.groups
+            begun, has_it, go_on = threading.Event(), threading.Event(), threading.Event()
+
+            def next_user() -> None:
+                groups.take(own)
+                try:
+                    one = group.dlsym(dl.MAIN_HANDLE, "one")
+                    has_it.set()
+                    while not go_on.is_set():
+                        one()
+                    results.append(one())
+                except dl.DlError as error:
+                    results.append(error)
+                finally:
+                    groups.park(own)
+
+            thread = threading.Thread(target=next_user)
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(linker.main_call, lambda _group: begun.set())
+                while not begun.is_set():
+                    await anyio.sleep(0)
+                # From here on the loop learns nothing: it is held up while the worker ends and the group goes to somebody else.
+                until(lambda: own.owner == NO_THREAD)
+                thread.start()
+                assert has_it.wait(SECONDS)
+                tasks.cancel_scope.cancel()
+            go_on.set()
+            await anyio.to_thread.run_sync(thread.join, SECONDS)
+
+    anyio.run(main, backend=backend)
+    assert results == [1]
 
 
 @pytest.mark.parametrize("backend", ["asyncio", "trio"])
