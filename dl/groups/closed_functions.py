@@ -33,18 +33,17 @@ class ClosedFunctions:
         version: which version of `dl.program.operations.HoldIndices` the group has made; 0 for none.
     """
 
-    __slots__ = ("_indices", "_instances", "_placed", "_store", "version")
+    __slots__ = ("_instances", "_standing", "_store", "version")
 
     def __init__(self, store: Store) -> None:
         self._store = store
         self._instances: dict[int, Callable[..., object]] = {}
-        self._indices: set[int] = set()
-        self._placed: dict[int, TrapFunctions] = {}  # by number; with some whose rest is over
+        self._standing: dict[int, TrapFunctions] = {}  # by table index: whose function is there
         self.version = 0
 
     def taken(self, indices: Iterable[int]) -> list[tuple[int, int]]:
         """Return first index and number of the elements, of some, that hold functions of closed libraries; forget them."""
-        return self._forget(self._indices.intersection(indices)) if self._indices else []
+        return self._forget(self._standing.keys() & indices) if self._standing else []
 
     def difference(
         self, closed: Iterable[TrapFunctions]
@@ -52,23 +51,24 @@ class ClosedFunctions:
         """Return what is to be placed so that the functions of some closed libraries stand, and of no others.
 
         What was placed and is to stand still stands: nothing else comes to table indices that rest, and who closes libraries
-        makes such functions anew each time.
+        makes such functions anew each time, also where former ones stood.
 
         Returns:
             Those that do not stand; and first index and number of the elements that hold others, which are forgotten.
         """
         wanted = {functions.number: functions for functions in closed}
         others = [
-            functions for number, functions in self._placed.items() if wanted.get(number) is not functions
+            i for i, functions in self._standing.items() if wanted.get(functions.number) is not functions
         ]
-        for functions in others:
-            del self._placed[functions.number]
-        missing = [functions for number, functions in wanted.items() if number not in self._placed]
-        return missing, self.taken(index for functions in others for index in functions.indices)
+        cleared = self._forget(others)
+        standing = {functions.number for functions in self._standing.values()}
+        return [functions for number, functions in wanted.items() if number not in standing], cleared
 
-    def _forget(self, indices: set[int]) -> list[tuple[int, int]]:
-        self._indices -= indices
-        return in_a_row(sorted(indices))
+    def _forget(self, indices: Iterable[int]) -> list[tuple[int, int]]:
+        forgotten = sorted(indices)
+        for index in forgotten:
+            del self._standing[index]
+        return in_a_row(forgotten)
 
     def place(self, closed: Iterable[TrapFunctions]) -> None:
         """Place the functions of closed libraries; where the engine has no room for them stays null, which traps as well."""
@@ -81,8 +81,7 @@ class ClosedFunctions:
                 continue
             for start, function, count in functions.runs:
                 place(start, function, count)
-            self._indices.update(functions.indices)
-            self._placed[functions.number] = functions
+            self._standing.update(dict.fromkeys(functions.indices, functions))
 
     def _instantiate(self, number: int, code: CompiledModule) -> Callable[..., object]:
         instance = self._store.instantiate(code, CLOSED_LIBRARY)

@@ -52,6 +52,33 @@ def test_an_absent_group_finds_the_table_that_the_others_have(
         thread.join(SECONDS)
 
 
+def test_an_absent_group_keeps_what_stands_where_other_libraries_had_stood(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Table indices that rest for the second time hold functions that trap, also after an absence."""
+    monkeypatch.setattr(dl.program.resting, "RESTING_ELEMENTS", 32)
+    turn = threading.Barrier(2, timeout=SECONDS)
+    with dl.Linker(program_module(), imports=IMPORTS) as linker:
+        main = linker.main_group
+        tables: list[list[object]] = []
+
+        def follows(group: dl.InstanceGroup) -> None:
+            for _ in range(40):
+                turn.wait()
+                tables.append(group.table())
+                turn.wait()
+
+        thread = linker.spawn(follows)
+        for step in range(40):
+            closes = 1 + (step % 13 == 12)  # it makes most closes one by one, and misses one now and then
+            for number in range(closes):
+                main.dlclose(main.dlopen(library_module(LibraryKind(0)), name=f"l{step}-{number}.so"))
+            turn.wait()
+            turn.wait()
+            assert tables.pop() == main.table(), step
+        thread.join(SECONDS)
+
+
 def test_a_close_holds_no_load_up_while_its_own_group_forgets() -> None:
     """Another thread opens a library while the closing thread makes its own change."""
     with dl.Linker(program_module(), imports=IMPORTS) as linker:
