@@ -5,10 +5,13 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Mapping
 from operator import index
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from dl.errors import LinkerUsageError
 from dl.text import shown_integer
+
+if TYPE_CHECKING:
+    from typing import TypeGuard
 
 Check = Callable[[Any, str], Any]
 """Takes a value and the name of its field; returns the value as it is kept, or raises `UnfitError`."""
@@ -96,7 +99,7 @@ def function(value: Any, field: str) -> Any:
     return value
 
 
-def is_time(value: Any) -> bool:
+def is_time(value: Any) -> TypeGuard[float]:
     """Whether a value is a number that clocks can reckon with: a float, or a whole number that has one."""
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         return False

@@ -42,7 +42,8 @@ def bounded(
 
     Raises:
         GuestTimeoutError: a bound was passed.
-        LinkerUsageError: a bound is negative, not a number, or too large for a float; or guest code of this program cannot be interrupted.
+        LinkerUsageError: a bound is negative, not a number, or too large for a float; or guest code of this program cannot be
+            interrupted.
         ResourceLimitError: the host has no thread to watch the call.
     """
     group.check_owner()
