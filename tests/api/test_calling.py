@@ -313,6 +313,27 @@ class TestBounds:
             with pytest.raises(dl.LinkerUsageError, match=f"{bound} must be a number of seconds"):
                 lib.add(1, 2, **{bound: wrong})
 
+    def test_a_signal_handler_cannot_call_the_guest_that_computes(self, lib: dl.Library) -> None:
+        """It gets an error of usage that says what to do instead; the call under way, and later ones, are undisturbed."""
+        said: list[str] = []
+
+        def ring(*_: object) -> None:
+            for use in (lambda: lib.add(1, 1), lambda: lib.add(1, 1, timeout=5)):
+                with pytest.raises(dl.LinkerUsageError, match="signal handler") as caught:
+                    use()
+                said.append(str(caught.value))
+
+        former = signal.signal(signal.SIGALRM, ring)
+        try:
+            signal.setitimer(signal.ITIMER_REAL, 0.05)
+            with pytest.raises(dl.GuestTimeoutError):
+                lib.spin(timeout=0.5)
+        finally:
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            signal.signal(signal.SIGALRM, former)
+        assert len(said) == 2
+        assert lib.add(1, 2) == 3
+
     def test_late_bounds_leave_nothing_behind(self, lib: dl.Library) -> None:
         """Two hundred calls whose bounds pass about when they end disturb none of the following ones."""
         for _ in range(200):
