@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import sys
 from collections.abc import Callable
 from operator import index
 from threading import get_ident
@@ -192,6 +193,9 @@ def is_lendable(value: Any) -> bool:
         return False
     if isinstance(value, (str, bytes, bytearray, memoryview, ctypes.Structure, ctypes.Union, ctypes.Array)):
         return True
+    numpy = sys.modules.get("numpy")
+    if numpy is not None and isinstance(value, (numpy.number, numpy.bool_)):
+        return False  # a number, which has a buffer nonetheless
     try:
         memoryview(value).release()
     except TypeError:
