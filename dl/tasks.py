@@ -10,6 +10,8 @@ from typing import Any, TypeVar
 import anyio
 import anyio.to_thread
 
+from dl.checks import shortened
+from dl.errors import LinkerUsageError
 from dl.group import InstanceGroup
 from dl.groups.entry import Group
 from dl.groups.host_threads import StartedThread
@@ -161,10 +163,13 @@ async def open_linker(
 
     Raises:
         DlError: the program could not be linked.
+        LinkerUsageError: the function returned something else than a linker.
     """
 
     def make() -> Linker:
-        linker = main() if callable(main) else Linker(main, **{"interrupts": True, **options})
+        linker: object = main() if callable(main) else Linker(main, **{"interrupts": True, **options})
+        if not isinstance(linker, Linker):
+            raise LinkerUsageError(f"main: the function must return a dl.Linker, not {shortened(linker)}")
         linker.parts.groups.park(linker.main_group.own)
         return linker
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 
@@ -68,3 +69,17 @@ def test_close_from_the_loop_ends_guest_code(code: str) -> None:
         started = time.monotonic()
         asyncio.run(main())
         assert time.monotonic() - started < DEADLINE_SECONDS
+
+
+def test_a_maker_returns_a_linker() -> None:
+    """A function given to `open_linker` that returns something else is told so."""
+
+    async def main(make: Any) -> None:
+        async with dl.open_linker(make):
+            raise AssertionError
+
+    for wrong in (5, None, "app.wasm"):
+        with pytest.raises(
+            dl.LinkerUsageError, match=f"main: the function must return a dl.Linker, not {wrong!r}"
+        ):
+            asyncio.run(main(lambda wrong=wrong: wrong))
