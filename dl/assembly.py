@@ -354,9 +354,7 @@ def _wamr_program(mode: WamrMode | int, wasm: WasmModule | None) -> WamrProgram:
 
 def _disagreement(function: Callable[..., Any], kind: FuncType) -> str | None:
     """See `dl.api.agreement.disagreement`."""
-    if not getattr(function, "__annotations__", None):
-        return None
-    from dl.api.agreement import disagreement  # noqa: PLC0415  few give functions, and fewer annotate them
+    from dl.api.agreement import disagreement  # noqa: PLC0415  not every program gets functions of the host's
 
     return disagreement(function, kind)
 

@@ -2,7 +2,7 @@
 
 Such a function gets and returns plain values: integers, floats, 16 bytes. An annotation that says something else is a mistake
 that would show as a wrong number somewhere, or not at all. What is not annotated, or by something that is no type of a plain
-value, is not checked; that an integer does where a float is expected is Python's own rule.
+value, is held against the number of arguments only; that an integer does where a float is expected is Python's own rule.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from collections.abc import Callable
 from types import FunctionType, MethodType
 from typing import Any
 
-from dl.api.values import CString, Pointer, ValueType, function_name, is_structure
+from dl.api.values import CString, Pointer, ValueType, function_name, is_structure, returns_later
 from dl.wasm.types import FuncType
 
 _INTEGERS, _FLOATS, _VECTORS = ("i32", "i64"), ("f32", "f64"), ("v128",)
@@ -45,20 +45,22 @@ def _shown(annotation: Any) -> str:
 
 
 def disagreement(function: Callable[..., Any], kind: FuncType) -> str | None:
-    """Return in what a function's annotations differ from a signature, in words; None if they do not, or there are none.
+    """Return in what a function differs from a signature, in words: in its arguments' number, or its annotations.
 
     Args:
         function: functions and methods of Python are looked at, and nothing else.
         kind: the signature.
+
+    Returns:
+        None if it is not certain that they differ.
     """
     own = 1 if isinstance(function, MethodType) else 0
     body = function.__func__ if isinstance(function, MethodType) else function
-    if not isinstance(body, FunctionType) or not body.__annotations__:
+    if not isinstance(body, FunctionType):
         return None
-    try:
-        hints = typing.get_type_hints(body, include_extras=True)
-    except (NameError, TypeError, AttributeError):
-        return None  # names that only a type checker imports
+    late = returns_later(body)
+    if late is not None:
+        return late
     code = body.__code__
     names = code.co_varnames[own : code.co_argcount]
     called = function_name(function)
@@ -66,6 +68,12 @@ def disagreement(function: Callable[..., Any], kind: FuncType) -> str | None:
     most = len(names) if not code.co_flags & _VARIADIC else len(kind.params)
     if not required <= len(kind.params) <= most:
         return f"{called} takes {len(names)} arguments, and gets {len(kind.params)}"
+    if not body.__annotations__:
+        return None
+    try:
+        hints = typing.get_type_hints(body, include_extras=True)
+    except (NameError, TypeError, AttributeError):
+        return None  # names that only a type checker imports
     for name, given in zip(names, kind.params, strict=False):
         fitting = _plain(hints[name], result=False) if name in hints else None
         if fitting is not None and given not in fitting:

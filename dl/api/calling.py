@@ -59,7 +59,8 @@ class Calling(LinkerBase):
             The callback: its `address` is the pointer. Close it when the guest no longer calls it, or use it in a `with`.
 
         Raises:
-            LinkerUsageError: the text is no signature; or an annotation is missing or has no type in WebAssembly.
+            LinkerUsageError: the text is no signature; an annotation is missing or has no type in WebAssembly; or the function
+                takes another number of arguments, or is a coroutine's or a generator's.
             ValueConversionError: the signature has values that Python code cannot hold.
             NotDynamicError: the program's table cannot take functions.
             ResourceLimitError: the table is full.

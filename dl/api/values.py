@@ -171,6 +171,23 @@ def function_name(function: Callable[..., Any]) -> str:
     return str(getattr(function, "__qualname__", None) or repr(function))
 
 
+_LATE = {
+    0x20: "a generator function",
+    0x80: "a coroutine function",
+    0x200: "an asynchronous generator function",
+}
+"""Bits of a function's code (`inspect.CO_GENERATOR` and so on)."""
+
+
+def returns_later(function: Callable[..., Any]) -> str | None:
+    """Return, in words, that a call of a function of Python only makes what would run it; None if it runs it."""
+    flags = getattr(getattr(function, "__code__", None), "co_flags", 0)
+    for bit, what in _LATE.items():
+        if flags & bit:
+            return f"{function_name(function)} is {what}; the guest, which waits for its result, needs a plain one"
+    return None
+
+
 class AnnotatedFunction:
     """A Python function whose annotations say its signature, and what its values mean.
 
@@ -192,6 +209,9 @@ class AnnotatedFunction:
 
         self.function = function
         self.name = function_name(function)
+        late = returns_later(function)
+        if late is not None:
+            raise LinkerUsageError(late)
         try:
             hints = typing.get_type_hints(function, include_extras=True)
             parameters = inspect.signature(function).parameters.values()

@@ -85,6 +85,31 @@ def three(left: int, right: float, third: int) -> int:
     return left + int(right) + third
 
 
+async def coroutine(left: int, right: float) -> int:
+    """Return something to wait for."""
+    return left
+
+
+def generator(left, right):  # type: ignore[no-untyped-def]
+    """Return something to go through."""
+    yield left + right
+
+
+async def stream(left, right):  # type: ignore[no-untyped-def]
+    """Return something to go through and wait for."""
+    yield left + right
+
+
+def unsaid_one(left):  # type: ignore[no-untyped-def]
+    """Take too few, and say nothing."""
+    return left
+
+
+def unsaid_three(left, right, third):  # type: ignore[no-untyped-def]
+    """Take too many, and say nothing."""
+    return left + right + third
+
+
 GOOD = [added, Adder().add, both_floats, exact, unsaid, any_of, with_default]
 BAD = [
     (swapped, r"parameter 'right' of swapped is annotated int, and gets f64"),
@@ -93,6 +118,11 @@ BAD = [
     (nothing, r"the result of nothing is annotated NoneType, and must be i64"),
     (one, r"one takes 1 arguments, and gets 2"),
     (three, r"three takes 3 arguments, and gets 2"),
+    (unsaid_one, r"unsaid_one takes 1 arguments, and gets 2"),
+    (unsaid_three, r"unsaid_three takes 3 arguments, and gets 2"),
+    (coroutine, r"coroutine is a coroutine function; the guest, which waits"),
+    (generator, r"generator is a generator function; the guest, which waits"),
+    (stream, r"stream is an asynchronous generator function; the guest"),
 ]
 
 
@@ -110,6 +140,21 @@ def test_what_does_not_is_refused_when_it_is_linked(function: Callable[..., Any]
     expected = re.escape(f"import env.add is {SIGNATURE}")
     with pytest.raises(dl.ImportTypeError, match=f"{expected}.*{said}"):
         dl.Linker(MAIN, imports={"env": {"add": function}}, memory=dl.MemoryType(2))
+
+
+def test_annotated_coroutines_are_no_functions_of_the_host() -> None:
+    """Neither a callback whose annotations say its signature, nor a host function."""
+    with dl.Linker(None) as linker, pytest.raises(dl.LinkerUsageError, match="is a coroutine function"):
+        linker.callback(coroutine)
+    with pytest.raises(dl.LinkerUsageError, match="is a coroutine function"):
+        dl.host_function(coroutine)
+
+
+def test_functions_without_a_signature_are_taken() -> None:
+    """Whether a function that is not Python's takes that many arguments is not known before it is called."""
+    for function in (print, divmod, int):
+        with dl.Linker(MAIN, imports={"env": {"add": function}}, memory=dl.MemoryType(2)):
+            pass
 
 
 @pytest.mark.parametrize(("function", "said"), BAD)

@@ -174,7 +174,7 @@ class TestLife:
         before = linker.statistics().table_elements
         for n in range(3000):
             text = ("(i32) -> i32", "() -> ()", "(f64, i32) -> (i64, f32)")[n % 3]
-            linker.callback(text, lambda x=0: x).close()
+            linker.callback(text, lambda x=0, _y=0: x).close()
 
         assert linker.statistics().table_elements - before == 100
         assert linker.parts.slots().pool.in_use() == 0
