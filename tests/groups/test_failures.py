@@ -35,13 +35,16 @@ def libraries() -> dict[str, bytes]:
 
 
 class Fails:
-    """Raises at the n-th time a step is reached: one of a load, or one of some group that makes an operation."""
+    """Raises at the n-th time a step is reached: one of a load, or one of a group that makes an operation, any or one."""
 
-    def __init__(self, step: str, number: int, error: BaseException, *, in_group: bool = False) -> None:
-        self.step, self.left, self.error, self.in_group = step, number, error, in_group
+    def __init__(
+        self, step: str, number: int, error: BaseException, *, in_group: bool = False, only: str | None = None
+    ) -> None:
+        self.step, self.left, self.error = step, number, error
+        self.in_group, self.only = in_group, only
 
     def __call__(self, step: str, group: str | None) -> None:
-        if step == self.step and (group is not None) == self.in_group:
+        if step == self.step and (group is not None) == self.in_group and self.only in (None, group):
             self.left -= 1
             if self.left == 0:
                 raise self.error

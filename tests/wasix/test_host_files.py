@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 import dl
+from dl.wasix.abi import Errno
 from dl.wasix.files.host_files import HostDirectory, engine_inode
 from tests.support.engine_wasi import EngineCalls
 from tests.support.wasi import BUFFER, CREATE, DIRECTORY, READ_WRITE, RESULT, Calls, calls
@@ -279,8 +280,12 @@ def test_what_is_swapped_for_a_link_never_leads_out(tmp_path: Path) -> None:
 
 
 def test_the_host_opens_nothing_but_regular_files(tmp_path: Path) -> None:
-    """A named pipe is not opened to see whether it is a file, so nobody who writes to it meets a reader that goes away."""
+    """A named pipe is not opened to see whether it is a file, so nobody who writes to it meets a reader that goes away.
+
+    It is refused, by whatever name: the engine would wait for the other end, and nothing could end that.
+    """
     os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "link").symlink_to("pipe")
     held = HostDirectory(str(tmp_path))
     failed: list[OSError] = []
 
@@ -292,8 +297,11 @@ def test_the_host_opens_nothing_but_regular_files(tmp_path: Path) -> None:
 
     thread = threading.Thread(target=write)
     thread.start()
-    for path in (b"pipe", b"./pipe") * 100:
-        assert [held.open(path, 1, oflags, 66, 0) for oflags in (0, CREATE, TRUNCATE)] == [None] * 3
+    for path in (b"pipe", b"./pipe", b"link", b"./link") * 50:
+        assert [held.open(path, 1, oflags, 66, 0) for oflags in (0, CREATE, TRUNCATE)] == [Errno.NOTSUP] * 3
+    assert held.open(b"link", 0, 0, 66, 0) is None
+    with calls({"/": tmp_path}) as wasi:
+        assert wasi.open(3, "pipe")[0] == Errno.NOTSUP
     reader = os.open(tmp_path / "pipe", os.O_RDONLY | os.O_NONBLOCK)
     thread.join(30)
     received = os.read(reader, 99)

@@ -117,8 +117,9 @@ class HostDirectory(Uncopied):
             flags: preview 1's `fdflags`.
 
         Returns:
-            The file; NOENT if there is none and none is to be made; None if this is not for the host to decide: it is no
-            regular file, the kernel refuses it, or the arguments are none that are known here.
+            The file; NOENT if there is none and none is to be made; NOTSUP for a named pipe: the engine reads at offsets only,
+            and its opening waits for the other end, where nothing can interrupt it; None if this is not for the host to
+            decide: it is no regular file, the kernel refuses it, or the arguments are none that are known here.
         """
         form, way = _form(path), _way(lookup, oflags, rights, flags)
         if form is None or way is None:
@@ -130,7 +131,7 @@ class HostDirectory(Uncopied):
                 if not way.creates:
                     return Errno.NOENT
             elif mode and not stat.S_ISREG(mode):
-                return None
+                return Errno.NOTSUP if self._is_pipe(path, mode, way.follow) else None
             if form is _Form.NAME:
                 # A name, which is no link: it cannot lead out. A link ends in an error, and is the engine's.
                 fd = os.open(path, way.wanted | os.O_NOFOLLOW, 0o666, dir_fd=self._fd)
@@ -156,6 +157,16 @@ class HostDirectory(Uncopied):
             return os.fstat(fd).st_mode
         finally:
             os.close(fd)
+
+    def _is_pipe(self, path: bytes, mode: int, follow: int) -> bool:
+        """Return whether a path, of which the mode is known, leads to a named pipe."""
+        if stat.S_ISLNK(mode) and not follow:
+            fd = self._beneath(path, _LOOK)
+            try:
+                mode = os.fstat(fd).st_mode
+            finally:
+                os.close(fd)
+        return stat.S_ISFIFO(mode)
 
     def _beneath(self, path: bytes, flags: int, mode: int = 0) -> int:
         """Open what a path leads to in this directory, and nowhere else.
