@@ -280,10 +280,7 @@ def test_what_is_swapped_for_a_link_never_leads_out(tmp_path: Path) -> None:
 
 
 def test_the_host_opens_nothing_but_regular_files(tmp_path: Path) -> None:
-    """A named pipe is not opened to see whether it is a file, so nobody who writes to it meets a reader that goes away.
-
-    It is refused, by whatever name: the engine would wait for the other end, and nothing could end that.
-    """
+    """A named pipe is refused by whatever name, and not opened to see what it is: a writer would meet a reader that goes away."""
     os.mkfifo(tmp_path / "pipe")
     (tmp_path / "link").symlink_to("pipe")
     held = HostDirectory(str(tmp_path))
