@@ -154,6 +154,26 @@ class TestText:
         with pytest.raises(dl.ValueConversionError, match=r"function double .*: argument 0 must be a number"):
             lib.double("x")
 
+    @pytest.mark.parametrize("kind", [str, dl.CString])
+    def test_a_result_that_is_no_text_names_the_function(
+        self, linker: dl.Linker, lib: dl.Library, kind: type[str]
+    ) -> None:
+        """What the memory has to say of bytes that are no UTF-8, or are outside of it, is the error's cause."""
+        same = lib.function("same", kind)
+        with linker.allocate(16) as block:
+            block.write(b"\xff\xfe\0")
+            with pytest.raises(
+                dl.ValueConversionError, match=f"^function same .*is no {kind.__name__}: "
+            ) as caught:
+                same(block)
+        assert isinstance(caught.value.__cause__, dl.InvalidStringError)
+        for read in (same, lib.function("same", bytes), lib.function("same", Pair)):
+            with pytest.raises(
+                dl.ValueConversionError, match=r"^function same .*outside the memory"
+            ) as caught:
+                read(0xFFFFFFF0)
+            assert isinstance(caught.value.__cause__, dl.OutOfBoundsError)
+
 
 class TestMemory:
     def test_a_block_is_lent_and_given_back(self, linker: dl.Linker, lib: dl.Library) -> None:
