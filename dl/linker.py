@@ -199,6 +199,7 @@ class Linker(Introspection, Calling, Hosts, Instantiation):
         self.parts.stop(self._main_group)
 
     def __enter__(self) -> Self:
+        self._check_open()
         return self
 
     def __exit__(self, *_: object) -> None:

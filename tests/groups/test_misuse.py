@@ -89,3 +89,11 @@ def test_linker_and_group_are_not_closed_from_inside_guest_code() -> None:
 
         assert group.dlsym(group.dlopen(library()), "add")(2, 3) == 5
         assert len(refused) == 2
+
+
+def test_a_closed_linker_is_not_entered() -> None:
+    """A `with` around a linker that was closed says so at once."""
+    linker = dl.Linker(None, memory=dl.MemoryType(1))
+    linker.close()
+    with pytest.raises(dl.LinkerClosedError), linker:
+        raise AssertionError("it was entered")
