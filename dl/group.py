@@ -246,8 +246,8 @@ class InstanceGroup(Uncopied):
             Its exit code.
 
         Raises:
-            LinkerUsageError: there is no main module, or it is no command; or a bound is given and the program was made
-                without `interrupts`.
+            LinkerUsageError: there is no main module, it is no command, or it has run already; or a bound is given and the
+                program was made without `interrupts`.
             GuestTimeoutError: it ran longer than it may.
             TrapError: the program trapped.
         """

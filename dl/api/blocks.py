@@ -25,6 +25,12 @@ BlockSource = Literal["linker", "program"]
 _MOST_ALIGN = 1 << 16
 _CTYPES = ctypes.c_int.__mro__[-2]
 """The root of the types of ctypes, which has no name of its own there."""
+_MOST_OF_PROGRAM = (1 << 31) - (1 << 17)
+"""The most bytes that `malloc` is asked for.
+
+It asks `sbrk` for them, with its own overhead and in whole pages, as a signed number; that of wasi-libc aborts if that is
+negative. `malloc` holds its lock then, so that the next call would never return.
+"""
 
 
 class GuestBlock(Uncopied):
@@ -133,7 +139,7 @@ def allocated(linker: LinkerBase, size: int, align: int, source: BlockSource, pu
     if source == "program":
         if align > 16:
             raise LinkerUsageError(f"the program's malloc aligns to 16 bytes, not {align}")
-        address = _allocator(owner, "malloc")(size) & 0xFFFFFFFF
+        address = _allocator(owner, "malloc")(size) & 0xFFFFFFFF if size <= _MOST_OF_PROGRAM else 0
         if not address:
             raise ResourceLimitError(purpose, f"the program's malloc has no {size} bytes")
         owner.memory.fill(address, 0, size)

@@ -1,4 +1,7 @@
-"""What each option of a linker may be. What a value must be beyond its type is checked where it is used."""
+"""What each option of a linker may be.
+
+What a value must be beyond its type is checked where it is used; here, if that is late, or far from the option's name.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +12,7 @@ from typing import Any
 
 from dl.checks import (
     Check,
+    UnfitError,
     any_path,
     anything,
     by_name,
@@ -19,8 +23,10 @@ from dl.checks import (
     instance,
     module_or,
     optional,
+    path,
     stream_or,
     taken,
+    text,
     unfit,
     word,
 )
@@ -58,21 +64,44 @@ def _mode(value: Any, field: str) -> Any:
     return value
 
 
+def _main(value: Any, field: str) -> Any:
+    if isinstance(value, (str, os.PathLike)) and not os.fspath(value):
+        raise UnfitError(field, "it takes the path of a file, which is not empty")
+    return _module(value, field)
+
+
+def _directory(value: Any, field: str) -> str:
+    found = path(value, field)
+    if not os.path.isdir(
+        found
+    ):  # or what opens the program's first file would find that out, if one is ever opened
+        raise unfit(found, field, "the path of a directory that is there")
+    return found
+
+
+def _environment(value: Any, field: str) -> dict[str, str]:
+    found: dict[str, str] = by_name(text)(value, field)
+    for name in found:
+        if not name or "=" in name:  # a program gets texts NAME=VALUE
+            raise unfit(name, field, "names of variables, which are not empty and have no equals sign")
+    return found
+
+
 def _one_or_each(check: Check) -> Check:
     several = each(check)
     return lambda value, field: (several if isinstance(value, Sequence) else check)(value, field)
 
 
 CHECKS: Mapping[str, Check] = {
-    "main": optional(_module),
+    "main": optional(_main),
     "name": optional(word),
     "library_path": each(any_path),
     "libraries": by_name(_module),
     "map_name": optional(function),
     "imports": by_name(anything),
-    "args": each(word),
-    "env": by_name(word),
-    "preopens": by_name(any_path),
+    "args": each(text),
+    "env": _environment,
+    "preopens": by_name(_directory),
     "stdin": optional(_stream),
     "stdout": optional(_output),
     "stderr": optional(_output),

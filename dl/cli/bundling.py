@@ -97,7 +97,7 @@ def bundle(
     """Put a program and all that it needs into a folder or an archive, which runs elsewhere: dlrun OUT.
 
     Libraries are found as for a run. They lie beside the program, with run paths and needed names that lead nowhere else. The
-    result is linked before it gets its name. The same files give the same archive.
+    result is linked before it gets its name: what had a definition must have it still. The same files give the same archive.
     """
     main = image_of(program)
     path = search_path(library_path, program)

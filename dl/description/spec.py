@@ -202,8 +202,7 @@ class Spec:
         Relative paths in it begin at the file's directory. TOML needs Python 3.11.
 
         Raises:
-            SpecError: it is no description.
-            OSError: it cannot be read.
+            SpecError: it cannot be read, or is no description.
         """
         return cls.from_dict(read_description(Path(taken(any_path, path, "path"))))
 

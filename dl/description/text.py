@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import binascii
 import dataclasses
+import errno
 import json
 import os
 import sys
@@ -120,10 +121,13 @@ def read_description(path: Path) -> dict[str, Any]:
     """Return what a file of TOML or JSON says; its relative paths begin at the file's directory.
 
     Raises:
-        SpecError: it is no TOML or JSON, or not a table.
-        OSError: it cannot be read.
+        SpecError: it cannot be read, is no TOML or JSON, or not a table.
     """
-    data = path.read_bytes()
+    kinds = "a description is TOML in a file whose name ends in .toml, or else JSON"
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise SpecError("", f"{path}: {os.strerror(error.errno or errno.EIO).lower()}; {kinds}") from error
     try:
         if path.suffix == ".toml":
             if sys.version_info < (3, 11):
@@ -132,7 +136,7 @@ def read_description(path: Path) -> dict[str, Any]:
         else:
             plain = json.loads(data)
     except ValueError as error:  # of both formats, and of UTF-8
-        raise SpecError("", f"{path}: {error}") from error
+        raise SpecError("", f"{path}: {error}; {kinds}") from error
     if not isinstance(plain, dict):
         raise SpecError("", f"{path} holds no table of fields")
     return _from_directory(plain, path.parent)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 from dl.errors.base import DlError
 from dl.records import dataclass
@@ -110,7 +110,8 @@ class UnresolvedSymbolsError(LinkError):
             len(self.missing),
         )
         where = first_of(self.searched, len(self.searched)) or "nothing else is loaded"
-        self.remedy = _bringer(m.symbol for m in self.missing)
+        alone = all(name == module for name in self.searched)
+        self.remedy = _bringer([m.symbol for m in self.missing], module if alone else "")
         advice = f"; {self.remedy}" if self.remedy else ""
         super().__init__(module, f"undefined symbols: {listed} (searched {where}){advice}")
 
@@ -133,6 +134,7 @@ _C = frozenset(
     [
         "abort",
         "calloc",
+        "errno",
         "exit",
         "fclose",
         "fflush",
@@ -168,22 +170,34 @@ _C = frozenset(
 """Functions that tell that a module expects a C library."""
 
 
-def _bringer(symbols: Iterable[str]) -> str:
-    """Return how to build a program that has what is missing, if it is of the C or C++ library."""
-    names = list(symbols)
+_THREADS = ("pthread_", "thrd_", "mtx_", "cnd_", "sem_")
+"""How names of the C library's functions for threads begin."""
+
+
+def _bringer(names: Sequence[str], alone: str) -> str:
+    """Return how to build a program that has what is missing, if it is of the C or C++ library.
+
+    Args:
+        names: the missing symbols.
+        alone: the name of a module that is loaded into no program; empty if there are others.
+    """
     if any("St3__2" in name for name in names):
         return (
             "they are of another C++ library, std::__2, than the std::__1 of programs that `dlrun c++` builds: build this "
             "with `dlrun c++ -shared`, or let it do without"
         )
+    threads = any(name.startswith(_THREADS) for name in names)
     for library, has, command in (
         ("C++", any(name.startswith(_CXX) for name in names), "c++"),
-        ("C", not _C.isdisjoint(names), "cc"),
+        ("C", threads or not _C.isdisjoint(names), "cc"),
     ):
         if has:
+            path = shown(alone if "/" in alone else f"./{alone}")
             return (
                 f"the {library} library has such symbols: load this into a program that carries it, "
-                f"built with `dlrun {command} -rdynamic`"
+                f"built with `dlrun {command}{' -pthread' if threads else ''} -rdynamic`"
+                + (f", as in `dlrun --preload {path} --invoke FUNCTION app.wasm`" if alone else "")
+                + ("; build this with -pthread, too" if threads else "")
             )
     return ""
 

@@ -15,7 +15,7 @@ def run_program(program: Program, guest_threads: GuestThreads, group: Group) -> 
     """Call the main module's `_start` in a group, and end the threads that the program leaves behind; return its exit code.
 
     Raises:
-        LinkerUsageError: there is no main module, or it is no command.
+        LinkerUsageError: there is no main module, it is no command, or it has run already.
         DlError: the program ended abnormally.
     """
     main = program.main_module
@@ -23,6 +23,10 @@ def run_program(program: Program, guest_threads: GuestThreads, group: Group) -> 
         raise LinkerUsageError("there is no main module to run")
     if START not in main.wasm.exports:
         raise LinkerUsageError(f"{main.name} exports no _start: it is a library of functions, not a command")
+    # WASI lets a command's `_start` be called once. That of a C library traps at a second call, or finds the state of the
+    # first run, whose exit has closed its streams and run its destructors.
+    if next(program.runs):
+        raise LinkerUsageError(f"{main.name} has run already, which a program does once: make another Linker")
     code = 0
     try:
         try:

@@ -6,6 +6,7 @@ less.
 
 from __future__ import annotations
 
+import itertools
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -142,6 +143,7 @@ class Program:
         linear: the program's memory; None likewise.
         clock_began: when the guest's monotonic clock began, on the host's, nanoseconds; not before the engine's own did.
         ended: what ended the program; None while it can run.
+        runs: counts the calls of its `_start`; each gets how many came before it.
         events: what happens to its modules, for who listens.
         limbo: what is taken out of the program while guest code may still use it.
         sampling: called at each interrupt of guest code with the group that was interrupted, in its thread; None for nothing.
@@ -184,6 +186,7 @@ class Program:
         self.linear: LinearMemory | None = None
         self.clock_began = time.monotonic_ns()
         self.ended: BaseException | None = None
+        self.runs = itertools.count()
         self.limbo = Limbo()
         self.sampling: Callable[[Any], object] | None = None
         self.events = EventLog()

@@ -246,7 +246,8 @@ class SharedWasi:
     def close(self) -> None:
         """Free the context; open files are closed.
 
-        Unless a thread is still in a call, which an output callback of the user does not end: then with that call's end.
+        Unless a thread is still in a call, such as one whose output callback does not return, or one that opens a file of the
+        host whose file system does not answer: then with that call's end.
         """
         calls = self.calls
         taken = calls.lock.acquire(timeout=_CLOSE_SECONDS)
@@ -257,4 +258,4 @@ class SharedWasi:
         finally:
             if taken:
                 calls.lock.release()
-        log.warning("the WASI context stays: an output callback does not return")
+        log.warning("the WASI context stays: a call into it does not return")

@@ -310,6 +310,16 @@ class TestMemory:
             assert isinstance(last, dl.GuestFunction)
             assert last() == 4096
 
+    @pytest.mark.parametrize("size", [1 << 31, (1 << 31) - (1 << 16), 1 << 32])
+    def test_the_programs_malloc_is_not_asked_for_what_makes_it_abort(self, size: int) -> None:
+        """A size that the C library's `sbrk` takes for a negative one is more than there is, and no guest code runs for it."""
+        main = pie('(func (export "malloc") (param i32) (result i32) unreachable)')
+        with (
+            dl.Linker(main, memory=dl.MemoryType(2, 100)) as linker,
+            pytest.raises(dl.ResourceLimitError, match=f"malloc has no {size} bytes"),
+        ):
+            linker.allocate(size, source="program")
+
 
 class TestBounds:
     @pytest.mark.parametrize("bound", ["timeout", "cpu_time"])

@@ -52,6 +52,27 @@ def test_a_value_of_the_wrong_type_is_refused_by_name(option: str) -> None:
         assert caught.value.__cause__ is None
 
 
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"main": ""}, "main: it takes the path of a file, which is not empty"),
+        ({"args": ["x\0"]}, r"args\[0\]: it takes a text without zero bytes, not 'x\\x00'"),
+        ({"env": {"A": "x\0"}}, r"env\['A'\]: it takes a text without zero bytes, not 'x\\x00'"),
+        ({"env": {"A=B": "x"}}, "env: it takes names .* no equals sign, not 'A=B'"),
+        ({"env": {"": "x"}}, "env: it takes names .* not empty"),
+        (
+            {"preopens": {"/x": "/nonexistent"}},
+            r"preopens\['/x'\]: it takes .* directory that is there, not '/none",
+        ),
+        ({"preopens": {"/x": __file__}}, r"preopens\['/x'\]: it takes .* directory that is there"),
+    ],
+)
+def test_a_value_that_no_program_can_have_is_refused_by_name(given: dict[str, Any], said: str) -> None:
+    """What would fail in the engine, or late, or not at all, is told when the linker is made."""
+    with pytest.raises(dl.LinkerUsageError, match=f"^{said}"):
+        dl.Linker(**{"main": None, **given})
+
+
 def test_every_option_has_its_check() -> None:
     """Each option of a linker has a check of its type, or one of its words where it is used."""
     by_words = {"side_memory", "bind", "guest_dlfcn"}

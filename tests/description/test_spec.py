@@ -337,3 +337,15 @@ class TestFiles:
         (tmp_path / "app.json").write_bytes(text.encode("latin-1"))
         with pytest.raises(dl.SpecError, match=r"app\.json"):
             dl.Spec.from_file(tmp_path / "app.json")
+
+    @pytest.mark.parametrize(
+        ("name", "fault"), [("nope.toml", "no such file"), ("folder.json", "is a directory"), ("app.c", "")]
+    )
+    def test_what_is_read_as_a_description_is_told(self, name: str, fault: str, tmp_path: Path) -> None:
+        """A file that is not there, or of another kind, is refused by name, with what kinds of file are read."""
+        (tmp_path / "folder.json").mkdir()
+        (tmp_path / "app.c").write_text("int main(void) { return 0; }")
+        with pytest.raises(
+            dl.SpecError, match=rf"{name}: {fault}.*; a description is TOML .* \.toml, or else JSON"
+        ):
+            dl.Spec.from_file(tmp_path / name)

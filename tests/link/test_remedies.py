@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 import dl
-from tests.support.modules import MEMORY, imports, library
+from tests.support.modules import MEMORY, imports, library, module
 
 
 def wanting(*names: str) -> bytes:
@@ -22,6 +22,9 @@ def wanting(*names: str) -> bytes:
         ("__cxa_throw", "`dlrun c++ -rdynamic`"),
         ("malloc", "`dlrun cc -rdynamic`"),
         ("printf", "`dlrun cc -rdynamic`"),
+        ("errno", "`dlrun cc -rdynamic`"),
+        ("pthread_create", "`dlrun cc -pthread -rdynamic`"),
+        ("sem_wait", "; build this with -pthread, too"),
     ],
 )
 def test_a_symbol_of_a_known_library_is_told_with_what_brings_it(symbol: str, remedy: str) -> None:
@@ -31,6 +34,16 @@ def test_a_symbol_of_a_known_library_is_told_with_what_brings_it(symbol: str, re
 
     assert remedy in caught.value.remedy
     assert str(caught.value).endswith(caught.value.remedy)
+
+
+def test_a_library_in_the_place_of_a_program_is_told_how_it_is_loaded_into_one() -> None:
+    """A library of C that is to be run itself is reported with the command that loads it into a program."""
+    needs_errno = module(MEMORY, '(import "GOT.mem" "errno" (global (mut i32)))')
+
+    with pytest.raises(dl.UnresolvedSymbolsError) as caught:
+        dl.Linker(needs_errno, name="plug.so")
+
+    assert "`dlrun --preload ./plug.so --invoke FUNCTION app.wasm`" in caught.value.remedy
 
 
 def test_a_symbol_of_nobody_is_told_without_advice() -> None:

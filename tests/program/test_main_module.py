@@ -123,6 +123,20 @@ class TestPie:
         with dl.Linker(None) as program, pytest.raises(dl.LinkerUsageError, match="no main module"):
             program.main_group.run()
 
+    def test_a_program_runs_once(self) -> None:
+        """A second run is refused before any of its code runs, also after a first that trapped."""
+        count = '(global $n (mut i32) (i32.const 0)) (func (export "count") (result i32) (global.get $n))'
+        for rest in ("", "unreachable"):
+            start = f'(func (export "_start") (global.set $n (i32.add (global.get $n) (i32.const 1))) {rest})'
+            with dl.Linker(pie(count, start), name="prog") as program:
+                try:
+                    program.main_group.run()
+                except dl.TrapError:
+                    assert rest
+                with pytest.raises(dl.LinkerUsageError, match="prog has run already.*make another Linker"):
+                    program.main_group.run()
+                assert program.main_group.library(None).count() == 1
+
     @pytest.mark.parametrize("stack_size", [0, -1024, 1000, 1 << 32])
     def test_impossible_stacks(self, stack_size: int) -> None:
         """A stack size that is not a positive multiple of 1,024 bytes below 4 GiB is refused."""

@@ -280,7 +280,7 @@ def test_what_is_swapped_for_a_link_never_leads_out(tmp_path: Path) -> None:
 
 
 def test_the_host_opens_nothing_but_regular_files(tmp_path: Path) -> None:
-    """A named pipe is refused by whatever name, and never opened: whoever writes would meet a reader that goes."""
+    """A named pipe is refused by whatever name, and not opened to see what it is: a writer would meet a reader that leaves."""
     os.mkfifo(tmp_path / "pipe")
     (tmp_path / "link").symlink_to("pipe")
     held = HostDirectory(str(tmp_path))
