@@ -5,9 +5,13 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Mapping
 from operator import index
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from dl.errors import LinkerUsageError
+from dl.text import shown_integer
+
+if TYPE_CHECKING:
+    from typing import TypeGuard
 
 Check = Callable[[Any, str], Any]
 """Takes a value and the name of its field; returns the value as it is kept, or raises `UnfitError`."""
@@ -31,6 +35,8 @@ class UnfitError(ValueError):
 
 def shortened(value: object) -> str:
     """Return a value as a short text: bytes by their number."""
+    if type(value) is int:
+        return shown_integer(value)
     if isinstance(value, bytes):
         return f"<{len(value)} bytes>"
     if isinstance(value, Mapping):
@@ -93,16 +99,27 @@ def function(value: Any, field: str) -> Any:
     return value
 
 
+def is_time(value: Any) -> TypeGuard[float]:
+    """Whether a value is a number that clocks can reckon with: a float, or a whole number that has one."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return False
+    try:
+        float(value)
+    except OverflowError:  # 1.8e308 and more
+        return False
+    return True
+
+
 def seconds(value: Any, field: str) -> float:
     """Take a positive number of seconds."""
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not value > 0:
+    if not is_time(value) or not value > 0:
         raise unfit(value, field, "a positive number of seconds")
     return value
 
 
 def duration(value: Any, field: str) -> float:
     """Take a number of seconds to wait; none that is less than 0 is waited at all."""
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
+    if not is_time(value):
         raise unfit(value, field, "a number of seconds")
     return value
 

@@ -21,6 +21,7 @@ from memory.errors import (
     OutOfBoundsError,
 )
 from memory.layout import STACK_UNIT_BYTES, MainLayout, main_layout
+from memory.requests import unreadable
 from memory.uncopied import Uncopied
 
 if TYPE_CHECKING:
@@ -61,4 +62,5 @@ __all__ = [
     "Uncopied",
     "main_layout",
     "round_up",
+    "unreadable",
 ]

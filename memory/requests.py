@@ -53,7 +53,8 @@ def aggregate(kind: Any) -> Any:
     """The type, if a structure of the guest can be of it; untyped, as mypy does not know what its methods return.
 
     Raises:
-      InvalidRequestError: it is no structure, or has a pointer or an object of the host among its fields.
+      InvalidRequestError: it is no structure, or has a pointer or an object of the host, or a number of another byte order,
+        among its fields.
     """
     if not isinstance(kind, type) or not issubclass(kind, (ctypes.Structure, ctypes.Union)):
         raise InvalidRequestError("kind", kind, "be a ctypes.Structure or a ctypes.Union")
@@ -74,10 +75,38 @@ def _check_aggregate(kind: type[ctypes.Structure | ctypes.Union]) -> None:
         if issubclass(inner, (ctypes.Structure, ctypes.Union)):
             _check_aggregate(inner)
             continue
-        code = getattr(inner, "_type_", "P")
-        if not isinstance(code, str) or code in _HOST_POINTERS:
+        if _is_of_host(inner):
             raise InvalidRequestError(
                 "kind",
                 kind,
                 f"have no pointers of the host: {kind.__name__}.{name} is {inner.__name__}; use c_uint32",
             )
+        if _is_foreign(inner):
+            raise InvalidRequestError(
+                "kind", kind, f"be little-endian, as linear memory is: {kind.__name__}.{name} is not"
+            )
+
+
+def unreadable(kind: Any) -> str:
+    """Why a guest cannot read values of a type of ctypes, as the end of the sentence "... must ..."; empty if it can."""
+    while issubclass(kind, ctypes.Array):
+        kind = kind._type_
+    if issubclass(kind, (ctypes.Structure, ctypes.Union)):
+        try:
+            aggregate(kind)
+        except InvalidRequestError as error:
+            return error.requirement
+        return ""
+    if _is_of_host(kind):
+        return f"have no pointers of the host: it is {kind.__name__}"
+    return "be little-endian, as linear memory is" if _is_foreign(kind) else ""
+
+
+def _is_of_host(kind: Any) -> bool:
+    """Whether values of a type that is no aggregate are pointers of the host, or objects of Python."""
+    code = getattr(kind, "_type_", "P")
+    return not isinstance(code, str) or code in _HOST_POINTERS
+
+
+def _is_foreign(kind: Any) -> bool:
+    return getattr(kind, "__ctype_le__", kind) is not kind

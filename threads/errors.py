@@ -8,6 +8,7 @@ ThreadsError
  +-- DeadlockError         every thread waits, and nothing is left to wake one
  +-- ForkedProcessError    the program was started in another process, whose threads did not come along
  +-- ProtocolError         the caller broke a rule of this package: file a bug
+      +-- InGuestCodeError  what a thread in guest code cannot do: a signal handler did it, or a host call without `enter_host`
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ __all__ = [
     "BarrierTimeoutError",
     "DeadlockError",
     "ForkedProcessError",
+    "InGuestCodeError",
     "Interrupted",
     "ProtocolError",
     "ReplayError",
@@ -132,3 +134,11 @@ class ForkedProcessError(ThreadsError):
 
 class ProtocolError(ThreadsError):
     """A caller broke a rule stated in this package's documentation; the message names it. File a bug."""
+
+
+class InGuestCodeError(ProtocolError):
+    """The thread is in guest code, where what it asks for cannot be done.
+
+    Python code gets there in a handler of a signal that comes while the guest computes, or where an argument is converted for
+    the engine; a host call that did not call `enter_host` looks the same.
+    """

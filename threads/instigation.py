@@ -7,7 +7,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Generic, TypeVar
 
 from threads import recording
-from threads.errors import ProtocolError, ReplicaClosedError
+from threads.errors import InGuestCodeError, ProtocolError, ReplicaClosedError
 from threads.replica import GUEST, Replica
 from threads.uninterrupted import protect, unwound_whole
 from threads.waiter import Waiter
@@ -45,7 +45,7 @@ class Instigation(Generic[Op]):
             message = (
                 f"{replica.name!r} asks for the link lock in guest code, where a barrier would wait for it"
             )
-            raise ProtocolError(message)
+            raise InGuestCodeError(message)
         if replica is not None and replica.replaying:
             message = f"{replica.name!r} asks for the link lock while it replays an operation"
             raise ProtocolError(message)

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final, Generic, NoReturn, Protocol, TypeVar, cast
 
 from threads import recording
-from threads.errors import ProtocolError, ReplayError, ReplicaClosedError
+from threads.errors import InGuestCodeError, ReplayError, ReplicaClosedError
 from threads.platform import SYSTEM, Platform
 from threads.uninterrupted import unwound_whole
 from threads.waiter import Waiter
@@ -167,14 +167,14 @@ class Replica(Generic[Op]):
         Raises:
           ReplayError: a missing operation could not be replayed; the replica has left.
           ReplicaClosedError: it is not a member.
-          ProtocolError: it is in guest code already: a host call did not call `enter_host`.
+          InGuestCodeError: it is in guest code already: a signal handler, or a host call did not call `enter_host`.
           BaseException: what the thread was interrupted with, or the program ended with.
           In all cases the state is as before, and guest code must not be entered.
         """
         previous = self.state
         if previous == GUEST:
             message = f"{self.name!r} enters guest code from guest code"
-            raise ProtocolError(message)
+            raise InGuestCodeError(message)
         self.state = GUEST
         if self.applied != self.gate.version:
             try:
@@ -224,7 +224,7 @@ class Replica(Generic[Op]):
 
         Raises:
           ReplayError, ReplicaClosedError: as `enter_guest`.
-          ProtocolError: called in state GUEST.
+          InGuestCodeError: called in state GUEST.
           BaseException: if something is missing, what the thread was interrupted with, or the program ended with.
         """
         if self.replaying:
@@ -233,7 +233,7 @@ class Replica(Generic[Op]):
             raise ReplicaClosedError(self.name, self._closed)
         if self.state == GUEST:
             message = f"{self.name!r} synchronizes in guest code; that is what safe_point does"
-            raise ProtocolError(message)
+            raise InGuestCodeError(message)
         self._replay()
 
     def interrupt_with(self, exception: BaseException) -> None:

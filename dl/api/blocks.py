@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ctypes
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any, Literal
@@ -9,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from dl.checks import octets, taken, whole
 from dl.dlfcn import RTLD_DEFAULT
 from dl.errors import LinkerUsageError, ResourceLimitError
-from memory import ADDRESS_SPACE_BYTES, Block, LinearMemory, Uncopied
+from memory import ADDRESS_SPACE_BYTES, Block, LinearMemory, Uncopied, unreadable
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -21,6 +23,8 @@ BlockSource = Literal["linker", "program"]
 """Where a block comes from: the linker's own memory, or the `malloc` that the program's C code calls."""
 
 _MOST_ALIGN = 1 << 16
+_CTYPES = ctypes.c_int.__mro__[-2]
+"""The root of the types of ctypes, which has no name of its own there."""
 _MOST_OF_PROGRAM = (1 << 31) - (1 << 17)
 """The most bytes that `malloc` is asked for.
 
@@ -172,6 +176,9 @@ def lent_arguments(
             if isinstance(value, str):
                 value = _encoded(value, name, position)
             octets = memoryview(value)
+            unfit = _unfit(value, octets.format)
+            if unfit:
+                raise LinkerUsageError(f"{name}: argument {position} {unfit}")
             if not octets.c_contiguous:
                 raise LinkerUsageError(
                     f"{name}: argument {position} is not contiguous in memory; give a copy of it"
@@ -190,6 +197,31 @@ def lent_arguments(
         yield given
         for octets, address in back:
             octets[:] = memory.read(address, len(octets))
+
+
+_FIELD_NAMES = re.compile(r":[^:]*:")
+"""What is no code in a format of a buffer (PEP 3118)."""
+
+
+def _unfit(value: Any, layout: str) -> str:
+    """Return why the guest can do nothing with the bytes of an object; empty if it can."""
+    if isinstance(value, _CTYPES):
+        wanted = unreadable(type(value))
+        direct = isinstance(value, (ctypes.Structure, ctypes.Union, ctypes.Array))
+        advice = (
+            ""
+            if direct or "pointers" not in wanted
+            else "; give the structure, the array or the bytes themselves"
+        )
+        return wanted and f"must {wanted}{advice}"
+    codes = _FIELD_NAMES.sub("", layout)
+    if any(code in codes for code in "O&PX"):
+        return (
+            f"must have no pointers of the host: its elements are objects of Python, or pointers ({layout})"
+        )
+    if ">" in codes or "!" in codes:
+        return f"must be little-endian, as linear memory is: its format is {layout}"
+    return ""
 
 
 def _encoded(text: str, name: str, position: int) -> bytes:

@@ -11,8 +11,9 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from dl.checks import is_time, shortened
 from dl.errors import GuestTimeoutError, LinkerUsageError, ResourceLimitError
 from dl.groups.entry import Group
 from threads import uninterrupted
@@ -41,14 +42,15 @@ def bounded(
 
     Raises:
         GuestTimeoutError: a bound was passed.
-        LinkerUsageError: a bound is negative or not a number; or guest code of this program cannot be interrupted.
+        LinkerUsageError: a bound is negative, not a number, or too large for a float; or guest code of this program cannot be
+            interrupted.
         ResourceLimitError: the host has no thread to watch the call.
     """
     group.check_owner()
-    given: tuple[tuple[str, object], ...] = (("timeout", timeout), ("cpu_time", cpu_time))
+    given: tuple[tuple[str, Any], ...] = (("timeout", timeout), ("cpu_time", cpu_time))
     for what, bound in given:
-        if bound is not None and (not (isinstance(bound, (int, float)) and bound >= 0)):
-            raise LinkerUsageError(f"{what} must be a number of seconds, not {bound!r}")
+        if bound is not None and not (is_time(bound) and bound >= 0):
+            raise LinkerUsageError(f"{what} must be a number of seconds, not {shortened(bound)}")
     timeout, cpu_time = (None if bound == math.inf else bound for bound in (timeout, cpu_time))
     if timeout is None and cpu_time is None:
         yield

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import sys
 from collections.abc import Callable
 from operator import index
 from threading import get_ident
@@ -19,7 +20,7 @@ from dl.groups.errors import dl_error
 from dl.modules.symbols import FunctionSymbol
 from dl.program.state import LinkerState
 from dl.wasm.types import FuncType
-from memory import Uncopied
+from memory import InvalidStringError, OutOfBoundsError, Uncopied
 from threads import DETACHED, ThreadsError, recording
 
 if TYPE_CHECKING:
@@ -192,6 +193,9 @@ def is_lendable(value: Any) -> bool:
         return False
     if isinstance(value, (str, bytes, bytearray, memoryview, ctypes.Structure, ctypes.Union, ctypes.Array)):
         return True
+    numpy = sys.modules.get("numpy")
+    if numpy is not None and isinstance(value, (numpy.number, numpy.bool_)):
+        return False  # a number, which has a buffer nonetheless
     try:
         memoryview(value).release()
     except TypeError:
@@ -232,7 +236,8 @@ class TypedFunction(Uncopied, Generic[R]):
         """Call the function; see `GuestFunction`.
 
         Raises:
-            ValueConversionError: it returned a null pointer where something was to be read.
+            ValueConversionError: it returned a null pointer where something was to be read, or an address where there is none:
+                no UTF-8, or outside the memory. The latter is caused by the error of the memory.
         """
         value: Any
         if timeout is None and cpu_time is None:
@@ -247,7 +252,12 @@ class TypedFunction(Uncopied, Generic[R]):
                 f"it returned a null pointer, not a {self.result.__name__}; ask for dl.Pointer to see it",
                 self.function.name,
             )
-        return self._read(lambda: self._linker.memory, value)  # type: ignore[no-any-return]
+        try:
+            return self._read(lambda: self._linker.memory, value)  # type: ignore[no-any-return]
+        except (InvalidStringError, OutOfBoundsError) as error:
+            raise ValueConversionError(
+                self.function.type, f"its result is no {self.result.__name__}: {error}", self.function.name
+            ) from error
 
     def __index__(self) -> int:
         return self.function.address

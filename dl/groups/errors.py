@@ -9,6 +9,7 @@ from typing import ParamSpec, TypeVar
 from dl.errors import (
     GroupEndedError,
     InternalError,
+    LinkerUsageError,
     ProgramDeadlockedError,
     ProgramForkedError,
     ReplayFailedError,
@@ -17,6 +18,7 @@ from threads import (
     CreatingProcess,
     DeadlockError,
     ForkedProcessError,
+    InGuestCodeError,
     ProtocolError,
     ReplayError,
     ReplicaClosedError,
@@ -40,6 +42,12 @@ def dl_error(error: ThreadsError) -> Exception:
             return ProgramForkedError(
                 f"the linker belongs to process {error.creator} and cannot be used in process {error.process}, which was "
                 "forked from it: make another one there, or start processes with the method 'spawn' or 'forkserver'"
+            )
+        case InGuestCodeError():
+            return LinkerUsageError(
+                "guest code cannot be called, and nothing loaded, while this thread is in guest code already: in a signal "
+                "handler that Python runs while the guest computes, or in the conversion of an argument; note there what is "
+                f"to be done, and do it when the call has returned ({error})"
             )
         case ProtocolError():
             return InternalError(str(error))

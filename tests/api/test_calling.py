@@ -154,6 +154,26 @@ class TestText:
         with pytest.raises(dl.ValueConversionError, match=r"function double .*: argument 0 must be a number"):
             lib.double("x")
 
+    @pytest.mark.parametrize("kind", [str, dl.CString])
+    def test_a_result_that_is_no_text_names_the_function(
+        self, linker: dl.Linker, lib: dl.Library, kind: type[str]
+    ) -> None:
+        """What the memory has to say of bytes that are no UTF-8, or are outside of it, is the error's cause."""
+        same = lib.function("same", kind)
+        with linker.allocate(16) as block:
+            block.write(b"\xff\xfe\0")
+            with pytest.raises(
+                dl.ValueConversionError, match=f"^function same .*is no {kind.__name__}: "
+            ) as caught:
+                same(block)
+        assert isinstance(caught.value.__cause__, dl.InvalidStringError)
+        for read in (same, lib.function("same", bytes), lib.function("same", Pair)):
+            with pytest.raises(
+                dl.ValueConversionError, match=r"^function same .*outside the memory"
+            ) as caught:
+                read(0xFFFFFFF0)
+            assert isinstance(caught.value.__cause__, dl.OutOfBoundsError)
+
 
 class TestMemory:
     def test_a_block_is_lent_and_given_back(self, linker: dl.Linker, lib: dl.Library) -> None:
@@ -319,9 +339,30 @@ class TestBounds:
             assert lib.add(1, 2, **{bound: seconds}) == 3
         with pytest.raises(dl.GuestTimeoutError, match=r"0\.05 seconds"):
             lib.spin(**{"timeout": 1e99, "cpu_time": 1e99, bound: 0.05})
-        for wrong in (float("nan"), -1, float("-inf")):
+        for wrong in (float("nan"), -1, float("-inf"), 10**400, 10**5000):
             with pytest.raises(dl.LinkerUsageError, match=f"{bound} must be a number of seconds"):
                 lib.add(1, 2, **{bound: wrong})
+
+    def test_a_signal_handler_cannot_call_the_guest_that_computes(self, lib: dl.Library) -> None:
+        """It gets an error of usage that says what to do instead; the call under way, and later ones, are undisturbed."""
+        said: list[str] = []
+
+        def ring(*_: object) -> None:
+            for use in (lambda: lib.add(1, 1), lambda: lib.add(1, 1, timeout=5)):
+                with pytest.raises(dl.LinkerUsageError, match="signal handler") as caught:
+                    use()
+                said.append(str(caught.value))
+
+        former = signal.signal(signal.SIGALRM, ring)
+        try:
+            signal.setitimer(signal.ITIMER_REAL, 0.05)
+            with pytest.raises(dl.GuestTimeoutError):
+                lib.spin(timeout=0.5)
+        finally:
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            signal.signal(signal.SIGALRM, former)
+        assert len(said) == 2
+        assert lib.add(1, 2) == 3
 
     def test_late_bounds_leave_nothing_behind(self, lib: dl.Library) -> None:
         """Two hundred calls whose bounds pass about when they end disturb none of the following ones."""

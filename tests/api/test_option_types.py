@@ -86,7 +86,7 @@ def test_every_option_has_its_check() -> None:
 
 
 @pytest.mark.parametrize("bound", ["timeout", "cpu_time"])
-@pytest.mark.parametrize("value", ["1", [1], -1, float("nan")])
+@pytest.mark.parametrize("value", ["1", [1], -1, float("nan"), pytest.param(10**400, id="large")])
 def test_bounds_on_time_are_numbers(bound: str, value: Any) -> None:
     """A bound of a run that is no number of seconds is refused by name."""
     bounds: dict[str, Any] = {bound: value}

@@ -82,6 +82,7 @@ def examples() -> Iterator[BaseException]:
     yield threads.errors.DeadlockError((("a", "b"),))
     yield threads.errors.ForkedProcessError(1, 2)
     yield threads.errors.ProtocolError("text")
+    yield threads.errors.InGuestCodeError("text")
 
 
 EXAMPLES = list(examples())

@@ -12,6 +12,7 @@ from threads import (
     ENDED,
     GUEST,
     FutexTable,
+    InGuestCodeError,
     Interrupted,
     ProtocolError,
     Replica,
@@ -88,14 +89,14 @@ class TestRules:
         """A host call that forgets enter_host is found at the first call back."""
         replica = Program().group().replica
         replica.enter_guest()
-        with pytest.raises(ProtocolError, match=r"^'group' enters guest code from guest code$"):
+        with pytest.raises(InGuestCodeError, match=r"^'group' enters guest code from guest code$"):
             replica.enter_guest()
 
     def test_synchronize_in_guest_code_is_refused(self) -> None:
         """Replaying under running guest code would change it under its feet."""
         replica = Program().group().replica
         replica.enter_guest()
-        with pytest.raises(ProtocolError, match="synchronizes in guest code"):
+        with pytest.raises(InGuestCodeError, match="synchronizes in guest code"):
             replica.synchronize()
 
     def test_replica_that_never_joined_is_refused(self) -> None:
@@ -135,7 +136,7 @@ class TestRules:
             assert rendezvous._turn.holder is group.replica.waiter
         with (
             group.guest(),
-            pytest.raises(ProtocolError, match="in guest code"),
+            pytest.raises(InGuestCodeError, match="in guest code"),
             rendezvous.instigate(group.replica),
         ):
             pytest.fail("entered")
