@@ -45,6 +45,7 @@ def test_a_page_is_a_session_that_works(tmp_path: Path, page: Path) -> None:
         (folder / shared).symlink_to(ROOT / shared)
     for block in SESSIONS[page]:
         if block.file:
+            (folder / block.file).parent.mkdir(parents=True, exist_ok=True)
             (folder / block.file).write_text(block.code)
         if block.language != "console" or block.is_sketch:
             continue
