@@ -284,9 +284,10 @@ class TestEnd:
         assert pool.submit(f.call, "seven").result(SECONDS) == 7
 
 
-# Ctrl-C is as on a terminal, also where SIGINT is ignored, as for jobs in the background.
+# Ctrl-C is as on a terminal, also where SIGINT is ignored, as for jobs in the background. The program waits for a while at a
+# time: CPython notices a signal that comes in the instant before a wait without an end only when that ends.
 PROGRAM = """
-import signal, sys, dl
+import concurrent.futures, signal, sys, dl
 from tests.support import named_functions as f
 from tests.support.pools import SPEC
 
@@ -296,7 +297,8 @@ if __name__ == "__main__":
         pool.prepare()
         print(*pool.processes, flush=True)
         futures = [pool.submit(f.wait_for, sys.argv[1]), pool.submit(f.call, "spin"), pool.submit(f.number)]
-        futures[0].result()
+        while not concurrent.futures.wait(futures[:1], 0.1).done:
+            pass
 """
 
 
