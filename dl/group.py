@@ -88,9 +88,8 @@ class InstanceGroup(Uncopied):
         opened = self.linker.own.open(
             self.own, library, flags_of(flags), name=name, library_path=library_path, load_needed=load_needed
         )
-        return ModuleHandle(
-            opened
-        )  # the caller's own: threads that use one object count their references to it
+        # The caller's own object: threads that use one together count their references to it.
+        return ModuleHandle(opened)
 
     @raises_dl_errors
     def dlclose(self, handle: SupportsIndex) -> None:
@@ -157,14 +156,12 @@ class InstanceGroup(Uncopied):
                 known: GuestFunction | None = group.answers.get((index(handle), name))
             except TypeError:  # of a name that cannot be hashed, which is refused below
                 known = None
-            if (
-                known is not None and group.answers_stand() and not self._hearing.of(DEBUG)
-            ):  # it is told of each
+            # Who listens is told of each.
+            if known is not None and group.answers_stand() and not self._hearing.of(DEBUG):
                 return known
         state = self.linker.program.state
-        changes = (
-            state.changes.value
-        )  # before it is looked up: what changes meanwhile makes the answer an old one
+        # Before it is looked up: what changes meanwhile makes the answer an old one.
+        changes = state.changes.value
         if not isinstance(name, str):
             raise LinkerUsageError(f"name: a symbol's name is a text, not {name!r}")
         number, asking = number_of(handle), None if caller is None else number_of(caller)

@@ -156,7 +156,7 @@ class LinearMemory(Uncopied):
 
     def read(self, address: SupportsIndex, length: int) -> bytes:
         """A copy of `length` bytes."""
-        view, start = self._reach(address, length)
+        view, start = self._reach(address, integer("length", length))
         return view[start : start + length].tobytes()
 
     def write(self, address: SupportsIndex, data: bytes | bytearray | memoryview) -> None:
@@ -173,7 +173,7 @@ class LinearMemory(Uncopied):
         """Set `length` bytes to `value`, 0 to 255."""
         if not 0 <= integer("value", value) <= 255:
             raise InvalidRequestError("value", value, "be a byte, 0 to 255")
-        _, start = self._reach(address, length)
+        _, start = self._reach(address, integer("length", length))
         if length:
             populate(self._address + start, length)
             ctypes.memset(self._address + start, value, length)
@@ -186,7 +186,7 @@ class LinearMemory(Uncopied):
         Nothing keeps the memory where it is meanwhile: only for a thread whose guest code waits for that step. See `view` for
         one that may be kept.
         """
-        view, start = self._reach(address, length)
+        view, start = self._reach(address, integer("length", length))
         return view[start : start + length]
 
     def view(self, address: SupportsIndex, length: int) -> memoryview:
@@ -201,7 +201,7 @@ class LinearMemory(Uncopied):
           MemoryMovesError: the memory may move when it grows, so that no view could stay right.
           MemoryClosedError: the memory was given up.
         """
-        _, start = self._reach(address, length)
+        _, start = self._reach(address, integer("length", length))
         source = self._source
         if not isinstance(source, PinnableSource):
             raise MemoryMovesError
@@ -398,11 +398,8 @@ class LinearMemory(Uncopied):
         """A view from byte 0 that covers the access, and the address as a number; the one place where bounds are checked."""
         try:
             start = index(address)
-            index(length)
         except TypeError:
-            integer("address", address)
-            integer("length", length)
-            raise
+            start = integer("address", address)  # says what it is
         if not self._stable and self._source.data_address() != self._address:
             self._renew()
         size, view = self._window

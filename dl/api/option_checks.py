@@ -71,10 +71,9 @@ def _main(value: Any, field: str) -> Any:
 
 
 def _directory(value: Any, field: str) -> str:
+    # Else what opens the program's first file would find that out, if one is ever opened.
     found = path(value, field)
-    if not os.path.isdir(
-        found
-    ):  # or what opens the program's first file would find that out, if one is ever opened
+    if not os.path.isdir(found):
         raise unfit(found, field, "the path of a directory that is there")
     return found
 

@@ -25,6 +25,7 @@ from dl.build.toolchain import (
     require_toolchain,
 )
 from dl.errors import BuildError
+from dl.errors.linking import THREAD_FUNCTIONS
 from dl.records import dataclass, field
 from dl.wasm.edit import Changes, edited
 from dl.wasm.module import parse_module
@@ -71,7 +72,6 @@ _MOST_NESTED = 10
 _INSIDE = {"c", "m", "dl", "pthread", "rt", "c++", "c++abi", "stdc++", "util", "gcc", "gcc_s", "unwind"}
 """Libraries of other systems whose functions are in the C library that every program has."""
 
-_OF_THREADS = ("pthread_", "thrd_", "mtx_", "cnd_", "sem_")
 _OPENS = (b"dlopen", b"dlsym")
 
 
@@ -308,7 +308,7 @@ class Driver:
         """Return what helps against what the linker has said, where that is known."""
         undefined = set(re.findall(r"undefined symbol: (\w+)", said))
         found = []
-        if not self._order.pthread and any(name.startswith(_OF_THREADS) for name in undefined):
+        if not self._order.pthread and any(name.startswith(THREAD_FUNCTIONS) for name in undefined):
             found.append("threads need -pthread")
         if "main" in undefined:
             found.append("a library is linked with -shared")

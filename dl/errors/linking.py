@@ -170,7 +170,7 @@ _C = frozenset(
 """Functions that tell that a module expects a C library."""
 
 
-_THREADS = ("pthread_", "thrd_", "mtx_", "cnd_", "sem_")
+THREAD_FUNCTIONS = ("pthread_", "thrd_", "mtx_", "cnd_", "sem_")
 """How names of the C library's functions for threads begin."""
 
 
@@ -186,7 +186,7 @@ def _bringer(names: Sequence[str], alone: str) -> str:
             "they are of another C++ library, std::__2, than the std::__1 of programs that `dlrun c++` builds: build this "
             "with `dlrun c++ -shared`, or let it do without"
         )
-    threads = any(name.startswith(_THREADS) for name in names)
+    threads = any(name.startswith(THREAD_FUNCTIONS) for name in names)
     for library, has, command in (
         ("C++", any(name.startswith(_CXX) for name in names), "c++"),
         ("C", threads or not _C.isdisjoint(names), "cc"),

@@ -87,9 +87,8 @@ def serve(connection: Connection, spec: Spec, directory: str) -> None:
     os.environ["TMPDIR"] = tempfile.tempdir = directory
     threading.Thread(target=_end_with_parent, args=(directory,), name="pool's process", daemon=True).start()
     builder = Builder(spec)
-    with contextlib.suppress(
-        BaseException
-    ):  # whatever its constructors raise is told to whoever asks for it first
+    # Whatever its constructors raise, the first function that asks for the program meets again, and tells.
+    with contextlib.suppress(BaseException):
         builder.group()
     try:
         connection.send_bytes(READY)

@@ -279,9 +279,8 @@ class Worker:
         handle = self._group.dlopen(self._run.libraries[number % len(KINDS)], RTLD_NOW, name=name)
         with self._shared.lock:
             known = self._shared.handles.get(name, handle)
-            if (
-                not self._depth
-            ):  # else it may be the very library whose constructor this is, and its load may be undone
+            # In a constructor it may be the very library whose constructor it is, and its load may be undone.
+            if not self._depth:
                 self._shared.handles[name] = known
         self._check(known == handle, f"{name} is {known} and {handle}")
         self._verify(name, handle)

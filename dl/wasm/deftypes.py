@@ -49,9 +49,8 @@ class DefinedType:
     def matches(self, other: DefinedType) -> bool:
         """Whether this is a subtype of another type, or the same."""
         one: DefinedType | None = self
-        while (
-            one is not None
-        ):  # a type is declared before its subtypes, and few are above one, so there is an end
+        # A type is declared before its subtypes, and few are above one, so there is an end.
+        while one is not None:
             if one == other:
                 return True
             one = one.supertype

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import random
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import pytest
 
@@ -18,6 +19,28 @@ IMPORTS: dict[str, dict[str, Callable[..., object]]] = {
 }
 
 
+@contextlib.contextmanager
+def other_group(linker: dl.Linker, looks: int) -> Iterator[Callable[[], list[object]]]:
+    """A group of another thread, which does nothing but tell its table, so many times, when the function is called."""
+    turn = threading.Barrier(2, timeout=SECONDS)
+    tables: list[list[object]] = []
+
+    def look(group: dl.InstanceGroup) -> None:
+        for _ in range(looks):
+            turn.wait()
+            tables.append(group.table())
+            turn.wait()
+
+    def its_table() -> list[object]:
+        turn.wait()
+        turn.wait()
+        return tables.pop()
+
+    thread = linker.spawn(look)
+    yield its_table
+    thread.join(SECONDS)
+
+
 @pytest.mark.parametrize("seed", range(3))
 def test_an_absent_group_finds_the_table_that_the_others_have(
     seed: int, monkeypatch: pytest.MonkeyPatch
@@ -26,18 +49,8 @@ def test_an_absent_group_finds_the_table_that_the_others_have(
     print("seed", seed)
     monkeypatch.setattr(dl.program.resting, "RESTING_ELEMENTS", 64)
     chance = random.Random(seed)
-    turn = threading.Barrier(2, timeout=SECONDS)
-    tables: list[list[object]] = []
-    with dl.Linker(program_module(), imports=IMPORTS) as linker:
+    with dl.Linker(program_module(), imports=IMPORTS) as linker, other_group(linker, 12) as its_table:
         main = linker.main_group
-
-        def absent(group: dl.InstanceGroup) -> None:
-            for _ in range(12):
-                turn.wait()
-                tables.append(group.table())
-                turn.wait()
-
-        thread = linker.spawn(absent)
         opened: list[int] = []
         for step in range(12):
             for number in range(chance.choice((0, 1, 5, 40))):
@@ -46,10 +59,7 @@ def test_an_absent_group_finds_the_table_that_the_others_have(
                 else:
                     kind = LibraryKind(chance.randrange(4))
                     opened.append(main.dlopen(library_module(kind), name=f"l{step}-{number}.so"))
-            turn.wait()
-            turn.wait()
-            assert tables.pop() == main.table()
-        thread.join(SECONDS)
+            assert its_table() == main.table(), step
 
 
 def test_an_absent_group_keeps_what_stands_where_other_libraries_had_stood(
@@ -57,26 +67,13 @@ def test_an_absent_group_keeps_what_stands_where_other_libraries_had_stood(
 ) -> None:
     """Table indices that rest for the second time hold functions that trap, also after an absence."""
     monkeypatch.setattr(dl.program.resting, "RESTING_ELEMENTS", 32)
-    turn = threading.Barrier(2, timeout=SECONDS)
-    with dl.Linker(program_module(), imports=IMPORTS) as linker:
+    with dl.Linker(program_module(), imports=IMPORTS) as linker, other_group(linker, 40) as its_table:
         main = linker.main_group
-        tables: list[list[object]] = []
-
-        def follows(group: dl.InstanceGroup) -> None:
-            for _ in range(40):
-                turn.wait()
-                tables.append(group.table())
-                turn.wait()
-
-        thread = linker.spawn(follows)
         for step in range(40):
             closes = 1 + (step % 13 == 12)  # it makes most closes one by one, and misses one now and then
             for number in range(closes):
                 main.dlclose(main.dlopen(library_module(LibraryKind(0)), name=f"l{step}-{number}.so"))
-            turn.wait()
-            turn.wait()
-            assert tables.pop() == main.table(), step
-        thread.join(SECONDS)
+            assert its_table() == main.table(), step
 
 
 def test_a_close_holds_no_load_up_while_its_own_group_forgets() -> None:
